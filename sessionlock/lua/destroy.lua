@@ -1,0 +1,24 @@
+-- Delete the record and leave a tombstone, at once and whoever holds the lock: a late save is refused by it.
+-- Waiters are told; they need not queue for a session that is gone. The holder keeps its lock until it is done.
+--
+-- KEYS  lock queue waiters session receipts
+-- ARGV  tombstone_ms
+-- reply destroyed | missing
+
+local existed = exists() or redis.call('HEXISTS', SESSION, '#destroyed') == 1
+local kept = redis.call('HMGET', SESSION, '#fence', '#holder', '#commit')
+redis.call('DEL', SESSION)
+redis.call('HSET', SESSION, '#destroyed', digits(server_time()))
+for i, field in ipairs({'#fence', '#holder', '#commit'}) do
+  if kept[i] then
+    redis.call('HSET', SESSION, field, kept[i])
+  end
+end
+redis.call('PEXPIRE', SESSION, ARGV[1])
+local waiters = redis.call('HGETALL', WAITERS)
+for i = 1, #waiters, 2 do
+  local channel = string.match(waiters[i + 1], '^%d+ %d+ %d+ (%S+) ')
+  redis.call('PUBLISH', channel, 'D ' .. waiters[i])
+end
+redis.call('DEL', QUEUE, WAITERS)
+return {existed and 'destroyed' or 'missing'}

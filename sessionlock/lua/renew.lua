@@ -1,0 +1,23 @@
+-- Extend many leases in one call; one that is not held any more is never taken anew.
+--
+-- KEYS  [lock session]...
+-- ARGV  [token ttl_ms]...
+-- reply [1 | 0 | -1]...     extended | lost | the session was destroyed (the lease still runs)
+
+local reply = {}
+for i = 1, #ARGV, 2 do
+  local lock, session, token, ttl = KEYS[i], KEYS[i + 1], ARGV[i], ARGV[i + 1]
+  local n = #reply + 1
+  if redis.call('GET', lock) ~= token then
+    reply[n] = 0
+  else
+    redis.call('PEXPIRE', lock, ttl)
+    local record = redis.call('HGET', session, '#holder')
+    local claim = token .. ' claim '
+    if record and string.sub(record, 1, #claim) == claim then
+      redis.call('HSET', session, '#holder', token .. ' held ' .. string.sub(record, #claim + 1))
+    end
+    reply[n] = redis.call('HEXISTS', session, '#destroyed') == 1 and -1 or 1
+  end
+end
+return reply

@@ -1,0 +1,197 @@
+"""What a user may choose, as frozen and validated values.
+
+All durations are seconds. A policy object never changes; :func:`dataclasses.replace` makes a variant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from tenacity import stop_after_attempt, stop_after_delay, stop_any, wait_exponential, wait_random
+from tenacity.stop import stop_base
+from tenacity.wait import wait_base
+
+from .errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
+__all__ = ["LeasePolicy", "SessionPolicy", "WaitPolicy", "seconds_until_stop"]
+
+SaveMoment = Literal["end_of_request", "immediate"]
+DAY = 86_400.0
+# A server keeps deadlines as signed 64-bit milliseconds, Lua as doubles; ten years is beyond any session.
+LONGEST = 3_660 * DAY
+
+
+def _check_seconds(name: str, value: float, *, least: float = 0.001) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ConfigurationError(f"{name} must be a number of seconds, not {value!r}")
+    if not least <= value <= LONGEST:
+        raise ConfigurationError(f"{name} must be between {least} s and ten years, not {value!r} s")
+
+
+@dataclass(frozen=True, slots=True)
+class LeasePolicy:
+    """How long a lock is held.
+
+    ``ttl``: seconds after which Redis frees the lock of a holder that died. ``renew``: a watchdog extends the
+    lease while the body runs, ``max_hold`` seconds in all at the most. ``claim``: seconds within which a
+    waiter that was handed the lock must confirm or finish, else the next one gets it. ``safety_margin``:
+    seconds by which the client stops trusting a lease earlier than Redis does. ``on_lost``: ``"cancel"``
+    cancels the body when the lease is lost, ``"flag"`` only sets ``lease.lost``.
+    """
+
+    ttl: float = 10.0
+    renew: bool = True
+    max_hold: float = 60.0
+    claim: float = 2.0
+    safety_margin: float | None = None
+    on_lost: Literal["cancel", "flag"] = "cancel"
+
+    def __post_init__(self) -> None:
+        _check_seconds("LeasePolicy.ttl", self.ttl, least=0.01)
+        _check_seconds("LeasePolicy.max_hold", self.max_hold, least=0.01)
+        _check_seconds("LeasePolicy.claim", self.claim, least=0.01)
+        if self.safety_margin is None:
+            # Clock drift between two machines is far below 1 %; a few ms cover a late timer.
+            object.__setattr__(self, "safety_margin", min(0.1, 0.01 * self.ttl + 0.002))
+        elif not 0 <= self.safety_margin < self.ttl:
+            raise ConfigurationError("LeasePolicy.safety_margin must be at least 0 and below ttl")
+        if self.on_lost not in ("cancel", "flag"):
+            raise ConfigurationError(f"LeasePolicy.on_lost must be 'cancel' or 'flag', not {self.on_lost!r}")
+
+    @property
+    def ttl_ms(self) -> int:
+        return math.ceil(self.ttl * 1000)
+
+    @property
+    def claim_ms(self) -> int:
+        return min(self.ttl_ms, math.ceil(self.claim * 1000))
+
+    @property
+    def margin(self) -> float:
+        assert self.safety_margin is not None
+        return self.safety_margin
+
+
+def _default_stop() -> stop_base:
+    return stop_after_delay(5.0)
+
+
+def _default_wait() -> wait_base:
+    return wait_exponential(multiplier=0.25, max=1.0) + wait_random(0, 0.05)
+
+
+@dataclass(frozen=True, slots=True)
+class WaitPolicy:
+    """How a request waits for its turn, and when it gives up: tenacity objects.
+
+    ``stop`` decides when :class:`~sessionlock.WaitTimedOut` is raised. ``wait`` is how often the foremost
+    waiter of this process looks by itself, in case a wake-up push was lost; a push ends the pause at once, and
+    no pause goes beyond the end of the lease that is waited for. ``before_sleep`` is called as tenacity calls it
+    before each pause. ``max_waiters``: more than that many queued for one session are refused with
+    :class:`~sessionlock.QueueFull`.
+    """
+
+    stop: Any = field(default_factory=_default_stop)
+    wait: Any = field(default_factory=_default_wait)
+    before_sleep: Callable[[RetryCallState], Any] | None = None
+    max_waiters: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("stop", "wait"):
+            if not callable(getattr(self, name)):
+                raise ConfigurationError(
+                    f"WaitPolicy.{name} must be a tenacity object such as stop_after_delay(5) or"
+                    f" wait_fixed(0.1), not {getattr(self, name)!r}"
+                )
+        if not isinstance(self.max_waiters, int) or not 0 <= self.max_waiters <= 100_000:
+            raise ConfigurationError(
+                f"WaitPolicy.max_waiters must be a whole number from 0 to 100000, not {self.max_waiters!r}"
+            )
+
+    @classmethod
+    def seconds(cls, wait: float, *, max_waiters: int = 64) -> WaitPolicy:
+        """Give up after ``wait`` seconds; 0 means: do not queue at all."""
+        if wait == 0:
+            return cls.never(max_waiters=max_waiters)
+        _check_seconds("wait", wait)
+        return cls(stop=stop_after_delay(wait), max_waiters=max_waiters)
+
+    @classmethod
+    def never(cls, *, max_waiters: int = 64) -> WaitPolicy:
+        """Take the lock if it is free; otherwise raise at once, without entering the queue."""
+        return cls(stop=stop_after_attempt(1), max_waiters=max_waiters)
+
+    @property
+    def queues(self) -> bool:
+        """Whether a busy lock is waited for at all."""
+        return not (isinstance(self.stop, stop_after_attempt) and self.stop.max_attempt_number <= 1)
+
+
+def seconds_until_stop(stop: object, elapsed: float) -> float:
+    """Seconds until a tenacity ``stop`` certainly stops, inf when its kind does not tell.
+
+    tenacity asks ``stop`` only between attempts; knowing the delay lets a pause end exactly there.
+    """
+    if isinstance(stop, stop_after_delay):
+        return max(0.0, float(stop.max_delay) - elapsed)
+    if isinstance(stop, stop_any):
+        return min((seconds_until_stop(part, elapsed) for part in stop.stops), default=math.inf)
+    return math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPolicy:
+    """How a session lives and how it is saved.
+
+    ``idle``: seconds without a request after which it expires. ``absolute``: seconds after its creation at which
+    it expires in any case, None for never. ``refresh_below``: on load the idle time starts anew when less than this
+    share of it is left (0 never, 1 always). ``save``: ``"end_of_request"`` or ``"immediate"``. ``merge``: strategy
+    per top-level key (see :mod:`sessionlock.changes`). ``tombstone``: seconds for which a destroyed session's id
+    stays refused. ``max_field`` and ``max_session``: bytes, checked before anything is sent.
+    """
+
+    idle: float = 14 * DAY
+    absolute: float | None = None
+    refresh_below: float = 0.5
+    save: SaveMoment = "end_of_request"
+    merge: Mapping[str, Any] = field(default_factory=dict)
+    tombstone: float = 300.0
+    max_field: int = 1_048_576
+    max_session: int = 8_388_608
+
+    def __post_init__(self) -> None:
+        _check_seconds("SessionPolicy.idle", self.idle, least=0.01)
+        _check_seconds("SessionPolicy.tombstone", self.tombstone, least=0.01)
+        if self.absolute is not None:
+            _check_seconds("SessionPolicy.absolute", self.absolute, least=0.01)
+        if not 0 <= self.refresh_below <= 1:
+            raise ConfigurationError(f"SessionPolicy.refresh_below must be 0 to 1, not {self.refresh_below!r}")
+        if self.save not in ("end_of_request", "immediate"):
+            raise ConfigurationError(f"SessionPolicy.save must be 'end_of_request' or 'immediate', not {self.save!r}")
+        for name in ("max_field", "max_session"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"SessionPolicy.{name} must be at least 1 byte")
+
+    @property
+    def idle_ms(self) -> int:
+        return math.ceil(self.idle * 1000)
+
+    @property
+    def absolute_ms(self) -> int:
+        """0 for no absolute end."""
+        return 0 if self.absolute is None else math.ceil(self.absolute * 1000)
+
+    @property
+    def refresh_ms(self) -> int:
+        """Remaining life below which a load starts the idle time anew."""
+        return math.floor(self.idle_ms * self.refresh_below)
+
+    @property
+    def tombstone_ms(self) -> int:
+        return math.ceil(self.tombstone * 1000)

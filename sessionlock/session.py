@@ -1,0 +1,282 @@
+"""A session as a mapping: loaded lazily, key by key, and able to tell what was changed in it, however deep."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from .changes import MISSING, Clash, last_write_wins, strategy_for
+from .errors import CodecError, ReadOnlySession, SessionConflict, SessionTooLarge
+from .keys import field_name, key_of_field
+from .lease import Lease
+from .policies import SessionPolicy
+from .protocol import Change, Conflict, Snapshot, fingerprint
+
+if TYPE_CHECKING:
+    from .codec import Codec
+
+__all__ = ["Session"]
+
+# A value of these types cannot change in place: no need to encode it again to see whether it did.
+SCALARS = frozenset({str, int, float, bool, type(None), bytes})
+
+
+class Session(MutableMapping[str, Any]):
+    """The session's data and what may be done with it.
+
+    Use it like a dict with str keys. Changes deep inside values are noticed. What changed is saved when the
+    ``async with`` block ends; :meth:`save` does it at once and :meth:`release` ends the lock early.
+
+    ``name`` is the digest under which Redis, logs and errors know it; ``sid`` is the secret id itself.
+    ``lease`` is None for a session that was loaded without a lock. ``new``: there was no record when it was loaded.
+    ``version`` counts the commits of this session (usable as an ETag).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        snapshot: Snapshot,
+        codec: Codec,
+        policy: SessionPolicy,
+        *,
+        lease: Lease | None = None,
+        read_only: str | None = None,
+        exact: bool = False,
+    ) -> None:
+        self.name = name
+        self.sid = ""
+        self.lease = lease
+        self._codec = codec
+        self._policy = policy
+        self._closed = read_only
+        self._exact = exact  # compare whole values: a server without redis.sha1hex (fakeredis)
+        self._values: dict[str, Any] = {}
+        self._assigned: set[str] = set()
+        self._deleted: set[str] = set()
+        self._saver: Callable[[], Awaitable[None]] | None = None
+        self._releaser: Callable[[], Awaitable[None]] | None = None
+        self._rebase(snapshot)
+
+    def _rebase(self, snapshot: Snapshot) -> None:
+        """Take ``snapshot`` as what was loaded."""
+        self.version = snapshot.version
+        self._created = snapshot.created
+        self._raw: dict[str, bytes] = {}
+        for field, raw in snapshot.fields.items():
+            try:
+                key = key_of_field(field)
+            except UnicodeDecodeError:
+                raise CodecError(
+                    f"the stored session {self.name} has a field whose name is not UTF-8: {field[:40]!r};"
+                    " it was not written by this library. Nothing was changed"
+                ) from None
+            if key is not None:
+                self._raw[key] = raw
+
+    # --- the mapping
+
+    def __getitem__(self, key: str) -> Any:
+        if key in self._values:
+            return self._values[key]
+        if key in self._deleted:
+            raise KeyError(key)
+        value = self._values[key] = self._codec.decode(key, self._raw[key])
+        return value
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._check_open()
+        if type(key) is not str:
+            raise CodecError(f"a session key must be a str, not {type(key).__name__}")
+        self._values[key] = value
+        self._assigned.add(key)
+        self._deleted.discard(key)
+
+    def __delitem__(self, key: str) -> None:
+        self._check_open()
+        if key not in self:
+            raise KeyError(key)
+        self._values.pop(key, None)
+        self._assigned.discard(key)
+        if key in self._raw:
+            self._deleted.add(key)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._values or (key in self._raw and key not in self._deleted)
+
+    def __iter__(self) -> Iterator[str]:
+        for key in self._raw:
+            if key not in self._deleted:
+                yield key
+        for key in self._values:
+            if key not in self._raw:
+                yield key
+
+    def __len__(self) -> int:
+        return len(self._raw) - len(self._deleted) + sum(key not in self._raw for key in self._values)
+
+    def __repr__(self) -> str:
+        # Values are the user's private data.
+        return f"<Session {self.name} version={self.version} keys={len(self)} lease={self.lease!r}>"
+
+    @property
+    def new(self) -> bool:
+        """Whether there was no record when this session was loaded."""
+        return not self._created
+
+    @property
+    def modified(self) -> bool:
+        """Whether anything differs from what was loaded or saved last."""
+        return bool(self.changes())
+
+    @property
+    def accessed(self) -> bool:
+        """Whether the application read or wrote any key."""
+        return bool(self._values or self._deleted)
+
+    def _check_open(self) -> None:
+        if self._closed is not None:
+            raise ReadOnlySession(f"session {self.name} {self._closed}; this change would be lost")
+
+    # --- moments
+
+    async def save(self) -> None:
+        """Save what changed now, under the same fence, and keep the lock.
+
+        Raises:
+            LeaseLost, SessionConflict, SessionDestroyed, CodecError, SessionTooLarge, RedisUnavailable.
+        """
+        self._check_open()
+        if self._saver is None:
+            raise ReadOnlySession(f"session {self.name} was loaded without a lock and cannot be saved")
+        await self._saver()
+
+    async def release(self) -> None:
+        """Save what changed and give the lock up before the block ends. Later changes raise."""
+        if self._releaser is not None:
+            await self._releaser()
+
+    def _close(self, why: str) -> None:
+        self._closed = why
+
+    # --- what changed
+
+    def changes(self) -> list[Change]:
+        """The fields that differ from what was loaded, ready to be sent.
+
+        Raises:
+            CodecError: a value cannot be stored.
+            SessionTooLarge: a field, or the whole session, is over its limit.
+        """
+        found = [self._deletion(key) for key in self._deleted]
+        for key, value in self._values.items():
+            if key not in self._assigned and type(value) in SCALARS:
+                continue
+            raw = self._codec.encode(key, value)
+            before = self._raw.get(key)
+            if raw != before and not (before is not None and self._same(key, raw, before)):
+                self._check_field(key, raw)
+                found.append(Change("s", _field(key), raw, self._base(key, before)))
+        if found:
+            self._check_total(found)
+        return found
+
+    def _same(self, key: str, raw: bytes, before: bytes) -> bool:
+        """Whether the stored bytes merely spell the same value in another way (a foreign writer's JSON)."""
+        return self._codec.encode(key, self._codec.decode(key, before)) == raw
+
+    def _deletion(self, key: str) -> Change:
+        return Change("d", _field(key), b"", self._base(key, self._raw[key]))
+
+    def _base(self, key: str, before: bytes | None) -> bytes | str:
+        if strategy_for(self._policy.merge, key) is last_write_wins:
+            return "*"
+        return fingerprint(before, exact=self._exact)
+
+    def _check_field(self, key: str, raw: bytes) -> None:
+        if len(raw) > self._policy.max_field:
+            raise SessionTooLarge(
+                f"session key {key!r} has {len(raw)} bytes, more than SessionPolicy.max_field ="
+                f" {self._policy.max_field}; nothing was saved"
+            )
+
+    def _check_total(self, found: list[Change]) -> None:
+        size = sum(map(len, self._raw.values())) + sum(len(change.value) for change in found)
+        if size <= self._policy.max_session:
+            return
+        size -= sum(len(self._raw.get(key_of_field(change.field) or "", b"")) for change in found)
+        if size > self._policy.max_session:
+            raise SessionTooLarge(
+                f"session {self.name} would have {size} bytes, more than SessionPolicy.max_session ="
+                f" {self._policy.max_session}; nothing was saved"
+            )
+
+    def _saved(self, changes: list[Change], version: int | None, created: str) -> None:
+        """``changes`` are in the store now: later differences count from here."""
+        for change in changes:
+            key = key_of_field(change.field)
+            assert key is not None
+            if change.op == "d":
+                self._raw.pop(key, None)
+                self._deleted.discard(key)
+            else:
+                self._raw[key] = change.value
+                self._assigned.discard(key)
+        if version is not None:
+            self.version = version
+        self._created = created or self._created
+
+    def _merge(self, conflict: Conflict) -> None:
+        """Bring somebody else's changes in, by each key's strategy.
+
+        Raises:
+            SessionConflict: a key's strategy cannot merge the two; names all such keys.
+        """
+        ours: dict[str, Any] = {}
+        theirs: dict[str, Any] = {}
+        for field, raw in conflict.theirs.items():
+            key = key_of_field(field) or ""
+            here, there = self.get(key, MISSING), self._decoded(key, raw)
+            try:
+                merged = strategy_for(self._policy.merge, key)(self._decoded(key, self._raw.get(key)), here, there)
+            except Clash:
+                ours[key], theirs[key] = here, there
+                continue
+            self._take(key, raw, merged)
+        if ours:
+            raise SessionConflict(
+                f"session {self.name}: somebody else changed {', '.join(map(repr, ours))} since it was loaded;"
+                " nothing was saved. Load it again, or declare a merge strategy in SessionPolicy.merge",
+                keys=tuple(ours),
+                ours=_present(ours),
+                theirs=_present(theirs),
+            )
+        self.version = conflict.version
+
+    def _decoded(self, key: str, raw: bytes | None) -> Any:
+        return MISSING if raw is None else self._codec.decode(key, raw)
+
+    def _take(self, key: str, raw: bytes | None, merged: Any) -> None:
+        if raw is None:
+            self._raw.pop(key, None)
+        else:
+            self._raw[key] = raw
+        self._deleted.discard(key)
+        if merged is MISSING:
+            self._values.pop(key, None)
+            self._assigned.discard(key)
+            if raw is not None:
+                self._deleted.add(key)
+        else:
+            self._values[key] = merged
+            self._assigned.add(key)
+
+
+def _present(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not MISSING}
+
+
+def _field(key: str) -> bytes:
+    try:
+        return field_name(key)
+    except UnicodeEncodeError:
+        raise CodecError("a session key contains a lone surrogate and cannot be stored", key=key) from None
