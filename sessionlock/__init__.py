@@ -1,0 +1,84 @@
+"""One session, one request at a time, over all nodes: at the price of an unguarded session.
+
+::
+
+    guard = SessionGuard.from_url("redis://localhost:6379/0")
+    async with guard.session_lock(sid) as session:      # acquire + load: one round trip
+        session["cart"].append("A")                     # deep changes are noticed
+                                                        # save + release + handoff: one round trip
+
+Read :mod:`sessionlock.lease`, :mod:`sessionlock.protocol`, ``lua/acquire.lua`` and :mod:`sessionlock.guard`, and you
+know how it works. :mod:`sessionlock.errors` shows what can go wrong.
+"""
+
+from .changes import MISSING, Clash, by_id
+from .codec import Codec, FernetCodec, JsonCodec, MsgspecCodec, OrjsonCodec
+from .default import configure, default_guard, session_lock
+from .errors import (
+    CodecError,
+    ConfigurationError,
+    EmbeddedServerUnavailable,
+    InvalidSessionId,
+    LeaseLost,
+    LockNotAcquired,
+    QueueFull,
+    QuorumNotReached,
+    ReadOnlySession,
+    RedisUnavailable,
+    ReentrantLock,
+    SessionConflict,
+    SessionDestroyed,
+    SessionLockError,
+    SessionNotFound,
+    SessionTooLarge,
+    StaleFencingToken,
+    WaitTimedOut,
+)
+from .guard import HolderInfo, SessionGuard, SessionInfo
+from .lease import Lease
+from .policies import LeasePolicy, SessionPolicy, WaitPolicy
+from .session import Session
+from .urls import MemoryStoreWarning
+from .version import __version__
+
+__all__ = [
+    "MISSING",
+    "Clash",
+    "Codec",
+    "CodecError",
+    "ConfigurationError",
+    "EmbeddedServerUnavailable",
+    "FernetCodec",
+    "HolderInfo",
+    "InvalidSessionId",
+    "JsonCodec",
+    "Lease",
+    "LeaseLost",
+    "LeasePolicy",
+    "LockNotAcquired",
+    "MemoryStoreWarning",
+    "MsgspecCodec",
+    "OrjsonCodec",
+    "QueueFull",
+    "QuorumNotReached",
+    "ReadOnlySession",
+    "RedisUnavailable",
+    "ReentrantLock",
+    "Session",
+    "SessionConflict",
+    "SessionDestroyed",
+    "SessionGuard",
+    "SessionInfo",
+    "SessionLockError",
+    "SessionNotFound",
+    "SessionPolicy",
+    "SessionTooLarge",
+    "StaleFencingToken",
+    "WaitPolicy",
+    "WaitTimedOut",
+    "__version__",
+    "by_id",
+    "configure",
+    "default_guard",
+    "session_lock",
+]

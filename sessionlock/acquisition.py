@@ -1,0 +1,231 @@
+"""From "I want this session" to a grant: ask, queue, wait for the push, look now and then, give up by policy.
+
+Whatever ends it early (cancellation, giving up, an error) leaves neither a lock nor a queue entry behind.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from tenacity import AsyncRetrying, retry_if_exception_type
+
+from . import protocol
+from .errors import (
+    LockNotAcquired,
+    QueueFull,
+    RedisUnavailable,
+    SessionDestroyed,
+    SessionLockError,
+    SessionNotFound,
+    WaitTimedOut,
+)
+from .keys import SessionKeys, new_token
+from .policies import LeasePolicy, SessionPolicy, WaitPolicy, seconds_until_stop
+from .protocol import Busy, Granted, Handover, Holder, Queued
+from .runtime import Runtime
+from .wakeup import Waiter
+
+__all__ = ["Acquisition", "Wanted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be acquired, and how. ``session`` None: only the lock."""
+
+    keys: SessionKeys
+    name: str
+    label: str
+    lease: LeasePolicy
+    wait: WaitPolicy
+    session: SessionPolicy | None
+    missing: str
+    push_limit: int
+
+
+class _StillWaiting(SessionLockError):
+    """Not yet."""
+
+
+class Acquisition:
+    """One try to become the holder. ``token`` names it in Redis."""
+
+    def __init__(self, runtime: Runtime, wanted: Wanted) -> None:
+        self.token = new_token()
+        self._runtime = runtime
+        self._wanted = wanted
+        self._waiter: Waiter | None = None
+        self._asked = False
+        self._new_in_queue = True
+
+    async def run(self) -> Granted:
+        """Wait for the grant.
+
+        Raises:
+            WaitTimedOut, QueueFull, LockNotAcquired: not granted; nothing was left behind.
+            SessionNotFound, SessionDestroyed: there is nothing to lock.
+            RedisUnavailable: whether the lock was granted is unknown; its TTL ends it.
+        """
+        try:
+            outcome = await self._first()
+            granted = outcome if isinstance(outcome, Granted) else await self._wait(outcome)
+            if self._wanted.missing == "reject" and not granted.snapshot.created:
+                raise self._refusal("missing")
+            return granted
+        except BaseException:
+            # Cancelled or failed anywhere: Redis may have granted or queued this token meanwhile.
+            await self.abandon()
+            raise
+        finally:
+            if self._waiter is not None:
+                self._runtime.wakeup.leave(self._wanted.keys, self._waiter)
+
+    async def abandon(self) -> None:
+        """Give up whatever Redis has under this token: a place in the queue, or the lock."""
+        if self._asked:
+            call = protocol.abandon(self._wanted.keys, self.token, push_limit=self._wanted.push_limit)
+            try:
+                await self._runtime.see_through(call)
+            except RedisUnavailable:
+                return  # Redis is away: the TTL ends it
+
+    # --- asking
+
+    async def _first(self) -> Granted | Queued:
+        wakeup = self._runtime.wakeup
+        queues = self._wanted.wait.queues
+        outcome = await self._ask(queueing=queues and wakeup.listening)
+        if isinstance(outcome, Busy) and queues and not outcome.full:
+            # The first wait of this process. Subscribe before queueing: a releaser drops whom it cannot reach.
+            await wakeup.listen()
+            outcome = await self._ask(queueing=True)
+        return self._granted_or_queued(outcome)
+
+    async def _ask(self, *, queueing: bool) -> Granted | Queued | Busy:
+        wanted = self._wanted
+        last = self._waiter.last if self._waiter is not None else None
+        call = protocol.acquire(
+            wanted.keys,
+            self.token,
+            wanted.lease,
+            wanted.session,
+            channel=self._runtime.wakeup.channel,
+            label=wanted.label,
+            missing=wanted.missing,
+            queueing=queueing,
+            max_waiters=wanted.wait.max_waiters,
+            ticket=last.ticket if last is not None else "0",
+            push_limit=wanted.push_limit,
+        )
+        self._asked = True
+        asked_at = time.monotonic()
+        outcome = protocol.acquired(await self._runtime.executor.run(call), asked_at)
+        if isinstance(outcome, (Busy, protocol.Refused)):
+            self._asked = False  # Redis has nothing under this token
+        if isinstance(outcome, protocol.Refused):
+            raise self._refusal(outcome.kind)
+        return outcome
+
+    def _refusal(self, kind: str) -> SessionLockError:
+        name = self._wanted.name
+        if kind == "destroyed":
+            return SessionDestroyed(f"session {name} was destroyed; treat the request as logged out")
+        if kind == "missing":
+            return SessionNotFound(f"there is no session {name}: it never existed or has expired")
+        return LockNotAcquired(f"the acquisition of session {name} had ended already")
+
+    def _granted_or_queued(self, outcome: Granted | Queued | Busy) -> Granted | Queued:
+        if not isinstance(outcome, Busy):
+            return outcome
+        name, holder = self._wanted.name, outcome.holder
+        if outcome.full:
+            raise QueueFull(
+                f"{outcome.waiting} requests already wait for session {name}, held by {_describe(holder)};"
+                " try again later, or raise WaitPolicy.max_waiters",
+                holder=holder.label,
+                holder_age=holder.age,
+                position=outcome.waiting,
+            )
+        raise WaitTimedOut(
+            f"session {name} is locked by {_describe(holder)} and this request does not wait",
+            holder=holder.label,
+            holder_age=holder.age,
+        )
+
+    # --- waiting
+
+    async def _wait(self, queued: Queued) -> Granted:
+        waiter = self._waiter = self._runtime.wakeup.join(self._wanted.keys, self.token)
+        waiter.heard(queued)
+        policy = self._wanted.wait
+        started = time.monotonic()
+
+        async def pause(seconds: float) -> None:
+            elapsed = time.monotonic() - started
+            await waiter.pause(min(seconds, seconds_until_stop(policy.stop, elapsed)))
+
+        attempts = AsyncRetrying(
+            stop=policy.stop,
+            wait=policy.wait,
+            before_sleep=policy.before_sleep,
+            sleep=pause,
+            retry=retry_if_exception_type(_StillWaiting),
+            reraise=True,
+        )
+        try:
+            granted: Granted = await attempts(self._turn, waiter)
+            return granted
+        except _StillWaiting:
+            raise self._timed_out(waiter, time.monotonic() - started) from None
+
+    async def _turn(self, waiter: Waiter) -> Granted:
+        """One attempt in tenacity's sense: take what was pushed, or look if that is this waiter's business."""
+        push, waiter.handover = waiter.handover, None
+        if push is not None:
+            outcome = await self._accept(push, waiter)
+        elif self._new_in_queue or not waiter.should_look():
+            self._new_in_queue = False
+            raise _StillWaiting
+        else:
+            outcome = await self._look()
+        if isinstance(outcome, Granted):
+            return outcome
+        waiter.heard(outcome)
+        raise _StillWaiting
+
+    async def _look(self) -> Granted | Queued:
+        """Ask Redis; the ticket gives the place back if a releaser could not reach this process."""
+        await self._runtime.wakeup.listen()
+        return self._granted_or_queued(await self._ask(queueing=True))
+
+    async def _accept(self, push: Handover, waiter: Waiter) -> Granted | Queued:
+        """The lock was handed over by push. Start at once, unless there is something to ask Redis for."""
+        if push.kind == "D":
+            raise self._refusal("destroyed")
+        now = time.monotonic()
+        waiter.room.lease_ends = now + push.claim
+        snapshot = push.snapshot
+        if snapshot is None and self._wanted.session is None:
+            snapshot = protocol.Snapshot({}, 0, "")
+        if snapshot is not None and waiter.last is not None:
+            seen = waiter.last
+            granted = protocol.granted_by_push(push, snapshot, seen.server_us, seen.asked_at, now)
+            if granted.asked_at + granted.trusted_for - now > push.claim / 2:
+                return granted
+        # Too large to be pushed, or it took long to arrive: asking again confirms the lease and loads.
+        return self._granted_or_queued(await self._ask(queueing=True))
+
+    def _timed_out(self, waiter: Waiter, waited: float) -> WaitTimedOut:
+        last = waiter.last
+        assert last is not None
+        return WaitTimedOut(
+            f"session {self._wanted.name} was still locked after {waited:.2f} s by {_describe(last.holder)};"
+            f" {last.position} were ahead when last heard of. Nothing was changed; try again",
+            holder=last.holder.label,
+            holder_age=last.holder.age,
+            position=last.position,
+        )
+
+
+def _describe(holder: Holder) -> str:
+    return holder.label if holder.age is None else f"{holder.label} for {holder.age:.2f} s"

@@ -1,0 +1,39 @@
+"""The guard that a handler uses when it names none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .errors import ConfigurationError
+from .guard import SessionContext, SessionGuard
+
+__all__ = ["configure", "default_guard", "session_lock"]
+
+_default: SessionGuard | None = None
+
+
+def configure(guard_or_url: SessionGuard | str, **options: Any) -> SessionGuard:
+    """Set the default guard: a URL with :class:`SessionGuard` options, or a guard. Nothing is connected yet."""
+    global _default
+    if isinstance(guard_or_url, str):
+        guard_or_url = SessionGuard.from_url(guard_or_url, **options)
+    elif options:
+        raise ConfigurationError("options belong to the guard that is handed over; give them there")
+    _default = guard_or_url
+    return _default
+
+
+def default_guard() -> SessionGuard:
+    """The guard set by :func:`configure`.
+
+    Raises:
+        ConfigurationError: it was never called.
+    """
+    if _default is None:
+        raise ConfigurationError('no default guard: call sessionlock.configure("redis://…") once at start-up')
+    return _default
+
+
+def session_lock(sid: str, **options: Any) -> SessionContext:
+    """:meth:`SessionGuard.session_lock` of the default guard."""
+    return default_guard().session_lock(sid, **options)

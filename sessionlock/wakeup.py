@@ -1,0 +1,269 @@
+"""How a waiter learns that it is its turn.
+
+The releaser's script pushes the grant to the channel of the waiter's process: one subscription per process, however
+many wait. A push is only a hint: the foremost waiter of each session in this process also looks by itself now and
+then, and at the end of the lease it waits for; the others wait behind it in a :class:`Room` and cost Redis nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+from redis.exceptions import RedisError
+
+from .keys import SessionKeys, new_token
+from .protocol import PATIENCE, Handover, Queued, pushed
+from .wire import Wire, WireUnsupported
+
+__all__ = ["Room", "Waiter", "Wakeup"]
+
+LATEST_AFTER_EXPIRY = 0.05  # seconds, spread over the waiters that look when a lease has run out
+SOONEST_AFTER_EXPIRY = 0.005
+HEARD_OF_EVERY = PATIENCE / 3
+TRY_AGAIN_AFTER = 1.0  # seconds between attempts to subscribe where that fails
+
+
+class Room:
+    """The waiters of one session in this process, first come first. The foremost looks on behalf of all."""
+
+    __slots__ = ("lease_ends", "waiters")
+
+    def __init__(self) -> None:
+        self.waiters: dict[str, Waiter] = {}
+        self.lease_ends = 0.0  # monotonic; inf when the lock was seen without an end
+
+    def foremost(self) -> Waiter | None:
+        return next(iter(self.waiters.values()), None)
+
+
+class Waiter:
+    """One queued acquisition of this process."""
+
+    __slots__ = ("_look", "_wake", "handover", "last", "last_heard", "room", "token")
+
+    def __init__(self, token: str, room: Room) -> None:
+        self.token = token
+        self.room = room
+        self.handover: Handover | None = None
+        self.last: Queued | None = None
+        self.last_heard = 0.0
+        self._look = False
+        self._wake: asyncio.Future[None] | None = None
+
+    def heard(self, queued: Queued) -> None:
+        """Redis told where this waiter stands."""
+        self.last = queued
+        self.last_heard = time.monotonic()
+        left = queued.left
+        self.room.lease_ends = float("inf") if left is None else self.last_heard + left
+
+    @property
+    def foremost(self) -> bool:
+        return self.room.foremost() is self
+
+    def should_look(self) -> bool:
+        """Whether asking Redis is this waiter's business now."""
+        return self._look or self.foremost or time.monotonic() - self.last_heard >= HEARD_OF_EVERY
+
+    async def pause(self, seconds: float) -> None:
+        """tenacity's ``sleep``: ends early with a push, and for the foremost at the end of the lease waited for."""
+        self._look = False
+        started = time.monotonic()
+        while self.handover is None and not self._look:
+            was_foremost = self.foremost
+            now = time.monotonic()
+            until = started + seconds
+            if was_foremost:
+                spread = random.uniform(SOONEST_AFTER_EXPIRY, LATEST_AFTER_EXPIRY)
+                until = min(until, max(self.room.lease_ends, now) + spread)
+            if until <= now or await self._woken_before(until):
+                return
+            if self.foremost and not was_foremost:
+                started = time.monotonic()  # it is this one's turn to look, from now on
+
+    async def _woken_before(self, until: float) -> bool:
+        """False when woken, True when the time was up."""
+        loop = asyncio.get_running_loop()
+        self._wake = wake = loop.create_future()
+        timer = loop.call_later(max(0.0, until - time.monotonic()), _set, wake)
+        try:
+            await wake
+        finally:
+            timer.cancel()
+            self._wake = None
+        return time.monotonic() >= until
+
+    def wake(self) -> None:
+        if self._wake is not None:
+            _set(self._wake)
+
+    def look(self) -> None:
+        """Ask Redis at once: pushes may have been missed."""
+        self._look = True
+        self.wake()
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class Wakeup:
+    """The push side of one guard in one event loop. Nothing is subscribed before somebody has to wait."""
+
+    def __init__(
+        self,
+        client: Any,
+        *,
+        prefix: str,
+        reply_within: float,
+        on_taken: Callable[[str], None],
+    ) -> None:
+        self.channel = f"{prefix}:push:{new_token()}"
+        self.listening = False
+        self._client = client
+        self._reply_within = reply_within
+        self._on_taken = on_taken
+        self._waiters: dict[str, Waiter] = {}
+        self._rooms: dict[str, Room] = {}
+        self._starting: asyncio.Task[None] | None = None
+        self._wire: Wire | None = None
+        self._pump: asyncio.Task[None] | None = None
+        self._pubsub: Any = None
+        self._confirmed: asyncio.Future[None] | None = None
+        self._not_before = 0.0
+        self._closed = False
+
+    # --- waiters
+
+    def join(self, keys: SessionKeys, token: str) -> Waiter:
+        room = self._rooms.setdefault(keys.digest, Room())
+        waiter = Waiter(token, room)
+        room.waiters[token] = self._waiters[token] = waiter
+        return waiter
+
+    def leave(self, keys: SessionKeys, waiter: Waiter) -> None:
+        room = waiter.room
+        self._waiters.pop(waiter.token, None)
+        room.waiters.pop(waiter.token, None)
+        successor = room.foremost()
+        if successor is not None:
+            successor.wake()
+        elif self._rooms.get(keys.digest) is room:
+            del self._rooms[keys.digest]
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiters)
+
+    # --- the subscription
+
+    async def listen(self) -> bool:
+        """Subscribe unless that is done. False when Redis does not let us; waiters then look by themselves."""
+        if self.listening or time.monotonic() < self._not_before:
+            return self.listening
+        if self._starting is None or self._starting.done():
+            self._starting = asyncio.ensure_future(self._subscribe())
+        await asyncio.shield(self._starting)
+        return self.listening
+
+    async def _subscribe(self) -> None:
+        try:
+            with anyio.fail_after(self._reply_within):
+                if Wire.fits(self._client):
+                    await self._subscribe_by_wire()
+                else:
+                    await self._subscribe_by_client()
+            self.listening = True
+        except (RedisError, OSError, WireUnsupported):
+            self._not_before = time.monotonic() + TRY_AGAIN_AFTER
+            self._drop_subscription()
+
+    async def _subscribe_by_wire(self) -> None:
+        self._confirmed = asyncio.get_running_loop().create_future()
+        self._wire = await Wire.open(
+            self._client.connection_pool,
+            reply_within=self._reply_within,
+            on_push=self._on_message,
+            on_close=self._on_close,
+        )
+        self._wire.tell(("SUBSCRIBE", self.channel))
+        await self._confirmed
+
+    async def _subscribe_by_client(self) -> None:
+        self._pubsub = self._client.pubsub()
+        await self._pubsub.subscribe(self.channel)
+        self._pump = asyncio.ensure_future(self._pump_messages(self._pubsub))
+
+    async def _pump_messages(self, pubsub: Any) -> None:
+        try:
+            async for message in pubsub.listen():
+                if message["type"] == "message":
+                    self._on_message([b"message", b"", _as_bytes(message["data"])])
+        except (RedisError, OSError):
+            pass
+        self._on_close()
+
+    def _on_message(self, words: list[Any]) -> None:
+        kind = words[0]
+        if kind == b"message":
+            push = pushed(words[2])
+            if push is not None:
+                self._dispatch(push)
+        elif self._confirmed is not None and not self._confirmed.done():
+            if kind == b"subscribe":
+                self._confirmed.set_result(None)
+            else:
+                self._confirmed.set_exception(RedisError(f"subscribing was refused: {words}"))
+
+    def _dispatch(self, push: Handover) -> None:
+        if push.kind == "L":
+            self._on_taken(push.token)
+            return
+        waiter = self._waiters.get(push.token)
+        # Unknown: it left meanwhile; its abandon call hands the lock on.
+        if waiter is not None:
+            waiter.handover = push
+            waiter.wake()
+
+    def _on_close(self) -> None:
+        if self._closed:
+            return
+        self._drop_subscription()
+        for waiter in list(self._waiters.values()):
+            waiter.look()
+
+    def _drop_subscription(self) -> None:
+        self.listening = False
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.close()
+        pump, self._pump = self._pump, None
+        if pump is not None and pump is not _current_task():
+            pump.cancel()
+        self._pubsub = None
+        if self._confirmed is not None and not self._confirmed.done():
+            self._confirmed.set_exception(RedisError("the push connection was lost"))
+            self._confirmed.exception()
+
+    def close(self) -> None:
+        self._closed = True
+        self._drop_subscription()
+        if self._starting is not None:
+            self._starting.cancel()
+
+
+def _as_bytes(data: bytes | str) -> bytes:
+    return data if isinstance(data, bytes) else data.encode()
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None

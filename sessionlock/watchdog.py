@@ -1,0 +1,154 @@
+"""Renews leases: one timer per guard, one call for all leases that are due, no task while nothing is due."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from . import protocol
+from .errors import RedisUnavailable
+from .executor import Executor
+from .keys import SessionKeys
+from .lease import Lease
+from .policies import LeasePolicy
+
+__all__ = ["Watchdog"]
+
+RENEWALS_PER_LEASE = 3  # two of three may fail before a lease is lost
+MOST_PER_CALL = 100  # a script must not occupy Redis for long
+
+
+class Watched:
+    """A lease and when to look after it next."""
+
+    __slots__ = ("due", "keys", "lease", "policy")
+
+    def __init__(self, lease: Lease, keys: SessionKeys, policy: LeasePolicy) -> None:
+        self.lease = lease
+        self.keys = keys
+        self.policy = policy
+        self.due = self._next(time.monotonic())
+
+    def _next(self, now: float) -> float:
+        """A third of what is left from now; the very end when nothing is to be renewed any more."""
+        lease = self.lease
+        if not self.renewable(now):
+            return lease.trusted_until
+        return min(now + (lease.trusted_until - now) / RENEWALS_PER_LEASE, lease.trusted_until)
+
+    def renewable(self, now: float) -> bool:
+        # A claim is confirmed whatever `renew` says: that is how a handed-over lease gets its full time.
+        wanted = self.policy.renew or not self.lease.confirmed
+        return wanted and now < self.lease.hold_until and now < self.lease.trusted_until
+
+    def ttl_ms(self, now: float) -> int:
+        return max(1, min(self.policy.ttl_ms, int((self.lease.hold_until - now) * 1000)))
+
+    def reschedule(self) -> None:
+        self.due = self._next(time.monotonic())
+
+
+class Watchdog:
+    """Looks after the leases of one guard in one event loop."""
+
+    def __init__(self, executor: Executor, background: Callable[[Any], asyncio.Task[Any]]) -> None:
+        self._executor = executor
+        self._background = background
+        self._watched: dict[str, Watched] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._renewing = False
+
+    def watch(self, lease: Lease, keys: SessionKeys, policy: LeasePolicy) -> None:
+        watched = self._watched[lease.token] = Watched(lease, keys, policy)
+        self._arm(watched.due)
+
+    def forget(self, lease: Lease) -> None:
+        self._watched.pop(lease.token, None)
+
+    def taken(self, token: str) -> None:
+        """A push told that this lease was taken away by force."""
+        watched = self._watched.pop(token, None)
+        if watched is not None:
+            watched.lease.mark_lost("it was force-released")
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._watched.clear()
+
+    def _arm(self, due: float) -> None:
+        loop = asyncio.get_running_loop()
+        at = loop.time() + max(0.0, due - time.monotonic())
+        if self._timer is not None:
+            if self._timer.when() <= at:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_at(at, self._look)
+
+    def _look(self) -> None:
+        """Timer: declare lost what ran out, renew what is due, set the timer for the rest."""
+        self._timer = None
+        now = time.monotonic()
+        due = []
+        for watched in list(self._watched.values()):
+            if now >= watched.lease.trusted_until:
+                self._lost(watched, now)
+            elif now >= watched.due:
+                due.append(watched)
+        if due and not self._renewing:
+            self._renewing = True
+            self._background(self._renew(due))
+        if self._watched and not (due and self._renewing):
+            self._arm(min(watched.due for watched in self._watched.values()))
+        elif self._watched:
+            # A renewal that hangs must not keep leases from running out; it sets the next timer itself.
+            self._arm(min(watched.lease.trusted_until for watched in self._watched.values()))
+
+    def _lost(self, watched: Watched, now: float) -> None:
+        self.forget(watched.lease)
+        if watched.policy.renew and now >= watched.lease.hold_until - 0.001:
+            watched.lease.mark_lost(f"it was held for LeasePolicy.max_hold = {watched.policy.max_hold:g} s")
+        elif watched.policy.renew:
+            watched.lease.mark_lost("it could not be renewed in time")
+        else:
+            watched.lease.mark_lost(f"its {watched.policy.ttl:g} s ended and it is not renewed (renew=False)")
+
+    async def _renew(self, due: list[Watched]) -> None:
+        try:
+            for start in range(0, len(due), MOST_PER_CALL):
+                await self._renew_some(due[start : start + MOST_PER_CALL])
+        finally:
+            self._renewing = False
+            for watched in due:
+                watched.reschedule()
+            if self._watched:
+                self._arm(min(watched.due for watched in self._watched.values()))
+
+    async def _renew_some(self, due: list[Watched]) -> None:
+        now = time.monotonic()
+        wanted = [(watched, watched.ttl_ms(now)) for watched in due if watched.renewable(now)]
+        for group in self._one_call_each(wanted):
+            asked_at = time.monotonic()
+            call = protocol.renew([(watched.keys, watched.lease.token, ttl_ms) for watched, ttl_ms in group])
+            try:
+                reply = await self._executor.run(call)
+            except RedisUnavailable:
+                continue  # the timer declares the lease lost when its time is over
+            for (watched, ttl_ms), answer in zip(group, reply, strict=True):
+                self._answered(watched, ttl_ms, answer, asked_at)
+
+    def _one_call_each(self, wanted: list[tuple[Watched, int]]) -> Iterable[list[tuple[Watched, int]]]:
+        """One Redis: all of them in one call."""
+        return [wanted] if wanted else []
+
+    def _answered(self, watched: Watched, ttl_ms: int, answer: int, asked_at: float) -> None:
+        if watched.lease.released:
+            return
+        if answer == 0:
+            self.forget(watched.lease)
+            watched.lease.mark_lost("Redis does not know it any more (it lapsed, was force-released, or Redis lost it)")
+        else:
+            watched.lease.extended(asked_at, ttl_ms / 1000)

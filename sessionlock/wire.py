@@ -1,0 +1,165 @@
+"""One multiplexed connection to Redis: many callers, one socket, replies in order.
+
+redis-py opens it (address, TLS, AUTH, HELLO, SELECT, Sentinel's look-up of the master); then the transport is taken
+over, so that a call costs one write and one callback. A cancelled caller leaves the stream intact: its reply is read
+and dropped. Calls of one event-loop tick travel together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import hiredis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+__all__ = ["Wire", "WireUnsupported"]
+
+_MORE = object()
+
+
+class WireUnsupported(Exception):
+    """This client's connections cannot be taken over (fakes, clusters); use its commands instead."""
+
+
+class Wire(asyncio.Protocol):
+    """A taken-over connection. ``reply_within``: seconds after which an unanswered call breaks the connection."""
+
+    def __init__(
+        self,
+        connection: Any,
+        *,
+        reply_within: float,
+        on_push: Callable[[list[Any]], None] | None = None,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
+        self._connection = connection
+        self._reply_within = reply_within
+        self._on_push = on_push
+        self._on_close = on_close
+        self._loop = asyncio.get_running_loop()
+        self._reader = hiredis.Reader(notEnoughData=_MORE)
+        self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._outbox: list[bytes] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self.closed = False
+        # The stream writer is kept: when collected it would close the transport.
+        self._writer, connection._writer, connection._reader = connection._writer, None, None
+        self._transport: Any = self._writer.transport
+        self._transport.set_protocol(self)
+
+    @staticmethod
+    def fits(client: Any) -> bool:
+        """Whether the connections of this ``redis.asyncio`` client look as if they could be taken over."""
+        pool = getattr(client, "connection_pool", None)
+        return hasattr(pool, "make_connection") and not type(client).__module__.startswith("fakeredis")
+
+    @classmethod
+    async def open(cls, pool: Any, *, reply_within: float, **hooks: Any) -> Wire:
+        """Connect as redis-py's ``pool`` would, outside its limit: waiters must never starve a release.
+
+        Raises:
+            WireUnsupported: the pool's connections are not stream based.
+            redis.exceptions.RedisError, OSError: as redis-py does.
+        """
+        connection = pool.make_connection()
+        if not hasattr(connection, "_writer") or not hasattr(connection, "_reader"):
+            raise WireUnsupported
+        await connection.connect()
+        if not hasattr(getattr(connection._writer, "transport", None), "set_protocol"):
+            await connection.disconnect()
+            raise WireUnsupported
+        return cls(connection, reply_within=reply_within, **hooks)
+
+    # --- callers' side
+
+    def call(self, words: tuple[Any, ...]) -> asyncio.Future[Any]:
+        """Send one command. The future's result is the reply; an error reply is an exception *object* as result."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        if self.closed:
+            future.set_exception(RedisConnectionError("the connection is closed"))
+            return future
+        now = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_at(now + self._reply_within, self._check_age)
+        packed = hiredis.pack_command(words)
+        if not self._waiting and not self._outbox:
+            self._waiting.append((future, now))
+            self._transport.write(packed)
+        else:
+            self._waiting.append((future, now))
+            self._send_soon(packed)
+        return future
+
+    def tell(self, words: tuple[Any, ...]) -> None:
+        """Send a command whose answer comes as a push (SUBSCRIBE)."""
+        if not self.closed:
+            self._transport.write(hiredis.pack_command(words))
+
+    def close(self) -> None:
+        self._break(RedisConnectionError("the connection was closed"))
+
+    def _send_soon(self, packed: bytes) -> None:
+        if not self._outbox:
+            self._loop.call_soon(self._flush)
+        self._outbox.append(packed)
+
+    def _flush(self) -> None:
+        if self._outbox and not self.closed:
+            self._transport.write(b"".join(self._outbox))
+        self._outbox.clear()
+
+    def _check_age(self) -> None:
+        self._timer = None
+        if not self._waiting or self.closed:
+            return
+        due = self._waiting[0][1] + self._reply_within
+        if self._loop.time() >= due:
+            self._break(RedisTimeoutError(f"no answer within {self._reply_within:g} s"))
+        else:
+            self._timer = self._loop.call_at(due, self._check_age)
+
+    # --- the transport's side
+
+    def data_received(self, data: bytes) -> None:
+        reader = self._reader
+        reader.feed(data)
+        while True:
+            try:
+                reply = reader.gets()
+            except hiredis.ProtocolError as error:
+                self._break(RedisConnectionError(f"not the Redis protocol: {error}"))
+                return
+            if reply is _MORE:
+                return
+            if self._on_push is not None:
+                self._on_push(list(reply) if isinstance(reply, list) else [b"error", reply])
+            elif self._waiting and not isinstance(reply, hiredis.PushNotification):
+                future = self._waiting.popleft()[0]
+                if not future.done():
+                    future.set_result(reply)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._break(RedisConnectionError(f"the connection was lost: {exc or 'closed by the server'}"))
+
+    def _break(self, error: Exception) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._transport.abort()
+        while self._waiting:
+            future = self._waiting.popleft()[0]
+            if not future.done():
+                future.set_exception(error)
+                # A caller that was cancelled will not fetch it.
+                future.exception()
+        if self._on_close is not None:
+            self._on_close()
