@@ -72,22 +72,19 @@ class Acquisition:
             if self._wanted.missing == "reject" and not granted.snapshot.created:
                 raise self._refusal("missing")
             return granted
-        except BaseException:
+        except BaseException as error:
             # Cancelled or failed anywhere: Redis may have granted or queued this token meanwhile.
-            await self.abandon()
+            await self._abandon(wait=not isinstance(error, RedisUnavailable))
             raise
         finally:
             if self._waiter is not None:
                 self._runtime.wakeup.leave(self._wanted.keys, self._waiter)
 
-    async def abandon(self) -> None:
+    async def _abandon(self, *, wait: bool) -> None:
         """Give up whatever Redis has under this token: a place in the queue, or the lock."""
         if self._asked:
             call = protocol.abandon(self._wanted.keys, self.token, push_limit=self._wanted.push_limit)
-            try:
-                await self._runtime.see_through(call)
-            except RedisUnavailable:
-                return  # Redis is away: the TTL ends it
+            await self._runtime.see_through(call, wait=wait)
 
     # --- asking
 

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -46,7 +46,7 @@ class Script:
         self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-@lru_cache(maxsize=None)
+@cache
 def script(name: str) -> Script:
     """The script ``lua/<name>.lua`` with the shared part in front; ``renew`` works on many sessions and has none."""
     folder = resources.files(__package__) / "lua"
@@ -130,6 +130,7 @@ class Executor:
             if self._opening is None:
                 # A task of its own: whoever asked first may be cancelled, the others still need it.
                 self._opening = asyncio.ensure_future(self._open())
+                self._opening.add_done_callback(_fetch_error)
             opening = self._opening
             try:
                 await asyncio.shield(opening)
@@ -170,3 +171,9 @@ def _raise_reply(error: Exception) -> None:
 
 def _mapped(error: Exception, call: Call) -> RedisUnavailable:
     return RedisUnavailable(f"Redis refused the {call.script} call: {error}")
+
+
+def _fetch_error(opening: asyncio.Task[None]) -> None:
+    """Whoever waits for it gets the error; with nobody left it must not be reported as never retrieved."""
+    if not opening.cancelled():
+        opening.exception()

@@ -16,15 +16,17 @@ from .acquisition import Acquisition, Wanted
 from .changes import check_strategies
 from .codec import Codec, default_codec
 from .errors import (
+    CodecError,
     ConfigurationError,
     LeaseLost,
     SessionConflict,
     SessionDestroyed,
     SessionLockError,
     SessionNotFound,
+    SessionTooLarge,
     StaleFencingToken,
 )
-from .keys import SessionKeys, check_prefix, check_sid, keys_for, new_sid, new_token
+from .keys import check_prefix, check_sid, keys_for, new_sid, new_token
 from .lease import Lease
 from .policies import LeasePolicy, SessionPolicy, WaitPolicy
 from .protocol import Change, Committed, Conflict, Granted, Refused, Snapshot
@@ -101,6 +103,7 @@ class SessionGuard:
         self._retry_for = retry_for
         self._push_limit = push_limit
         self._runtime: Runtime | None = None
+        self._inherited: Runtime | None = None
         self._owns_client = False
         self._exact = is_fake(client)
 
@@ -267,6 +270,7 @@ class SessionGuard:
         """This process' and event loop's part; a fork or a new loop gets its own."""
         runtime = self._runtime
         if runtime is None or runtime.loop is not asyncio.get_running_loop() or runtime.pid != os.getpid():
+            self._inherited = runtime  # a parent's or an ended loop's: kept, for closing it is not ours to do
             runtime = self._runtime = Runtime(
                 self._client, prefix=self.prefix, reply_within=self._reply_within, retry_for=self._retry_for
             )
@@ -353,9 +357,14 @@ class _Held:
             return protocol.committed(await self._runtime.executor.run(call))
         except BaseException as error:
             if not isinstance(error, SessionLockError):
-                # Cancelled in the middle: the call is on its way or not; repeating it is safe.
-                await self._runtime.see_through(call)
+                await self._give_up_although_cancelled(call, created)
             raise
+
+    async def _give_up_although_cancelled(self, call: protocol.Call, created: str) -> None:
+        """The call is on its way or not; repeating it is safe. A conflict keeps the lock: nobody is left to merge."""
+        reply = await self._runtime.see_through(call)
+        if reply is not None and isinstance(protocol.committed(reply), Conflict):
+            await self._give_up([], created, cancelled=True)
 
     def _finish(self) -> None:
         lease = self._lease
@@ -493,8 +502,8 @@ class SessionContext(_Held):
                 session._merge(outcome)
             raise _too_many_merges(session)
         except BaseException as error:
-            if isinstance(error, SessionLockError) and self._lease is not None and not self._lease.is_lost:
-                # Nothing was saved, so the lock is still ours to give up.
+            if isinstance(error, (SessionConflict, SessionTooLarge, CodecError)):
+                # Nothing was saved and the lock is still ours to give up.
                 await self._without_saving()
             raise
         finally:
@@ -542,7 +551,8 @@ class SessionContext(_Held):
 
     async def _save_now(self) -> None:
         session, lease = self._session, self._lease
-        assert session is not None and lease is not None
+        assert session is not None
+        assert lease is not None
         for _ in range(MOST_MERGES):
             changes = session.changes()
             if not changes:

@@ -56,7 +56,8 @@ class Call(NamedTuple):
 class Change(NamedTuple):
     """One changed field: ``op`` is ``s`` set, ``d`` delete or ``i`` increment.
 
-    ``base`` is the :func:`fingerprint` of the bytes that were read, ``"*"`` for "whatever is there". The store refuses the whole commit when a base does not match.
+    ``base`` is the :func:`fingerprint` of the bytes that were read, ``"*"`` for "whatever is there". The store
+    refuses the whole commit when a base does not match.
     """
 
     op: str
@@ -396,10 +397,7 @@ def granted_by_push(push: Handover, snapshot: Snapshot, seen_us: int | None, see
     sent no earlier than ``seen_at + (server_us - seen_us)``, and no later than ``now``. The smaller is trusted; without
     an earlier reply, nothing is until the claim has been confirmed.
     """
-    if seen_us is None:
-        start = now - push.claim
-    else:
-        start = min(now, seen_at + (push.server_us - seen_us) / 1e6)
+    start = now - push.claim if seen_us is None else min(now, seen_at + (push.server_us - seen_us) / 1e6)
     return Granted(push.fence, push.server_us, start, push.claim, snapshot)
 
 

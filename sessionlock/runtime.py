@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from .errors import ReentrantLock
+from .errors import RedisUnavailable, ReentrantLock
 from .executor import Executor
 from .keys import SessionKeys
 from .protocol import Call
@@ -51,15 +51,20 @@ class Runtime:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def see_through(self, call: Call) -> Any:
+    async def see_through(self, call: Call, *, wait: bool = True) -> Any:
         """Run a clean-up call although the caller is being cancelled; wait for it, within reason.
 
-        A second cancellation, or a Redis that does not answer, ends the waiting but not the work.
+        A second cancellation, or a Redis that does not answer, ends the waiting but not the work. None when the
+        answer is not known; then Redis' TTL finishes what the call could not.
         """
         task = self.background(self.executor.run(call))
-        with anyio.move_on_after(CLEAN_UP_WITHIN, shield=True):
-            return await asyncio.shield(task)
         task.add_done_callback(_fetch_error)
+        if wait:
+            with anyio.move_on_after(CLEAN_UP_WITHIN, shield=True):
+                try:
+                    return await asyncio.shield(task)
+                except RedisUnavailable:
+                    return None
         return None
 
     # --- who holds what in this process, to tell a self-deadlock at once

@@ -77,7 +77,7 @@ class Waiter:
         while self.handover is None and not self._look:
             was_foremost = self.foremost
             now = time.monotonic()
-            until = started + seconds
+            until = min(started + seconds, self.last_heard + HEARD_OF_EVERY)
             if was_foremost:
                 spread = random.uniform(SOONEST_AFTER_EXPIRY, LATEST_AFTER_EXPIRY)
                 until = min(until, max(self.room.lease_ends, now) + spread)

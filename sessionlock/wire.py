@@ -8,6 +8,8 @@ and dropped. Calls of one event-loop tick travel together.
 from __future__ import annotations
 
 import asyncio
+import os
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +21,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 __all__ = ["Wire", "WireUnsupported"]
 
 _MORE = object()
+_open_wires: weakref.WeakSet[Wire] = weakref.WeakSet()
 
 
 class WireUnsupported(Exception):
@@ -50,6 +53,7 @@ class Wire(asyncio.Protocol):
         self._writer, connection._writer, connection._reader = connection._writer, None, None
         self._transport: Any = self._writer.transport
         self._transport.set_protocol(self)
+        _open_wires.add(self)
 
     @staticmethod
     def fits(client: Any) -> bool:
@@ -163,3 +167,27 @@ class Wire(asyncio.Protocol):
                 future.exception()
         if self._on_close is not None:
             self._on_close()
+
+
+def _let_go_after_fork() -> None:
+    """In a forked child the parent's sockets must neither be used nor keep the parent's connections open.
+
+    Closing the transports would touch the event loop's epoll set, which is shared with the parent; putting /dev/null
+    in the sockets' place touches only this process.
+    """
+    fds = [
+        wire._transport.get_extra_info("socket").fileno()
+        for wire in list(_open_wires)
+        if not wire.closed and wire._transport.get_extra_info("socket") is not None
+    ]
+    if not fds:
+        return
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for fd in fds:
+        if fd >= 0:
+            os.dup2(nothing, fd)
+    os.close(nothing)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go_after_fork)
