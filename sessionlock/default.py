@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from .errors import ConfigurationError
-from .guard import SessionContext, SessionGuard
+from .guard import SessionGuard
+from .session import Session
 
 __all__ = ["configure", "default_guard", "session_lock"]
 
@@ -34,6 +36,6 @@ def default_guard() -> SessionGuard:
     return _default
 
 
-def session_lock(sid: str, **options: Any) -> SessionContext:
+def session_lock(sid: str, **options: Any) -> AbstractAsyncContextManager[Session, None]:
     """:meth:`SessionGuard.session_lock` of the default guard."""
     return default_guard().session_lock(sid, **options)

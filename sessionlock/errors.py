@@ -17,6 +17,7 @@
     ├── ReadOnlySession            a change where nothing is saved (read mode, after release)
     ├── ReentrantLock              this task already holds that session's lock
     ├── RedisUnavailable           Redis did not answer, or refused
+    │   ├── ScriptsForbidden       this Redis user may not run scripts, so it cannot lock
     │   ├── QuorumNotReached       too few independent masters agreed
     │   └── EmbeddedServerUnavailable
     └── ConfigurationError         also a ValueError
@@ -41,6 +42,7 @@ __all__ = [
     "ReadOnlySession",
     "RedisUnavailable",
     "ReentrantLock",
+    "ScriptsForbidden",
     "SessionConflict",
     "SessionDestroyed",
     "SessionLockError",
@@ -162,6 +164,10 @@ class ReentrantLock(SessionLockError):
 
 class RedisUnavailable(SessionLockError):
     """Redis did not answer or refused; whether the last call took effect may be unknown."""
+
+
+class ScriptsForbidden(RedisUnavailable):
+    """This Redis user may not run scripts: no lock; mode ``optimistic`` with the WATCH engine works without."""
 
 
 class QuorumNotReached(RedisUnavailable):

@@ -20,7 +20,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from .errors import RedisUnavailable
+from .errors import RedisUnavailable, ScriptsForbidden
 from .protocol import Call
 from .wire import Wire, WireUnsupported
 
@@ -170,6 +170,11 @@ def _raise_reply(error: Exception) -> None:
 
 
 def _mapped(error: Exception, call: Call) -> RedisUnavailable:
+    if str(error).startswith("NOPERM"):
+        return ScriptsForbidden(
+            f"Redis does not permit the {call.script} script: {error}. Locking needs EVALSHA, EVAL and PUBLISH;"
+            " mode='optimistic' works without"
+        )
     return RedisUnavailable(f"Redis refused the {call.script} call: {error}")
 
 

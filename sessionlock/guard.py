@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import anyio
+from tenacity import AsyncRetrying
 
 from . import protocol
 from .acquisition import Acquisition, Wanted
 from .changes import check_strategies
 from .codec import Codec, default_codec
+from .engines import Engine, ScriptEngine, WatchEngine, increment, whichever_works
 from .errors import (
     CodecError,
     ConfigurationError,
@@ -28,6 +33,7 @@ from .errors import (
 )
 from .keys import check_prefix, check_sid, keys_for, new_sid, new_token
 from .lease import Lease
+from .modes import Attempt, Unlocked, UnlockedContext, UnlockedMode, attempts
 from .policies import LeasePolicy, SessionPolicy, WaitPolicy
 from .protocol import Change, Committed, Conflict, Granted, Refused, Snapshot
 from .runtime import Runtime, node_name
@@ -36,7 +42,9 @@ from .urls import client_from_url, is_fake
 
 __all__ = ["HolderInfo", "LockContext", "SessionContext", "SessionGuard", "SessionInfo"]
 
+T = TypeVar("T")
 Missing = Literal["create", "reject"]
+Mode = Literal["lock", "read", "optimistic", "last_write_wins"]
 MOST_MERGES = 10  # a holder's save meets lock-free writers at the most this often in a row
 
 
@@ -75,6 +83,7 @@ class SessionGuard:
     ``name`` labels this node for others (default host:pid). ``retry_for``: seconds during which a Redis that
     does not answer is tried again before :class:`~sessionlock.RedisUnavailable`; ``reply_within``: seconds for
     one reply. ``push_limit``: sessions larger than this many bytes are not pushed with a grant but loaded.
+    ``commit_by``: how the modes without a lock save: ``"script"``, ``"watch"`` (WATCH/MULTI/EXEC), or ``"auto"``.
     """
 
     def __init__(
@@ -90,6 +99,7 @@ class SessionGuard:
         reply_within: float = 5.0,
         retry_for: float = 5.0,
         push_limit: int = 65_536,
+        commit_by: Literal["auto", "script", "watch"] = "auto",
     ) -> None:
         self._client = client
         self.prefix = check_prefix(prefix)
@@ -102,6 +112,9 @@ class SessionGuard:
         self._reply_within = reply_within
         self._retry_for = retry_for
         self._push_limit = push_limit
+        if commit_by not in ("auto", "script", "watch"):
+            raise ConfigurationError(f"commit_by must be auto, script or watch, not {commit_by!r}")
+        self._commit_by = commit_by
         self._runtime: Runtime | None = None
         self._inherited: Runtime | None = None
         self._owns_client = False
@@ -124,15 +137,20 @@ class SessionGuard:
         self,
         sid: str,
         *,
+        mode: Mode = "lock",
         missing: Missing = "create",
         lease: LeasePolicy | None = None,
         wait: WaitPolicy | float | None = None,
         session: SessionPolicy | None = None,
         save_on_error: bool = False,
         name: str | None = None,
-    ) -> SessionContext:
+        expected_version: int | None = None,
+    ) -> AbstractAsyncContextManager[Session, None]:
         """``async with guard.session_lock(sid) as session``: acquire and load; save and release.
 
+        ``mode``: ``"lock"``; or without waiting ``"read"`` (nothing is saved, a change raises), ``"optimistic"`` (a
+        conflicting change is merged by ``SessionPolicy.merge`` or raises), ``"last_write_wins"`` (as optimistic, for
+        requests that change only keys declared so). ``expected_version``: with these, refuse any other version.
         ``missing``: what to do without a record, ``"create"`` gives an empty new session, ``"reject"`` raises.
         ``wait``: a policy, or seconds. ``save_on_error``: save also when the body raised. ``name``: shown to others as
         the holder, beside the node (a route, say).
@@ -145,6 +163,12 @@ class SessionGuard:
             RedisUnavailable.
         """
         policy = session or self.session_policy
+        if mode != "lock":
+            return UnlockedContext(partial(self._unlocked, sid, policy, mode, missing, expected_version))
+        if expected_version is not None:
+            raise ConfigurationError(
+                "expected_version is for the modes without a lock; under the lock nobody else saves"
+            )
         wanted = self._wanted(sid, policy, missing, lease, wait, name)
         return SessionContext(self, wanted, sid, policy, save_on_error)
 
@@ -192,6 +216,77 @@ class SessionGuard:
 
     # --- without the lock
 
+    def _unlocked(
+        self, sid: str, policy: SessionPolicy, mode: UnlockedMode, missing: Missing, expected_version: int | None
+    ) -> Unlocked:
+        if mode not in ("read", "optimistic", "last_write_wins"):
+            raise ConfigurationError(f"mode must be lock, read, optimistic or last_write_wins, not {mode!r}")
+        keys = keys_for(self.prefix, check_sid(sid))
+        return Unlocked(keys, sid, self._engine(), self.codec, policy, mode, missing, expected_version, self._exact)
+
+    def attempts(
+        self,
+        sid: str,
+        *,
+        missing: Missing = "create",
+        retry: AsyncRetrying | None = None,
+        session: SessionPolicy | None = None,
+    ) -> AsyncIterator[Attempt]:
+        """A transaction as a loop, in tenacity's manner; what clashed runs again on the state that won::
+
+            async for attempt in guard.attempts(sid):
+                async with attempt as session:
+                    session["stock"] -= 1
+
+        ``retry``: a tenacity object whose ``stop`` and ``wait`` bound the attempts (default: ten).
+
+        Raises:
+            SessionConflict: the last attempt clashed too. Otherwise as :meth:`session_lock` without a lock.
+        """
+        wanted = self._unlocked(sid, session or self.session_policy, "optimistic", missing, None)
+        return attempts(wanted, retry)
+
+    async def transaction(
+        self,
+        sid: str,
+        change: Callable[[Session], Awaitable[T] | T],
+        *,
+        missing: Missing = "create",
+        retry: AsyncRetrying | None = None,
+        session: SessionPolicy | None = None,
+    ) -> T:
+        """Run ``change(session)`` without a lock and commit; when somebody else was faster, run it again on his state.
+
+        ``change`` may run several times: it should do nothing but change the session. Returns what it returned.
+        Raises as :meth:`attempts` does.
+        """
+        async for attempt in self.attempts(sid, missing=missing, retry=retry, session=session):
+            async with attempt as current:
+                result = change(current)
+                answer = await result if inspect.isawaitable(result) else result
+        return cast(T, answer)
+
+    async def incr(self, sid: str, key: str, by: int = 1) -> int:
+        """Add ``by`` to an integer of an existing session, atomically and without the lock; returns the new value.
+
+        Raises:
+            SessionNotFound, SessionDestroyed, InvalidSessionId, RedisUnavailable.
+            SessionConflict: what is stored there is not an integer. ConfigurationError: the codec hides numbers.
+        """
+        keys = keys_for(self.prefix, check_sid(sid))
+        outcome = await increment(self.runtime().executor, keys, self.codec, self.session_policy, key, by, None, "")
+        return cast(int, outcome.value)
+
+    def _engine(self) -> Engine:
+        runtime = self.runtime()
+        if self._commit_by == "script":
+            return ScriptEngine(runtime.executor)
+        if self._commit_by == "watch":
+            return WatchEngine(self._client)
+        if runtime.engine is None:
+            runtime.engine = whichever_works(runtime.executor, self._client)
+        return cast(Engine, runtime.engine)
+
     async def create(self, data: Mapping[str, Any] | None = None, *, sid: str | None = None) -> Session:
         """Store a new session, by default under a new random id (``session.sid``); nothing is ever overwritten.
 
@@ -219,13 +314,8 @@ class SessionGuard:
         Raises:
             SessionNotFound, SessionDestroyed, InvalidSessionId, RedisUnavailable, CodecError.
         """
-        keys = keys_for(self.prefix, check_sid(sid))
-        outcome = protocol.loaded(await self.runtime().executor.run(protocol.load(keys, self.session_policy)))
-        if isinstance(outcome, Refused):
-            if outcome.kind == "destroyed":
-                raise SessionDestroyed(f"session {keys.digest} was destroyed; treat the request as logged out")
-            raise SessionNotFound(f"there is no session {keys.digest}: it never existed or has expired")
-        return self._loaded(sid, outcome, "was loaded for reading only")
+        async with self.session_lock(sid, mode="read", missing="reject") as session:
+            return session
 
     async def destroy(self, sid: str) -> bool:
         """End the session at once, whoever holds its lock: waiters are told, a late save is refused.
@@ -413,19 +503,19 @@ class LockContext(_Held):
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> bool:
+    ) -> None:
         ended_by_loss = self._end_body(kind, error, tb)
         lease = self._lease
         assert lease is not None
         if lease.released:
-            return False
+            return
         failed = error is not None
         try:
             outcome = await self._give_up([], "", cancelled=failed)
         except SessionLockError as trouble:
             if failed and not ended_by_loss:
                 _note(error, trouble)
-                return False
+                return
             raise
         finally:
             self._finish()
@@ -434,7 +524,6 @@ class LockContext(_Held):
             if not failed or ended_by_loss:
                 raise loss from None
             _note(error, loss)
-        return False
 
 
 class SessionContext(_Held):
@@ -468,12 +557,12 @@ class SessionContext(_Held):
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> bool:
+    ) -> None:
         ended_by_loss = self._end_body(kind, error, tb)
         lease = self._lease
         assert lease is not None
         if lease.released:
-            return False
+            return
         if error is None:
             await self._save_and_release()
         elif ended_by_loss:
@@ -487,7 +576,6 @@ class SessionContext(_Held):
                     await self._without_saving()
             except SessionLockError as trouble:
                 _note(error, trouble)
-        return False
 
     async def _save_and_release(self) -> None:
         """The last moment: one call that saves the delta, unlocks and hands on; merged and tried again on conflict."""

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias, cast
 
-from .errors import RedisUnavailable
+from .errors import RedisUnavailable, SessionDestroyed, SessionNotFound
 from .keys import SessionKeys
 from .policies import LeasePolicy, SessionPolicy
 
@@ -132,14 +132,19 @@ class Committed:
     created: str = ""
     repeated: bool = False
     changed: bool = True
+    value: int | None = None  # of the counter, after an increment
 
 
 @dataclass(slots=True)
 class Conflict:
-    """``theirs``: the current bytes of each field that somebody else changed, None where it was deleted."""
+    """``theirs``: the current bytes of each field that somebody else changed, None where it was deleted.
+
+    ``snapshot``: the whole current state, where the call tells it.
+    """
 
     version: int
     theirs: dict[bytes, bytes | None]
+    snapshot: Snapshot | None = None
 
 
 @dataclass(slots=True)
@@ -261,6 +266,27 @@ def create(keys: SessionKeys, op: str, session: SessionPolicy, changes: Iterable
     return Call("create", keys.all, _with_changes([op, *_life(session)], changes))
 
 
+def commit(
+    keys: SessionKeys,
+    op: str,
+    created: str,
+    expected_version: int | None,
+    session: SessionPolicy,
+    changes: Iterable[Change],
+) -> Call:
+    """``op`` names this commit; ``expected_version`` None: any version whose fields are as they were read."""
+    expected: Word = "" if expected_version is None else expected_version
+    return Call("commit", keys.all, _with_changes([op, created, expected, *_life(session)], changes))
+
+
+def increment(
+    keys: SessionKeys, op: str, lease: tuple[str, int] | None, created: str, session: SessionPolicy, change: Change
+) -> Call:
+    """``lease``: token and fence when it is done under the lock."""
+    token, fence = lease or ("", 0)
+    return Call("incr", keys.all, _with_changes([op, token, fence, created, *_life(session)], [change]))
+
+
 def destroy(keys: SessionKeys, session: SessionPolicy) -> Call:
     return Call("destroy", keys.all, (session.tombstone_ms,))
 
@@ -337,20 +363,24 @@ def acquired(reply: list[object], asked_at: float) -> Granted | Queued | Busy | 
 
 
 def committed(reply: list[object]) -> Committed | Conflict | Refused:
-    """The outcome of ``release``, ``save``, ``create`` and ``commit``."""
+    """The outcome of ``release``, ``save``, ``commit`` and ``incr``."""
     words: list[bytes] = reply  # type: ignore[assignment]
     kind = words[0]
     if kind == b"saved":
         third = words[2] if len(words) > 2 else b""
-        return Committed(int(words[1]), third.decode() if isinstance(third, bytes) else "")
+        created = third.decode() if isinstance(third, bytes) else ""
+        return Committed(int(words[1]), created, value=int(words[3]) if len(words) > 3 else None)
     if kind == b"clean":
         return Committed(None, changed=False)
     if kind == b"already":
         created = words[2].decode() if len(words) > 2 and words[2] else ""
-        return Committed(int(words[1]), created, repeated=True)
+        value = int(words[3]) if len(words) > 3 else None
+        return Committed(int(words[1]), created, repeated=True, value=value)
     if kind == b"conflict":
         flat: Sequence[bytes | None] = words[2]  # type: ignore[assignment]
-        return Conflict(int(words[1]), {bytes(f or b""): v for f, v in zip(flat[::2], flat[1::2], strict=True)})
+        theirs = {bytes(f or b""): v for f, v in zip(flat[::2], flat[1::2], strict=True)}
+        whole = _snapshot(words[3]) if len(words) > 3 else None  # type: ignore[arg-type]
+        return Conflict(int(words[1]), theirs, whole)
     return Refused(kind.decode(), int(words[1]) if kind == b"lost" else 0)
 
 
@@ -434,3 +464,15 @@ def inspected(reply: list[object]) -> Inspected:
 
 def unexpected(call: Call, reply: object) -> RedisUnavailable:
     return RedisUnavailable(f"Redis answered the {call.script} script with something unknown: {str(reply)[:80]!r}")
+
+
+def refusal(name: str, kind: str) -> SessionNotFound:
+    """Why there is no session."""
+    if kind == "destroyed":
+        return SessionDestroyed(f"session {name} was destroyed; treat the request as logged out")
+    if kind == "gone":
+        return SessionNotFound(
+            f"the record of session {name} expired or was replaced since it was loaded; saving only the changes would"
+            " revive a part of it, so nothing was saved"
+        )
+    return SessionNotFound(f"there is no session {name}: it never existed or has expired")

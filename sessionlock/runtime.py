@@ -41,6 +41,7 @@ class Runtime:
         self.executor = Executor(client, reply_within=reply_within, retry_for=retry_for)
         self.watchdog = Watchdog(self.executor, self.background)
         self.wakeup = Wakeup(client, prefix=prefix, reply_within=reply_within, on_taken=self.watchdog.taken)
+        self.engine: object = None  # chosen by the guard when it first commits without a lock
         self._tasks: set[asyncio.Task[Any]] = set()
         self._held_by: dict[str, asyncio.Task[Any] | None] = {}
 

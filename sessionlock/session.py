@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 from .changes import MISSING, Clash, last_write_wins, strategy_for
+from .codec import Codec, Sealing
 from .errors import CodecError, ReadOnlySession, SessionConflict, SessionTooLarge
 from .keys import field_name, key_of_field
 from .lease import Lease
 from .policies import SessionPolicy
 from .protocol import Change, Conflict, Snapshot, fingerprint
 
-if TYPE_CHECKING:
-    from .codec import Codec
-
-__all__ = ["Session"]
+__all__ = ["Session", "field_of"]
 
 # A value of these types cannot change in place: no need to encode it again to see whether it did.
 SCALARS = frozenset({str, int, float, bool, type(None), bytes})
@@ -47,6 +45,7 @@ class Session(MutableMapping[str, Any]):
         self.sid = ""
         self.lease = lease
         self._codec = codec
+        self._sealing = cast(Sealing, codec) if hasattr(codec, "unseal") else None
         self._policy = policy
         self._closed = read_only
         self._exact = exact  # compare whole values: a server without redis.sha1hex (fakeredis)
@@ -171,21 +170,33 @@ class Session(MutableMapping[str, Any]):
         for key, value in self._values.items():
             if key not in self._assigned and type(value) in SCALARS:
                 continue
-            raw = self._codec.encode(key, value)
             before = self._raw.get(key)
-            if raw != before and not (before is not None and self._same(key, raw, before)):
+            raw = self._encoded_if_changed(key, value, before)
+            if raw is not None:
                 self._check_field(key, raw)
-                found.append(Change("s", _field(key), raw, self._base(key, before)))
+                found.append(Change("s", field_of(key), raw, self._base(key, before)))
         if found:
             self._check_total(found)
         return found
 
-    def _same(self, key: str, raw: bytes, before: bytes) -> bool:
-        """Whether the stored bytes merely spell the same value in another way (a foreign writer's JSON)."""
-        return self._codec.encode(key, self._codec.decode(key, before)) == raw
+    def _encoded_if_changed(self, key: str, value: Any, before: bytes | None) -> bytes | None:
+        """The bytes to store, None when they say what is stored already."""
+        codec = self._codec
+        if self._sealing is not None:
+            # Sealing the same value twice gives different bytes: compare what is sealed.
+            plain = self._sealing.inner.encode(key, value)
+            if before is not None and plain == self._sealing.unseal(key, before):
+                return None
+            return self._sealing.seal(key, plain)
+        raw = codec.encode(key, value)
+        if raw == before:
+            return None
+        if before is not None and codec.encode(key, codec.decode(key, before)) == raw:
+            return None  # a foreign writer's JSON that spells the same value in another way
+        return raw
 
     def _deletion(self, key: str) -> Change:
-        return Change("d", _field(key), b"", self._base(key, self._raw[key]))
+        return Change("d", field_of(key), b"", self._base(key, self._raw[key]))
 
     def _base(self, key: str, before: bytes | None) -> bytes | str:
         if strategy_for(self._policy.merge, key) is last_write_wins:
@@ -252,6 +263,18 @@ class Session(MutableMapping[str, Any]):
             )
         self.version = conflict.version
 
+    def _changed_keys(self) -> list[str]:
+        return [key_of_field(change.field) or "" for change in self.changes()]
+
+    def _theirs(self, conflict: Conflict) -> dict[str, Any]:
+        """The keys of a conflict with the values in the store, MISSING where they were deleted."""
+        return {(key := key_of_field(field) or ""): self._decoded(key, raw) for field, raw in conflict.theirs.items()}
+
+    def _differing(self, other: Session) -> list[str]:
+        """The keys whose values here and in ``other`` are not the same."""
+        keys = dict.fromkeys([*self, *other])
+        return [key for key in keys if self.get(key, MISSING) != other.get(key, MISSING)]
+
     def _decoded(self, key: str, raw: bytes | None) -> Any:
         return MISSING if raw is None else self._codec.decode(key, raw)
 
@@ -275,7 +298,8 @@ def _present(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not MISSING}
 
 
-def _field(key: str) -> bytes:
+def field_of(key: str) -> bytes:
+    """The hash field of ``key``. Raises :class:`~sessionlock.CodecError` if it cannot be written as UTF-8."""
     try:
         return field_name(key)
     except UnicodeEncodeError:

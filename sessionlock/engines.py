@@ -1,0 +1,266 @@
+"""Two ways to load and commit without the lock, behind one interface.
+
+:class:`ScriptEngine` does each in one round trip. :class:`WatchEngine` needs no scripts (WATCH, MULTI, EXEC: a few round
+trips a commit) and is for Redis users whose ACL forbids them. Both compare what was read of the changed fields with
+what is there, refuse the whole commit on any difference, and can be repeated after a lost reply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar
+
+from redis.exceptions import RedisError, WatchError
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
+
+from . import protocol
+from .codec import Codec, keeps_counters
+from .errors import (
+    ConfigurationError,
+    RedisUnavailable,
+    ScriptsForbidden,
+    SessionConflict,
+    StaleFencingToken,
+)
+from .executor import LOST, Executor
+from .keys import SessionKeys, new_token
+from .policies import SessionPolicy
+from .protocol import Change, Committed, Conflict, Refused, Snapshot, refusal
+from .session import field_of
+
+__all__ = ["Engine", "ScriptEngine", "WatchEngine", "whichever_works"]
+
+T = TypeVar("T")
+RECEIPT_US = 60_000_000
+RECEIPT_MS = 60_000
+MOST_RECEIPTS = 4096
+LARGEST_STEP = 10**15 - 1
+MOST_TRIES = 100  # a WATCH is undone by any write to the record, a lock's grant included
+
+
+class Engine(Protocol):
+    async def load(self, keys: SessionKeys, policy: SessionPolicy) -> Snapshot | Refused: ...
+
+    async def commit(
+        self, keys: SessionKeys, created: str, changes: list[Change], policy: SessionPolicy, expected: int | None
+    ) -> Committed | Conflict | Refused: ...
+
+
+class ScriptEngine:
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    async def load(self, keys: SessionKeys, policy: SessionPolicy) -> Snapshot | Refused:
+        return protocol.loaded(await self._executor.run(protocol.load(keys, policy)))
+
+    async def commit(
+        self, keys: SessionKeys, created: str, changes: list[Change], policy: SessionPolicy, expected: int | None
+    ) -> Committed | Conflict | Refused:
+        call = protocol.commit(keys, new_token(), created, expected, policy, changes)
+        return protocol.committed(await self._executor.run(call))
+
+
+class WatchEngine:
+    """``client``: a ``redis.asyncio`` client. Keeps to the same record, receipts included, as the scripts do."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._retrying = AsyncRetrying(
+            retry=retry_if_exception_type((WatchError, *LOST)),
+            stop=stop_after_attempt(MOST_TRIES),
+            wait=wait_random(0, 0.02),
+            reraise=True,
+        )
+
+    async def load(self, keys: SessionKeys, policy: SessionPolicy) -> Snapshot | Refused:
+        return await self._mapped(self._load, keys, policy)
+
+    async def commit(
+        self, keys: SessionKeys, created: str, changes: list[Change], policy: SessionPolicy, expected: int | None
+    ) -> Committed | Conflict | Refused:
+        return await self._mapped(self._commit, keys, new_token(), created, changes, policy, expected)
+
+    async def _mapped(self, do: Callable[..., Awaitable[T]], *args: Any) -> T:
+        try:
+            return await self._retrying(do, *args)
+        except WatchError:
+            raise SessionConflict(
+                f"session {args[0].digest} was written by others {MOST_TRIES} times in a row; nothing was saved"
+            ) from None
+        except (RedisError, *LOST) as error:
+            raise RedisUnavailable(f"Redis did not carry out the transaction: {error}") from error
+
+    async def _load(self, keys: SessionKeys, policy: SessionPolicy) -> Snapshot | Refused:
+        async with self._client.pipeline(transaction=False) as pipe:
+            _raw(pipe, "HGETALL", keys.session)
+            pipe.pttl(keys.session)
+            pipe.time()
+            flat, left, time = await pipe.execute()
+        snapshot = _snapshot(flat)
+        if b"#destroyed" in snapshot.fields or not snapshot.created:
+            return Refused("destroyed" if b"#destroyed" in snapshot.fields else "missing")
+        if left < policy.refresh_ms:
+            await self._client.pexpire(keys.session, _idle_ms(snapshot, policy, _microseconds(time)))
+        return snapshot
+
+    async def _commit(
+        self,
+        keys: SessionKeys,
+        op: str,
+        created: str,
+        changes: list[Change],
+        policy: SessionPolicy,
+        expected: int | None,
+    ) -> Committed | Conflict | Refused:
+        async with self._client.pipeline(transaction=True) as pipe:
+            await pipe.watch(keys.session)
+            now = _microseconds(await pipe.time())
+            current = _snapshot(await _raw(pipe, "HGETALL", keys.session))
+            if await self._finished(pipe, keys, op, current):
+                return Committed(current.version, current.created, repeated=True)
+            refusal = _refusal(current, created, changes, expected)
+            if refusal is not None:
+                return refusal
+            pipe.multi()
+            _apply(pipe, keys, current, changes, policy, now)
+            _write_receipt(pipe, keys, op, current, now)
+            await pipe.execute()
+        return Committed(current.version + 1, current.created or str(now))
+
+    async def _finished(self, pipe: Any, keys: SessionKeys, op: str, current: Snapshot) -> bool:
+        if current.fields.get(b"#commit", b"").startswith(op.encode() + b" "):
+            return True
+        return await pipe.zscore(keys.receipts, op) is not None
+
+
+def _raw(pipe: Any, *words: Any) -> Any:
+    """A command whose reply stays bytes, unparsed, whatever the client does for its user."""
+    return pipe.execute_command(*words, NEVER_DECODE=[])
+
+
+def _snapshot(reply: Any) -> Snapshot:
+    fields = dict(reply) if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
+    return Snapshot(fields, int(fields.get(b"#version", b"0")), fields.get(b"#created", b"").decode())
+
+
+def _microseconds(time: Any) -> int:
+    return int(time[0]) * 1_000_000 + int(time[1])
+
+
+def _idle_ms(snapshot: Snapshot, policy: SessionPolicy, now: int) -> int:
+    expires = snapshot.fields.get(b"#expires")
+    return policy.idle_ms if expires is None else max(1, min(policy.idle_ms, (int(expires) - now) // 1000))
+
+
+def _refusal(current: Snapshot, created: str, changes: list[Change], expected: int | None) -> Conflict | Refused | None:
+    if b"#destroyed" in current.fields:
+        return Refused("destroyed")
+    if expected is not None and expected != current.version:
+        return Conflict(current.version, {}, current)
+    if created and created != current.created:
+        return Refused("gone")
+    theirs = {
+        change.field: current.fields.get(change.field)
+        for change in changes
+        if change.base != "*" and not _unchanged(current.fields.get(change.field), change.base)
+    }
+    return Conflict(current.version, theirs, current) if theirs else None
+
+
+def _unchanged(raw: bytes | None, base: bytes | str) -> bool:
+    return base in (protocol.fingerprint(raw), protocol.fingerprint(raw, exact=True))
+
+
+def _apply(
+    pipe: Any, keys: SessionKeys, current: Snapshot, changes: list[Change], policy: SessionPolicy, now: int
+) -> None:
+    for change in changes:
+        if change.op == "d":
+            pipe.hdel(keys.session, change.field)
+        elif change.op == "i":
+            pipe.hincrby(keys.session, change.field, int(change.value))
+        else:
+            pipe.hset(keys.session, change.field, change.value)
+    pipe.hset(keys.session, "#version", current.version + 1)
+    if not current.created:
+        life = policy.idle_ms
+        pipe.hset(keys.session, "#created", now)
+        if policy.absolute_ms:
+            pipe.hset(keys.session, "#expires", now + policy.absolute_ms * 1000)
+            life = min(life, policy.absolute_ms)
+        pipe.pexpire(keys.session, life)
+
+
+def _write_receipt(pipe: Any, keys: SessionKeys, op: str, current: Snapshot, now: int) -> None:
+    previous = current.fields.get(b"#commit", b"").split(b" ")
+    if len(previous) == 2 and int(previous[1]) > now - RECEIPT_US:
+        pipe.zadd(keys.receipts, {previous[0]: int(previous[1])})
+        pipe.zremrangebyrank(keys.receipts, 0, -MOST_RECEIPTS - 1)
+        pipe.pexpire(keys.receipts, RECEIPT_MS)
+    pipe.hset(keys.session, "#commit", f"{op} {now}")
+
+
+class _Whichever:
+    """Scripts, until Redis says that this user may not run them."""
+
+    def __init__(self, scripts: ScriptEngine, watch: WatchEngine) -> None:
+        self._engine: Engine = scripts
+        self._watch = watch
+
+    async def load(self, keys: SessionKeys, policy: SessionPolicy) -> Snapshot | Refused:
+        try:
+            return await self._engine.load(keys, policy)
+        except ScriptsForbidden:
+            self._engine = self._watch
+            return await self._engine.load(keys, policy)
+
+    async def commit(
+        self, keys: SessionKeys, created: str, changes: list[Change], policy: SessionPolicy, expected: int | None
+    ) -> Committed | Conflict | Refused:
+        try:
+            return await self._engine.commit(keys, created, changes, policy, expected)
+        except ScriptsForbidden:
+            self._engine = self._watch
+            return await self._engine.commit(keys, created, changes, policy, expected)
+
+
+def whichever_works(executor: Executor, client: Any) -> Engine:
+    """The script engine; the WATCH engine from the first ``NOPERM`` on."""
+    return _Whichever(ScriptEngine(executor), WatchEngine(client))
+
+
+async def increment(
+    executor: Executor,
+    keys: SessionKeys,
+    codec: Codec,
+    policy: SessionPolicy,
+    key: str,
+    by: int,
+    lease: tuple[str, int] | None,
+    created: str,
+) -> Committed:
+    """HINCRBY with all that belongs to it; under the lock (``lease``: token and fence) or without it.
+
+    Raises:
+        SessionConflict: not an integer. SessionNotFound, SessionDestroyed. ConfigurationError: the codec hides numbers.
+    """
+    if not keeps_counters(codec):
+        raise ConfigurationError(f"codec {codec.name} does not store integers as digits; Redis cannot count in them")
+    if type(by) is not int or abs(by) > LARGEST_STEP:
+        raise ConfigurationError(f"a counter is moved by a whole number of at most 15 digits, not {by!r}")
+    change = Change("i", field_of(key), b"%d" % by, "*")
+    call = protocol.increment(keys, new_token(), lease, created, policy, change)
+    outcome = protocol.committed(await executor.run(call))
+    if isinstance(outcome, Committed):
+        return outcome
+    if isinstance(outcome, Conflict):
+        raise SessionConflict(
+            f"session {keys.digest}: {key!r} is not an integer of at most 15 digits; nothing was changed", keys=(key,)
+        )
+    if outcome.kind == "lost":
+        raise StaleFencingToken(
+            f"the lock of {keys.digest} was lost; the counter was not moved",
+            ours=lease[1] if lease else 0,
+            current=outcome.fence,
+        )
+    raise refusal(keys.digest, outcome.kind)

@@ -1,0 +1,200 @@
+"""Requests that do not wait: ``read``, ``optimistic`` and ``last_write_wins``, and transactions that try again.
+
+The commit compares what was read of each changed key with what is there. On a conflict the reply brings the current
+state; keys that have a merge strategy are merged and committed in a second call, anything else is a
+:class:`~sessionlock.SessionConflict` (or, in a transaction, another attempt on the current state).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal
+
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
+
+from .changes import MISSING
+from .codec import Codec
+from .engines import Engine
+from .errors import ReadOnlySession, SessionConflict
+from .keys import SessionKeys
+from .policies import SessionPolicy
+from .protocol import Conflict, Refused, Snapshot, refusal
+from .session import Session
+
+__all__ = ["Attempt", "Unlocked", "UnlockedContext", "attempts"]
+
+UnlockedMode = Literal["read", "optimistic", "last_write_wins"]
+MOST_MERGES = 10
+EMPTY = Snapshot({}, 0, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Unlocked:
+    """What is to be loaded, and how it will be saved. ``expected_version``: refuse any other (an ETag)."""
+
+    keys: SessionKeys
+    sid: str
+    engine: Engine
+    codec: Codec
+    policy: SessionPolicy
+    mode: UnlockedMode
+    missing: str
+    expected_version: int | None
+    exact: bool
+
+    async def load(self) -> Snapshot:
+        """Raises :class:`~sessionlock.SessionDestroyed`, :class:`~sessionlock.SessionNotFound`."""
+        outcome = await self.engine.load(self.keys, self.policy)
+        if isinstance(outcome, Snapshot):
+            return outcome
+        if outcome.kind == "missing" and self.missing == "create" and self.mode != "read":
+            return EMPTY
+        raise refusal(self.keys.digest, outcome.kind)
+
+    def session(self, snapshot: Snapshot) -> Session:
+        read_only = "was loaded for reading only" if self.mode == "read" else None
+        session = Session(self.keys.digest, snapshot, self.codec, self.policy, read_only=read_only, exact=self.exact)
+        session.sid = self.sid
+        return session
+
+    async def commit(self, session: Session, *, merges: int = MOST_MERGES) -> Conflict | None:
+        """Save what changed. Returns the conflict that was not merged because ``merges`` is 0.
+
+        Raises:
+            SessionConflict: it cannot be merged. SessionDestroyed, SessionNotFound: it is gone.
+        """
+        for left in range(merges, -1, -1):
+            changes = session.changes()
+            if not changes and self.expected_version is None:
+                return None
+            outcome = await self.engine.commit(self.keys, session._created, changes, self.policy, self.expected_version)
+            if isinstance(outcome, Refused):
+                raise refusal(self.keys.digest, outcome.kind)
+            if not isinstance(outcome, Conflict):
+                session._saved(changes, outcome.version, outcome.created)
+                return None
+            if self.expected_version is not None and outcome.version != self.expected_version:
+                raise self._other_version(session, outcome)
+            if left == 0:
+                return outcome
+            session._merge(outcome)
+        raise AssertionError("unreachable")
+
+    def _other_version(self, session: Session, conflict: Conflict) -> SessionConflict:
+        current = self.session(conflict.snapshot or EMPTY)
+        keys = session._differing(current)
+        return SessionConflict(
+            f"session {session.name} is at version {conflict.version}, not {self.expected_version}; nothing was saved",
+            keys=tuple(keys),
+            ours={key: session[key] for key in keys if key in session},
+            theirs={key: current[key] for key in keys if key in current},
+        )
+
+
+class UnlockedContext:
+    """``async with guard.session_lock(sid, mode="optimistic") as session``; one use."""
+
+    def __init__(self, wanted: Callable[[], Unlocked]) -> None:
+        self._prepare = wanted
+        self._session: Session | None = None
+
+    async def __aenter__(self) -> Session:
+        self._wanted = self._prepare()
+        self._session = self._wanted.session(await self._wanted.load())
+        if self._wanted.mode != "read":
+            self._session._saver = self._commit
+        return self._session
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        assert self._session is not None
+        if error is None:
+            if self._wanted.mode == "read":
+                check_unchanged(self._session)
+            else:
+                await self._commit()
+        self._session._close("was saved already")
+
+    async def _commit(self) -> None:
+        assert self._session is not None
+        conflict = await self._wanted.commit(self._session)
+        if conflict is not None:
+            raise SessionConflict(
+                f"session {self._session.name} was changed by others {MOST_MERGES} times while it was being saved;"
+                " nothing was saved"
+            )
+
+
+def check_unchanged(session: Session) -> None:
+    """A change deep inside a value of a read-only session cannot be prevented, but it is not lost in silence."""
+    changed = session._changed_keys()
+    if changed:
+        raise ReadOnlySession(
+            f"session {session.name} was loaded for reading only, but {', '.join(map(repr, changed))} was changed;"
+            " nothing was saved. Use mode='lock' or 'optimistic'"
+        )
+
+
+class Attempt:
+    """One attempt of a transaction: ``async with attempt as session``. A conflict ends it; the next follows."""
+
+    def __init__(self, wanted: Unlocked, snapshot: Snapshot) -> None:
+        self._wanted = wanted
+        self._session = wanted.session(snapshot)
+        self.conflict: Conflict | None = None
+        self.entered = self.done = False
+
+    async def __aenter__(self) -> Session:
+        self.entered = True
+        return self._session
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.conflict = await self._wanted.commit(self._session, merges=0)
+            self.done = self.conflict is None
+
+
+class _Conflicted(Exception):
+    def __init__(self, conflict: Conflict) -> None:
+        self.conflict = conflict
+
+
+def default_tries() -> AsyncRetrying:
+    """Ten attempts, a few random milliseconds apart so that two clashing requests do not stay in step."""
+    return AsyncRetrying(stop=stop_after_attempt(10), wait=wait_random(0, 0.02))
+
+
+async def attempts(wanted: Unlocked, retry: AsyncRetrying | None) -> AsyncIterator[Attempt]:
+    """Attempts until one commits; the state for the next comes with the conflict, not from another load.
+
+    Raises:
+        SessionConflict: the policy's last attempt met a conflict too; names the keys with both values.
+    """
+    snapshot = await wanted.load()
+    tries = (retry or default_tries()).copy(retry=retry_if_exception_type(_Conflicted), reraise=True)
+    try:
+        async for one in tries:
+            with one:
+                attempt = Attempt(wanted, snapshot)
+                yield attempt
+                if attempt.conflict is not None:
+                    snapshot = attempt.conflict.snapshot or await wanted.load()
+                    raise _Conflicted(attempt.conflict)
+    except _Conflicted as last:
+        raise _exhausted(attempt._session, last.conflict) from None
+
+
+def _exhausted(session: Session, conflict: Conflict) -> SessionConflict:
+    theirs = session._theirs(conflict)
+    return SessionConflict(
+        f"session {session.name}: {', '.join(map(repr, theirs))} was changed by others at every attempt; nothing was"
+        " saved. Allow more attempts, or take the lock",
+        keys=tuple(theirs),
+        ours={key: session[key] for key in theirs if key in session},
+        theirs={key: value for key, value in theirs.items() if value is not MISSING},
+    )
