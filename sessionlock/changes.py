@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from .errors import ConfigurationError
 
-__all__ = ["MISSING", "Clash", "Merge", "by_id", "strategy_for"]
+__all__ = ["FLASHES", "MISSING", "Clash", "Merge", "by_id", "strategy_for"]
 
 
 class _Missing(enum.Enum):
@@ -57,6 +57,14 @@ def append(base: Any, ours: Any, theirs: Any) -> Any:
     removed = _without(old, mine)
     added = _without(mine, old)
     return _without(current, removed) + added
+
+
+def deliver_once(base: Any, ours: Any, theirs: Any) -> Any:
+    """As ``append``, but taking what somebody else took meanwhile is a clash: a message is delivered once."""
+    old, mine, current = _lists(base, ours, theirs)
+    if _without(_without(old, mine), current):
+        raise Clash
+    return append(base, ours, theirs)
 
 
 def union(base: Any, ours: Any, theirs: Any) -> Any:
@@ -123,16 +131,20 @@ STRATEGIES: Final[Mapping[str, Merge]] = {
     "critical": critical,
     "counter": counter,
     "append": append,
+    "deliver_once": deliver_once,
     "union": union,
     "by_id": by_id(),
     "set_once": set_once,
     "last_write_wins": last_write_wins,
 }
 
+FLASHES: Final = "_flashes"
+DEFAULTS: Final[Mapping[str, str]] = {FLASHES: "deliver_once"}
+
 
 def strategy_for(declared: Mapping[str, Any], key: str) -> Merge:
-    """The strategy that ``SessionPolicy.merge`` declares for ``key``; ``critical`` where it says nothing."""
-    choice = declared.get(key, "critical")
+    """The strategy declared for ``key``, or for ``"*"`` (all others); ``critical`` where nothing is declared."""
+    choice = declared.get(key) or DEFAULTS.get(key) or declared.get("*", "critical")
     return STRATEGIES[choice] if isinstance(choice, str) else choice
 
 

@@ -63,12 +63,13 @@ _WHEELS = (
 # sockaddr_un holds 108 bytes with the final NUL on Linux, 104 on the BSDs.
 _LONGEST_SOCKET_PATH = 103
 
-# Reads lines from its standard input until it ends: the server's process id, or "-" when that process was reaped.
+# Reads lines from its standard input until that ends: the server's process id, or "-" when that process was reaped. A
+# line "end" ends it, too: stop() must not wait for some other process that got a copy of the pipe behind our back.
 # Signals meant for the owner's terminal or service must not take the watcher away before its work is done.
 _WATCHER = """
 trap '' HUP INT TERM
 server=-
-while read -r line; do server=$line; done
+while read -r line && [ "$line" != end ]; do server=$line; done
 [ "$server" = - ] || kill -KILL "$server" 2>/dev/null
 rm -rf -- "$1"
 """
@@ -359,6 +360,7 @@ class EmbeddedServer:
             _started.discard(self)
             self._folder = self._port = self._watcher = self._owner = None
             if watcher is not None:
+                _tell(watcher, b"end\n")
                 _ear(watcher).close()
                 watcher.wait()
             shutil.rmtree(folder, ignore_errors=True)  # in case somebody killed the watcher
@@ -560,10 +562,7 @@ class EmbeddedServer:
         """Tell the watcher that this process id is nobody's now, so that it never kills a later bearer of it."""
         self._process = None
         if self._watcher is not None:
-            try:
-                _ear(self._watcher).write(b"-\n")
-            except BrokenPipeError:
-                return  # somebody killed the watcher: there is nobody to tell
+            _tell(self._watcher, b"-\n")
 
     def _shut_down_saving(self) -> None:
         process = self._running()
@@ -591,6 +590,13 @@ class EmbeddedServer:
 def _ear(watcher: subprocess.Popen[bytes]) -> IO[bytes]:
     assert watcher.stdin is not None
     return watcher.stdin
+
+
+def _tell(watcher: subprocess.Popen[bytes], line: bytes) -> None:
+    try:
+        _ear(watcher).write(line)
+    except BrokenPipeError:
+        return  # somebody killed the watcher: there is nobody to tell
 
 
 def _lines(settings: Mapping[str, str]) -> list[str]:

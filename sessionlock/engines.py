@@ -1,7 +1,7 @@
 """Two ways to load and commit without the lock, behind one interface.
 
-:class:`ScriptEngine` does each in one round trip. :class:`WatchEngine` needs no scripts (WATCH, MULTI, EXEC: a few round
-trips a commit) and is for Redis users whose ACL forbids them. Both compare what was read of the changed fields with
+:class:`ScriptEngine` does each in one round trip. :class:`WatchEngine` needs no scripts (WATCH, MULTI, EXEC: more
+round trips) and is for Redis users whose ACL forbids them. Both compare what was read of the changed fields with
 what is there, refuse the whole commit on any difference, and can be repeated after a lost reply.
 """
 
@@ -99,6 +99,8 @@ class WatchEngine:
         snapshot = _snapshot(flat)
         if b"#destroyed" in snapshot.fields or not snapshot.created:
             return Refused("destroyed" if b"#destroyed" in snapshot.fields else "missing")
+        if not _admitted(keys, snapshot, _microseconds(time)):
+            return Refused("missing")
         if left < policy.refresh_ms:
             await self._client.pexpire(keys.session, _idle_ms(snapshot, policy, _microseconds(time)))
         return snapshot
@@ -118,9 +120,11 @@ class WatchEngine:
             current = _snapshot(await _raw(pipe, "HGETALL", keys.session))
             if await self._finished(pipe, keys, op, current):
                 return Committed(current.version, current.created, repeated=True)
-            refusal = _refusal(current, created, changes, expected)
-            if refusal is not None:
-                return refusal
+            if not _admitted(keys, current, now):
+                return Refused("missing")
+            refused = _refusal(current, created, changes, expected)
+            if refused is not None:
+                return refused
             pipe.multi()
             _apply(pipe, keys, current, changes, policy, now)
             _write_receipt(pipe, keys, op, current, now)
@@ -167,6 +171,15 @@ def _refusal(current: Snapshot, created: str, changes: list[Change], expected: i
     return Conflict(current.version, theirs, current) if theirs else None
 
 
+def _admitted(keys: SessionKeys, current: Snapshot, now: int) -> bool:
+    """As ``admitted`` in ``lua/_common.lua``."""
+    proof, current_id = keys.proof.encode(), current.fields.get(b"#id")
+    if current_id is None:
+        return keys.proof.startswith("p:") or not current.created
+    old = (entry.rpartition(b"@") for entry in current.fields.get(b"#old", b"").split())
+    return current_id == proof or any(other == proof and int(until) > now for other, _, until in old)
+
+
 def _unchanged(raw: bytes | None, base: bytes | str) -> bool:
     return base in (protocol.fingerprint(raw), protocol.fingerprint(raw, exact=True))
 
@@ -182,6 +195,8 @@ def _apply(
         else:
             pipe.hset(keys.session, change.field, change.value)
     pipe.hset(keys.session, "#version", current.version + 1)
+    if b"#id" not in current.fields and keys.proof.startswith("s:"):
+        pipe.hset(keys.session, "#id", keys.proof)
     if not current.created:
         life = policy.idle_ms
         pipe.hset(keys.session, "#created", now)

@@ -9,38 +9,30 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, overload
 
-import anyio
 from tenacity import AsyncRetrying
 
 from . import protocol
-from .acquisition import Acquisition, Wanted
+from .acquisition import Wanted
 from .changes import check_strategies
 from .codec import Codec, default_codec
 from .engines import Engine, ScriptEngine, WatchEngine, increment, whichever_works
 from .errors import (
-    CodecError,
     ConfigurationError,
-    LeaseLost,
     SessionConflict,
-    SessionDestroyed,
-    SessionLockError,
-    SessionNotFound,
-    SessionTooLarge,
-    StaleFencingToken,
 )
-from .keys import check_prefix, check_sid, keys_for, new_sid, new_token
-from .lease import Lease
+from .holding import LockContext, SessionContext, SessionsContext, renew_id
+from .keys import SessionKeys, check_prefix, check_sid, keys_for, new_sid, new_token
 from .modes import Attempt, Unlocked, UnlockedContext, UnlockedMode, attempts
 from .policies import LeasePolicy, SessionPolicy, WaitPolicy
-from .protocol import Change, Committed, Conflict, Granted, Refused, Snapshot
+from .protocol import Snapshot
 from .runtime import Runtime, node_name
 from .session import Session
 from .urls import client_from_url, is_fake
+from .users import UserIndex
 
-__all__ = ["HolderInfo", "LockContext", "SessionContext", "SessionGuard", "SessionInfo"]
+__all__ = ["HolderInfo", "SessionGuard", "SessionInfo"]
 
 T = TypeVar("T")
 Missing = Literal["create", "reject"]
@@ -133,10 +125,40 @@ class SessionGuard:
 
     # --- the lock around load – handle – save
 
+    @overload
     def session_lock(
         self,
         sid: str,
+        /,
         *,
+        mode: Mode = ...,
+        missing: Missing = ...,
+        lease: LeasePolicy | None = ...,
+        wait: WaitPolicy | float | None = ...,
+        session: SessionPolicy | None = ...,
+        save_on_error: bool = ...,
+        name: str | None = ...,
+        expected_version: int | None = ...,
+    ) -> AbstractAsyncContextManager[Session, None]: ...
+
+    @overload
+    def session_lock(
+        self,
+        sid: str,
+        second: str,
+        /,
+        *more: str,
+        missing: Missing = ...,
+        lease: LeasePolicy | None = ...,
+        wait: WaitPolicy | float | None = ...,
+        session: SessionPolicy | None = ...,
+        save_on_error: bool = ...,
+        name: str | None = ...,
+    ) -> AbstractAsyncContextManager[tuple[Session, ...], None]: ...
+
+    def session_lock(
+        self,
+        *sids: str,
         mode: Mode = "lock",
         missing: Missing = "create",
         lease: LeasePolicy | None = None,
@@ -145,7 +167,7 @@ class SessionGuard:
         save_on_error: bool = False,
         name: str | None = None,
         expected_version: int | None = None,
-    ) -> AbstractAsyncContextManager[Session, None]:
+    ) -> AbstractAsyncContextManager[Any, None]:
         """``async with guard.session_lock(sid) as session``: acquire and load; save and release.
 
         ``mode``: ``"lock"``; or without waiting ``"read"`` (nothing is saved, a change raises), ``"optimistic"`` (a
@@ -155,6 +177,9 @@ class SessionGuard:
         ``wait``: a policy, or seconds. ``save_on_error``: save also when the body raised. ``name``: shown to others as
         the holder, beside the node (a route, say).
 
+        With two or more ids the sessions are locked together, in one order on all nodes, all or none, and a tuple of
+        them is given: for merging a guest's session into a user's, say.
+
         Raises (on entry):
             InvalidSessionId, WaitTimedOut, QueueFull, ReentrantLock, SessionNotFound, SessionDestroyed,
             RedisUnavailable, CodecError.
@@ -162,15 +187,55 @@ class SessionGuard:
             LeaseLost, StaleFencingToken, SessionConflict, SessionDestroyed, CodecError, SessionTooLarge,
             RedisUnavailable.
         """
+        if len(sids) > 1:
+            if mode != "lock":
+                raise ConfigurationError("several sessions are only held together in mode 'lock'")
+            return self._together(sids, missing, lease, wait, session, save_on_error, name)
+        (sid,) = sids
         policy = session or self.session_policy
         if mode != "lock":
-            return UnlockedContext(partial(self._unlocked, sid, policy, mode, missing, expected_version))
+            return UnlockedContext(partial(self._unlocked, sid, policy, mode, missing, expected_version), self.runtime)
         if expected_version is not None:
             raise ConfigurationError(
                 "expected_version is for the modes without a lock; under the lock nobody else saves"
             )
+        return self._locked(sid, missing, lease, wait, policy, save_on_error, name)
+
+    def _locked(
+        self,
+        sid: str,
+        missing: Missing,
+        lease: LeasePolicy | None,
+        wait: WaitPolicy | float | None,
+        policy: SessionPolicy,
+        save_on_error: bool,
+        name: str | None,
+    ) -> SessionContext:
         wanted = self._wanted(sid, policy, missing, lease, wait, name)
-        return SessionContext(self, wanted, sid, policy, save_on_error)
+        return SessionContext(
+            self.runtime, wanted, sid, policy, self.codec, save_on_error=save_on_error, exact=self._exact
+        )
+
+    def _together(
+        self,
+        sids: tuple[str, ...],
+        missing: Missing,
+        lease: LeasePolicy | None,
+        wait: WaitPolicy | float | None,
+        session: SessionPolicy | None,
+        save_on_error: bool,
+        name: str | None,
+    ) -> SessionsContext:
+        policy = session or self.session_policy
+        contexts = {
+            keys_for(self.prefix, check_sid(sid)).digest: self._locked(
+                sid, missing, lease, wait, policy, save_on_error, name
+            )
+            for sid in sids
+        }
+        if len(contexts) < len(sids):
+            raise ConfigurationError("the same session was named twice; it cannot be locked twice at once")
+        return SessionsContext(contexts)
 
     def lock(
         self,
@@ -185,7 +250,7 @@ class SessionGuard:
         Give ``lease.fencing_token`` to that storage, so that it can refuse an older holder.
         Raises as :meth:`session_lock` does.
         """
-        return LockContext(self, self._wanted(lock_name, None, "create", lease, wait, name))
+        return LockContext(self.runtime, self._wanted(lock_name, None, "create", lease, wait, name))
 
     def _wanted(
         self,
@@ -277,6 +342,52 @@ class SessionGuard:
         outcome = await increment(self.runtime().executor, keys, self.codec, self.session_policy, key, by, None, "")
         return cast(int, outcome.value)
 
+    async def regenerate(self, sid: str, *, grace: float = 30.0) -> str:
+        """Give the session a new id and return it; the old one works ``grace`` seconds longer. The data stays.
+
+        Inside a block use :meth:`Session.regenerate`.
+
+        Raises:
+            SessionNotFound, SessionDestroyed, InvalidSessionId, RedisUnavailable.
+        """
+        keys = keys_for(self.prefix, check_sid(sid))
+        new_sid, _ = await renew_id(self.runtime(), keys, grace, None)
+        return new_sid
+
+    # --- a user's sessions
+
+    async def bind(self, sid: str, user: str) -> None:
+        """Note whose session this is, for :meth:`sessions_of` and :meth:`destroy_all`. ``user=""`` unbinds it.
+
+        Raises:
+            SessionNotFound, SessionDestroyed, InvalidSessionId, RedisUnavailable.
+        """
+        await self._users().bind(keys_for(self.prefix, check_sid(sid)), user)
+
+    async def sessions_of(self, user: str) -> list[SessionInfo]:
+        """The user's live sessions. Entries of sessions that are gone are taken out of the index on the way."""
+        return [self._info(await self._inspected(keys), keys) for keys in await self._users().records(user)]
+
+    async def destroy_all(self, user: str, *, keep: str | None = None) -> int:
+        """Log the user out everywhere (except ``keep``, a session id); returns how many sessions were ended."""
+        spared = keys_for(self.prefix, check_sid(keep)).digest if keep is not None else None
+        ended = 0
+        for keys in await self._users().records(user):
+            if keys.digest != spared:
+                reply = await self.runtime().executor.run(protocol.destroy(keys, self.session_policy))
+                ended += reply[0] == b"destroyed"
+        return ended
+
+    async def repair_index(self) -> int:
+        """Build the index of users' sessions anew from the records (it is only a cache of theirs); returns entries.
+
+        Reads every session record once (SCAN): for an administrator, not for a request.
+        """
+        return await self._users().repair()
+
+    def _users(self) -> UserIndex:
+        return UserIndex(self._client, self.runtime().executor, self.prefix, self.session_policy)
+
     def _engine(self) -> Engine:
         runtime = self.runtime()
         if self._commit_by == "script":
@@ -329,7 +440,12 @@ class SessionGuard:
     async def inspect(self, sid: str) -> SessionInfo:
         """Who holds the session, for how long already, and who waits. Changes nothing."""
         keys = keys_for(self.prefix, check_sid(sid))
-        seen = protocol.inspected(await self.runtime().executor.run(protocol.inspect(keys)))
+        return self._info(await self._inspected(keys), keys)
+
+    async def _inspected(self, keys: SessionKeys) -> protocol.Inspected:
+        return protocol.inspected(await self.runtime().executor.run(protocol.inspect(keys)))
+
+    def _info(self, seen: protocol.Inspected, keys: SessionKeys) -> SessionInfo:
         holder = None
         if seen.token is not None and seen.holder is not None:
             holder = HolderInfo(seen.token, seen.holder.label, seen.holder.age, seen.left)
@@ -385,296 +501,6 @@ class SessionGuard:
         session = Session(name, snapshot, self.codec, self.session_policy, read_only=read_only, exact=self._exact)
         session.sid = sid
         return session
-
-
-class _Held:
-    """What ``async with guard.lock`` and ``guard.session_lock`` have in common: one acquisition, one lease."""
-
-    def __init__(self, guard: SessionGuard, wanted: Wanted) -> None:
-        self._guard = guard
-        self._wanted = wanted
-        self._lease: Lease | None = None
-        self._scope: anyio.CancelScope | None = None
-        self._runtime: Runtime
-
-    async def _enter(self) -> tuple[Lease, Snapshot]:
-        if self._lease is not None:
-            raise ConfigurationError("a lock context is for one use; call session_lock() again for the next")
-        runtime = self._runtime = self._guard.runtime()
-        wanted = self._wanted
-        runtime.enter(wanted.keys, wanted.name)
-        acquisition = Acquisition(runtime, wanted)
-        granted = await acquisition.run()
-        lease = self._lease = _lease(acquisition.token, granted, wanted)
-        runtime.entered(wanted.keys)
-        runtime.watchdog.watch(lease, wanted.keys, wanted.lease)
-        return lease, granted.snapshot
-
-    def _guard_body(self) -> None:
-        """From here on losing the lease cancels the body."""
-        if self._wanted.lease.on_lost == "cancel":
-            assert self._lease is not None
-            self._scope = anyio.CancelScope()
-            self._scope.__enter__()
-            self._lease.when_lost(self._scope.cancel)
-
-    def _end_body(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> bool:
-        """Leave the cancel scope. Returns whether the body was ended by the loss of the lease."""
-        assert self._lease is not None
-        self._lease.when_lost(None)
-        scope, self._scope = self._scope, None
-        return scope is not None and bool(scope.__exit__(kind, error, tb))
-
-    async def _give_up(self, changes: list[Change], created: str, *, cancelled: bool = False) -> Any:
-        """One release call, seen through to its end even when this task is cancelled meanwhile."""
-        lease, wanted = self._lease, self._wanted
-        assert lease is not None
-        call = protocol.release(
-            wanted.keys,
-            lease.token,
-            lease.fencing_token,
-            created,
-            wanted.session,
-            changes,
-            push_limit=wanted.push_limit,
-        )
-        if cancelled:
-            reply = await self._runtime.see_through(call)
-            return Committed(None) if reply is None else protocol.committed(reply)
-        try:
-            return protocol.committed(await self._runtime.executor.run(call))
-        except BaseException as error:
-            if not isinstance(error, SessionLockError):
-                await self._give_up_although_cancelled(call, created)
-            raise
-
-    async def _give_up_although_cancelled(self, call: protocol.Call, created: str) -> None:
-        """The call is on its way or not; repeating it is safe. A conflict keeps the lock: nobody is left to merge."""
-        reply = await self._runtime.see_through(call)
-        if reply is not None and isinstance(protocol.committed(reply), Conflict):
-            await self._give_up([], created, cancelled=True)
-
-    def _finish(self) -> None:
-        lease = self._lease
-        assert lease is not None
-        self._runtime.watchdog.forget(lease)
-        self._runtime.left(self._wanted.keys)
-        lease.mark_released()
-
-    def _loss(self, fence: int) -> LeaseLost:
-        lease = self._lease
-        assert lease is not None
-        lease.mark_lost(lease.lost_because or "Redis does not know it any more")
-        if fence > lease.fencing_token:
-            return StaleFencingToken(
-                f"the lock of {lease.name} was lost and has been granted again since (fencing token"
-                f" {lease.fencing_token}, now {fence}); the late save was refused, nothing of it was stored."
-                " Load the session again",
-                ours=lease.fencing_token,
-                current=fence,
-            )
-        return LeaseLost(lease.why_lost())
-
-
-def _lease(token: str, granted: Granted, wanted: Wanted) -> Lease:
-    policy = wanted.lease
-    return Lease(
-        wanted.name,
-        token,
-        granted.fence,
-        granted_at=granted.asked_at,
-        granted_for=granted.trusted_for,
-        ttl=policy.ttl,
-        safety_margin=policy.margin,
-        max_hold=policy.max_hold,
-        confirmed=granted.trusted_for >= policy.ttl,
-    )
-
-
-class LockContext(_Held):
-    """Returned by :meth:`SessionGuard.lock`; one use."""
-
-    async def __aenter__(self) -> Lease:
-        lease, _ = await self._enter()
-        self._guard_body()
-        return lease
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        ended_by_loss = self._end_body(kind, error, tb)
-        lease = self._lease
-        assert lease is not None
-        if lease.released:
-            return
-        failed = error is not None
-        try:
-            outcome = await self._give_up([], "", cancelled=failed)
-        except SessionLockError as trouble:
-            if failed and not ended_by_loss:
-                _note(error, trouble)
-                return
-            raise
-        finally:
-            self._finish()
-        if ended_by_loss or (isinstance(outcome, Refused) and outcome.kind == "lost"):
-            loss = self._loss(outcome.fence if isinstance(outcome, Refused) else 0)
-            if not failed or ended_by_loss:
-                raise loss from None
-            _note(error, loss)
-
-
-class SessionContext(_Held):
-    """Returned by :meth:`SessionGuard.session_lock`; one use."""
-
-    def __init__(
-        self, guard: SessionGuard, wanted: Wanted, sid: str, policy: SessionPolicy, save_on_error: bool
-    ) -> None:
-        super().__init__(guard, wanted)
-        self._sid = sid
-        self._policy = policy
-        self._save_on_error = save_on_error
-        self._session: Session | None = None
-        self._saves = 0
-
-    async def __aenter__(self) -> Session:
-        lease, snapshot = await self._enter()
-        try:
-            session = Session(
-                lease.name, snapshot, self._guard.codec, self._policy, lease=lease, exact=self._guard._exact
-            )
-        except BaseException:
-            await self._without_saving()
-            raise
-        session.sid = self._sid
-        session._saver = self._save_now
-        session._releaser = self._release_early
-        self._session = session
-        self._guard_body()
-        return session
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        ended_by_loss = self._end_body(kind, error, tb)
-        lease = self._lease
-        assert lease is not None
-        if lease.released:
-            return
-        if error is None:
-            await self._save_and_release()
-        elif ended_by_loss:
-            fence = await self._without_saving()
-            raise self._loss(fence) from None
-        else:
-            try:
-                if self._save_on_error and isinstance(error, Exception):
-                    await self._save_and_release()
-                else:
-                    await self._without_saving()
-            except SessionLockError as trouble:
-                _note(error, trouble)
-
-    async def _save_and_release(self) -> None:
-        """The last moment: one call that saves the delta, unlocks and hands on; merged and tried again on conflict."""
-        session = self._session
-        assert session is not None
-        try:
-            for _ in range(MOST_MERGES):
-                changes = session.changes()
-                outcome = await self._give_up(changes, session._created)
-                if not isinstance(outcome, Conflict):
-                    return self._saved(changes, outcome)
-                session._merge(outcome)
-            raise _too_many_merges(session)
-        except BaseException as error:
-            if isinstance(error, (SessionConflict, SessionTooLarge, CodecError)):
-                # Nothing was saved and the lock is still ours to give up.
-                await self._without_saving()
-            raise
-        finally:
-            self._end()
-
-    def _saved(self, changes: list[Change], outcome: Committed | Refused) -> None:
-        session = self._session
-        assert session is not None
-        if isinstance(outcome, Committed):
-            session._saved(changes, outcome.version, outcome.created)
-        elif outcome.kind == "lost":
-            raise self._loss(outcome.fence)
-        elif changes or outcome.kind == "destroyed":
-            raise self._gone(outcome.kind)
-
-    def _gone(self, kind: str) -> SessionNotFound:
-        name = self._wanted.name
-        if kind == "destroyed":
-            return SessionDestroyed(
-                f"session {name} was destroyed while this request held it; its changes were not saved and the"
-                " session stays destroyed"
-            )
-        return SessionNotFound(
-            f"the record of session {name} expired or was evicted while this request held it; saving only the changes"
-            " would revive a part of it, so nothing was saved"
-        )
-
-    async def _without_saving(self) -> int:
-        """Release; returns the highest fencing token seen when the lock was not ours any more."""
-        try:
-            outcome = await self._give_up([], "", cancelled=True)
-        finally:
-            self._end()
-        return outcome.fence if isinstance(outcome, Refused) else 0
-
-    def _end(self) -> None:
-        self._finish()
-        if self._session is not None:
-            self._session._close("was saved and released already")
-
-    async def _release_early(self) -> None:
-        if self._lease is not None and not self._lease.released:
-            self._lease.when_lost(None)
-            await self._save_and_release()
-
-    async def _save_now(self) -> None:
-        session, lease = self._session, self._lease
-        assert session is not None
-        assert lease is not None
-        for _ in range(MOST_MERGES):
-            changes = session.changes()
-            if not changes:
-                return
-            self._saves += 1
-            op = f"{lease.token}.{self._saves}"
-            call = protocol.save(
-                self._wanted.keys,
-                lease.token,
-                lease.fencing_token,
-                op,
-                session._created,
-                self._policy,
-                changes,
-            )
-            outcome = protocol.committed(await self._runtime.executor.run(call))
-            if isinstance(outcome, Conflict):
-                session._merge(outcome)
-            else:
-                return self._saved(changes, outcome)
-        raise _too_many_merges(session)
-
-
-def _too_many_merges(session: Session) -> SessionConflict:
-    return SessionConflict(
-        f"session {session.name} was changed by others {MOST_MERGES} times while it was being saved; nothing was saved"
-    )
-
-
-def _note(error: BaseException | None, trouble: SessionLockError) -> None:
-    """The body's own exception comes first; what happened to the lock is told beside it (Python 3.11+)."""
-    add_note = getattr(error, "add_note", None)
-    if add_note is not None:
-        add_note(f"sessionlock, while leaving: {type(trouble).__name__}: {trouble}")
 
 
 def _check_label(name: str | None) -> str:

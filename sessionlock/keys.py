@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import secrets
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +18,8 @@ __all__ = ["SessionKeys", "check_sid", "field_name", "key_of_field", "keys_for",
 
 MAX_SID = 512
 RESERVED = b"#"
+RENEWED = "sl1."
+_RENEWED_SID = re.compile(r"sl1\.([A-Za-z0-9_-]{24})\.[A-Za-z0-9_-]{43}")
 
 
 def check_sid(sid: object) -> str:
@@ -49,9 +52,15 @@ def new_token() -> str:
 
 @dataclass(frozen=True, slots=True)
 class SessionKeys:
-    """The Redis keys of one session. All share the hash tag ``{digest}``, hence one Cluster slot."""
+    """The Redis keys of one session. All share the hash tag ``{digest}``, hence one Cluster slot.
 
+    ``digest`` names the record. ``proof`` is what a session id must show to see it: ``p:`` and the digest for an id
+    from which the record's name was made, ``s:`` and the id's own digest for one that :func:`renewed_sid` made.
+    """
+
+    prefix: str
     digest: str
+    proof: str
     lock: bytes
     queue: bytes
     waiters: bytes
@@ -75,15 +84,43 @@ def digest_of(sid: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _keys_for_digest(prefix: str, digest: str) -> SessionKeys:
+def _keys_for_digest(prefix: str, digest: str, proof: str) -> SessionKeys:
     stem = f"{prefix}:{{{digest}}}:".encode()
     parts = (b"lock", b"queue", b"waiters", b"session", b"receipts")
-    return SessionKeys(digest, *(stem + part for part in parts))
+    return SessionKeys(prefix, digest, proof, *(stem + part for part in parts))
 
 
 def keys_for(prefix: str, sid: str) -> SessionKeys:
     """The keys of a (checked) session id."""
-    return _keys_for_digest(prefix, digest_of(sid))
+    own = digest_of(sid)
+    if sid.startswith(RENEWED):
+        match = _RENEWED_SID.fullmatch(sid)
+        if match is not None:
+            return _keys_for_digest(prefix, match[1], f"s:{own}")
+    return _keys_for_digest(prefix, own, f"p:{own}")
+
+
+def keys_of_record(prefix: str, digest: str) -> SessionKeys:
+    """The keys of a record whose name is known, for maintenance: it proves nothing about an id."""
+    return _keys_for_digest(prefix, digest, "*")
+
+
+def renewed_sid(keys: SessionKeys) -> str:
+    """A new id for an existing record: its (public) name and 256 new secret bits.
+
+    So the record stays in its slot, and finding it by the new id costs no look-up.
+    """
+    return f"{RENEWED}{keys.digest}.{secrets.token_urlsafe(32)}"
+
+
+def user_digest(user: str) -> str:
+    """A user's name as it stands in Redis."""
+    return digest_of(f"user {user}")
+
+
+def user_key(prefix: str, digest: str) -> bytes:
+    """The index of a user's sessions."""
+    return f"{prefix}:user:{{{digest}}}".encode()
 
 
 def field_name(key: str) -> bytes:

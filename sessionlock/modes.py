@@ -8,19 +8,22 @@ state; keys that have a merge strategy are merged and committed in a second call
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Literal
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
 
+from . import protocol
 from .changes import MISSING
 from .codec import Codec
-from .engines import Engine
+from .engines import Engine, increment
 from .errors import ReadOnlySession, SessionConflict
+from .holding import renew_id
 from .keys import SessionKeys
 from .policies import SessionPolicy
 from .protocol import Conflict, Refused, Snapshot, refusal
+from .runtime import Runtime
 from .session import Session
 
 __all__ = ["Attempt", "Unlocked", "UnlockedContext", "attempts"]
@@ -96,36 +99,62 @@ class Unlocked:
 class UnlockedContext:
     """``async with guard.session_lock(sid, mode="optimistic") as session``; one use."""
 
-    def __init__(self, wanted: Callable[[], Unlocked]) -> None:
+    def __init__(self, wanted: Callable[[], Unlocked], runtime: Callable[[], Runtime]) -> None:
         self._prepare = wanted
-        self._session: Session | None = None
+        self._find_runtime = runtime
+        self._session: Session
+        self._done = False
 
     async def __aenter__(self) -> Session:
         self._wanted = self._prepare()
         self._session = self._wanted.session(await self._wanted.load())
         if self._wanted.mode != "read":
-            self._session._saver = self._commit
+            self._session._actions = self
         return self._session
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        assert self._session is not None
-        if error is None:
+        if error is None and not self._done:
             if self._wanted.mode == "read":
                 check_unchanged(self._session)
             else:
-                await self._commit()
+                await self.save()
         self._session._close("was saved already")
 
-    async def _commit(self) -> None:
-        assert self._session is not None
+    def changed(self) -> None:
+        """Without a lock nothing is saved in passing: a merge may be needed, and that is for the end."""
+
+    async def save(self) -> None:
         conflict = await self._wanted.commit(self._session)
         if conflict is not None:
             raise SessionConflict(
                 f"session {self._session.name} was changed by others {MOST_MERGES} times while it was being saved;"
                 " nothing was saved"
             )
+
+    async def release(self) -> None:
+        await self.save()
+        self._close("was saved already")
+
+    async def incr(self, key: str, by: int) -> int:
+        session, wanted = self._session, self._wanted
+        executor = self._find_runtime().executor
+        outcome = await increment(executor, wanted.keys, wanted.codec, wanted.policy, key, by, None, session._created)
+        return session._counted(key, outcome)
+
+    async def regenerate(self, grace: float) -> str:
+        new_sid, keys = await renew_id(self._find_runtime(), self._wanted.keys, grace, None)
+        self._wanted = replace(self._wanted, keys=keys)
+        return new_sid
+
+    async def destroy(self) -> None:
+        await self._find_runtime().executor.run(protocol.destroy(self._wanted.keys, self._wanted.policy))
+        self._close("was destroyed")
+
+    def _close(self, why: str) -> None:
+        self._done = True
+        self._session._close(why)
 
 
 def check_unchanged(session: Session) -> None:

@@ -213,6 +213,7 @@ def acquire(
             int(PATIENCE * 1000),
             push_limit,
             1 if deaf else 0,
+            keys.proof,
         ),
     )
 
@@ -259,7 +260,7 @@ def renew(leases: Sequence[tuple[SessionKeys, str, int]]) -> Call:
 
 
 def load(keys: SessionKeys, session: SessionPolicy) -> Call:
-    return Call("load", keys.all, (session.idle_ms, session.refresh_ms))
+    return Call("load", keys.all, (session.idle_ms, session.refresh_ms, keys.proof))
 
 
 def create(keys: SessionKeys, op: str, session: SessionPolicy, changes: Iterable[Change]) -> Call:
@@ -276,7 +277,7 @@ def commit(
 ) -> Call:
     """``op`` names this commit; ``expected_version`` None: any version whose fields are as they were read."""
     expected: Word = "" if expected_version is None else expected_version
-    return Call("commit", keys.all, _with_changes([op, created, expected, *_life(session)], changes))
+    return Call("commit", keys.all, _with_changes([op, created, expected, *_life(session), keys.proof], changes))
 
 
 def increment(
@@ -284,11 +285,21 @@ def increment(
 ) -> Call:
     """``lease``: token and fence when it is done under the lock."""
     token, fence = lease or ("", 0)
-    return Call("incr", keys.all, _with_changes([op, token, fence, created, *_life(session)], [change]))
+    return Call("incr", keys.all, _with_changes([op, token, fence, created, *_life(session), keys.proof], [change]))
 
 
 def destroy(keys: SessionKeys, session: SessionPolicy) -> Call:
-    return Call("destroy", keys.all, (session.tombstone_ms,))
+    return Call("destroy", keys.all, (session.tombstone_ms, keys.proof))
+
+
+def regenerate(keys: SessionKeys, new_proof: str, grace_ms: int, lease: tuple[str, int] | None) -> Call:
+    """``lease``: token and fence when it is done under the lock."""
+    token, fence = lease or ("", 0)
+    return Call("regenerate", keys.all, (keys.proof, new_proof, grace_ms, token, fence))
+
+
+def bind(keys: SessionKeys, user: str) -> Call:
+    return Call("bind", keys.all, (user, keys.proof))
 
 
 def inspect(keys: SessionKeys) -> Call:

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
-from typing import Any, cast
+import secrets
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any, Protocol, cast
 
-from .changes import MISSING, Clash, last_write_wins, strategy_for
+from .changes import FLASHES, MISSING, Clash, last_write_wins, strategy_for
 from .codec import Codec, Sealing
 from .errors import CodecError, ReadOnlySession, SessionConflict, SessionTooLarge
 from .keys import field_name, key_of_field
 from .lease import Lease
 from .policies import SessionPolicy
-from .protocol import Change, Conflict, Snapshot, fingerprint
+from .protocol import Change, Committed, Conflict, Snapshot, fingerprint
 
 __all__ = ["Session", "field_of"]
 
 # A value of these types cannot change in place: no need to encode it again to see whether it did.
 SCALARS = frozenset({str, int, float, bool, type(None), bytes})
+
+
+class Actions(Protocol):
+    """What a session asks of the block that it belongs to."""
+
+    def changed(self) -> None: ...
+
+    async def save(self) -> None: ...
+
+    async def release(self) -> None: ...
+
+    async def incr(self, key: str, by: int) -> int: ...
+
+    async def regenerate(self, grace: float) -> str: ...
+
+    async def destroy(self) -> None: ...
 
 
 class Session(MutableMapping[str, Any]):
@@ -52,8 +69,7 @@ class Session(MutableMapping[str, Any]):
         self._values: dict[str, Any] = {}
         self._assigned: set[str] = set()
         self._deleted: set[str] = set()
-        self._saver: Callable[[], Awaitable[None]] | None = None
-        self._releaser: Callable[[], Awaitable[None]] | None = None
+        self._actions: Actions | None = None
         self._rebase(snapshot)
 
     def _rebase(self, snapshot: Snapshot) -> None:
@@ -89,6 +105,7 @@ class Session(MutableMapping[str, Any]):
         self._values[key] = value
         self._assigned.add(key)
         self._deleted.discard(key)
+        self._changed()
 
     def __delitem__(self, key: str) -> None:
         self._check_open()
@@ -98,6 +115,7 @@ class Session(MutableMapping[str, Any]):
         self._assigned.discard(key)
         if key in self._raw:
             self._deleted.add(key)
+        self._changed()
 
     def __contains__(self, key: object) -> bool:
         return key in self._values or (key in self._raw and key not in self._deleted)
@@ -136,23 +154,79 @@ class Session(MutableMapping[str, Any]):
         if self._closed is not None:
             raise ReadOnlySession(f"session {self.name} {self._closed}; this change would be lost")
 
+    def _changed(self) -> None:
+        if self._policy.save == "immediate" and self._actions is not None:
+            self._actions.changed()
+
     # --- moments
 
     async def save(self) -> None:
-        """Save what changed now, under the same fence, and keep the lock.
+        """Save what changed now, and go on; under the lock with the same fence, which is kept.
+
+        With ``SessionPolicy(save="immediate")`` every assignment starts this by itself (assignments of one tick travel
+        together, in order); changes deep inside a value are noticed at the next assignment, ``save()`` or the end.
+        An error of such a save is raised by the next ``save()`` or at the end of the block.
 
         Raises:
             LeaseLost, SessionConflict, SessionDestroyed, CodecError, SessionTooLarge, RedisUnavailable.
         """
-        self._check_open()
-        if self._saver is None:
-            raise ReadOnlySession(f"session {self.name} was loaded without a lock and cannot be saved")
-        await self._saver()
+        await self._do().save()
 
     async def release(self) -> None:
         """Save what changed and give the lock up before the block ends. Later changes raise."""
-        if self._releaser is not None:
-            await self._releaser()
+        if self._closed is None:
+            await self._do().release()
+
+    async def incr(self, key: str, by: int = 1) -> int:
+        """Add to an integer, in Redis and at once, with or without the lock; returns the new value.
+
+        Other unsaved changes stay unsaved, except one of this very key, which is saved before.
+
+        Raises:
+            SessionConflict: what is stored is not an integer. Otherwise as :meth:`save`.
+        """
+        if key in self._changed_keys():
+            await self.save()
+        return await self._do().incr(key, by)
+
+    async def regenerate(self, *, grace: float = 30.0) -> str:
+        """Give the session a new id, at once (at login, against session fixation); returns it, as ``session.sid``.
+
+        The data, the lock and its waiters stay. The old id works ``grace`` seconds longer, for requests in flight.
+
+        Raises:
+            LeaseLost, SessionDestroyed, SessionNotFound, RedisUnavailable.
+        """
+        self.sid = await self._do().regenerate(grace)
+        return self.sid
+
+    async def destroy(self) -> None:
+        """End the session (log out), at once. Nothing that this request changed is saved."""
+        await self._do().destroy()
+
+    def _do(self) -> Actions:
+        self._check_open()
+        if self._actions is None:
+            raise ReadOnlySession(f"session {self.name} is not inside an `async with guard.session_lock(...)` block")
+        return self._actions
+
+    # --- messages for the next page
+
+    def flash(self, category: str, message: Any) -> None:
+        """Keep a message until a page shows it. Two nodes at once keep both."""
+        self[FLASHES] = [*self.get(FLASHES, []), [secrets.token_urlsafe(6), category, message]]
+
+    def pop_flashes(self) -> list[tuple[str, Any]]:
+        """Take all messages, as (category, message), oldest first. Each is delivered once.
+
+        Without the lock a message may have been taken by another request meanwhile; then saving raises
+        :class:`~sessionlock.SessionConflict` (a transaction tries again), so show them after the save.
+        """
+        if FLASHES not in self:
+            return []
+        taken = self[FLASHES]
+        self[FLASHES] = []
+        return [(category, message) for _, category, message in taken]
 
     def _close(self, why: str) -> None:
         self._closed = why
@@ -229,12 +303,25 @@ class Session(MutableMapping[str, Any]):
             if change.op == "d":
                 self._raw.pop(key, None)
                 self._deleted.discard(key)
-            else:
-                self._raw[key] = change.value
+                continue
+            self._raw[key] = change.value
+            if key not in self._values:
+                self._deleted.add(key)  # deleted while the save was under way
+            elif self._encoded_if_changed(key, self._values[key], change.value) is None:
                 self._assigned.discard(key)
         if version is not None:
             self.version = version
         self._created = created or self._created
+
+    def _counted(self, key: str, outcome: Committed) -> int:
+        """An increment was committed."""
+        assert outcome.value is not None
+        self._raw[key] = b"%d" % outcome.value
+        self._values[key] = outcome.value
+        self._assigned.discard(key)
+        self._deleted.discard(key)
+        self._saved([], outcome.version, outcome.created)
+        return outcome.value
 
     def _merge(self, conflict: Conflict) -> None:
         """Bring somebody else's changes in, by each key's strategy.

@@ -11,6 +11,9 @@
 --                     #commit   "token fence": the acquisition that finished last
 --                     #op       the immediate save or commit applied last
 --                     #destroyed  tombstone
+--                     #id       proof of the id that is valid now, when it was regenerated
+--                     #old      "proof@until_us ...": ids that were valid before, in their grace
+--                     #user     digest of the user, for the index of a user's sessions
 -- receipts  zset    acquisitions that finished shortly before that one; score = fence
 --
 -- Numbers up to 2^53 are exact in Lua's doubles but print as 1.7e+15: they leave through digits() only.
@@ -67,6 +70,31 @@ local function write_receipt(token, fence, now)
     end
   end
   redis.call('HSET', SESSION, '#commit', token .. ' ' .. fence)
+end
+
+-- May this id see the record? Its proof is 'p:' and the record's own name, or after regenerate() 's:' and the digest of a
+-- newer id. Returns false for an id that was replaced and whose grace is over, or that was never given out.
+local function admitted(proof, id, old, created, now)
+  if not id then
+    return string.sub(proof, 1, 2) == 'p:' or not created
+  end
+  if id == proof then
+    return true
+  end
+  for other, deadline in string.gmatch(old or '', '(%S+)@(%d+)') do
+    if other == proof and tonumber(deadline) > now then
+      return true
+    end
+  end
+  return false
+end
+
+-- A new record under an id that regenerate() once gave out (the old record is gone) belongs to that id only.
+local function keep_id(proof, id)
+  if not id and string.sub(proof, 1, 2) == 's:' then
+    redis.call('HSET', SESSION, '#id', proof)
+    keep_mortal(SHELL_MS)
+  end
 end
 
 local function exists()

@@ -2,7 +2,7 @@
 -- Repeating it (lost reply) returns the same grant; repeated after the acquisition ended it takes nothing.
 --
 -- KEYS  lock queue waiters session receipts
--- ARGV  token ttl_ms claim_ms channel label missing queueing max_waiters ticket idle_ms refresh_ms patience_ms push_limit deaf
+-- ARGV  token ttl_ms claim_ms channel label missing queueing max_waiters ticket idle_ms refresh_ms patience_ms push_limit deaf proof
 -- reply granted fence now_us left_ms {field value ...}
 --       queued ticket position left_ms holder_label held_us now_us     (left_ms -1: the lock has no end)
 --       busy holder_label held_us waiting left_ms               (not queued: queueing = 0)
@@ -12,11 +12,11 @@
 local token, ttl, claim, channel, label = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local missing, queueing, max_waiters, ticket = ARGV[6], ARGV[7], tonumber(ARGV[8]), ARGV[9]
 local idle, refresh, patience = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
-local push_limit, deaf = tonumber(ARGV[13]), ARGV[14]
+local push_limit, deaf, proof = tonumber(ARGV[13]), ARGV[14], ARGV[15]
 
 local now = server_time()
 local held = redis.call('GET', LOCK)
-local state = redis.call('HMGET', SESSION, '#commit', '#destroyed', '#created', '#holder', '#fence')
+local state = redis.call('HMGET', SESSION, '#commit', '#destroyed', '#created', '#holder', '#fence', '#id', '#old')
 
 local function granted(fence, left)
   touch(idle, refresh, now)
@@ -75,10 +75,11 @@ if state[2] then
   leave_queue(token)
   return {'destroyed'}
 end
-if missing == 'reject' and not state[3] then
+if missing == 'reject' and not state[3] or not admitted(proof, state[6], state[7], state[3], now) then
   leave_queue(token)
   return {'missing'}
 end
+keep_id(proof, state[6])
 
 if not held then
   drop_hung_waiters(state[4], state[1])

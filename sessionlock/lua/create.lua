@@ -6,8 +6,8 @@
 
 local op, idle, absolute = ARGV[1], ARGV[2], ARGV[3]
 local FIRST = 4
-local state = redis.call('HMGET', SESSION, '#created', '#destroyed', '#op', '#version')
-if state[1] and state[3] == op then
+local state = redis.call('HMGET', SESSION, '#created', '#destroyed', '#commit', '#version')
+if state[1] and finished(op, state[3]) then
   return {'saved', state[4], redis.call('HGETALL', SESSION)}
 end
 if state[1] or state[2] then
@@ -18,5 +18,5 @@ local refusal, version = commit_changes(FIRST, '', idle, absolute, now)
 if refusal then
   return {'exists'}
 end
-redis.call('HSET', SESSION, '#op', op)
+write_receipt(op, digits(now), now)
 return {'saved', digits(version), redis.call('HGETALL', SESSION)}

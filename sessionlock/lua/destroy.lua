@@ -2,9 +2,13 @@
 -- Waiters are told; they need not queue for a session that is gone. The holder keeps its lock until it is done.
 --
 -- KEYS  lock queue waiters session receipts
--- ARGV  tombstone_ms
+-- ARGV  tombstone_ms proof        (proof '*': whatever id; for the index of a user's sessions)
 -- reply destroyed | missing
 
+local state = redis.call('HMGET', SESSION, '#id', '#old', '#created')
+if ARGV[2] ~= '*' and not admitted(ARGV[2], state[1], state[2], state[3], server_time()) then
+  return {'missing'}
+end
 local existed = exists() or redis.call('HEXISTS', SESSION, '#destroyed') == 1
 local kept = redis.call('HMGET', SESSION, '#fence', '#holder', '#commit')
 redis.call('DEL', SESSION)

@@ -1,14 +1,16 @@
 -- Read the session without a lock; its TTL is touched as a locked load does it.
 --
 -- KEYS  lock queue waiters session receipts
--- ARGV  idle_ms refresh_ms
+-- ARGV  idle_ms refresh_ms proof
 -- reply found {field value ...} | missing | destroyed
 
-if redis.call('HEXISTS', SESSION, '#destroyed') == 1 then
+local state = redis.call('HMGET', SESSION, '#destroyed', '#created', '#id', '#old')
+local now = server_time()
+if state[1] then
   return {'destroyed'}
 end
-if not exists() then
+if not state[2] or not admitted(ARGV[3], state[3], state[4], state[2], now) then
   return {'missing'}
 end
-touch(tonumber(ARGV[1]), tonumber(ARGV[2]), server_time())
+touch(tonumber(ARGV[1]), tonumber(ARGV[2]), now)
 return {'found', redis.call('HGETALL', SESSION)}

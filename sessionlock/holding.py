@@ -1,0 +1,428 @@
+"""Holding a lock: from the grant through the body to the one call that saves, unlocks and hands on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+import anyio
+
+from . import protocol
+from .acquisition import Acquisition, Wanted
+from .codec import Codec
+from .engines import increment
+from .errors import (
+    ConfigurationError,
+    LeaseLost,
+    RedisUnavailable,
+    SessionConflict,
+    SessionDestroyed,
+    SessionLockError,
+    SessionNotFound,
+    StaleFencingToken,
+)
+from .keys import SessionKeys, keys_for, renewed_sid
+from .lease import Lease
+from .policies import SessionPolicy
+from .protocol import Change, Committed, Conflict, Granted, Refused, Snapshot, refusal
+from .runtime import Runtime
+from .session import Session
+
+__all__ = ["LockContext", "SessionContext", "SessionsContext"]
+
+MOST_GRACE = 86_400
+MOST_MERGES = 10  # a holder's save meets lock-free writers at the most this often in a row
+
+
+class _Held:
+    """What ``async with guard.lock`` and ``guard.session_lock`` have in common: one acquisition, one lease."""
+
+    def __init__(self, runtime: Callable[[], Runtime], wanted: Wanted) -> None:
+        self._find_runtime = runtime
+        self._wanted = wanted
+        self._lease: Lease | None = None
+        self._scope: anyio.CancelScope | None = None
+        self._runtime: Runtime
+
+    async def _enter(self) -> tuple[Lease, Snapshot]:
+        if self._lease is not None:
+            raise ConfigurationError("a lock context is for one use; call session_lock() again for the next")
+        runtime = self._runtime = self._find_runtime()
+        wanted = self._wanted
+        runtime.enter(wanted.keys, wanted.name)
+        acquisition = Acquisition(runtime, wanted)
+        granted = await acquisition.run()
+        lease = self._lease = _lease(acquisition.token, granted, wanted)
+        runtime.entered(wanted.keys)
+        runtime.watchdog.watch(lease, wanted.keys, wanted.lease)
+        return lease, granted.snapshot
+
+    def _guard_body(self) -> None:
+        """From here on losing the lease cancels the body."""
+        if self._wanted.lease.on_lost == "cancel":
+            assert self._lease is not None
+            self._scope = anyio.CancelScope()
+            self._scope.__enter__()
+            self._lease.when_lost(self._scope.cancel)
+
+    def _end_body(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> bool:
+        """Leave the cancel scope. Returns whether the body was ended by the loss of the lease."""
+        assert self._lease is not None
+        self._lease.when_lost(None)
+        scope, self._scope = self._scope, None
+        return scope is not None and bool(scope.__exit__(kind, error, tb))
+
+    async def _give_up(self, changes: list[Change], created: str, *, cancelled: bool = False) -> Any:
+        """One release call, seen through to its end even when this task is cancelled meanwhile."""
+        lease, wanted = self._lease, self._wanted
+        assert lease is not None
+        call = protocol.release(
+            wanted.keys,
+            lease.token,
+            lease.fencing_token,
+            created,
+            wanted.session,
+            changes,
+            push_limit=wanted.push_limit,
+        )
+        if cancelled:
+            reply = await self._runtime.see_through(call)
+            return Committed(None) if reply is None else protocol.committed(reply)
+        try:
+            return protocol.committed(await self._runtime.executor.run(call))
+        except BaseException as error:
+            if not isinstance(error, SessionLockError):
+                await self._give_up_although_cancelled(call, created)
+            raise
+
+    async def _give_up_although_cancelled(self, call: protocol.Call, created: str) -> None:
+        """The call is on its way or not; repeating it is safe. A conflict keeps the lock: nobody is left to merge."""
+        reply = await self._runtime.see_through(call)
+        if reply is not None and isinstance(protocol.committed(reply), Conflict):
+            await self._give_up([], created, cancelled=True)
+
+    @property
+    def _the_lease(self) -> Lease:
+        assert self._lease is not None
+        return self._lease
+
+    def _finish(self) -> None:
+        lease = self._lease
+        assert lease is not None
+        self._runtime.watchdog.forget(lease)
+        self._runtime.left(self._wanted.keys)
+        lease.mark_released()
+
+    def _loss(self, fence: int) -> LeaseLost:
+        lease = self._lease
+        assert lease is not None
+        lease.mark_lost(lease.lost_because or "Redis does not know it any more")
+        if fence > lease.fencing_token:
+            return StaleFencingToken(
+                f"the lock of {lease.name} was lost and has been granted again since (fencing token"
+                f" {lease.fencing_token}, now {fence}); the late save was refused, nothing of it was stored."
+                " Load the session again",
+                ours=lease.fencing_token,
+                current=fence,
+            )
+        return LeaseLost(lease.why_lost())
+
+
+def _lease(token: str, granted: Granted, wanted: Wanted) -> Lease:
+    policy = wanted.lease
+    return Lease(
+        wanted.name,
+        token,
+        granted.fence,
+        granted_at=granted.asked_at,
+        granted_for=granted.trusted_for,
+        ttl=policy.ttl,
+        safety_margin=policy.margin,
+        max_hold=policy.max_hold,
+        confirmed=granted.trusted_for >= policy.ttl,
+    )
+
+
+class LockContext(_Held):
+    """Returned by :meth:`SessionGuard.lock`; one use."""
+
+    async def __aenter__(self) -> Lease:
+        lease, _ = await self._enter()
+        self._guard_body()
+        return lease
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        ended_by_loss = self._end_body(kind, error, tb)
+        lease = self._lease
+        assert lease is not None
+        if lease.released:
+            return
+        failed = error is not None
+        try:
+            outcome = await self._give_up([], "", cancelled=failed)
+        except SessionLockError as trouble:
+            if failed and not ended_by_loss:
+                _note(error, trouble)
+                return
+            raise
+        finally:
+            self._finish()
+        if ended_by_loss or (isinstance(outcome, Refused) and outcome.kind == "lost"):
+            loss = self._loss(outcome.fence if isinstance(outcome, Refused) else 0)
+            if not failed or ended_by_loss:
+                raise loss from None
+            _note(error, loss)
+
+
+class SessionContext(_Held):
+    """Returned by :meth:`SessionGuard.session_lock` in mode ``lock``; one use. Does what its session asks for."""
+
+    def __init__(
+        self,
+        runtime: Callable[[], Runtime],
+        wanted: Wanted,
+        sid: str,
+        policy: SessionPolicy,
+        codec: Codec,
+        *,
+        save_on_error: bool = False,
+        exact: bool = False,
+    ) -> None:
+        super().__init__(runtime, wanted)
+        self._sid = sid
+        self._policy = policy
+        self._codec = codec
+        self._exact = exact
+        self._save_on_error = save_on_error
+        self._session: Session
+        self._saving: asyncio.Task[None] | None = None
+        self._saves = 0
+
+    async def __aenter__(self) -> Session:
+        lease, snapshot = await self._enter()
+        try:
+            session = Session(lease.name, snapshot, self._codec, self._policy, lease=lease, exact=self._exact)
+        except BaseException:
+            await self._give_up([], "", cancelled=True)
+            self._finish()
+            raise
+        session.sid = self._sid
+        session._actions = self
+        self._session = session
+        self._guard_body()
+        return session
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        ended_by_loss = self._end_body(kind, error, tb)
+        if self._the_lease.released:
+            return
+        if error is None:
+            await self._save_and_release()
+        elif ended_by_loss:
+            fence = await self._without_saving()
+            raise self._loss(fence) from None
+        else:
+            try:
+                if self._save_on_error and isinstance(error, Exception):
+                    await self._save_and_release()
+                else:
+                    await self._without_saving()
+            except SessionLockError as trouble:
+                _note(error, trouble)
+
+    # --- the last moment
+
+    async def _save_and_release(self) -> None:
+        """One call that saves the delta, unlocks and hands on; merged and tried again on conflict."""
+        session = self._session
+        kept = True
+        try:
+            await self._saves_done()
+            for _ in range(MOST_MERGES):
+                changes = session.changes()
+                outcome = await self._give_up(changes, session._created)
+                if not isinstance(outcome, Conflict):
+                    kept = False
+                    return self._saved(changes, outcome)
+                session._merge(outcome)
+            raise _too_many_merges(session)
+        except Exception as error:
+            if kept and not isinstance(error, RedisUnavailable):
+                await self._without_saving()  # nothing was saved and the lock is still ours to give up
+            raise
+        finally:
+            self._end()
+
+    def _saved(self, changes: list[Change], outcome: Committed | Refused) -> None:
+        if isinstance(outcome, Committed):
+            self._session._saved(changes, outcome.version, outcome.created)
+        elif outcome.kind == "lost":
+            raise self._loss(outcome.fence)
+        elif changes or outcome.kind == "destroyed":
+            raise self._gone(outcome.kind)
+
+    def _gone(self, kind: str) -> SessionNotFound:
+        if kind == "destroyed":
+            return SessionDestroyed(
+                f"session {self._wanted.name} was destroyed while this request held it; its changes were not saved and"
+                " the session stays destroyed"
+            )
+        return refusal(self._wanted.name, kind)
+
+    async def _without_saving(self) -> int:
+        """Release; returns the highest fencing token seen when the lock was not ours any more."""
+        try:
+            outcome = await self._give_up([], "", cancelled=True)
+        finally:
+            self._end()
+        return outcome.fence if isinstance(outcome, Refused) else 0
+
+    def _end(self) -> None:
+        self._finish()
+        self._session._close("was saved and released already")
+
+    # --- what the session asks for
+
+    async def release(self) -> None:
+        if not self._the_lease.released:
+            self._the_lease.when_lost(None)
+            await self._save_and_release()
+
+    def changed(self) -> None:
+        """Save soon. Changes made before the task starts, in this tick, travel with the first."""
+        if self._saving is None or (self._saving.done() and not _failed(self._saving)):
+            self._saving = self._runtime.background(self._save_all())
+            self._saving.add_done_callback(_failed)
+
+    async def save(self) -> None:
+        await self._saves_done()
+        if self._session.modified:
+            self.changed()
+            await self._saves_done()
+
+    async def _saves_done(self) -> None:
+        """Wait for the save under way; raises its error, once. A cancelled waiter does not stop the save."""
+        saving = self._saving
+        if saving is None:
+            return
+        await asyncio.wait([saving])
+        if self._saving is saving:
+            self._saving = None
+            saving.result()
+
+    async def _save_all(self) -> None:
+        """Save until nothing is left: what is changed meanwhile follows in the next call, in order."""
+        session, lease = self._session, self._the_lease
+        merges = 0
+        while changes := session.changes():
+            self._saves += 1
+            op = f"{lease.token}.{self._saves}"
+            call = protocol.save(
+                self._wanted.keys, lease.token, lease.fencing_token, op, session._created, self._policy, changes
+            )
+            outcome = protocol.committed(await self._runtime.executor.run(call))
+            if not isinstance(outcome, Conflict):
+                self._saved(changes, outcome)
+                continue
+            merges += 1
+            if merges > MOST_MERGES:
+                raise _too_many_merges(session)
+            session._merge(outcome)
+
+    async def incr(self, key: str, by: int) -> int:
+        await self._saves_done()
+        session, lease = self._session, self._the_lease
+        holds = (lease.token, lease.fencing_token)
+        executor, keys = self._runtime.executor, self._wanted.keys
+        outcome = await increment(executor, keys, self._codec, self._policy, key, by, holds, session._created)
+        return session._counted(key, outcome)
+
+    async def regenerate(self, grace: float) -> str:
+        lease = self._the_lease
+        new_sid, keys = await renew_id(
+            self._runtime, self._wanted.keys, grace, (lease.token, lease.fencing_token), self._loss
+        )
+        self._wanted = replace(self._wanted, keys=keys)
+        return new_sid
+
+    async def destroy(self) -> None:
+        await self._runtime.executor.run(protocol.destroy(self._wanted.keys, self._policy))
+        self._the_lease.when_lost(None)
+        await self._without_saving()
+        self._session._close("was destroyed")
+
+
+class SessionsContext:
+    """Several sessions at once, ``async with guard.session_lock(a, b) as (first, second)``; all or none.
+
+    The locks are taken in the order of their names in Redis, the same on every node: no deadlock. They are saved and
+    released one by one; the saves are not one transaction.
+    """
+
+    def __init__(self, contexts: dict[str, SessionContext]) -> None:
+        self._contexts = contexts
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> tuple[Session, ...]:
+        async with AsyncExitStack() as stack:
+            sessions = {name: await stack.enter_async_context(self._contexts[name]) for name in sorted(self._contexts)}
+            self._stack = stack.pop_all()
+        return tuple(sessions[name] for name in self._contexts)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self._stack.__aexit__(kind, error, tb)
+
+
+async def renew_id(
+    runtime: Runtime,
+    keys: SessionKeys,
+    grace: float,
+    lease: tuple[str, int] | None,
+    loss: Callable[[int], Exception] | None = None,
+) -> tuple[str, SessionKeys]:
+    """Give a record a new id; returns it and its keys.
+
+    Raises:
+        SessionNotFound, SessionDestroyed, RedisUnavailable; ``loss`` makes the error for a lease that was lost.
+    """
+    if not 0 <= grace <= MOST_GRACE:
+        raise ConfigurationError(f"grace must be 0 to {MOST_GRACE} seconds, not {grace!r}")
+    new_sid = renewed_sid(keys)
+    new_keys = keys_for(keys.prefix, new_sid)
+    reply = await runtime.executor.run(protocol.regenerate(keys, new_keys.proof, int(grace * 1000), lease))
+    kind = reply[0].decode()
+    if kind == "lost" and loss is not None:
+        raise loss(int(reply[1]))
+    if kind != "regenerated":
+        raise refusal(keys.digest, kind)
+    return new_sid, new_keys
+
+
+def _failed(save: asyncio.Task[None]) -> bool:
+    """Whether a save ended badly; asking also tells asyncio that its error will be raised elsewhere."""
+    return save.cancelled() or save.exception() is not None
+
+
+def _too_many_merges(session: Session) -> SessionConflict:
+    return SessionConflict(
+        f"session {session.name} was changed by others {MOST_MERGES} times while it was being saved; nothing was saved"
+    )
+
+
+def _note(error: BaseException | None, trouble: SessionLockError) -> None:
+    """The body's own exception comes first; what happened to the lock is told beside it (Python 3.11+)."""
+    add_note = getattr(error, "add_note", None)
+    if add_note is not None:
+        add_note(f"sessionlock, while leaving: {type(trouble).__name__}: {trouble}")

@@ -1,0 +1,83 @@
+"""Which sessions a user has: an index beside the records, in a slot of its own, that can always be built anew.
+
+The record says whose it is (``#user``); the index is a sorted set of record names. An entry is written before its
+record and checked against it when read, so a crash in between leaves a stale entry, never a missing one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from . import protocol
+from .errors import RedisUnavailable
+from .executor import LOST, Executor
+from .keys import SessionKeys, keys_of_record, user_digest, user_key
+from .policies import SessionPolicy
+from .protocol import refusal
+
+__all__ = ["UserIndex"]
+
+
+class UserIndex:
+    """``client`` runs the few plain commands that need no script."""
+
+    def __init__(self, client: Any, executor: Executor, prefix: str, policy: SessionPolicy) -> None:
+        self._client = client
+        self._executor = executor
+        self._prefix = prefix
+        self._policy = policy
+
+    async def bind(self, keys: SessionKeys, user: str) -> None:
+        """Raises :class:`~sessionlock.SessionNotFound`, :class:`~sessionlock.SessionDestroyed`."""
+        digest = user_digest(user) if user else ""
+        if digest:
+            await self._enter(digest, keys.digest)
+        reply = await self._executor.run(protocol.bind(keys, digest))
+        kind = reply[0].decode()
+        previous = reply[1].decode() if kind == "bound" else digest
+        if previous and (previous != digest or kind != "bound"):
+            await self._command("ZREM", user_key(self._prefix, previous), keys.digest)
+        if kind != "bound":
+            raise refusal(keys.digest, kind)
+
+    async def records(self, user: str) -> list[SessionKeys]:
+        """The records that are this user's now; stale entries are removed."""
+        digest = user_digest(user)
+        index = user_key(self._prefix, digest)
+        found = []
+        for name in await self._command("ZRANGE", index, 0, -1):
+            keys = keys_of_record(self._prefix, _text(name))
+            if _text(await self._command("HGET", keys.session, "#user")) == digest:
+                found.append(keys)
+            else:
+                await self._command("ZREM", index, keys.digest)
+        return found
+
+    async def repair(self) -> int:
+        """Enter every bound record; returns how many there are."""
+        entries = 0
+        async for key in self._client.scan_iter(match=f"{self._prefix}:{{*}}:session", count=500):
+            user = _text(await self._command("HGET", key, "#user"))
+            if user:
+                name = _text(key).removeprefix(f"{self._prefix}:{{").removesuffix("}:session")
+                await self._enter(user, name)
+                entries += 1
+        return entries
+
+    async def _enter(self, user: str, record: str) -> None:
+        index = user_key(self._prefix, user)
+        await self._command("ZADD", index, 0, record)
+        # No session outlives its idle time without being loaded; loading does not touch the index, so twice that.
+        await self._command("PEXPIRE", index, 2 * self._policy.idle_ms)
+
+    async def _command(self, *words: Any) -> Any:
+        try:
+            return await self._client.execute_command(*words)
+        except (RedisError, *LOST) as error:
+            raise RedisUnavailable(f"Redis did not carry out {words[0]} on the index of users: {error}") from error
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else value or ""
