@@ -194,7 +194,9 @@ class SessionGuard:
         (sid,) = sids
         policy = session or self.session_policy
         if mode != "lock":
-            return UnlockedContext(partial(self._unlocked, sid, policy, mode, missing, expected_version), self.runtime)
+            return UnlockedContext(
+                partial(self._unlocked, sid, policy, mode, missing, expected_version), self.runtime, self._noticed
+            )
         if expected_version is not None:
             raise ConfigurationError(
                 "expected_version is for the modes without a lock; under the lock nobody else saves"
@@ -213,7 +215,14 @@ class SessionGuard:
     ) -> SessionContext:
         wanted = self._wanted(sid, policy, missing, lease, wait, name)
         return SessionContext(
-            self.runtime, wanted, sid, policy, self.codec, save_on_error=save_on_error, exact=self._exact
+            self.runtime,
+            wanted,
+            sid,
+            policy,
+            self.codec,
+            save_on_error=save_on_error,
+            exact=self._exact,
+            noticed=self._noticed,
         )
 
     def _together(
@@ -384,6 +393,11 @@ class SessionGuard:
         Reads every session record once (SCAN): for an administrator, not for a request.
         """
         return await self._users().repair()
+
+    def _noticed(self, keys: SessionKeys, snapshot: Snapshot) -> None:
+        """A session was loaded: keep its entry in the index of users alive, beside the request."""
+        if b"#user" in snapshot.fields and self._users().overdue(snapshot):
+            self.runtime().background(self._users().enter_again(keys, snapshot))
 
     def _users(self) -> UserIndex:
         return UserIndex(self._client, self.runtime().executor, self.prefix, self.session_policy)

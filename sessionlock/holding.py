@@ -195,8 +195,10 @@ class SessionContext(_Held):
         *,
         save_on_error: bool = False,
         exact: bool = False,
+        noticed: Callable[[SessionKeys, Snapshot], None] | None = None,
     ) -> None:
         super().__init__(runtime, wanted)
+        self._noticed = noticed
         self._sid = sid
         self._policy = policy
         self._codec = codec
@@ -217,6 +219,8 @@ class SessionContext(_Held):
         session.sid = self._sid
         session._actions = self
         self._session = session
+        if self._noticed is not None:
+            self._noticed(self._wanted.keys, snapshot)
         self._guard_body()
         return session
 

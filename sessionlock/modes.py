@@ -99,7 +99,13 @@ class Unlocked:
 class UnlockedContext:
     """``async with guard.session_lock(sid, mode="optimistic") as session``; one use."""
 
-    def __init__(self, wanted: Callable[[], Unlocked], runtime: Callable[[], Runtime]) -> None:
+    def __init__(
+        self,
+        wanted: Callable[[], Unlocked],
+        runtime: Callable[[], Runtime],
+        noticed: Callable[[SessionKeys, Snapshot], None],
+    ) -> None:
+        self._noticed = noticed
         self._prepare = wanted
         self._find_runtime = runtime
         self._session: Session
@@ -107,7 +113,9 @@ class UnlockedContext:
 
     async def __aenter__(self) -> Session:
         self._wanted = self._prepare()
-        self._session = self._wanted.session(await self._wanted.load())
+        snapshot = await self._wanted.load()
+        self._session = self._wanted.session(snapshot)
+        self._noticed(self._wanted.keys, snapshot)
         if self._wanted.mode != "read":
             self._session._actions = self
         return self._session

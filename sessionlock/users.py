@@ -6,16 +6,17 @@ record and checked against it when read, so a crash in between leaves a stale en
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from redis.exceptions import RedisError
 
 from . import protocol
-from .errors import RedisUnavailable
+from .errors import RedisUnavailable, SessionLockError
 from .executor import LOST, Executor
 from .keys import SessionKeys, keys_of_record, user_digest, user_key
 from .policies import SessionPolicy
-from .protocol import refusal
+from .protocol import Snapshot, refusal
 
 __all__ = ["UserIndex"]
 
@@ -31,7 +32,21 @@ class UserIndex:
 
     async def bind(self, keys: SessionKeys, user: str) -> None:
         """Raises :class:`~sessionlock.SessionNotFound`, :class:`~sessionlock.SessionDestroyed`."""
-        digest = user_digest(user) if user else ""
+        await self._bind(keys, user_digest(user) if user else "")
+
+    def overdue(self, snapshot: Snapshot) -> bool:
+        """Whether a bound session that was just loaded should be entered again: the index, too, has a TTL."""
+        indexed = snapshot.fields.get(b"#indexed")
+        return indexed is not None and time.time() - int(indexed) / 1e6 > self._policy.idle / 2
+
+    async def enter_again(self, keys: SessionKeys, snapshot: Snapshot) -> None:
+        """Renew the entry of a bound session; a session that is gone meanwhile needs none."""
+        try:
+            await self._bind(keys, _text(snapshot.fields[b"#user"]))
+        except SessionLockError:
+            return
+
+    async def _bind(self, keys: SessionKeys, digest: str) -> None:
         if digest:
             await self._enter(digest, keys.digest)
         reply = await self._executor.run(protocol.bind(keys, digest))
@@ -69,7 +84,7 @@ class UserIndex:
     async def _enter(self, user: str, record: str) -> None:
         index = user_key(self._prefix, user)
         await self._command("ZADD", index, 0, record)
-        # No session outlives its idle time without being loaded; loading does not touch the index, so twice that.
+        # A session that is loaded at all is entered again after half its idle time.
         await self._command("PEXPIRE", index, 2 * self._policy.idle_ms)
 
     async def _command(self, *words: Any) -> Any:

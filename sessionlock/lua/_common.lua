@@ -14,6 +14,7 @@
 --                     #id       proof of the id that is valid now, when it was regenerated
 --                     #old      "proof@until_us ...": ids that were valid before, in their grace
 --                     #user     digest of the user, for the index of a user's sessions
+--                     #indexed  when it was last entered there (us)
 -- receipts  zset    acquisitions that finished shortly before that one; score = fence
 --
 -- Numbers up to 2^53 are exact in Lua's doubles but print as 1.7e+15: they leave through digits() only.

@@ -1,19 +1,21 @@
--- Write down whose session this is; the index of that user's sessions is kept apart (it lies in another slot).
+-- Write down whose session this is, and when that was entered in the index of the user's sessions, which is kept apart
+-- (it lies in another slot).
 --
 -- KEYS  lock queue waiters session receipts
 -- ARGV  user proof        (user '': nobody's any more)
 -- reply bound previous_user | missing | destroyed
 
 local state = redis.call('HMGET', SESSION, '#destroyed', '#created', '#id', '#old', '#user')
+local now = server_time()
 if state[1] then
   return {'destroyed'}
 end
-if not state[2] or not admitted(ARGV[2], state[3], state[4], state[2], server_time()) then
+if not state[2] or not admitted(ARGV[2], state[3], state[4], state[2], now) then
   return {'missing'}
 end
 if ARGV[1] == '' then
-  redis.call('HDEL', SESSION, '#user')
+  redis.call('HDEL', SESSION, '#user', '#indexed')
 else
-  redis.call('HSET', SESSION, '#user', ARGV[1])
+  redis.call('HSET', SESSION, '#user', ARGV[1], '#indexed', digits(now))
 end
 return {'bound', state[5] or ''}
