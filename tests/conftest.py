@@ -1,0 +1,62 @@
+"""Fixtures for all tests: real servers, private to this run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from support.commands import connect
+
+from sessionlock.embedded import EmbeddedServer
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Everything here runs on asyncio, because redis-py does."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[EmbeddedServer]:
+    """The run's shared server, on TCP and on a unix socket. Tests that harm their server take ``own_server``."""
+    with EmbeddedServer(tcp=True) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(server: EmbeddedServer, flush: None) -> str:
+    """The unix url of the shared server, which holds nothing when the test begins."""
+    return server.unix_url
+
+
+@pytest.fixture
+def tcp_url(server: EmbeddedServer, flush: None) -> str:
+    """The TCP url of the shared server, which holds nothing when the test begins."""
+    return server.tcp_url
+
+
+@pytest.fixture
+def flush(server: EmbeddedServer) -> Iterator[None]:
+    """Empties the shared server before and after the test: data in every database and the script cache."""
+    _empty(server)
+    yield
+    _empty(server)
+
+
+@pytest.fixture
+def own_server() -> Iterator[Callable[..., EmbeddedServer]]:
+    """``own_server(tcp=True, config={...})`` starts a server for this test alone, to kill, pause or restart."""
+    with ExitStack() as stack:
+
+        def start(*arguments: Any, **options: Any) -> EmbeddedServer:
+            return stack.enter_context(EmbeddedServer(*arguments, **options))
+
+        yield start
+
+
+def _empty(server: EmbeddedServer) -> None:
+    with connect(server.unix_url) as client:
+        client.flushall()
+        client.script_flush()

@@ -1,0 +1,93 @@
+"""Ask a server what it was made to do: the commands it ran, the keys that would stay for ever."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import redis
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+SCRIPT_COMMANDS = frozenset({"eval", "evalsha", "eval_ro", "evalsha_ro", "fcall", "fcall_ro"})
+
+
+def connect(url: str) -> redis.Redis:
+    """A plain blocking client that works with every server version (RESP2) and never retries by itself."""
+    # redis-py types from_url as Any.
+    client: redis.Redis = redis.Redis.from_url(url, protocol=2, retry=None, socket_timeout=10)
+    return client
+
+
+class CommandCounter:
+    """Counts, by name, the commands that a server ran between two points, whoever sent them.
+
+    Commands that a script calls are counted, too, under their own names. Names are lower case, subcommands as the
+    server writes them (``client|setinfo``, from Redis 7.0 on). What the counter itself sends is left out::
+
+        with CommandCounter(url) as ran:
+            await cycle()
+        assert ran.script_calls == 2
+        assert ran["get"] == 0
+
+    Inside the block, too, the counts are those up to the moment of asking; after it they stand still.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._client = connect(url)
+        self._asked = 0
+        self._before: Counter[str] = Counter()
+        self._after: Counter[str] | None = None
+
+    def __enter__(self) -> Self:
+        self.restart()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._after = self._total()
+        self._client.close()
+
+    def restart(self) -> None:
+        """Count from here on."""
+        self._after = None
+        self._total()  # opens the connection, whose greeting the server counts
+        self._asked = 0
+        self._before = self._total()
+        self._asked = 1
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How often each command ran; commands that did not run are absent (and count 0)."""
+        now = self._after if self._after is not None else self._total()
+        return now - self._before
+
+    @property
+    def script_calls(self) -> int:
+        """How many scripts or functions were called, whether they succeeded or not."""
+        return sum(count for name, count in self.counts.items() if name in SCRIPT_COMMANDS)
+
+    def __getitem__(self, name: str) -> int:
+        return self.counts[name.lower()]
+
+    def _total(self) -> Counter[str]:
+        """The server's own totals, without the INFOs sent from here since the last ``restart()``."""
+        stats: dict[str, dict[str, Any]] = self._client.info("commandstats")
+        total = Counter({name.removeprefix("cmdstat_").lower(): int(of["calls"]) for name, of in stats.items()})
+        total["info"] -= self._asked
+        self._asked += 1
+        return total
+
+
+def keys_without_ttl(url: str) -> list[str]:
+    """The keys of the url's database that would never expire, sorted; DESIGN promises that there is none."""
+    with connect(url) as client:
+        keys = [bytes(key) for key in client.scan_iter(count=1000)]
+        with client.pipeline(transaction=False) as pipeline:
+            for key in keys:
+                pipeline.pttl(key)
+            left = pipeline.execute()
+    return sorted(key.decode(errors="backslashreplace") for key, ttl in zip(keys, left, strict=True) if ttl == -1)
