@@ -8,8 +8,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from tenacity import AsyncRetrying, retry_if_exception_type
-
 from . import protocol
 from .errors import (
     LockNotAcquired,
@@ -21,7 +19,8 @@ from .errors import (
     WaitTimedOut,
 )
 from .keys import SessionKeys, new_token
-from .policies import LeasePolicy, SessionPolicy, WaitPolicy, seconds_until_stop
+from .patience import Patience
+from .policies import LeasePolicy, SessionPolicy, WaitPolicy
 from .protocol import Busy, Granted, Handover, Holder, Queued
 from .runtime import Runtime
 from .wakeup import Waiter
@@ -154,41 +153,30 @@ class Acquisition:
     async def _wait(self, queued: Queued) -> Granted:
         waiter = self._waiter = self._runtime.wakeup.join(self._wanted.keys, self.token)
         waiter.heard(queued)
-        policy = self._wanted.wait
-        started = time.monotonic()
+        patience = Patience(self._wanted.wait, _StillWaiting(f"session {self._wanted.name} is locked"))
+        while True:
+            granted = await self._turn(waiter)
+            if granted is not None:
+                return granted
+            pause = await patience.next_pause()
+            if pause is None:
+                raise self._timed_out(waiter, patience.elapsed())
+            await waiter.pause(min(pause, patience.left()))
 
-        async def pause(seconds: float) -> None:
-            elapsed = time.monotonic() - started
-            await waiter.pause(min(seconds, seconds_until_stop(policy.stop, elapsed)))
-
-        attempts = AsyncRetrying(
-            stop=policy.stop,
-            wait=policy.wait,
-            before_sleep=policy.before_sleep,
-            sleep=pause,
-            retry=retry_if_exception_type(_StillWaiting),
-            reraise=True,
-        )
-        try:
-            granted: Granted = await attempts(self._turn, waiter)
-            return granted
-        except _StillWaiting:
-            raise self._timed_out(waiter, time.monotonic() - started) from None
-
-    async def _turn(self, waiter: Waiter) -> Granted:
+    async def _turn(self, waiter: Waiter) -> Granted | None:
         """One attempt in tenacity's sense: take what was pushed, or look if that is this waiter's business."""
         push, waiter.handover = waiter.handover, None
         if push is not None:
             outcome = await self._accept(push, waiter)
         elif self._new_in_queue or not waiter.should_look():
             self._new_in_queue = False
-            raise _StillWaiting
+            return None
         else:
             outcome = await self._look()
         if isinstance(outcome, Granted):
             return outcome
         waiter.heard(outcome)
-        raise _StillWaiting
+        return None
 
     async def _look(self) -> Granted | Queued:
         """Ask Redis; the ticket gives the place back if a releaser could not reach this process."""

@@ -32,6 +32,9 @@ LOST = (RedisConnectionError, RedisTimeoutError, OSError, EOFError)
 NOT_NOW = re.compile(r"^(LOADING|TRYAGAIN|MASTERDOWN|CLUSTERDOWN|READONLY|BUSY) ")
 
 
+USES = re.compile(r"^-- uses  (.+)$", re.MULTILINE)
+
+
 class _NotNow(Exception):
     """Redis answered that it cannot serve this yet."""
 
@@ -48,12 +51,16 @@ class Script:
 
 @cache
 def script(name: str) -> Script:
-    """The script ``lua/<name>.lua`` with the shared part in front; ``renew`` works on many sessions and has none."""
+    """The script ``lua/<name>.lua`` behind the parts (``lua/_<part>.lua``) that its ``uses`` line names."""
     folder = resources.files(__package__) / "lua"
-    text = (folder / f"{name}.lua").read_text(encoding="utf-8")
-    if name != "renew":
-        text = (folder / "_common.lua").read_text(encoding="utf-8") + text
-    return Script(text)
+
+    def text(of: str) -> str:
+        return (folder / f"{of}.lua").read_text(encoding="utf-8")
+
+    body = text(name)
+    uses = USES.search(body)
+    parts = uses[1].split() if uses else []
+    return Script("".join(text(f"_{part}") for part in parts) + body)
 
 
 class Executor:

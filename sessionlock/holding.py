@@ -78,7 +78,9 @@ class _Held:
         scope, self._scope = self._scope, None
         return scope is not None and bool(scope.__exit__(kind, error, tb))
 
-    async def _give_up(self, changes: list[Change], created: str, *, cancelled: bool = False) -> Any:
+    async def _give_up(
+        self, changes: list[Change], created: str, *, cancelled: bool = False
+    ) -> Committed | Conflict | Refused:
         """One release call, seen through to its end even when this task is cancelled meanwhile."""
         lease, wanted = self._lease, self._wanted
         assert lease is not None
@@ -90,21 +92,33 @@ class _Held:
             wanted.session,
             changes,
             push_limit=wanted.push_limit,
+            channel=self._runtime.wakeup.channel,
         )
         if cancelled:
-            reply = await self._runtime.see_through(call)
-            return Committed(None) if reply is None else protocol.committed(reply)
+            return self._given_up(await self._runtime.see_through(call))
         try:
-            return protocol.committed(await self._runtime.executor.run(call))
+            return self._given_up(await self._runtime.executor.run(call))
         except BaseException as error:
             if not isinstance(error, SessionLockError):
                 await self._give_up_although_cancelled(call, created)
             raise
 
+    def _given_up(self, reply: Any) -> Committed | Conflict | Refused:
+        """What a release came to (None: not known); the waiter that was granted with it is told."""
+        if reply is None:
+            return Committed(None)
+        outcome = protocol.released(reply)
+        if isinstance(outcome, Conflict):
+            return outcome
+        if outcome.handover is not None:
+            self._runtime.wakeup.dispatch(outcome.handover)
+        elif isinstance(outcome, Committed) and outcome.repeated:
+            self._runtime.wakeup.look_after(self._wanted.keys)  # the first reply, with a grant perhaps, was lost
+        return outcome
+
     async def _give_up_although_cancelled(self, call: protocol.Call, created: str) -> None:
         """The call is on its way or not; repeating it is safe. A conflict keeps the lock: nobody is left to merge."""
-        reply = await self._runtime.see_through(call)
-        if reply is not None and isinstance(protocol.committed(reply), Conflict):
+        if isinstance(self._given_up(await self._runtime.see_through(call)), Conflict):
             await self._give_up([], created, cancelled=True)
 
     @property

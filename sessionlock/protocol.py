@@ -122,6 +122,7 @@ class Refused:
 
     kind: str
     fence: int = 0
+    handover: Handover | None = None
 
 
 @dataclass(slots=True)
@@ -133,6 +134,7 @@ class Committed:
     repeated: bool = False
     changed: bool = True
     value: int | None = None  # of the counter, after an increment
+    handover: Handover | None = None  # the grant of a waiter of this process, after a release
 
 
 @dataclass(slots=True)
@@ -228,9 +230,13 @@ def release(
     *,
     push_limit: int = 65536,
     deaf: bool = False,
+    channel: str = "-",
 ) -> Call:
-    head: list[Word] = [token, fence, created, *_life(session), session.refresh_ms if session else 0]
-    return Call("release", keys.all, _with_changes([*head, push_limit, 1 if deaf else 0], changes))
+    """``channel``: a waiter of this very process gets its grant with the reply, not by a push."""
+    idle_ms, absolute_ms = _life(session)
+    refresh_ms = session.refresh_ms if session else 0
+    head: list[Word] = [token, fence, created, idle_ms, absolute_ms, refresh_ms, push_limit, 1 if deaf else 0, channel]
+    return Call("release", keys.all, _with_changes(head, changes))
 
 
 def save(
@@ -374,25 +380,32 @@ def acquired(reply: list[object], asked_at: float) -> Granted | Queued | Busy | 
 
 
 def committed(reply: list[object]) -> Committed | Conflict | Refused:
-    """The outcome of ``release``, ``save``, ``commit`` and ``incr``."""
+    """The outcome of ``save``, ``commit`` and ``incr``."""
     words: list[bytes] = reply  # type: ignore[assignment]
     kind = words[0]
-    if kind == b"saved":
-        third = words[2] if len(words) > 2 else b""
-        created = third.decode() if isinstance(third, bytes) else ""
-        return Committed(int(words[1]), created, value=int(words[3]) if len(words) > 3 else None)
-    if kind == b"clean":
-        return Committed(None, changed=False)
-    if kind == b"already":
+    if kind in (b"saved", b"already"):
         created = words[2].decode() if len(words) > 2 and words[2] else ""
         value = int(words[3]) if len(words) > 3 else None
-        return Committed(int(words[1]), created, repeated=True, value=value)
+        return Committed(int(words[1]), created, repeated=kind == b"already", value=value)
     if kind == b"conflict":
         flat: Sequence[bytes | None] = words[2]  # type: ignore[assignment]
         theirs = {bytes(f or b""): v for f, v in zip(flat[::2], flat[1::2], strict=True)}
         whole = _snapshot(words[3]) if len(words) > 3 else None  # type: ignore[arg-type]
         return Conflict(int(words[1]), theirs, whole)
     return Refused(kind.decode(), int(words[1]) if kind == b"lost" else 0)
+
+
+def released(reply: list[object]) -> Committed | Conflict | Refused:
+    """The outcome of ``release``; with the grant of this process' next waiter, if it came with the reply."""
+    words: list[bytes] = reply  # type: ignore[assignment]
+    kind = words[0]
+    if kind == b"saved":
+        return Committed(int(words[1]), handover=pushed(words[2]))
+    if kind == b"clean":
+        return Committed(None, changed=False, handover=pushed(words[1]))
+    if kind in (b"gone", b"destroyed"):
+        return Refused(kind.decode(), handover=pushed(words[1]) if len(words) > 1 else None)
+    return committed(reply)
 
 
 def loaded(reply: list[object]) -> Snapshot | Refused:

@@ -157,6 +157,13 @@ class Wakeup:
         elif self._rooms.get(keys.digest) is room:
             del self._rooms[keys.digest]
 
+    def look_after(self, keys: SessionKeys) -> None:
+        """The lock may be free, or ours, without anybody here having been told."""
+        room = self._rooms.get(keys.digest)
+        foremost = room.foremost() if room is not None else None
+        if foremost is not None:
+            foremost.look()
+
     @property
     def waiting(self) -> int:
         return len(self._waiters)
@@ -214,14 +221,15 @@ class Wakeup:
         if kind == b"message":
             push = pushed(words[2])
             if push is not None:
-                self._dispatch(push)
+                self.dispatch(push)
         elif self._confirmed is not None and not self._confirmed.done():
             if kind == b"subscribe":
                 self._confirmed.set_result(None)
             else:
                 self._confirmed.set_exception(RedisError(f"subscribing was refused: {words}"))
 
-    def _dispatch(self, push: Handover) -> None:
+    def dispatch(self, push: Handover) -> None:
+        """Wake whom this concerns."""
         if push.kind == "L":
             self._on_taken(push.token)
             return

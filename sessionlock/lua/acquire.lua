@@ -1,6 +1,7 @@
 -- Take the session's lock if it is free, else join its queue; on a grant load the session and touch its TTL.
 -- Repeating it (lost reply) returns the same grant; repeated after the acquisition ended it takes nothing.
 --
+-- uses  base receipts ids touch queue
 -- KEYS  lock queue waiters session receipts
 -- ARGV  token ttl_ms claim_ms channel label missing queueing max_waiters ticket idle_ms refresh_ms patience_ms push_limit deaf proof
 -- reply granted fence now_us left_ms {field value ...}
@@ -14,20 +15,49 @@ local missing, queueing, max_waiters, ticket = ARGV[6], ARGV[7], tonumber(ARGV[8
 local idle, refresh, patience = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
 local push_limit, deaf, proof = tonumber(ARGV[13]), ARGV[14], ARGV[15]
 
-local now = server_time()
-local held = redis.call('GET', LOCK)
-local state = redis.call('HMGET', SESSION, '#commit', '#destroyed', '#created', '#holder', '#fence', '#id', '#old')
+local now, now_digits = server_time()
+local held = call('GET', LOCK)
+local state, whole = {}, nil
 
-local function granted(fence, left)
-  touch(idle, refresh, now)
-  return {'granted', fence, digits(now), left, redis.call('HGETALL', SESSION)}
+-- A waiter needs the reserved fields only; for a holder-to-be one reading serves for both.
+local function read_record()
+  if held and held ~= token then
+    local names = {'#commit', '#destroyed', '#created', '#holder', '#fence', '#id', '#old'}
+    local values = call('HMGET', SESSION, unpack(names))
+    for i = 1, #names do
+      state[names[i]] = values[i]
+    end
+  else
+    whole = call('HGETALL', SESSION)
+    for i = 1, #whole, 2 do
+      if string.byte(whole[i]) == 35 then
+        state[whole[i]] = whole[i + 1]
+      end
+    end
+  end
+end
+
+local function granted(fence)
+  if state['#created'] then
+    touch(idle, refresh, now)
+  end
+  return {'granted', fence, now_digits, tonumber(ttl), whole}
+end
+
+local function confirmed()
+  call('PEXPIRE', LOCK, ttl)
+  local mark = token .. ' claim '
+  local record = state['#holder'] or ''
+  if string.sub(record, 1, #mark) == mark then
+    call('HSET', SESSION, '#holder', token .. ' held ' .. string.sub(record, #mark + 1))
+  end
+  return granted(state['#fence'] or '0')
 end
 
 local function holder_words()
-  local record = redis.call('HGET', SESSION, '#holder')
-  local lock = redis.call('GET', LOCK)
+  local record = call('HGET', SESSION, '#holder')
   local owner, since, who = string.match(record or '', '^(%S+) %S+ (%d+) %S+ (.*)$')
-  if owner and owner == lock then
+  if owner and owner == call('GET', LOCK) then
     return who, digits(math.max(0, now - since))
   end
   return 'another client', '-1'
@@ -35,11 +65,11 @@ end
 
 local function refuse(kind)
   local who, age = holder_words()
-  return {kind, who, age, redis.call('ZCARD', QUEUE), redis.call('PTTL', LOCK)}
+  return {kind, who, age, call('ZCARD', QUEUE), call('PTTL', LOCK)}
 end
 
 local function drop_expired_waiters()
-  local all = redis.call('HGETALL', WAITERS)
+  local all = call('HGETALL', WAITERS)
   for i = 1, #all, 2 do
     if tonumber(string.match(all[i + 1], '^%d+')) <= now then
       leave_queue(all[i])
@@ -47,67 +77,89 @@ local function drop_expired_waiters()
   end
 end
 
+-- A handed-over lock lapsed without its holder's confirmation: that process hangs. Its other waiters would each cost
+-- one more claim, so they leave the queue; when it lives after all, their tickets give them their places back.
+local function drop_hung_waiters()
+  local holder, kind, where = string.match(state['#holder'] or '', '^(%S+) (%S+) %d+ (%S+) ')
+  if kind ~= 'claim' or finished(holder, state['#commit']) then
+    return
+  end
+  local all = call('HGETALL', WAITERS)
+  for i = 1, #all, 2 do
+    if string.match(all[i + 1], '^%d+ %d+ %d+ (%S+) ') == where then
+      leave_queue(all[i])
+    end
+  end
+end
+
 local function join_queue()
-  local place = redis.call('ZSCORE', QUEUE, token)
+  local place = call('ZSCORE', QUEUE, token)
   if place then
     ticket = digits(tonumber(place))
   else
     if ticket == '0' then
-      local last = redis.call('ZRANGE', QUEUE, -1, -1, 'WITHSCORES')
+      local last = call('ZRANGE', QUEUE, -1, -1, 'WITHSCORES')
       ticket = digits(next_number(last[2], now, 'TICKET'))
     end
-    redis.call('ZADD', QUEUE, ticket, token)
+    call('ZADD', QUEUE, ticket, token)
   end
-  redis.call('HSET', WAITERS, token,
-    table.concat({digits(now + patience * 1000), ttl, claim, channel, label}, ' '))
-  redis.call('PEXPIRE', QUEUE, patience * 2)
-  redis.call('PEXPIRE', WAITERS, patience * 2)
+  call('HSET', WAITERS, token,
+    digits(now + patience * 1000) .. ' ' .. ttl .. ' ' .. claim .. ' ' .. channel .. ' ' .. label)
+  call('PEXPIRE', QUEUE, patience * 2)
+  call('PEXPIRE', WAITERS, patience * 2)
 end
 
-if held == token then
-  confirm(token, ttl)
-  return granted(state[5] or '0', tonumber(ttl))
+local function queue_is_full()
+  if ticket ~= '0' or call('ZCARD', QUEUE) < max_waiters or call('ZSCORE', QUEUE, token) then
+    return false
+  end
+  drop_expired_waiters()
+  return call('ZCARD', QUEUE) >= max_waiters
 end
-if finished(token, state[1]) then
+
+read_record()
+if held == token then
+  return confirmed()
+end
+if finished(token, state['#commit']) then
   return {'finished'}
 end
-if state[2] then
+if state['#destroyed'] then
   leave_queue(token)
   return {'destroyed'}
 end
-if missing == 'reject' and not state[3] or not admitted(proof, state[6], state[7], state[3], now) then
+if missing == 'reject' and not state['#created']
+  or not admitted(proof, state['#id'], state['#old'], state['#created'], now) then
   leave_queue(token)
   return {'missing'}
 end
-keep_id(proof, state[6])
+keep_id(proof, state['#id'])
 
 if not held then
-  drop_hung_waiters(state[4], state[1])
-  local waiting = redis.call('EXISTS', QUEUE) == 1
-  if waiting and queueing == '0' then
-    waiting = hand_over(token, push_limit, deaf, now) ~= nil
-    if waiting then
-      return refuse('busy')
+  local waiting = call('EXISTS', QUEUE) == 1
+  if waiting then
+    drop_hung_waiters()
+    if queueing == '1' then
+      join_queue()
     end
+    local head, fence = hand_over(token, nil, push_limit, deaf, now, now_digits, state['#fence'], state['#created'])
+    if head == token then
+      return granted(fence)
+    end
+    waiting = head ~= nil
   end
   if not waiting then
-    return granted(grant(token, ttl, 'held', channel, label, now), tonumber(ttl))
+    return granted(grant(token, ttl, 'held', channel, label, now, now_digits, state['#fence'], state['#created']))
   end
-  join_queue()
-  local head, fence = hand_over(token, push_limit, deaf, now)
-  if head == token then
-    return granted(fence, tonumber(ttl))
+  if queueing == '0' then
+    return refuse('busy')
   end
 elseif queueing == '0' then
   return refuse('busy')
+elseif queue_is_full() then
+  return refuse('full')
 else
-  if ticket == '0' and redis.call('ZCARD', QUEUE) >= max_waiters and not redis.call('ZSCORE', QUEUE, token) then
-    drop_expired_waiters()
-    if redis.call('ZCARD', QUEUE) >= max_waiters then
-      return refuse('full')
-    end
-  end
   join_queue()
 end
 local who, age = holder_words()
-return {'queued', ticket, redis.call('ZRANK', QUEUE, token), redis.call('PTTL', LOCK), who, age, digits(now)}
+return {'queued', ticket, call('ZRANK', QUEUE, token), call('PTTL', LOCK), who, age, now_digits}

@@ -1,11 +1,12 @@
 -- Write down whose session this is, and when that was entered in the index of the user's sessions, which is kept apart
 -- (it lies in another slot).
 --
+-- uses  base ids
 -- KEYS  lock queue waiters session receipts
 -- ARGV  user proof        (user '': nobody's any more)
 -- reply bound previous_user | missing | destroyed
 
-local state = redis.call('HMGET', SESSION, '#destroyed', '#created', '#id', '#old', '#user')
+local state = call('HMGET', SESSION, '#destroyed', '#created', '#id', '#old', '#user')
 local now = server_time()
 if state[1] then
   return {'destroyed'}
@@ -14,8 +15,8 @@ if not state[2] or not admitted(ARGV[2], state[3], state[4], state[2], now) then
   return {'missing'}
 end
 if ARGV[1] == '' then
-  redis.call('HDEL', SESSION, '#user', '#indexed')
+  call('HDEL', SESSION, '#user', '#indexed')
 else
-  redis.call('HSET', SESSION, '#user', ARGV[1], '#indexed', digits(now))
+  call('HSET', SESSION, '#user', ARGV[1], '#indexed', digits(now))
 end
 return {'bound', state[5] or ''}

@@ -1,6 +1,7 @@
 -- Save without holding the lock: only if nobody changed what was read of these fields. A conflict tells the whole
 -- current state, so that merging needs no second load. `op` names this call, so that repeating it is known.
 --
+-- uses  base receipts ids commit
 -- KEYS  lock queue waiters session receipts
 -- ARGV  op created expected_version idle_ms absolute_ms proof [op field value base]...
 -- reply saved version created | already version created
@@ -8,27 +9,28 @@
 
 local op, created, expected, idle, absolute, proof = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local FIRST = 7
-local state = redis.call('HMGET', SESSION, '#commit', '#version', '#created', '#destroyed', '#id', '#old')
-if finished(op, state[1]) then
-  return {'already', state[2] or '0', state[3] or ''}
+local state = read_state(FIRST)
+if finished(op, state.commit) then
+  return {'already', state.version or '0', state.created or ''}
 end
-if state[4] then
+if state.destroyed then
   return {'destroyed'}
 end
 local now = server_time()
-if not admitted(proof, state[5], state[6], state[3], now) then
+if not admitted(proof, state.id, state.old, state.created, now) then
   return {'missing'}
 end
-if expected ~= '' and expected ~= (state[2] or '0') then
-  return {'conflict', state[2] or '0', {}, redis.call('HGETALL', SESSION)}
+if expected ~= '' and expected ~= (state.version or '0') then
+  return {'conflict', state.version or '0', {}, call('HGETALL', SESSION)}
 end
-local refusal, version = commit_changes(FIRST, created, idle, absolute, now)
+local receipt = {'#commit', op .. ' ' .. digits(now)}
+local refusal, version = commit_changes(FIRST, state, created, idle, absolute, now, receipt)
 if refusal then
   if refusal[1] == 'conflict' then
-    refusal[4] = redis.call('HGETALL', SESSION)
+    refusal[4] = call('HGETALL', SESSION)
   end
   return refusal
 end
-keep_id(proof, state[5])
-write_receipt(op, digits(now), now)
-return {'saved', digits(version), redis.call('HGET', SESSION, '#created')}
+keep_id(proof, state.id)
+keep_receipt(state.commit, op, now)
+return {'saved', version, state.created}

@@ -1,28 +1,29 @@
 -- Delete the record and leave a tombstone, at once and whoever holds the lock: a late save is refused by it.
 -- Waiters are told; they need not queue for a session that is gone. The holder keeps its lock until it is done.
 --
+-- uses  base ids
 -- KEYS  lock queue waiters session receipts
 -- ARGV  tombstone_ms proof        (proof '*': whatever id; for the index of a user's sessions)
 -- reply destroyed | missing
 
-local state = redis.call('HMGET', SESSION, '#id', '#old', '#created')
+local state = call('HMGET', SESSION, '#id', '#old', '#created')
 if ARGV[2] ~= '*' and not admitted(ARGV[2], state[1], state[2], state[3], server_time()) then
   return {'missing'}
 end
-local existed = exists() or redis.call('HEXISTS', SESSION, '#destroyed') == 1
-local kept = redis.call('HMGET', SESSION, '#fence', '#holder', '#commit')
-redis.call('DEL', SESSION)
-redis.call('HSET', SESSION, '#destroyed', digits(server_time()))
+local existed = state[3] or call('HEXISTS', SESSION, '#destroyed') == 1
+local kept = call('HMGET', SESSION, '#fence', '#holder', '#commit')
+call('DEL', SESSION)
+call('HSET', SESSION, '#destroyed', digits(server_time()))
 for i, field in ipairs({'#fence', '#holder', '#commit'}) do
   if kept[i] then
-    redis.call('HSET', SESSION, field, kept[i])
+    call('HSET', SESSION, field, kept[i])
   end
 end
-redis.call('PEXPIRE', SESSION, ARGV[1])
-local waiters = redis.call('HGETALL', WAITERS)
+call('PEXPIRE', SESSION, ARGV[1])
+local waiters = call('HGETALL', WAITERS)
 for i = 1, #waiters, 2 do
   local channel = string.match(waiters[i + 1], '^%d+ %d+ %d+ (%S+) ')
-  redis.call('PUBLISH', channel, 'D ' .. waiters[i])
+  call('PUBLISH', channel, 'D ' .. waiters[i])
 end
-redis.call('DEL', QUEUE, WAITERS)
+call('DEL', QUEUE, WAITERS)
 return {existed and 'destroyed' or 'missing'}

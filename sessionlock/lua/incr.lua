@@ -1,5 +1,6 @@
 -- Add to an integer field, atomically: under the lock (token, fenced) or without it (token '').
 --
+-- uses  base receipts ids commit
 -- KEYS  lock queue waiters session receipts
 -- ARGV  op token fence created idle_ms absolute_ms proof [op field value base]...     one change, an increment
 -- reply saved version created value | already version created value
@@ -10,24 +11,25 @@ local op, token, fence, created, idle, absolute = ARGV[1], ARGV[2], ARGV[3], ARG
 local proof = ARGV[7]
 local FIRST = 8
 local field = ARGV[FIRST + 1]
-local state = redis.call('HMGET', SESSION, '#commit', '#version', '#created', '#destroyed', '#fence', '#id', '#old')
-if finished(op, state[1]) then
-  return {'already', state[2] or '0', state[3] or '', redis.call('HGET', SESSION, field) or '0'}
+local state = read_state(FIRST)
+if finished(op, state.commit) then
+  return {'already', state.version or '0', state.created or '', call('HGET', SESSION, field) or '0'}
 end
 local now = server_time()
-if state[4] then
+if state.destroyed then
   return {'destroyed'}
 end
 if token ~= '' then
-  if redis.call('GET', LOCK) ~= token or tonumber(state[5] or '0') > tonumber(fence) then
-    return {'lost', state[5] or '0'}
+  if call('GET', LOCK) ~= token or tonumber(state.fence or '0') > tonumber(fence) then
+    return {'lost', state.fence or '0'}
   end
-elseif not state[3] or not admitted(proof, state[6], state[7], state[3], now) then
+elseif not state.created or not admitted(proof, state.id, state.old, state.created, now) then
   return {'missing'}
 end
-local refusal, version = commit_changes(FIRST, created, idle, absolute, now)
+local receipt = {'#commit', op .. ' ' .. digits(now)}
+local refusal, version = commit_changes(FIRST, state, created, idle, absolute, now, receipt)
 if refusal then
   return refusal
 end
-write_receipt(op, digits(now), now)
-return {'saved', digits(version), redis.call('HGET', SESSION, '#created'), redis.call('HGET', SESSION, field)}
+keep_receipt(state.commit, op, now)
+return {'saved', version, state.created, call('HGET', SESSION, field)}

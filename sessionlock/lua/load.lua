@@ -1,10 +1,11 @@
 -- Read the session without a lock; its TTL is touched as a locked load does it.
 --
+-- uses  base ids touch
 -- KEYS  lock queue waiters session receipts
 -- ARGV  idle_ms refresh_ms proof
 -- reply found {field value ...} | missing | destroyed
 
-local state = redis.call('HMGET', SESSION, '#destroyed', '#created', '#id', '#old')
+local state = call('HMGET', SESSION, '#destroyed', '#created', '#id', '#old')
 local now = server_time()
 if state[1] then
   return {'destroyed'}
@@ -13,4 +14,4 @@ if not state[2] or not admitted(ARGV[3], state[3], state[4], state[2], now) then
   return {'missing'}
 end
 touch(tonumber(ARGV[1]), tonumber(ARGV[2]), now)
-return {'found', redis.call('HGETALL', SESSION)}
+return {'found', call('HGETALL', SESSION)}

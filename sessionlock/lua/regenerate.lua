@@ -1,20 +1,21 @@
 -- Give the session a new id: from now on only new_proof is admitted, and for grace_ms the ids that were valid till now.
 -- The record, its lock and its queue stay where they are, so nothing is copied and nobody loses his place.
 --
+-- uses  base ids
 -- KEYS  lock queue waiters session receipts
 -- ARGV  proof new_proof grace_ms token fence        (token '': without the lock)
 -- reply regenerated | missing | destroyed | lost fence
 
 local proof, new_proof, grace, token, fence = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local now = server_time()
-local state = redis.call('HMGET', SESSION, '#destroyed', '#created', '#id', '#old', '#fence')
+local state = call('HMGET', SESSION, '#destroyed', '#created', '#id', '#old', '#fence')
 if state[1] then
   return {'destroyed'}
 end
 if state[3] == new_proof then
   return {'regenerated'}
 end
-if token ~= '' and (redis.call('GET', LOCK) ~= token or tonumber(state[5] or '0') > tonumber(fence)) then
+if token ~= '' and (call('GET', LOCK) ~= token or tonumber(state[5] or '0') > tonumber(fence)) then
   return {'lost', state[5] or '0'}
 end
 if not admitted(proof, state[3], state[4], state[2], now) or token == '' and not state[2] then
@@ -30,6 +31,6 @@ end
 if grace > 0 then
   old[#old + 1] = previous .. '@' .. digits(now + grace * 1000)
 end
-redis.call('HSET', SESSION, '#id', new_proof, '#old', table.concat(old, ' '))
+call('HSET', SESSION, '#id', new_proof, '#old', table.concat(old, ' '))
 keep_mortal(SHELL_MS)
 return {'regenerated'}

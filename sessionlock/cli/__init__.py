@@ -1,0 +1,127 @@
+"""The command line: ``sessionlock demo | inspect | release``.
+
+Exit status: 0 done; 1 the answer is no (the demo's guarded run lost something, there is no such session or holder);
+2 wrong usage or no Redis to work with; 130 after Ctrl-C, 143 after SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from ..version import __version__
+from .failure import Failure
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status. Wrong usage ends in argparse's ``SystemExit(2)``."""
+    arguments = _parser().parse_args(argv)
+    try:
+        status = _command(arguments.command)(arguments)
+        sys.stdout.flush()
+    except Failure as failure:
+        print(f"sessionlock: {failure}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("sessionlock: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read us has left (`| head`). The interpreter's own flush at exit must not fail over it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return status
+
+
+def _command(name: str) -> Callable[[argparse.Namespace], int]:
+    # Imported late: `--version` and wrong usage answer at once, and node processes do not load the parent's part.
+    if name == "demo":
+        from .demo import run
+
+        return run
+    from .inspect import run_inspect, run_release
+
+    return run_release if name == "release" else run_inspect
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sessionlock",
+        description="Two requests of one session, on any nodes: one at a time, nothing lost, two round trips.",
+    )
+    parser.add_argument("--version", action="version", version=f"sessionlock {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_demo(commands)
+    _add_inspect(commands)
+    _add_release(commands)
+    return parser
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    demo = commands.add_parser(
+        "demo",
+        help="see what concurrent requests of one session lose, and that guarded ones lose nothing",
+        description=(
+            "Node processes send concurrent requests to three sessions in one Redis (a cart, flash messages, a"
+            " counter): first with plain GET and SET, then guarded. Shows what was lost and what it cost."
+            " Exit status: 0 the guarded run lost nothing, 1 it lost something, 2 wrong usage or no Redis."
+        ),
+    )
+    demo.add_argument(
+        "--url",
+        help="a Redis of yours; the demo uses random names there and deletes them at its end"
+        " (default: a private server process)",
+    )
+    demo.add_argument("--nodes", type=_whole(1, 64), default=4, metavar="N", help="node processes (default: 4)")
+    demo.add_argument(
+        "--requests",
+        type=_whole(1, 20_000),
+        default=1000,
+        metavar="N",
+        help="requests to each of the three sessions in each run (default: 1000)",
+    )
+    demo.add_argument("--seed", type=int, metavar="N", help="which requests deliver messages (default: random)")
+    demo.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+
+def _add_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    inspect = commands.add_parser(
+        "inspect",
+        help="who holds a session, for how long already, and who waits",
+        description="Show who holds a session and who waits. Changes nothing. Exit status 1: no session, no holder.",
+    )
+    _add_target(inspect)
+    inspect.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+
+def _add_release(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    release = commands.add_parser(
+        "release",
+        help="take the lock from a holder that hangs",
+        description=(
+            "Take a session's lock from the holder that `sessionlock inspect` showed; the next waiter gets it and the"
+            " late save of that holder is refused. Exit status 1: that token does not hold the lock any more."
+        ),
+    )
+    _add_target(release)
+    release.add_argument("--token", required=True, help="the holder's token, as `sessionlock inspect` shows it")
+
+
+def _add_target(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--url", required=True, help="redis://, rediss:// or unix://")
+    command.add_argument("--prefix", default="sl", help="the guard's key prefix (default: sl)")
+    command.add_argument("sid", metavar="SID", help="the session id; - reads it from standard input, unseen by ps")
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        value = int(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"must be from {least} to {most}")
+        return value
+
+    number.__name__ = "number"  # argparse names the type in its messages
+    return number

@@ -1,0 +1,91 @@
+"""What the output may use (colours, a line that changes, more than ASCII) and the progress of a run."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TextIO
+
+__all__ = ["Progress", "Style", "style_of"]
+
+BAR = 28
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """``live``: lines may be written over. ``rich``: the encoding has more than ASCII."""
+
+    live: bool = False
+    colour: bool = False
+    rich: bool = False
+
+    def bold(self, text: str) -> str:
+        return self._paint("1", text)
+
+    def dim(self, text: str) -> str:
+        return self._paint("2", text)
+
+    def good(self, text: str) -> str:
+        return self._paint("1;32", text)
+
+    def bad(self, text: str) -> str:
+        return self._paint("1;31", text)
+
+    def _paint(self, code: str, text: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self.colour else text
+
+
+def style_of(stream: TextIO) -> Style:
+    """Colours and live lines only on a terminal; no colours with NO_COLOR set."""
+    live = stream.isatty() and os.environ.get("TERM") != "dumb"
+    try:
+        "█░×µ…─".encode(stream.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        rich = False
+    else:
+        rich = True
+    return Style(live, live and not os.environ.get("NO_COLOR"), rich)
+
+
+class Progress:
+    """One line of progress at a time; without a terminal one plain line when the work is done; with None silent."""
+
+    def __init__(self, stream: TextIO | None, style: Style) -> None:
+        self._stream = stream
+        self._style = style
+        self._open = False
+
+    def doing(self, what: str) -> None:
+        """Something short without a measure; vanishes."""
+        if self._style.live:
+            self._write(f"\r\x1b[K  {self._style.dim(what)}")
+            self._open = True
+
+    def at(self, name: str, done: int, total: int) -> None:
+        if self._style.live:
+            self._write(f"\r\x1b[K  {name:<11}{self._bar(done, total)} {done:>6}/{total}")
+            self._open = True
+
+    def finished(self, name: str, done: int, total: int, seconds: float) -> None:
+        if self._style.live:
+            self.at(name, done, total)
+            self._write(f"  {seconds:6.2f} s\n")
+        else:
+            self._write(f"  {name:<11}{done} of {total} requests answered in {seconds:.2f} s\n")
+        self._open = False
+
+    def clear(self) -> None:
+        """Leave no half line behind."""
+        if self._open:
+            self._write("\r\x1b[K")
+            self._open = False
+
+    def _bar(self, done: int, total: int) -> str:
+        full, empty = ("█", "░") if self._style.rich else ("#", ".")
+        filled = BAR * done // max(1, total)
+        return full * filled + self._style.dim(empty * (BAR - filled))
+
+    def _write(self, text: str) -> None:
+        if self._stream is not None:
+            self._stream.write(text)
+            self._stream.flush()

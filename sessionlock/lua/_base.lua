@@ -1,0 +1,39 @@
+-- Every script on one session begins with this part. All keys are declared.
+--
+-- lock      string  the holder's token, PX = lease
+-- queue     zset    waiting tokens; score = ticket, a number that grows in the order of arrival
+-- waiters   hash    token -> "deadline_us ttl_ms claim_ms channel label"
+-- session   hash    one field per session key, and reserved fields:
+--                     #fence    highest fencing token granted          #version  number of commits
+--                     #created  when the record came to be (us)        #expires  absolute end (us)
+--                     #holder   "token state since_us channel label", state = held | claim
+--                     #commit   "token fence": the acquisition or commit that finished last
+--                     #op       the immediate save applied last
+--                     #destroyed  tombstone
+--                     #id       proof of the id that is valid now, when it was regenerated
+--                     #old      "proof@until_us ...": ids that were valid before, in their grace
+--                     #user     digest of the user, for the index of a user's sessions
+--                     #indexed  when it was last entered there (us)
+-- receipts  zset    acquisitions that finished shortly before that one; score = fence
+--
+-- Numbers up to 2^53 are exact in Lua's doubles but print as 1.7e+15: they leave through digits() only.
+
+local LOCK, QUEUE, WAITERS, SESSION, RECEIPTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local SHELL_MS = 60000 -- a record that holds nothing but a fence
+local call = redis.call
+
+local function digits(number)
+  return string.format('%.0f', number)
+end
+
+-- The server's clock in microseconds, as a number and as digits.
+local function server_time()
+  local time = call('TIME')
+  return time[1] * 1000000 + time[2], time[1] .. string.sub('000000' .. time[2], -6)
+end
+
+local function keep_mortal(ttl_ms)
+  if call('PTTL', SESSION) == -1 then
+    call('PEXPIRE', SESSION, ttl_ms)
+  end
+end

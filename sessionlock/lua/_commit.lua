@@ -1,0 +1,105 @@
+-- Changes stand in ARGV from `first` on, four words each: op field value base.
+--   s  set to value      d  delete      i  add the integer value
+-- base says what was read: '' nothing, '=bytes' exactly these, '#sha1' bytes of this SHA-1, '*' does not matter.
+
+local AT_ONCE = 1000 -- fields per command; Lua's stack is limited
+
+local function unchanged(current, base)
+  if not current then
+    return base == ''
+  end
+  local kind = string.sub(base, 1, 1)
+  if kind == '=' then
+    return string.sub(base, 2) == current
+  end
+  return kind == '#' and string.sub(base, 2) == redis.sha1hex(current)
+end
+
+local function read_state(first)
+  local names = {'#fence', '#destroyed', '#commit', '#created', '#version', '#op', '#id', '#old'}
+  local values = {}
+  for i = first + 1, #ARGV, 4 do
+    names[#names + 1] = ARGV[i]
+  end
+  for start = 1, #names, AT_ONCE do
+    local part = call('HMGET', SESSION, unpack(names, start, math.min(start + AT_ONCE - 1, #names)))
+    for i = 1, #part do
+      values[start + i - 1] = part[i]
+    end
+  end
+  return {
+    fence = values[1], destroyed = values[2], commit = values[3], created = values[4], version = values[5],
+    op = values[6], id = values[7], old = values[8], fields = values, first_field = 9,
+  }
+end
+
+-- Returns nil, or {field, current value, ...} of what somebody else changed meanwhile.
+local function conflicts(first, state)
+  local found = nil
+  local at = state.first_field
+  for i = first, #ARGV, 4 do
+    local current, base = state.fields[at], ARGV[i + 3]
+    local clash = base ~= '*' and not unchanged(current, base)
+    if ARGV[i] == 'i' then
+      clash = current and not string.match(current, '^-?%d%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?$')
+    end
+    if clash then
+      found = found or {}
+      found[#found + 1] = ARGV[i + 1]
+      found[#found + 1] = current
+    end
+    at = at + 1
+  end
+  return found
+end
+
+local function write(command, words)
+  for start = 1, #words, AT_ONCE do
+    call(command, SESSION, unpack(words, start, math.min(start + AT_ONCE - 1, #words)))
+  end
+end
+
+-- Bring the changes into the record, with `also`, further reserved fields; `created` is the stamp of the record that
+-- was loaded, '' for a new one. Returns a refusal (nothing was changed), or nil and the new version.
+local function commit_changes(first, state, created, idle_ms, absolute_ms, now, also)
+  if created ~= '' and state.created ~= created then
+    return {'gone'} -- a delta must not revive part of a record that expired or was replaced
+  end
+  local clash = conflicts(first, state)
+  if clash then
+    return {'conflict', state.version or '0', clash}
+  end
+  local version = digits((tonumber(state.version) or 0) + 1)
+  local set, delete = also, {}
+  set[#set + 1] = '#version'
+  set[#set + 1] = version
+  for i = first, #ARGV, 4 do
+    local op, field = ARGV[i], ARGV[i + 1]
+    if op == 's' then
+      set[#set + 1] = field
+      set[#set + 1] = ARGV[i + 2]
+    elseif op == 'd' then
+      delete[#delete + 1] = field
+    else
+      call('HINCRBY', SESSION, field, ARGV[i + 2])
+    end
+  end
+  local life = nil
+  if not state.created then
+    life = tonumber(idle_ms)
+    state.created = digits(now)
+    set[#set + 1] = '#created'
+    set[#set + 1] = state.created
+    if tonumber(absolute_ms) > 0 then
+      set[#set + 1] = '#expires'
+      set[#set + 1] = digits(now + absolute_ms * 1000)
+      life = math.min(life, tonumber(absolute_ms))
+    end
+  end
+  write('HSET', set)
+  write('HDEL', delete)
+  if life then
+    call('PEXPIRE', SESSION, digits(life))
+  end
+  return nil, version
+end
