@@ -76,6 +76,7 @@ class Acquisition:
             await self._abandon(wait=not isinstance(error, RedisUnavailable))
             raise
         finally:
+            self._runtime.wakeup.expect_no_more(self.token)
             if self._waiter is not None:
                 self._runtime.wakeup.leave(self._wanted.keys, self._waiter)
 
@@ -83,7 +84,7 @@ class Acquisition:
         """Give up whatever Redis has under this token: a place in the queue, or the lock."""
         if self._asked:
             call = protocol.abandon(self._wanted.keys, self.token, push_limit=self._wanted.push_limit)
-            await self._runtime.see_through(call, wait=wait)
+            await self._runtime.see_through(self._runtime.executor.run(call), wait=wait)
 
     # --- asking
 
@@ -114,6 +115,8 @@ class Acquisition:
             push_limit=wanted.push_limit,
         )
         self._asked = True
+        if queueing:
+            self._runtime.wakeup.expect(self.token)
         asked_at = time.monotonic()
         outcome = protocol.acquired(await self._runtime.executor.run(call), asked_at)
         if isinstance(outcome, (Busy, protocol.Refused)):
@@ -151,7 +154,9 @@ class Acquisition:
     # --- waiting
 
     async def _wait(self, queued: Queued) -> Granted:
-        waiter = self._waiter = self._runtime.wakeup.join(self._wanted.keys, self.token)
+        waiter = self._waiter = self._runtime.wakeup.join(
+            self._wanted.keys, self.token, self._wanted.lease.claim_ms / 1000
+        )
         waiter.heard(queued)
         patience = Patience(self._wanted.wait, _StillWaiting(f"session {self._wanted.name} is locked"))
         while True:
@@ -198,7 +203,11 @@ class Acquisition:
             if granted.asked_at + granted.trusted_for - now > push.claim / 2:
                 return granted
         # Too large to be pushed, or it took long to arrive: asking again confirms the lease and loads.
-        return self._granted_or_queued(await self._ask(queueing=True))
+        outcome = self._granted_or_queued(await self._ask(queueing=True))
+        if not isinstance(outcome, Granted):
+            # The claim had lapsed, as if this process hung; its other waiters were taken out of the queue then.
+            self._runtime.wakeup.look_all(self._wanted.keys)
+        return outcome
 
     def _timed_out(self, waiter: Waiter, waited: float) -> WaitTimedOut:
         last = waiter.last

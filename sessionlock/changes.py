@@ -45,6 +45,8 @@ def last_write_wins(base: Any, ours: Any, theirs: Any) -> Any:
 
 def counter(base: Any, ours: Any, theirs: Any) -> Any:
     """Both differences count. Deleting a counter that somebody else moved is a clash."""
+    if ours is MISSING and theirs is MISSING:
+        return MISSING
     values = [0 if value is MISSING else value for value in (base, ours, theirs)]
     if ours is MISSING or not all(type(value) in (int, float) for value in values):
         raise Clash
@@ -56,7 +58,7 @@ def append(base: Any, ours: Any, theirs: Any) -> Any:
     old, mine, current = _lists(base, ours, theirs)
     removed = _without(old, mine)
     added = _without(mine, old)
-    return _without(current, removed) + added
+    return _list_or_missing(_without(current, removed) + added, ours)
 
 
 def deliver_once(base: Any, ours: Any, theirs: Any) -> Any:
@@ -71,7 +73,7 @@ def union(base: Any, ours: Any, theirs: Any) -> Any:
     """As ``append``, but an item that is there already is not added a second time."""
     old, mine, current = _lists(base, ours, theirs)
     kept = _without(current, _without(old, mine))
-    return kept + [item for item in _without(mine, old) if item not in kept]
+    return _list_or_missing(kept + [item for item in _without(mine, old) if item not in kept], ours)
 
 
 def set_once(base: Any, ours: Any, theirs: Any) -> Any:
@@ -93,9 +95,14 @@ def by_id(field: str = "id") -> Merge:
             value = there if here == was else here if there == was else critical(was, here, there)
             if value is not MISSING:
                 merged[name] = value
-        return list(merged.values())
+        return _list_or_missing(list(merged.values()), ours)
 
     return merge_by_id
+
+
+def _list_or_missing(merged: list[Any], ours: Any) -> Any:
+    """A key that was deleted here stays deleted unless the other side has put something new in."""
+    return MISSING if ours is MISSING and not merged else merged
 
 
 def _lists(*values: Any) -> list[list[Any]]:

@@ -7,11 +7,19 @@ what is there, refuse the whole commit on any difference, and can be repeated af
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
 from redis.exceptions import RedisError, WatchError
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_random,
+    wait_random_exponential,
+)
 
 from . import protocol
 from .codec import Codec, keeps_counters
@@ -35,6 +43,7 @@ RECEIPT_US = 60_000_000
 RECEIPT_MS = 60_000
 MOST_RECEIPTS = 4096
 LARGEST_STEP = 10**15 - 1
+NEW = "new"  # instead of the stamp of a record: there is none yet, and one may be made
 MOST_TRIES = 100  # a WATCH is undone by any write to the record, a lock's grant included
 
 
@@ -63,12 +72,19 @@ class ScriptEngine:
 class WatchEngine:
     """``client``: a ``redis.asyncio`` client. Keeps to the same record, receipts included, as the scripts do."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, *, reply_within: float, retry_for: float) -> None:
         self._client = client
-        self._retrying = AsyncRetrying(
-            retry=retry_if_exception_type((WatchError, *LOST)),
+        self._reply_within = reply_within
+        self._disturbed = AsyncRetrying(
+            retry=retry_if_exception_type(WatchError),
             stop=stop_after_attempt(MOST_TRIES),
             wait=wait_random(0, 0.02),
+            reraise=True,
+        )
+        self._lost = AsyncRetrying(
+            retry=retry_if_exception_type(LOST),
+            stop=stop_after_delay(retry_for),
+            wait=wait_random_exponential(multiplier=0.02, max=0.5),
             reraise=True,
         )
 
@@ -82,13 +98,20 @@ class WatchEngine:
 
     async def _mapped(self, do: Callable[..., Awaitable[T]], *args: Any) -> T:
         try:
-            return await self._retrying(do, *args)
+            answer: T = await self._lost(self._disturbed, self._in_time, do, *args)
+            return answer
         except WatchError:
             raise SessionConflict(
                 f"session {args[0].digest} was written by others {MOST_TRIES} times in a row; nothing was saved"
             ) from None
         except (RedisError, *LOST) as error:
             raise RedisUnavailable(f"Redis did not carry out the transaction: {error}") from error
+
+    async def _in_time(self, do: Callable[..., Awaitable[T]], *args: Any) -> T:
+        try:
+            return await asyncio.wait_for(_awaited(do, *args), self._reply_within)
+        except asyncio.TimeoutError:
+            raise TimeoutError(f"no answer within {self._reply_within:g} s") from None
 
     async def _load(self, keys: SessionKeys, policy: SessionPolicy) -> Snapshot | Refused:
         async with self._client.pipeline(transaction=False) as pipe:
@@ -135,6 +158,10 @@ class WatchEngine:
         if current.fields.get(b"#commit", b"").startswith(op.encode() + b" "):
             return True
         return await pipe.zscore(keys.receipts, op) is not None
+
+
+async def _awaited(do: Callable[..., Awaitable[T]], *args: Any) -> T:
+    return await do(*args)
 
 
 def _raw(pipe: Any, *words: Any) -> Any:
@@ -239,9 +266,9 @@ class _Whichever:
             return await self._engine.commit(keys, created, changes, policy, expected)
 
 
-def whichever_works(executor: Executor, client: Any) -> Engine:
+def whichever_works(executor: Executor, watch: WatchEngine) -> Engine:
     """The script engine; the WATCH engine from the first ``NOPERM`` on."""
-    return _Whichever(ScriptEngine(executor), WatchEngine(client))
+    return _Whichever(ScriptEngine(executor), watch)
 
 
 async def increment(

@@ -32,6 +32,8 @@ LOST = (RedisConnectionError, RedisTimeoutError, OSError, EOFError)
 NOT_NOW = re.compile(r"^(LOADING|TRYAGAIN|MASTERDOWN|CLUSTERDOWN|READONLY|BUSY) ")
 
 
+# Redis 6 and 7 word it differently; a missing key or channel permission is another matter.
+NO_SCRIPTS = re.compile(r"^NOPERM .*(run|execute|use|access).*'?(evalsha|eval)\b", re.IGNORECASE)
 USES = re.compile(r"^-- uses  (.+)$", re.MULTILINE)
 
 
@@ -77,6 +79,7 @@ class Executor:
         self._client = client
         self._pool = getattr(client, "connection_pool", None)
         self._reply_within = reply_within
+        self.crowded = False  # others of this process wait, so a tick is likely to have more than one call to send
         self._wire: Wire | None = None
         self._opening: asyncio.Task[None] | None = None
         self._send: Callable[[Script, Call], Awaitable[Any]] = self._send_by_wire
@@ -123,7 +126,8 @@ class Executor:
             except WireUnsupported:
                 self._send = self._send_by_client
                 return await self._send_by_client(text, call)
-        reply = await wire.call(("EVALSHA", text.sha, len(call.keys), *call.keys, *call.args))
+        words = ("EVALSHA", text.sha, len(call.keys), *call.keys, *call.args)
+        reply = await wire.call(words, soon=self.crowded)
         if isinstance(reply, hiredis.ReplyError):
             if str(reply).startswith("NOSCRIPT"):
                 reply = await wire.call(("EVAL", text.text, len(call.keys), *call.keys, *call.args))
@@ -177,7 +181,7 @@ def _raise_reply(error: Exception) -> None:
 
 
 def _mapped(error: Exception, call: Call) -> RedisUnavailable:
-    if str(error).startswith("NOPERM"):
+    if NO_SCRIPTS.match(str(error)):
         return ScriptsForbidden(
             f"Redis does not permit the {call.script} script: {error}. Locking needs EVALSHA, EVAL and PUBLISH;"
             " mode='optimistic' works without"

@@ -187,6 +187,8 @@ class SessionGuard:
             LeaseLost, StaleFencingToken, SessionConflict, SessionDestroyed, CodecError, SessionTooLarge,
             RedisUnavailable.
         """
+        if session is not None:
+            check_strategies(session.merge)
         if len(sids) > 1:
             if mode != "lock":
                 raise ConfigurationError("several sessions are only held together in mode 'lock'")
@@ -317,6 +319,8 @@ class SessionGuard:
         Raises:
             SessionConflict: the last attempt clashed too. Otherwise as :meth:`session_lock` without a lock.
         """
+        if session is not None:
+            check_strategies(session.merge)
         wanted = self._unlocked(sid, session or self.session_policy, "optimistic", missing, None)
         return attempts(wanted, retry)
 
@@ -400,17 +404,21 @@ class SessionGuard:
             self.runtime().background(self._users().enter_again(keys, snapshot))
 
     def _users(self) -> UserIndex:
-        return UserIndex(self._client, self.runtime().executor, self.prefix, self.session_policy)
+        runtime = self.runtime()
+        return UserIndex(runtime.client, runtime.executor, self.prefix, self.session_policy, self._reply_within)
 
     def _engine(self) -> Engine:
         runtime = self.runtime()
         if self._commit_by == "script":
             return ScriptEngine(runtime.executor)
         if self._commit_by == "watch":
-            return WatchEngine(self._client)
+            return self._watch_engine(runtime)
         if runtime.engine is None:
-            runtime.engine = whichever_works(runtime.executor, self._client)
+            runtime.engine = whichever_works(runtime.executor, self._watch_engine(runtime))
         return cast(Engine, runtime.engine)
+
+    def _watch_engine(self, runtime: Runtime) -> WatchEngine:
+        return WatchEngine(runtime.client, reply_within=self._reply_within, retry_for=self._retry_for)
 
     async def create(self, data: Mapping[str, Any] | None = None, *, sid: str | None = None) -> Session:
         """Store a new session, by default under a new random id (``session.sid``); nothing is ever overwritten.

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
 
 import anyio
 
@@ -82,9 +81,19 @@ class _Held:
         self, changes: list[Change], created: str, *, cancelled: bool = False
     ) -> Committed | Conflict | Refused:
         """One release call, seen through to its end even when this task is cancelled meanwhile."""
-        lease, wanted = self._lease, self._wanted
-        assert lease is not None
-        call = protocol.release(
+        call = self._release(changes, created)
+        if cancelled:
+            return await self._runtime.see_through(self._to_the_end(call)) or Committed(None)
+        try:
+            return self._given_up(await self._runtime.executor.run(call))
+        except BaseException as error:
+            if not isinstance(error, SessionLockError):
+                await self._runtime.see_through(self._to_the_end(call))
+            raise
+
+    def _release(self, changes: list[Change], created: str) -> protocol.Call:
+        lease, wanted = self._the_lease, self._wanted
+        return protocol.release(
             wanted.keys,
             lease.token,
             lease.fencing_token,
@@ -94,19 +103,9 @@ class _Held:
             push_limit=wanted.push_limit,
             channel=self._runtime.wakeup.channel,
         )
-        if cancelled:
-            return self._given_up(await self._runtime.see_through(call))
-        try:
-            return self._given_up(await self._runtime.executor.run(call))
-        except BaseException as error:
-            if not isinstance(error, SessionLockError):
-                await self._give_up_although_cancelled(call, created)
-            raise
 
-    def _given_up(self, reply: Any) -> Committed | Conflict | Refused:
-        """What a release came to (None: not known); the waiter that was granted with it is told."""
-        if reply is None:
-            return Committed(None)
+    def _given_up(self, reply: list[object]) -> Committed | Conflict | Refused:
+        """What a release came to; the waiter of this process that was granted with it is told."""
         outcome = protocol.released(reply)
         if isinstance(outcome, Conflict):
             return outcome
@@ -116,10 +115,15 @@ class _Held:
             self._runtime.wakeup.look_after(self._wanted.keys)  # the first reply, with a grant perhaps, was lost
         return outcome
 
-    async def _give_up_although_cancelled(self, call: protocol.Call, created: str) -> None:
-        """The call is on its way or not; repeating it is safe. A conflict keeps the lock: nobody is left to merge."""
-        if isinstance(self._given_up(await self._runtime.see_through(call)), Conflict):
-            await self._give_up([], created, cancelled=True)
+    async def _to_the_end(self, call: protocol.Call) -> Committed | Conflict | Refused:
+        """The release of a caller that is being cancelled: on its way already or not, repeating it is safe.
+
+        A conflict keeps the lock, and nobody is left to merge: then it is given up without saving.
+        """
+        outcome = self._given_up(await self._runtime.executor.run(call))
+        if isinstance(outcome, Conflict):
+            outcome = self._given_up(await self._runtime.executor.run(self._release([], "")))
+        return outcome
 
     @property
     def _the_lease(self) -> Lease:
@@ -266,6 +270,7 @@ class SessionContext(_Held):
         kept = True
         try:
             await self._saves_done()
+            session._close("is being saved and released")
             for _ in range(MOST_MERGES):
                 changes = session.changes()
                 outcome = await self._give_up(changes, session._created)

@@ -17,7 +17,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from . import protocol
 from .changes import MISSING
 from .codec import Codec
-from .engines import Engine, increment
+from .engines import NEW, Engine, increment
 from .errors import ReadOnlySession, SessionConflict
 from .holding import renew_id
 from .keys import SessionKeys
@@ -70,7 +70,9 @@ class Unlocked:
         """
         for left in range(merges, -1, -1):
             changes = session.changes()
-            if not changes and self.expected_version is None:
+            if not changes:
+                if self.expected_version not in (None, session.version):
+                    raise self._other_version(session, session.version, session)
                 return None
             outcome = await self.engine.commit(self.keys, session._created, changes, self.policy, self.expected_version)
             if isinstance(outcome, Refused):
@@ -79,17 +81,17 @@ class Unlocked:
                 session._saved(changes, outcome.version, outcome.created)
                 return None
             if self.expected_version is not None and outcome.version != self.expected_version:
-                raise self._other_version(session, outcome)
+                current = self.session(outcome.snapshot or EMPTY)
+                raise self._other_version(session, outcome.version, current)
             if left == 0:
                 return outcome
             session._merge(outcome)
         raise AssertionError("unreachable")
 
-    def _other_version(self, session: Session, conflict: Conflict) -> SessionConflict:
-        current = self.session(conflict.snapshot or EMPTY)
+    def _other_version(self, session: Session, version: int, current: Session) -> SessionConflict:
         keys = session._differing(current)
         return SessionConflict(
-            f"session {session.name} is at version {conflict.version}, not {self.expected_version}; nothing was saved",
+            f"session {session.name} is at version {version}, not {self.expected_version}; nothing was saved",
             keys=tuple(keys),
             ours={key: session[key] for key in keys if key in session},
             theirs={key: current[key] for key in keys if key in current},
@@ -124,6 +126,7 @@ class UnlockedContext:
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         if error is None and not self._done:
+            self._session._close("is being saved")
             if self._wanted.mode == "read":
                 check_unchanged(self._session)
             else:
@@ -135,6 +138,7 @@ class UnlockedContext:
 
     async def save(self) -> None:
         conflict = await self._wanted.commit(self._session)
+        self._expect_no_version()
         if conflict is not None:
             raise SessionConflict(
                 f"session {self._session.name} was changed by others {MOST_MERGES} times while it was being saved;"
@@ -142,14 +146,21 @@ class UnlockedContext:
             )
 
     async def release(self) -> None:
+        self._close("is being saved")
         await self.save()
         self._close("was saved already")
 
     async def incr(self, key: str, by: int) -> int:
         session, wanted = self._session, self._wanted
         executor = self._find_runtime().executor
-        outcome = await increment(executor, wanted.keys, wanted.codec, wanted.policy, key, by, None, session._created)
+        created = session._created or (NEW if wanted.missing == "create" else "")
+        outcome = await increment(executor, wanted.keys, wanted.codec, wanted.policy, key, by, None, created)
+        self._expect_no_version()
         return session._counted(key, outcome)
+
+    def _expect_no_version(self) -> None:
+        """The version that was expected was there; from now on this request's own commits move it."""
+        self._wanted = replace(self._wanted, expected_version=None)
 
     async def regenerate(self, grace: float) -> str:
         new_sid, keys = await renew_id(self._find_runtime(), self._wanted.keys, grace, None)
@@ -182,18 +193,48 @@ class Attempt:
         self._wanted = wanted
         self._session = wanted.session(snapshot)
         self.conflict: Conflict | None = None
-        self.entered = self.done = False
 
     async def __aenter__(self) -> Session:
-        self.entered = True
+        self._session._actions = _OnlyAtTheEnd(self._session)
         return self._session
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
+        self._session._close("belongs to an attempt that is over")
         if error is None:
             self.conflict = await self._wanted.commit(self._session, merges=0)
-            self.done = self.conflict is None
+
+
+class _OnlyAtTheEnd:
+    """An attempt may run again, so nothing of it may take effect before its commit."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def changed(self) -> None:
+        """Nothing to do before the end."""
+
+    def _refuse(self, what: str) -> ReadOnlySession:
+        return ReadOnlySession(
+            f"session {self._session.name} is in a transaction, which may run again: {what} would take effect twice."
+            " Use plain changes (+= counts under merge 'counter'), or do it after the transaction"
+        )
+
+    async def save(self) -> None:
+        raise self._refuse("save()")
+
+    async def release(self) -> None:
+        raise self._refuse("release()")
+
+    async def incr(self, key: str, by: int) -> int:
+        raise self._refuse("incr()")
+
+    async def regenerate(self, grace: float) -> str:
+        raise self._refuse("regenerate()")
+
+    async def destroy(self) -> None:
+        raise self._refuse("destroy()")
 
 
 class _Conflicted(Exception):

@@ -10,13 +10,14 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 import anyio
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 
 from .errors import RedisUnavailable, ReentrantLock
 from .executor import Executor
 from .keys import SessionKeys
-from .protocol import Call
 from .wakeup import Wakeup
 from .watchdog import Watchdog
+from .wire import Wire
 
 __all__ = ["Runtime", "node_name"]
 
@@ -38,12 +39,23 @@ class Runtime:
     def __init__(self, client: Any, *, prefix: str, reply_within: float, retry_for: float) -> None:
         self.loop = asyncio.get_running_loop()
         self.pid = os.getpid()
+        self._given_client = client
+        self.client = client = _own_client(client)
         self.executor = Executor(client, reply_within=reply_within, retry_for=retry_for)
         self.watchdog = Watchdog(self.executor, self.background)
-        self.wakeup = Wakeup(client, prefix=prefix, reply_within=reply_within, on_taken=self.watchdog.taken)
+        self.wakeup = Wakeup(
+            client,
+            prefix=prefix,
+            reply_within=reply_within,
+            on_taken=self.watchdog.taken,
+            on_crowd=self._crowd,
+        )
         self.engine: object = None  # chosen by the guard when it first commits without a lock
         self._tasks: set[asyncio.Task[Any]] = set()
         self._held_by: dict[str, asyncio.Task[Any] | None] = {}
+
+    def _crowd(self, crowded: bool) -> None:
+        self.executor.crowded = crowded
 
     def background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run ``work`` to its end whatever happens to the caller."""
@@ -52,13 +64,13 @@ class Runtime:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def see_through(self, call: Call, *, wait: bool = True) -> Any:
-        """Run a clean-up call although the caller is being cancelled; wait for it, within reason.
+    async def see_through(self, work: Coroutine[Any, Any, T], *, wait: bool = True) -> T | None:
+        """Do some clean-up although the caller is being cancelled; wait for it, within reason.
 
         A second cancellation, or a Redis that does not answer, ends the waiting but not the work. None when the
-        answer is not known; then Redis' TTL finishes what the call could not.
+        answer is not known; then Redis' TTL finishes what could not be done.
         """
-        task = self.background(self.executor.run(call))
+        task = self.background(work)
         task.add_done_callback(_fetch_error)
         if wait:
             with anyio.move_on_after(CLEAN_UP_WITHIN, shield=True):
@@ -93,6 +105,18 @@ class Runtime:
         for task in list(self._tasks):
             task.cancel()
         self.executor.close()
+        if self.client is not self._given_client:
+            await self.client.aclose()
+
+
+def _own_client(client: Any) -> Any:
+    """A client with a pool of its own. redis-py's pools know nothing of forks and event loops, and a connection that
+    two of them use gives one the other's replies."""
+    pool = getattr(client, "connection_pool", None)
+    if pool is None or not Wire.fits(client) or type(pool) not in (ConnectionPool, BlockingConnectionPool):
+        return client
+    own = ConnectionPool(connection_class=pool.connection_class, **pool.connection_kwargs)
+    return Redis(connection_pool=own)
 
 
 def _fetch_error(task: asyncio.Task[Any]) -> None:

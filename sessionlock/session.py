@@ -180,7 +180,7 @@ class Session(MutableMapping[str, Any]):
     async def incr(self, key: str, by: int = 1) -> int:
         """Add to an integer, in Redis and at once, with or without the lock; returns the new value.
 
-        Other unsaved changes stay unsaved, except one of this very key, which is saved before.
+        Other unsaved changes stay unsaved; when this very key has one, everything is saved before.
 
         Raises:
             SessionConflict: what is stored is not an integer. Otherwise as :meth:`save`.
@@ -377,8 +377,23 @@ class Session(MutableMapping[str, Any]):
             if raw is not None:
                 self._deleted.add(key)
         else:
-            self._values[key] = merged
+            self._values[key] = _in_place(self._values.get(key), merged)
             self._assigned.add(key)
+
+
+def _in_place(held: Any, merged: Any) -> Any:
+    """``merged``, in the very list or dict that the application may be holding, so that its next change is noticed."""
+    if held is merged or type(held) is not type(merged):
+        return merged
+    if type(held) is list:
+        held[:] = list(merged)
+        return held
+    if type(held) in (dict, set):
+        content = merged.copy()
+        held.clear()
+        held.update(content)
+        return held
+    return merged
 
 
 def _present(values: Mapping[str, Any]) -> dict[str, Any]:

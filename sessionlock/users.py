@@ -6,6 +6,7 @@ record and checked against it when read, so a crash in between leaves a stale en
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -24,8 +25,11 @@ __all__ = ["UserIndex"]
 class UserIndex:
     """``client`` runs the few plain commands that need no script."""
 
-    def __init__(self, client: Any, executor: Executor, prefix: str, policy: SessionPolicy) -> None:
+    def __init__(
+        self, client: Any, executor: Executor, prefix: str, policy: SessionPolicy, reply_within: float
+    ) -> None:
         self._client = client
+        self._reply_within = reply_within
         self._executor = executor
         self._prefix = prefix
         self._policy = policy
@@ -89,8 +93,8 @@ class UserIndex:
 
     async def _command(self, *words: Any) -> Any:
         try:
-            return await self._client.execute_command(*words)
-        except (RedisError, *LOST) as error:
+            return await asyncio.wait_for(self._client.execute_command(*words), self._reply_within)
+        except (RedisError, asyncio.TimeoutError, *LOST) as error:
             raise RedisUnavailable(f"Redis did not carry out {words[0]} on the index of users: {error}") from error
 
 

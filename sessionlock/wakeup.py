@@ -44,10 +44,11 @@ class Room:
 class Waiter:
     """One queued acquisition of this process."""
 
-    __slots__ = ("_look", "_wake", "handover", "last", "last_heard", "room", "token")
+    __slots__ = ("_look", "_wake", "claim", "handover", "last", "last_heard", "room", "token")
 
-    def __init__(self, token: str, room: Room) -> None:
+    def __init__(self, token: str, room: Room, claim: float) -> None:
         self.token = token
+        self.claim = claim  # seconds: looking once within each claim shows its end, whoever has it
         self.room = room
         self.handover: Handover | None = None
         self.last: Queued | None = None
@@ -80,7 +81,7 @@ class Waiter:
             until = min(started + seconds, self.last_heard + HEARD_OF_EVERY)
             if was_foremost:
                 spread = random.uniform(SOONEST_AFTER_EXPIRY, LATEST_AFTER_EXPIRY)
-                until = min(until, max(self.room.lease_ends, now) + spread)
+                until = min(until, started + self.claim, max(self.room.lease_ends, now) + spread)
             if until <= now or await self._woken_before(until):
                 return
             if self.foremost and not was_foremost:
@@ -123,13 +124,16 @@ class Wakeup:
         prefix: str,
         reply_within: float,
         on_taken: Callable[[str], None],
+        on_crowd: Callable[[bool], None],
     ) -> None:
         self.channel = f"{prefix}:push:{new_token()}"
         self.listening = False
         self._client = client
         self._reply_within = reply_within
         self._on_taken = on_taken
+        self._on_crowd = on_crowd
         self._waiters: dict[str, Waiter] = {}
+        self._expected: dict[str, Handover | None] = {}  # tokens being queued now -> the push that overtook the reply
         self._rooms: dict[str, Room] = {}
         self._starting: asyncio.Task[None] | None = None
         self._wire: Wire | None = None
@@ -141,16 +145,27 @@ class Wakeup:
 
     # --- waiters
 
-    def join(self, keys: SessionKeys, token: str) -> Waiter:
+    def join(self, keys: SessionKeys, token: str, claim: float) -> Waiter:
         room = self._rooms.setdefault(keys.digest, Room())
-        waiter = Waiter(token, room)
+        waiter = Waiter(token, room, claim)
+        waiter.handover = self._expected.pop(token, None)
         room.waiters[token] = self._waiters[token] = waiter
+        self._on_crowd(True)
         return waiter
+
+    def expect(self, token: str) -> None:
+        """``token`` is about to be queued; calls and pushes come by two connections, and the push may come first."""
+        if token not in self._waiters:
+            self._expected[token] = None
+
+    def expect_no_more(self, token: str) -> None:
+        self._expected.pop(token, None)
 
     def leave(self, keys: SessionKeys, waiter: Waiter) -> None:
         room = waiter.room
         self._waiters.pop(waiter.token, None)
         room.waiters.pop(waiter.token, None)
+        self._on_crowd(bool(self._waiters))
         successor = room.foremost()
         if successor is not None:
             successor.wake()
@@ -163,6 +178,12 @@ class Wakeup:
         foremost = room.foremost() if room is not None else None
         if foremost is not None:
             foremost.look()
+
+    def look_all(self, keys: SessionKeys) -> None:
+        """All waiters of this session here may have lost their places; asking gives them back."""
+        room = self._rooms.get(keys.digest)
+        for waiter in list(room.waiters.values()) if room is not None else ():
+            waiter.look()
 
     @property
     def waiting(self) -> int:
@@ -234,10 +255,12 @@ class Wakeup:
             self._on_taken(push.token)
             return
         waiter = self._waiters.get(push.token)
-        # Unknown: it left meanwhile; its abandon call hands the lock on.
         if waiter is not None:
             waiter.handover = push
             waiter.wake()
+        elif push.token in self._expected:
+            self._expected[push.token] = push
+        # Otherwise it left meanwhile; its abandon call hands the lock on.
 
     def _on_close(self) -> None:
         if self._closed:

@@ -72,7 +72,11 @@ class Wire(asyncio.Protocol):
         connection = pool.make_connection()
         if not hasattr(connection, "_writer") or not hasattr(connection, "_reader"):
             raise WireUnsupported
-        await connection.connect()
+        try:
+            await asyncio.wait_for(connection.connect(), reply_within)
+        except (TimeoutError, asyncio.TimeoutError):
+            await connection.disconnect(nowait=True)
+            raise RedisTimeoutError(f"no connection within {reply_within:g} s") from None
         if not hasattr(getattr(connection._writer, "transport", None), "set_protocol"):
             await connection.disconnect()
             raise WireUnsupported
@@ -80,8 +84,11 @@ class Wire(asyncio.Protocol):
 
     # --- callers' side
 
-    def call(self, words: tuple[Any, ...]) -> asyncio.Future[Any]:
-        """Send one command. The future's result is the reply; an error reply is an exception *object* as result."""
+    def call(self, words: tuple[Any, ...], *, soon: bool = False) -> asyncio.Future[Any]:
+        """Send one command. The future's result is the reply; an error reply is an exception *object* as result.
+
+        ``soon``: not at once but at the end of this tick, together with what else there is to send.
+        """
         future: asyncio.Future[Any] = self._loop.create_future()
         if self.closed:
             future.set_exception(RedisConnectionError("the connection is closed"))
@@ -90,7 +97,7 @@ class Wire(asyncio.Protocol):
         if self._timer is None:
             self._timer = self._loop.call_at(now + self._reply_within, self._check_age)
         packed = hiredis.pack_command(words)
-        if not self._waiting and not self._outbox:
+        if not self._waiting and not self._outbox and not soon:
             self._waiting.append((future, now))
             self._transport.write(packed)
         else:

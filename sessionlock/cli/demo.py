@@ -9,9 +9,10 @@ import random
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
+import anyio
 from redis.exceptions import RedisError
 
 from ..errors import SessionLockError
@@ -42,6 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     progress = Progress(None if arguments.json and not style.live else out, style)
     try:
         return asyncio.run(_until_signalled(_run(arguments, progress, style), progress))
+    except BrokenPipeError:
+        raise  # our own output's, not Redis'
     except (SessionLockError, RedisError, OSError) as error:
         raise Failure(f"the demo could not go on: {one_line(error)}") from None
 
@@ -99,29 +102,31 @@ def _served(answers: list[dict[str, Any]]) -> list[Served]:
     return [Served(*one) for answer in answers for one in answer["served"]]
 
 
-async def _until_signalled(work: Any, progress: Progress) -> int:
-    """Ctrl-C and SIGTERM end ``work`` in good order; asking twice does not hurry it, it has deadlines of its own."""
+async def _until_signalled(work: Coroutine[Any, Any, int], progress: Progress) -> int:
+    """Ctrl-C and SIGTERM end ``work`` in good order; asking twice does not hurry it, it has deadlines of its own.
+
+    A cancel scope, because it asks again and again: redis-py now and then swallows a cancellation.
+    """
     loop = asyncio.get_running_loop()
-    task: asyncio.Task[int] = loop.create_task(work)
     received: list[signal.Signals] = []
+    with anyio.CancelScope() as scope:
 
-    def stop(which: signal.Signals) -> None:
-        if not received:
+        def stop(which: signal.Signals) -> None:
             received.append(which)
-            task.cancel()
+            scope.cancel()
 
-    undo = [_on_signal(loop, which, stop) for which in GOODBYE]
-    try:
-        return await task
-    except asyncio.CancelledError:
-        if not received:
-            raise
-        progress.clear()
-        print(f"sessionlock: {GOODBYE[received[0]]}; nothing was left behind", file=sys.stderr)
-        return 128 + received[0]
-    finally:
-        for remove in undo:
-            remove()
+        undo = [_on_signal(loop, which, stop) for which in GOODBYE]
+        try:
+            return await work
+        except Exception:
+            if not received:
+                raise
+        finally:
+            for remove in undo:
+                remove()
+    progress.clear()
+    print(f"sessionlock: {GOODBYE[received[0]]}", file=sys.stderr)
+    return 128 + received[0]
 
 
 def _on_signal(

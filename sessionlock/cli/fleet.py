@@ -11,6 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import anyio
+
 from .failure import Failure, one_line
 from .node import LINE_LIMIT, Job
 
@@ -63,7 +65,8 @@ class Fleet:
         return await _all(node.answer("served", listener(place)) for place, node in enumerate(asked))
 
     async def _stop(self) -> None:
-        await asyncio.gather(*(node.stop() for node in self._nodes))
+        with anyio.CancelScope(shield=True):
+            await asyncio.gather(*(node.stop() for node in self._nodes))
 
 
 class _Node:
@@ -132,7 +135,8 @@ async def _all(work: Iterable[Coroutine[Any, Any, dict[str, Any]]]) -> list[dict
     except BaseException:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        with anyio.CancelScope(shield=True):
+            await asyncio.gather(*tasks, return_exceptions=True)
         raise
 
 

@@ -14,26 +14,29 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import anyio
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from tenacity import stop_after_delay
 
 from ..errors import LeaseLost, LockNotAcquired, SessionLockError
 from ..guard import SessionGuard
-from ..policies import SessionPolicy
+from ..policies import SessionPolicy, WaitPolicy
 from .failure import one_line
-from .plays import CLIENTS, IDLE, PLAYS, Play, Request
-from .ways import Guarded, Served, Unguarded, Way
+from .plays import CLIENTS, IDLE, PLAYS, RETRY_FOR, Play, Request
+from .ways import Guarded, Served, Tickets, Unguarded, Way
 
 __all__ = ["ALONE", "LINE_LIMIT", "Job", "main"]
 
 ALONE = 150  # requests of each way to a session that nobody else uses
 DELIVERING = 0.25  # share of the requests that show the flash messages
 LINE_LIMIT = 64 * 1024 * 1024  # bytes of one answer
-REPORT_EVERY = 0.05
+PATIENCE = 30.0  # seconds in the queue before a request gives up, for slow machines
+REPORT_EVERY = 0.05  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,14 @@ class Node:
         self._tell = tell
         self._client: Redis = Redis.from_url(job.url)
         self._guard = SessionGuard.from_url(
-            job.url, prefix=job.prefix, name=f"node-{job.node}", session=SessionPolicy(idle=IDLE)
+            job.url,
+            prefix=job.prefix,
+            name=f"node-{job.node}",
+            session=SessionPolicy(idle=IDLE),
+            wait=WaitPolicy(stop=stop_after_delay(PATIENCE), max_waiters=10_000),
+            retry_for=RETRY_FOR,
         )
+        self._tickets = Tickets(self._guard)
         self._served: list[Served] = []
         self._refused: Counter[str] = Counter()
 
@@ -104,7 +113,7 @@ class Node:
 
     def _way(self, which: str) -> Way:
         if which == "guarded":
-            return Guarded(self._guard).serve
+            return Guarded(self._guard, self._tickets).serve
         return Unguarded(self._client, self._job.prefix).serve
 
     async def _serve(self, way: Way, stint: Stint) -> None:
@@ -136,14 +145,29 @@ class Node:
 def main() -> int:
     """Serve until standard input ends."""
     try:
-        return asyncio.run(_serve())
-    except (asyncio.CancelledError, KeyboardInterrupt, BrokenPipeError):
+        return asyncio.run(_main())
+    except (KeyboardInterrupt, BrokenPipeError):
         return 0
 
 
-async def _serve() -> int:
-    orders = await _orders()
-    node = Node(Job(**await orders.get()), _tell)
+async def _main() -> int:
+    orders: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    # A cancel scope, because it cancels again and again: redis-py now and then swallows a cancellation.
+    with anyio.CancelScope() as scope:
+        listening = asyncio.ensure_future(_listen(orders, scope.cancel))
+        try:
+            node = Node(Job(**await orders.get()), _tell)
+            try:
+                return await _serve(node, orders)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await node.aclose()
+        finally:
+            listening.cancel()
+    return 0
+
+
+async def _serve(node: Node, orders: asyncio.Queue[dict[str, Any]]) -> int:
     try:
         await node.warm_up()
         _tell({"ready": True})
@@ -153,33 +177,16 @@ async def _serve() -> int:
     except (SessionLockError, RedisError, OSError) as error:
         _tell({"error": one_line(error)})
         return 1
-    finally:
-        await node.aclose()
 
 
-async def _orders() -> asyncio.Queue[dict[str, Any]]:
-    """The parent's lines. Their end cancels the task that called this."""
-    loop = asyncio.get_running_loop()
-    caller = asyncio.current_task()
+async def _listen(orders: asyncio.Queue[dict[str, Any]], ended: Callable[[], object]) -> None:
+    """Pass the parent's lines on until there are no more."""
     reader = asyncio.StreamReader(limit=LINE_LIMIT)
+    loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    orders: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-
-    async def listen() -> None:
-        while line := await reader.readline():
-            orders.put_nowait(json.loads(line))
-        assert caller is not None
-        caller.cancel()
-
-    _keep(listen())
-    return orders
-
-
-_kept: set[asyncio.Future[None]] = set()  # the loop itself holds its tasks only weakly
-
-
-def _keep(work: Awaitable[None]) -> None:
-    _kept.add(asyncio.ensure_future(work))
+    while line := await reader.readline():
+        orders.put_nowait(json.loads(line))
+    ended()
 
 
 def _tell(what: dict[str, Any]) -> None:

@@ -11,10 +11,11 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["CLIENTS", "IDLE", "PAUSE", "PLAYS", "Answer", "Play", "Request"]
+__all__ = ["CLIENTS", "IDLE", "PAUSE", "PLAYS", "RETRY_FOR", "Answer", "Play", "Request"]
 
 PAUSE = 0.001  # seconds between load and save, in both runs: what a handler does there (a query, a template)
 CLIENTS = 2  # concurrent requests that each node gets for each session: the tabs and scripts of one browser
+RETRY_FOR = 2.0  # seconds for a Redis that does not answer; a demo need not be patient
 IDLE = 600  # seconds for which the demo's sessions live if nobody can delete them
 
 

@@ -20,7 +20,7 @@ from ..keys import keys_for
 from ..policies import SessionPolicy
 from ..urls import client_from_url
 from .failure import Failure, one_line, without_secrets
-from .plays import IDLE, PLAYS
+from .plays import IDLE, PLAYS, RETRY_FOR
 from .ways import Unguarded
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Stage:
             raise Failure(str(error)) from None
         self._unguarded = Unguarded(self._client, self.prefix)
         self._guard = SessionGuard(
-            self._client, prefix=self.prefix, session=SessionPolicy(idle=IDLE), retry_for=ANSWERS_WITHIN
+            self._client, prefix=self.prefix, session=SessionPolicy(idle=IDLE), retry_for=RETRY_FOR
         )
 
     async def __aenter__(self) -> Self:
@@ -104,15 +104,15 @@ class Stage:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            with anyio.move_on_after(ANSWERS_WITHIN, shield=True):
+        with anyio.move_on_after(ANSWERS_WITHIN, shield=True):
+            try:
                 await self._delete_all()
-        except (RedisError, OSError):
-            if error is None:
-                raise  # else: Redis went away, which is told already; the sessions expire by themselves
-        finally:
-            await self._guard.aclose()
-            await self._client.aclose()
+            except (RedisError, OSError):
+                if error is None:
+                    raise  # else: Redis went away, which is told already; the sessions expire by themselves
+            finally:
+                await self._guard.aclose()
+                await self._client.aclose()
 
     async def _greet(self) -> None:
         shown = without_secrets(self.url)

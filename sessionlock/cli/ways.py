@@ -8,13 +8,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
-from tenacity import RetryCallState, stop_after_delay
 
 from ..guard import SessionGuard
-from ..policies import WaitPolicy
+from ..protocol import Call
 from .plays import IDLE, Answer, Play, Request
 
-__all__ = ["Guarded", "Served", "Unguarded", "Way"]
+__all__ = ["Guarded", "Served", "Tickets", "Unguarded", "Way"]
 
 
 class Served(NamedTuple):
@@ -66,30 +65,41 @@ class Unguarded:
         return Served(play.name, request.item, answer.count, answer.delivered, time.perf_counter() - began, handled)
 
 
+class Tickets:
+    """Listens to a guard's calls for what Redis answers to ``acquire``: the ticket of whoever had to queue."""
+
+    def __init__(self, guard: SessionGuard) -> None:
+        executor = guard.runtime().executor
+        self._run = executor.run
+        self._tickets: dict[str, int] = {}
+        executor.run = self._listen  # type: ignore[method-assign]
+
+    async def _listen(self, call: Call) -> Any:
+        reply = await self._run(call)
+        if call.script == "acquire" and reply[0] == b"queued":
+            self._tickets.setdefault(str(call.args[0]), int(reply[1]))
+        return reply
+
+    def take(self, token: str) -> int:
+        """The ticket of the acquisition with this token, 0 when it did not have to queue."""
+        return self._tickets.pop(token, 0)
+
+
 class Guarded:
-    """The same through the guard. Make one for each of a node's concurrent clients: it serves one at a time."""
+    """The same through the guard."""
 
-    def __init__(self, guard: SessionGuard, patience: float = 30.0) -> None:
+    def __init__(self, guard: SessionGuard, tickets: Tickets) -> None:
         self._guard = guard
-        self._ticket = 0
-        self._wait = WaitPolicy(stop=stop_after_delay(patience), before_sleep=self._queued, max_waiters=10_000)
-
-    def _queued(self, state: RetryCallState) -> None:
-        """Called before each pause in the queue; tenacity hands over what the guard called it with: the waiter."""
-        (waiter,) = state.args
-        self._ticket = int(waiter.last.ticket)
+        self._tickets = tickets
 
     async def serve(self, play: Play, sid: str, request: Request) -> Served:
-        self._ticket = 0
         began = time.perf_counter()
-        async with self._guard.session_lock(sid, wait=self._wait) as session:
+        async with self._guard.session_lock(sid) as session:
             loaded = time.perf_counter()
             assert session.lease is not None
-            fence = session.lease.fencing_token
+            fence, ticket = session.lease.fencing_token, self._tickets.take(session.lease.token)
             answer: Answer = await play.handle(session, request)
             handled = time.perf_counter() - loaded
         took = time.perf_counter() - began
-        waited = loaded - began if self._ticket else 0.0
-        return Served(
-            play.name, request.item, answer.count, answer.delivered, took, handled, waited, self._ticket, fence
-        )
+        waited = loaded - began if ticket else 0.0
+        return Served(play.name, request.item, answer.count, answer.delivered, took, handled, waited, ticket, fence)

@@ -11,6 +11,10 @@ local function next_number(last, now, what)
   return number
 end
 
+local function exhausted(last, now)
+  return math.max((tonumber(last) or 0) + 1, now) >= LARGEST
+end
+
 -- Make token the holder; returns its fencing token as digits. `created`: whether there is a record, which has a TTL.
 local function grant(token, ttl_ms, state, channel, label, now, now_digits, last_fence, created)
   local number = next_number(last_fence, now, 'FENCE')
@@ -50,7 +54,8 @@ end
 -- Returns the granted token, its fence, and the handover for `own`; or nil.
 local function hand_over(asking, own, push_limit, deaf, now, now_digits, last_fence, created)
   while true do
-    local head = call('ZPOPMIN', QUEUE)[1]
+    -- With no fence left the lock is given up, and whoever asks next is told.
+    local head = not exhausted(last_fence, now) and call('ZPOPMIN', QUEUE)[1]
     if not head then
       call('DEL', LOCK)
       return nil

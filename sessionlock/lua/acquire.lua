@@ -136,6 +136,7 @@ end
 keep_id(proof, state['#id'])
 
 if not held then
+  next_number(state['#fence'], now, 'FENCE') -- raises when there is none left, before anything is written
   local waiting = call('EXISTS', QUEUE) == 1
   if waiting then
     drop_hung_waiters()

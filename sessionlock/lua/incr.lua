@@ -3,6 +3,7 @@
 -- uses  base receipts ids commit
 -- KEYS  lock queue waiters session receipts
 -- ARGV  op token fence created idle_ms absolute_ms proof [op field value base]...     one change, an increment
+--       (created 'new': there was no record, and one may be made)
 -- reply saved version created value | already version created value
 --       conflict version {field value}        the field is not an integer (of at most 15 digits)
 --       gone | destroyed | missing | lost fence
@@ -23,13 +24,17 @@ if token ~= '' then
   if call('GET', LOCK) ~= token or tonumber(state.fence or '0') > tonumber(fence) then
     return {'lost', state.fence or '0'}
   end
-elseif not state.created or not admitted(proof, state.id, state.old, state.created, now) then
+elseif not state.created and created ~= 'new' or not admitted(proof, state.id, state.old, state.created, now) then
   return {'missing'}
+end
+if created == 'new' then
+  created = ''
 end
 local receipt = {'#commit', op .. ' ' .. digits(now)}
 local refusal, version = commit_changes(FIRST, state, created, idle, absolute, now, receipt)
 if refusal then
   return refusal
 end
+keep_id(proof, state.id)
 keep_receipt(state.commit, op, now)
 return {'saved', version, state.created, call('HGET', SESSION, field)}

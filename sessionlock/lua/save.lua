@@ -11,10 +11,13 @@
 local token, fence, op, created, idle, absolute = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local FIRST = 7
 
-if call('GET', LOCK) ~= token then
-  return not_holder(token)
-end
 local state = read_state(FIRST)
+if call('GET', LOCK) ~= token then
+  if state.op == op then
+    return {'already', state.version, state.created or ''}
+  end
+  return {state.destroyed and 'destroyed' or 'lost', state.fence or '0'}
+end
 if state.fence and tonumber(state.fence) > tonumber(fence) then
   return {'lost', state.fence}
 end
