@@ -68,8 +68,7 @@ class Acquisition:
         try:
             outcome = await self._first()
             granted = outcome if isinstance(outcome, Granted) else await self._wait(outcome)
-            if self._wanted.missing == "reject" and not granted.snapshot.created:
-                raise self._refusal("missing")
+            self._check(granted)
             return granted
         except BaseException as error:
             # Cancelled or failed anywhere: Redis may have granted or queued this token meanwhile.
@@ -79,6 +78,16 @@ class Acquisition:
             self._runtime.wakeup.expect_no_more(self.token)
             if self._waiter is not None:
                 self._runtime.wakeup.leave(self._wanted.keys, self._waiter)
+
+    def _check(self, granted: Granted) -> None:
+        """What was true when this was queued may have changed until the lock was handed over."""
+        wanted, snapshot = self._wanted, granted.snapshot
+        if wanted.session is None:
+            return
+        if not protocol.admitted(wanted.keys, snapshot.fields, granted.server_us):
+            raise protocol.refusal(wanted.name, "dead")
+        if wanted.missing == "reject" and not snapshot.created:
+            raise self._refusal("missing")
 
     async def _abandon(self, *, wait: bool) -> None:
         """Give up whatever Redis has under this token: a place in the queue, or the lock."""

@@ -24,6 +24,7 @@ from tenacity import (
 from . import protocol
 from .codec import Codec, keeps_counters
 from .errors import (
+    CodecError,
     ConfigurationError,
     RedisUnavailable,
     ScriptsForbidden,
@@ -33,7 +34,7 @@ from .errors import (
 from .executor import LOST, Executor
 from .keys import SessionKeys, new_token
 from .policies import SessionPolicy
-from .protocol import Change, Committed, Conflict, Refused, Snapshot, refusal
+from .protocol import Change, Committed, Conflict, Refused, Snapshot, admitted, refusal
 from .session import field_of
 
 __all__ = ["Engine", "ScriptEngine", "WatchEngine", "whichever_works"]
@@ -100,6 +101,10 @@ class WatchEngine:
         try:
             answer: T = await self._lost(self._disturbed, self._in_time, do, *args)
             return answer
+        except ValueError:
+            raise CodecError(
+                "a stored session has a reserved field that is not as this library writes it; nothing was changed"
+            ) from None
         except WatchError:
             raise SessionConflict(
                 f"session {args[0].digest} was written by others {MOST_TRIES} times in a row; nothing was saved"
@@ -120,9 +125,11 @@ class WatchEngine:
             pipe.time()
             flat, left, time = await pipe.execute()
         snapshot = _snapshot(flat)
-        if b"#destroyed" in snapshot.fields or not snapshot.created:
-            return Refused("destroyed" if b"#destroyed" in snapshot.fields else "missing")
-        if not _admitted(keys, snapshot, _microseconds(time)):
+        if b"#destroyed" in snapshot.fields:
+            return Refused("destroyed")
+        if not admitted(keys, snapshot.fields, _microseconds(time)):
+            return Refused("dead")
+        if not snapshot.created:
             return Refused("missing")
         if left < policy.refresh_ms:
             await self._client.pexpire(keys.session, _idle_ms(snapshot, policy, _microseconds(time)))
@@ -143,8 +150,8 @@ class WatchEngine:
             current = _snapshot(await _raw(pipe, "HGETALL", keys.session))
             if await self._finished(pipe, keys, op, current):
                 return Committed(current.version, current.created, repeated=True)
-            if not _admitted(keys, current, now):
-                return Refused("missing")
+            if not admitted(keys, current.fields, now):
+                return Refused("dead")
             refused = _refusal(current, created, changes, expected)
             if refused is not None:
                 return refused
@@ -198,15 +205,6 @@ def _refusal(current: Snapshot, created: str, changes: list[Change], expected: i
     return Conflict(current.version, theirs, current) if theirs else None
 
 
-def _admitted(keys: SessionKeys, current: Snapshot, now: int) -> bool:
-    """As ``admitted`` in ``lua/_common.lua``."""
-    proof, current_id = keys.proof.encode(), current.fields.get(b"#id")
-    if current_id is None:
-        return keys.proof.startswith("p:") or not current.created
-    old = (entry.rpartition(b"@") for entry in current.fields.get(b"#old", b"").split())
-    return current_id == proof or any(other == proof and int(until) > now for other, _, until in old)
-
-
 def _unchanged(raw: bytes | None, base: bytes | str) -> bool:
     return base in (protocol.fingerprint(raw), protocol.fingerprint(raw, exact=True))
 
@@ -222,8 +220,6 @@ def _apply(
         else:
             pipe.hset(keys.session, change.field, change.value)
     pipe.hset(keys.session, "#version", current.version + 1)
-    if b"#id" not in current.fields and keys.proof.startswith("s:"):
-        pipe.hset(keys.session, "#id", keys.proof)
     if not current.created:
         life = policy.idle_ms
         pipe.hset(keys.session, "#created", now)

@@ -20,6 +20,7 @@ from .codec import Codec, default_codec
 from .engines import Engine, ScriptEngine, WatchEngine, increment, whichever_works
 from .errors import (
     ConfigurationError,
+    InvalidSessionId,
     SessionConflict,
 )
 from .holding import LockContext, SessionContext, SessionsContext, renew_id
@@ -430,6 +431,10 @@ class SessionGuard:
         for _ in range(3):
             chosen = check_sid(sid) if sid is not None else new_sid()
             keys = keys_for(self.prefix, chosen)
+            if not keys.proof.startswith("p:"):
+                raise InvalidSessionId(
+                    "an id that regenerate() gave out names its own session; it cannot begin another"
+                )
             draft = self._loaded(chosen, Snapshot({}, 0, ""))
             draft.update(data or {})
             changes = draft.changes()

@@ -193,7 +193,7 @@ class LockContext(_Held):
             raise
         finally:
             self._finish()
-        if ended_by_loss or (isinstance(outcome, Refused) and outcome.kind == "lost"):
+        if ended_by_loss or lease.is_lost or (isinstance(outcome, Refused) and outcome.kind == "lost"):
             loss = self._loss(outcome.fence if isinstance(outcome, Refused) else 0)
             if not failed or ended_by_loss:
                 raise loss from None
@@ -269,6 +269,9 @@ class SessionContext(_Held):
         session = self._session
         kept = True
         try:
+            if self._the_lease.is_lost:
+                kept = False
+                raise self._loss(await self._without_saving())
             await self._saves_done()
             session._close("is being saved and released")
             for _ in range(MOST_MERGES):
@@ -348,6 +351,8 @@ class SessionContext(_Held):
         session, lease = self._session, self._the_lease
         merges = 0
         while changes := session.changes():
+            if lease.is_lost:
+                raise self._loss(await self._highest_fence())
             self._saves += 1
             op = f"{lease.token}.{self._saves}"
             call = protocol.save(
@@ -361,6 +366,10 @@ class SessionContext(_Held):
             if merges > MOST_MERGES:
                 raise _too_many_merges(session)
             session._merge(outcome)
+
+    async def _highest_fence(self) -> int:
+        seen = protocol.inspected(await self._runtime.executor.run(protocol.inspect(self._wanted.keys)))
+        return seen.fence
 
     async def incr(self, key: str, by: int) -> int:
         await self._saves_done()

@@ -16,11 +16,12 @@ States of one acquisition, by what Redis holds of its token::
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias, cast
+from functools import wraps
+from typing import NamedTuple, ParamSpec, TypeAlias, TypeVar, cast
 
-from .errors import RedisUnavailable, SessionDestroyed, SessionNotFound
+from .errors import CodecError, RedisUnavailable, SessionDestroyed, SessionNotFound
 from .keys import SessionKeys
 from .policies import LeasePolicy, SessionPolicy
 
@@ -40,6 +41,8 @@ __all__ = [
     "fingerprint",
 ]
 
+P = ParamSpec("P")
+R = TypeVar("R")
 PATIENCE = 30.0  # seconds after which a waiter that was not heard of is taken for dead
 SHORT = 64  # bytes; longer values are compared by their SHA-1
 Word: TypeAlias = "bytes | str | int"
@@ -341,6 +344,22 @@ def fingerprint(raw: bytes | None, *, exact: bool = False) -> bytes | str:
 # --- outcomes --------------------------------------------------------------------------------------------------------
 
 
+def _readable(parse: Callable[P, R]) -> Callable[P, R]:
+    """Reserved fields may have been damaged: then a reply, or what it carries, is not what we wrote."""
+
+    @wraps(parse)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return parse(*args, **kwargs)
+        except (ValueError, IndexError, TypeError):
+            raise CodecError(
+                "a stored session has a reserved field (named #...) that is not as this library writes it;"
+                " nothing was changed. Repair the record, or destroy the session"
+            ) from None
+
+    return checked
+
+
 def _snapshot(flat: Sequence[bytes]) -> Snapshot:
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
     return Snapshot(fields, int(fields.get(b"#version", b"0")), fields.get(b"#created", b"").decode())
@@ -355,6 +374,7 @@ def _holder(label: bytes, age_us: bytes) -> Holder:
     return Holder(label.decode(errors="replace"), None if age < 0 else age / 1e6)
 
 
+@_readable
 def acquired(reply: list[object], asked_at: float) -> Granted | Queued | Busy | Refused:
     """The outcome of ``acquire``; ``asked_at`` is the monotonic clock read before it was sent."""
     words: list[bytes] = reply  # type: ignore[assignment]
@@ -379,6 +399,7 @@ def acquired(reply: list[object], asked_at: float) -> Granted | Queued | Busy | 
     return Refused(kind.decode())
 
 
+@_readable
 def committed(reply: list[object]) -> Committed | Conflict | Refused:
     """The outcome of ``save``, ``commit`` and ``incr``."""
     words: list[bytes] = reply  # type: ignore[assignment]
@@ -395,6 +416,7 @@ def committed(reply: list[object]) -> Committed | Conflict | Refused:
     return Refused(kind.decode(), int(words[1]) if kind == b"lost" else 0)
 
 
+@_readable
 def released(reply: list[object]) -> Committed | Conflict | Refused:
     """The outcome of ``release``; with the grant of this process' next waiter, if it came with the reply."""
     words: list[bytes] = reply  # type: ignore[assignment]
@@ -408,6 +430,7 @@ def released(reply: list[object]) -> Committed | Conflict | Refused:
     return committed(reply)
 
 
+@_readable
 def loaded(reply: list[object]) -> Snapshot | Refused:
     """The outcome of ``load``; also of ``create`` when ``reply`` carries the new record."""
     if reply[0] in (b"found", b"saved"):
@@ -455,6 +478,7 @@ def granted_by_push(push: Handover, snapshot: Snapshot, seen_us: int | None, see
     return Granted(push.fence, push.server_us, start, push.claim, snapshot)
 
 
+@_readable
 def inspected(reply: list[object]) -> Inspected:
     token, left, now_us, state, order, records, record_left = reply
     fence, version, created, destroyed, holder = cast("list[bytes | None]", state)
@@ -486,6 +510,15 @@ def inspected(reply: list[object]) -> Inspected:
     )
 
 
+def admitted(keys: SessionKeys, fields: Mapping[bytes, bytes], now_us: int) -> bool:
+    """Whether the id behind ``keys`` may see the record, as ``lua/_ids.lua`` has it."""
+    proof, current = keys.proof.encode(), fields.get(b"#id")
+    if current is None:
+        return keys.proof.startswith("p:")
+    old = (entry.rpartition(b"@") for entry in fields.get(b"#old", b"").split())
+    return current == proof or any(other == proof and int(until) > now_us for other, _, until in old)
+
+
 def unexpected(call: Call, reply: object) -> RedisUnavailable:
     return RedisUnavailable(f"Redis answered the {call.script} script with something unknown: {str(reply)[:80]!r}")
 
@@ -494,6 +527,10 @@ def refusal(name: str, kind: str) -> SessionNotFound:
     """Why there is no session."""
     if kind == "destroyed":
         return SessionDestroyed(f"session {name} was destroyed; treat the request as logged out")
+    if kind == "dead":
+        return SessionNotFound(
+            f"this id of session {name} is not valid: it was replaced and its grace is over, or it was never given out"
+        )
     if kind == "gone":
         return SessionNotFound(
             f"the record of session {name} expired or was replaced since it was loaded; saving only the changes would"

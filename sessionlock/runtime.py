@@ -106,7 +106,7 @@ class Runtime:
             task.cancel()
         self.executor.close()
         if self.client is not self._given_client:
-            await self.client.aclose()
+            await self.client.aclose(close_connection_pool=True)
 
 
 def _own_client(client: Any) -> Any:

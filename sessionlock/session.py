@@ -402,6 +402,8 @@ def _present(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def field_of(key: str) -> bytes:
     """The hash field of ``key``. Raises :class:`~sessionlock.CodecError` if it cannot be written as UTF-8."""
+    if type(key) is not str:
+        raise CodecError(f"a session key must be a str, not {type(key).__name__}")
     try:
         return field_name(key)
     except UnicodeEncodeError:

@@ -7,6 +7,7 @@ record and checked against it when read, so a crash in between leaves a stale en
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import Any
 
@@ -55,7 +56,7 @@ class UserIndex:
             await self._enter(digest, keys.digest)
         reply = await self._executor.run(protocol.bind(keys, digest))
         kind = reply[0].decode()
-        previous = reply[1].decode() if kind == "bound" else digest
+        previous = _text(reply[1]) if kind == "bound" else digest
         if previous and (previous != digest or kind != "bound"):
             await self._command("ZREM", user_key(self._prefix, previous), keys.digest)
         if kind != "bound":
@@ -68,22 +69,34 @@ class UserIndex:
         found = []
         for name in await self._command("ZRANGE", index, 0, -1):
             keys = keys_of_record(self._prefix, _text(name))
-            if _text(await self._command("HGET", keys.session, "#user")) == digest:
+            if await self._user_of(keys.session) == digest:
                 found.append(keys)
             else:
-                await self._command("ZREM", index, keys.digest)
+                await self._command("ZREM", index, name)
         return found
+
+    async def _user_of(self, record: bytes) -> str:
+        """The digest of a record's user; "" when it is bound to nobody, or is no record of ours."""
+        kind = _text(await self._command("TYPE", record))
+        return _text(await self._command("HGET", record, "#user")) if kind == "hash" else ""
 
     async def repair(self) -> int:
         """Enter every bound record; returns how many there are."""
         entries = 0
-        async for key in self._client.scan_iter(match=f"{self._prefix}:{{*}}:session", count=500):
-            user = _text(await self._command("HGET", key, "#user"))
-            if user:
-                name = _text(key).removeprefix(f"{self._prefix}:{{").removesuffix("}:session")
-                await self._enter(user, name)
+        ours = re.compile(re.escape(f"{self._prefix}:{{") + r"([A-Za-z0-9_-]{24})\}:session")
+        async for key in self._client.scan_iter(match=f"{_literal(self._prefix)}:{{*}}:session", count=500):
+            match = ours.fullmatch(_text(key))
+            user = await self._user_of(key) if match is not None else ""
+            if match is not None and user:
+                await self._renew_index(user)
+                await self._enter(user, match[1])
                 entries += 1
         return entries
+
+    async def _renew_index(self, user: str) -> None:
+        index = user_key(self._prefix, user)
+        if _text(await self._command("TYPE", index)) not in ("zset", "none"):
+            await self._command("DEL", index)
 
     async def _enter(self, user: str, record: str) -> None:
         index = user_key(self._prefix, user)
@@ -99,4 +112,9 @@ class UserIndex:
 
 
 def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else value or ""
+    return value.decode(errors="replace") if isinstance(value, bytes) else value or ""
+
+
+def _literal(prefix: str) -> str:
+    """``prefix`` for a MATCH pattern, where some characters would stand for others."""
+    return re.sub(r"([\\*?\[\]^-])", r"\\\1", prefix)

@@ -68,12 +68,12 @@ class Waiter:
         return self.room.foremost() is self
 
     def should_look(self) -> bool:
-        """Whether asking Redis is this waiter's business now."""
-        return self._look or self.foremost or time.monotonic() - self.last_heard >= HEARD_OF_EVERY
+        """Whether asking Redis is this waiter's business now; being told to look counts once."""
+        told, self._look = self._look, False
+        return told or self.foremost or time.monotonic() - self.last_heard >= HEARD_OF_EVERY
 
     async def pause(self, seconds: float) -> None:
         """tenacity's ``sleep``: ends early with a push, and for the foremost at the end of the lease waited for."""
-        self._look = False
         started = time.monotonic()
         while self.handover is None and not self._look:
             was_foremost = self.foremost

@@ -23,12 +23,13 @@ MOST_PER_CALL = 100  # a script must not occupy Redis for long
 class Watched:
     """A lease and when to look after it next."""
 
-    __slots__ = ("due", "keys", "lease", "policy")
+    __slots__ = ("due", "ended", "keys", "lease", "policy")
 
     def __init__(self, lease: Lease, keys: SessionKeys, policy: LeasePolicy) -> None:
         self.lease = lease
         self.keys = keys
         self.policy = policy
+        self.ended = False  # renewed up to max_hold: nothing more is to be had
         self.due = self._next(time.monotonic())
 
     def _next(self, now: float) -> float:
@@ -40,7 +41,7 @@ class Watched:
 
     def renewable(self, now: float) -> bool:
         # A claim is confirmed whatever `renew` says: that is how a handed-over lease gets its full time.
-        wanted = self.policy.renew or not self.lease.confirmed
+        wanted = (self.policy.renew and not self.ended) or not self.lease.confirmed
         return wanted and now < self.lease.hold_until and now < self.lease.trusted_until
 
     def ttl_ms(self, now: float) -> int:
@@ -109,7 +110,7 @@ class Watchdog:
 
     def _lost(self, watched: Watched, now: float) -> None:
         self.forget(watched.lease)
-        if watched.policy.renew and now >= watched.lease.hold_until - 0.001:
+        if watched.policy.renew and (watched.ended or now >= watched.lease.hold_until):
             watched.lease.mark_lost(f"it was held for LeasePolicy.max_hold = {watched.policy.max_hold:g} s")
         elif watched.policy.renew:
             watched.lease.mark_lost("it could not be renewed in time")
@@ -152,3 +153,4 @@ class Watchdog:
             watched.lease.mark_lost("Redis does not know it any more (it lapsed, was force-released, or Redis lost it)")
         else:
             watched.lease.extended(asked_at, ttl_ms / 1000)
+            watched.ended = ttl_ms < watched.policy.ttl_ms

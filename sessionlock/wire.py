@@ -74,9 +74,13 @@ class Wire(asyncio.Protocol):
             raise WireUnsupported
         try:
             await asyncio.wait_for(connection.connect(), reply_within)
-        except (TimeoutError, asyncio.TimeoutError):
-            await connection.disconnect(nowait=True)
-            raise RedisTimeoutError(f"no connection within {reply_within:g} s") from None
+        except BaseException as error:
+            writer, connection._writer, connection._reader = connection._writer, None, None
+            if writer is not None:
+                writer.transport.abort()  # no await here: this may be a cancellation
+            if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
+                raise RedisTimeoutError(f"no connection within {reply_within:g} s") from None
+            raise
         if not hasattr(getattr(connection._writer, "transport", None), "set_protocol"):
             await connection.disconnect()
             raise WireUnsupported

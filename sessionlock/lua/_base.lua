@@ -32,8 +32,25 @@ local function server_time()
   return time[1] * 1000000 + time[2], time[1] .. string.sub('000000' .. time[2], -6)
 end
 
+-- A reserved field as a number; nil when it is absent, or not one that we wrote.
+local function number_in(text)
+  return text and #text <= 16 and string.match(text, '^%d+$') and tonumber(text) or nil
+end
+
+-- A hash of somebody else's, without our #created, keeps the life that its owner gave it.
+local function holds_data()
+  for _, field in ipairs(call('HKEYS', SESSION)) do
+    if string.byte(field) ~= 35 or string.byte(field, 2) == 35 then
+      return true
+    end
+  end
+  return false
+end
+
+-- Reserved fields alone must not live for ever.
 local function keep_mortal(ttl_ms)
-  if call('PTTL', SESSION) == -1 then
+  local left = call('PTTL', SESSION)
+  if left >= 0 and left < ttl_ms or left == -1 and not holds_data() then
     call('PEXPIRE', SESSION, ttl_ms)
   end
 end

@@ -69,7 +69,7 @@ local function commit_changes(first, state, created, idle_ms, absolute_ms, now, 
   if clash then
     return {'conflict', state.version or '0', clash}
   end
-  local version = digits((tonumber(state.version) or 0) + 1)
+  local version = digits((number_in(state.version) or 0) + 1)
   local set, delete = also, {}
   set[#set + 1] = '#version'
   set[#set + 1] = version

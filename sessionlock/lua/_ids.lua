@@ -1,8 +1,9 @@
 -- May this id see the record? Its proof is 'p:' and the record's own name, or after regenerate() 's:' and the digest
--- of a newer id. Not admitted: an id that was replaced and whose grace is over, or that was never given out.
-local function admitted(proof, id, old, created, now)
+-- of a newer id. Not admitted: an id that was replaced and whose grace is over, or that was never given out; an id that
+-- regenerate() gave out never begins a session of its own.
+local function admitted(proof, id, old, now)
   if not id then
-    return string.sub(proof, 1, 2) == 'p:' or not created
+    return string.sub(proof, 1, 2) == 'p:'
   end
   if id == proof then
     return true
@@ -13,12 +14,4 @@ local function admitted(proof, id, old, created, now)
     end
   end
   return false
-end
-
--- A new record under an id that regenerate() once gave out (the old record is gone) belongs to that id only.
-local function keep_id(proof, id)
-  if not id and string.sub(proof, 1, 2) == 's:' then
-    call('HSET', SESSION, '#id', proof)
-    keep_mortal(SHELL_MS)
-  end
 end

@@ -4,7 +4,7 @@ local LARGEST = 9007199254740991
 
 -- Fences and tickets grow even when their last value was lost: no less than the server's microseconds.
 local function next_number(last, now, what)
-  local number = math.max((tonumber(last) or 0) + 1, now)
+  local number = math.max((number_in(last) or 0) + 1, now)
   if number >= LARGEST then
     return error(what .. 'EXHAUSTED the ' .. what .. ' of this session has reached 2^53')
   end
@@ -12,7 +12,7 @@ local function next_number(last, now, what)
 end
 
 local function exhausted(last, now)
-  return math.max((tonumber(last) or 0) + 1, now) >= LARGEST
+  return math.max((number_in(last) or 0) + 1, now) >= LARGEST
 end
 
 -- Make token the holder; returns its fencing token as digits. `created`: whether there is a record, which has a TTL.
@@ -23,7 +23,7 @@ local function grant(token, ttl_ms, state, channel, label, now, now_digits, last
   call('HSET', SESSION, '#fence', fence, '#holder',
     token .. ' ' .. state .. ' ' .. now_digits .. ' ' .. channel .. ' ' .. label)
   if not created then
-    call('PEXPIRE', SESSION, ttl_ms + SHELL_MS)
+    keep_mortal(ttl_ms + SHELL_MS)
   end
   return fence
 end

@@ -16,9 +16,9 @@ local function keep_receipt(commit, token, now)
   if not commit then
     return
   end
-  local space = string.find(commit, ' ', 1, true)
-  local other, score = string.sub(commit, 1, space - 1), tonumber(string.sub(commit, space + 1))
-  if other == token or score < now - RECEIPT_MS * 1000 then
+  local space = string.find(commit, ' ', 1, true) or 0
+  local other, score = string.sub(commit, 1, space - 1), number_in(string.sub(commit, space + 1))
+  if not score or other == token or score < now - RECEIPT_MS * 1000 then
     return
   end
   call('ZADD', RECEIPTS, digits(score), other)

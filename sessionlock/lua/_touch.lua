@@ -4,7 +4,7 @@ local function touch(idle_ms, refresh_ms, now)
   if idle_ms <= 0 or left >= 0 and left >= refresh_ms then
     return
   end
-  local expires = tonumber(call('HGET', SESSION, '#expires'))
+  local expires = number_in(call('HGET', SESSION, '#expires'))
   if expires then
     idle_ms = math.min(idle_ms, math.floor((expires - now) / 1000))
   end

@@ -129,11 +129,10 @@ if state['#destroyed'] then
   return {'destroyed'}
 end
 if missing == 'reject' and not state['#created']
-  or not admitted(proof, state['#id'], state['#old'], state['#created'], now) then
+  or not admitted(proof, state['#id'], state['#old'], now) then
   leave_queue(token)
   return {'missing'}
 end
-keep_id(proof, state['#id'])
 
 if not held then
   next_number(state['#fence'], now, 'FENCE') -- raises when there is none left, before anything is written

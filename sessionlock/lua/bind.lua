@@ -4,14 +4,17 @@
 -- uses  base ids
 -- KEYS  lock queue waiters session receipts
 -- ARGV  user proof        (user '': nobody's any more)
--- reply bound previous_user | missing | destroyed
+-- reply bound previous_user | missing | dead | destroyed
 
 local state = call('HMGET', SESSION, '#destroyed', '#created', '#id', '#old', '#user')
 local now = server_time()
 if state[1] then
   return {'destroyed'}
 end
-if not state[2] or not admitted(ARGV[2], state[3], state[4], state[2], now) then
+if not admitted(ARGV[2], state[3], state[4], now) then
+  return {'dead'}
+end
+if not state[2] then
   return {'missing'}
 end
 if ARGV[1] == '' then

@@ -5,7 +5,7 @@
 -- KEYS  lock queue waiters session receipts
 -- ARGV  op created expected_version idle_ms absolute_ms proof [op field value base]...
 -- reply saved version created | already version created
---       conflict version {field value ...} {field value ... of the whole record} | gone | destroyed | missing
+--       conflict version {field value ...} {field value ... of the whole record} | gone | destroyed | dead
 
 local op, created, expected, idle, absolute, proof = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local FIRST = 7
@@ -17,8 +17,8 @@ if state.destroyed then
   return {'destroyed'}
 end
 local now = server_time()
-if not admitted(proof, state.id, state.old, state.created, now) then
-  return {'missing'}
+if not admitted(proof, state.id, state.old, now) then
+  return {'dead'}
 end
 if expected ~= '' and expected ~= (state.version or '0') then
   return {'conflict', state.version or '0', {}, call('HGETALL', SESSION)}
@@ -31,6 +31,5 @@ if refusal then
   end
   return refusal
 end
-keep_id(proof, state.id)
 keep_receipt(state.commit, op, now)
 return {'saved', version, state.created}

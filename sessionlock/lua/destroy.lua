@@ -7,7 +7,7 @@
 -- reply destroyed | missing
 
 local state = call('HMGET', SESSION, '#id', '#old', '#created')
-if ARGV[2] ~= '*' and not admitted(ARGV[2], state[1], state[2], state[3], server_time()) then
+if ARGV[2] ~= '*' and not admitted(ARGV[2], state[1], state[2], server_time()) then
   return {'missing'}
 end
 local existed = state[3] or call('HEXISTS', SESSION, '#destroyed') == 1
@@ -19,7 +19,8 @@ for i, field in ipairs({'#fence', '#holder', '#commit'}) do
     call('HSET', SESSION, field, kept[i])
   end
 end
-call('PEXPIRE', SESSION, ARGV[1])
+-- A holder of a session that has no record yet would bring it into being once the tombstone is gone.
+call('PEXPIRE', SESSION, math.max(tonumber(ARGV[1]), call('PTTL', LOCK)))
 local waiters = call('HGETALL', WAITERS)
 for i = 1, #waiters, 2 do
   local channel = string.match(waiters[i + 1], '^%d+ %d+ %d+ (%S+) ')

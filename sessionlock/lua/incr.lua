@@ -6,7 +6,7 @@
 --       (created 'new': there was no record, and one may be made)
 -- reply saved version created value | already version created value
 --       conflict version {field value}        the field is not an integer (of at most 15 digits)
---       gone | destroyed | missing | lost fence
+--       gone | destroyed | missing | dead | lost fence
 
 local op, token, fence, created, idle, absolute = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local proof = ARGV[7]
@@ -21,10 +21,12 @@ if state.destroyed then
   return {'destroyed'}
 end
 if token ~= '' then
-  if call('GET', LOCK) ~= token or tonumber(state.fence or '0') > tonumber(fence) then
+  if call('GET', LOCK) ~= token or (number_in(state.fence) or 0) > tonumber(fence) then
     return {'lost', state.fence or '0'}
   end
-elseif not state.created and created ~= 'new' or not admitted(proof, state.id, state.old, state.created, now) then
+elseif not admitted(proof, state.id, state.old, now) then
+  return {'dead'}
+elseif not state.created and created ~= 'new' then
   return {'missing'}
 end
 if created == 'new' then
@@ -35,6 +37,5 @@ local refusal, version = commit_changes(FIRST, state, created, idle, absolute, n
 if refusal then
   return refusal
 end
-keep_id(proof, state.id)
 keep_receipt(state.commit, op, now)
 return {'saved', version, state.created, call('HGET', SESSION, field)}

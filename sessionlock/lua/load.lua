@@ -3,14 +3,17 @@
 -- uses  base ids touch
 -- KEYS  lock queue waiters session receipts
 -- ARGV  idle_ms refresh_ms proof
--- reply found {field value ...} | missing | destroyed
+-- reply found {field value ...} | missing | dead | destroyed       dead: there may be a record, but not for this id
 
 local state = call('HMGET', SESSION, '#destroyed', '#created', '#id', '#old')
 local now = server_time()
 if state[1] then
   return {'destroyed'}
 end
-if not state[2] or not admitted(ARGV[3], state[3], state[4], state[2], now) then
+if not admitted(ARGV[3], state[3], state[4], now) then
+  return {'dead'}
+end
+if not state[2] then
   return {'missing'}
 end
 touch(tonumber(ARGV[1]), tonumber(ARGV[2]), now)

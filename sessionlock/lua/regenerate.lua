@@ -4,7 +4,9 @@
 -- uses  base ids
 -- KEYS  lock queue waiters session receipts
 -- ARGV  proof new_proof grace_ms token fence        (token '': without the lock)
--- reply regenerated | missing | destroyed | lost fence
+-- reply regenerated | missing | dead | destroyed | lost fence
+
+local REPEATED_WITHIN_US = 60000000 -- so long an id is remembered after its grace
 
 local proof, new_proof, grace, token, fence = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local now = server_time()
@@ -12,25 +14,26 @@ local state = call('HMGET', SESSION, '#destroyed', '#created', '#id', '#old', '#
 if state[1] then
   return {'destroyed'}
 end
-if state[3] == new_proof then
-  return {'regenerated'}
+if state[3] == new_proof or string.find(' ' .. (state[4] or ''), ' ' .. new_proof .. '@', 1, true) then
+  return {'regenerated'} -- this very call, once more, even behind a later one
 end
-if token ~= '' and (call('GET', LOCK) ~= token or tonumber(state[5] or '0') > tonumber(fence)) then
+if token ~= '' and (call('GET', LOCK) ~= token or (number_in(state[5]) or 0) > tonumber(fence)) then
   return {'lost', state[5] or '0'}
 end
-if not admitted(proof, state[3], state[4], state[2], now) or token == '' and not state[2] then
+if not admitted(proof, state[3], state[4], now) then
+  return {'dead'}
+end
+if token == '' and not state[2] then
   return {'missing'}
 end
 local previous = state[3] or proof
 local old = {}
 for other, deadline in string.gmatch(state[4] or '', '(%S+)@(%d+)') do
-  if tonumber(deadline) > now and other ~= previous then
+  if other ~= previous and tonumber(deadline) > now - REPEATED_WITHIN_US then
     old[#old + 1] = other .. '@' .. deadline
   end
 end
-if grace > 0 then
-  old[#old + 1] = previous .. '@' .. digits(now + grace * 1000)
-end
+old[#old + 1] = previous .. '@' .. digits(now + grace * 1000)
 call('HSET', SESSION, '#id', new_proof, '#old', table.concat(old, ' '))
 keep_mortal(SHELL_MS)
 return {'regenerated'}

@@ -19,7 +19,7 @@ if call('GET', LOCK) ~= token then
   return not_holder(token)
 end
 local state = read_state(FIRST)
-if state.fence and tonumber(state.fence) > tonumber(fence) then
+if (number_in(state.fence) or 0) > tonumber(fence) then
   return {'lost', state.fence}
 end
 

@@ -17,7 +17,12 @@ for i = 1, #ARGV, 2 do
     if record and string.sub(record, 1, #claim) == claim then
       redis.call('HSET', session, '#holder', token .. ' held ' .. string.sub(record, #claim + 1))
     end
-    reply[n] = redis.call('HEXISTS', session, '#destroyed') == 1 and -1 or 1
+    local state = redis.call('HMGET', session, '#destroyed', '#created')
+    reply[n] = state[1] and -1 or 1
+    -- A tombstone, or the fence of a session without a record, must last as long as the lock.
+    if (state[1] or not state[2]) and redis.call('PTTL', session) < tonumber(ttl) then
+      redis.call('PEXPIRE', session, ttl + 60000)
+    end
   end
 end
 return reply

@@ -18,7 +18,7 @@ if call('GET', LOCK) ~= token then
   end
   return {state.destroyed and 'destroyed' or 'lost', state.fence or '0'}
 end
-if state.fence and tonumber(state.fence) > tonumber(fence) then
+if (number_in(state.fence) or 0) > tonumber(fence) then
   return {'lost', state.fence}
 end
 if state.destroyed then
