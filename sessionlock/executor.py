@@ -167,9 +167,11 @@ class Executor:
             command, what, len(call.keys), *call.keys, *call.args, NEVER_DECODE=[]
         )
 
-    def close(self) -> None:
-        if self._opening is not None:
-            self._opening.cancel()
+    async def aclose(self) -> None:
+        opening = self._opening
+        if opening is not None:
+            opening.cancel()
+            await asyncio.wait([opening])
         if self._wire is not None:
             self._wire.close()
 

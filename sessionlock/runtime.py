@@ -99,12 +99,12 @@ class Runtime:
     async def aclose(self) -> None:
         """End everything that this loop runs for the guard. Leases still held run out in Redis by themselves."""
         self.watchdog.close()
-        self.wakeup.close()
+        await self.wakeup.aclose()
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=CLEAN_UP_WITHIN)
         for task in list(self._tasks):
             task.cancel()
-        self.executor.close()
+        await self.executor.aclose()
         if self.client is not self._given_client:
             await self.client.aclose(close_connection_pool=True)
 

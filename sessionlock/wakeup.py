@@ -282,11 +282,13 @@ class Wakeup:
             self._confirmed.set_exception(RedisError("the push connection was lost"))
             self._confirmed.exception()
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         self._closed = True
+        starting = self._starting
+        if starting is not None:
+            starting.cancel()
+            await asyncio.wait([starting])
         self._drop_subscription()
-        if self._starting is not None:
-            self._starting.cancel()
 
 
 def _as_bytes(data: bytes | str) -> bytes:
