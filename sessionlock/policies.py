@@ -28,7 +28,7 @@ LONGEST = 3_660 * DAY
 
 
 def _check_seconds(name: str, value: float, *, least: float = 0.001) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigurationError(f"{name} must be a number of seconds, not {value!r}")
     if not least <= value <= LONGEST:
         raise ConfigurationError(f"{name} must be between {least} s and ten years, not {value!r} s")

@@ -44,6 +44,7 @@ __all__ = [
 P = ParamSpec("P")
 R = TypeVar("R")
 PATIENCE = 30.0  # seconds after which a waiter that was not heard of is taken for dead
+DIGITS = 16  # of the largest fence, 2^53
 SHORT = 64  # bytes; longer values are compared by their SHA-1
 Word: TypeAlias = "bytes | str | int"
 
@@ -448,6 +449,8 @@ def pushed(message: bytes) -> Handover | None:
         if words[0] != b"G" or len(words) != 6:
             return None
         _, token, fence, server_us, claim_ms, carried = words
+        if max(map(len, (fence, server_us, claim_ms))) > DIGITS:
+            return None
         snapshot = _snapshot(_unpack(body)) if carried == b"+" else None
         return Handover("G", token.decode(), int(fence), int(server_us), int(claim_ms) / 1000, snapshot)
     except ValueError:
