@@ -175,7 +175,7 @@ class Acquisition:
             pause = await patience.next_pause()
             if pause is None:
                 raise self._timed_out(waiter, patience.elapsed())
-            await waiter.pause(min(pause, patience.left()))
+            await waiter.pause(min(pause, patience.left()), deaf=not self._runtime.wakeup.listening)
 
     async def _turn(self, waiter: Waiter) -> Granted | None:
         """One attempt in tenacity's sense: take what was pushed, or look if that is this waiter's business."""

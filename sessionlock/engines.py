@@ -150,6 +150,8 @@ class WatchEngine:
             current = _snapshot(await _raw(pipe, "HGETALL", keys.session))
             if await self._finished(pipe, keys, op, current):
                 return Committed(current.version, current.created, repeated=True)
+            if b"#destroyed" in current.fields:
+                return Refused("destroyed")
             if not admitted(keys, current.fields, now):
                 return Refused("dead")
             refused = _refusal(current, created, changes, expected)
@@ -191,8 +193,6 @@ def _idle_ms(snapshot: Snapshot, policy: SessionPolicy, now: int) -> int:
 
 
 def _refusal(current: Snapshot, created: str, changes: list[Change], expected: int | None) -> Conflict | Refused | None:
-    if b"#destroyed" in current.fields:
-        return Refused("destroyed")
     if expected is not None and expected != current.version:
         return Conflict(current.version, {}, current)
     if created and created != current.created:

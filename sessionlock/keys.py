@@ -129,6 +129,7 @@ def field_name(key: str) -> bytes:
     return RESERVED + name if name.startswith(RESERVED) else name
 
 
+@lru_cache(maxsize=4096)
 def key_of_field(name: bytes) -> str | None:
     """The session key of a hash field, None for a reserved one."""
     if name.startswith(RESERVED):

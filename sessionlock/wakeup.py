@@ -72,8 +72,11 @@ class Waiter:
         told, self._look = self._look, False
         return told or self.foremost or time.monotonic() - self.last_heard >= HEARD_OF_EVERY
 
-    async def pause(self, seconds: float) -> None:
-        """tenacity's ``sleep``: ends early with a push, and for the foremost at the end of the lease waited for."""
+    async def pause(self, seconds: float, *, deaf: bool = False) -> None:
+        """tenacity's ``sleep``: ends early with a push, and for the foremost at the end of the lease waited for.
+
+        ``deaf``: no push can come now; look again when subscribing may be tried again.
+        """
         started = time.monotonic()
         while self.handover is None and not self._look:
             was_foremost = self.foremost
@@ -82,6 +85,8 @@ class Waiter:
             if was_foremost:
                 spread = random.uniform(SOONEST_AFTER_EXPIRY, LATEST_AFTER_EXPIRY)
                 until = min(until, started + self.claim, max(self.room.lease_ends, now) + spread)
+                if deaf:
+                    until = min(until, started + TRY_AGAIN_AFTER)
             if until <= now or await self._woken_before(until):
                 return
             if self.foremost and not was_foremost:
@@ -208,6 +213,8 @@ class Wakeup:
                 else:
                     await self._subscribe_by_client()
             self.listening = True
+            for waiter in list(self._waiters.values()):
+                waiter.look()  # whoever could not be reached has been dropped from the queue
         except (RedisError, OSError, WireUnsupported):
             self._not_before = time.monotonic() + TRY_AGAIN_AFTER
             self._drop_subscription()

@@ -22,7 +22,9 @@ local function keep_receipt(commit, token, now)
     return
   end
   call('ZADD', RECEIPTS, digits(score), other)
-  call('PEXPIRE', RECEIPTS, RECEIPT_MS)
+  if call('PTTL', RECEIPTS) < RECEIPT_MS then
+    call('PEXPIRE', RECEIPTS, 2 * RECEIPT_MS)
+  end
   if score % 64 == 0 then
     call('ZREMRANGEBYRANK', RECEIPTS, 0, -MOST_RECEIPTS - 1)
   end

@@ -20,19 +20,17 @@ local held = call('GET', LOCK)
 local state, whole = {}, nil
 
 -- A waiter needs the reserved fields only; for a holder-to-be one reading serves for both.
-local function read_record()
-  if held and held ~= token then
-    local names = {'#commit', '#destroyed', '#created', '#holder', '#fence', '#id', '#old'}
-    local values = call('HMGET', SESSION, unpack(names))
-    for i = 1, #names do
-      state[names[i]] = values[i]
-    end
-  else
-    whole = call('HGETALL', SESSION)
-    for i = 1, #whole, 2 do
-      if string.byte(whole[i]) == 35 then
-        state[whole[i]] = whole[i + 1]
-      end
+if held and held ~= token then
+  local names = {'#commit', '#destroyed', '#created', '#holder', '#fence', '#id', '#old'}
+  local values = call('HMGET', SESSION, unpack(names))
+  for i = 1, #names do
+    state[names[i]] = values[i]
+  end
+else
+  whole = call('HGETALL', SESSION)
+  for i = 1, #whole, 2 do
+    if string.byte(whole[i]) == 35 then
+      state[whole[i]] = whole[i + 1]
     end
   end
 end
@@ -44,7 +42,7 @@ local function granted(fence)
   return {'granted', fence, now_digits, tonumber(ttl), whole}
 end
 
-local function confirmed()
+if held == token then
   call('PEXPIRE', LOCK, ttl)
   local mark = token .. ' claim '
   local record = state['#holder'] or ''
@@ -53,18 +51,39 @@ local function confirmed()
   end
   return granted(state['#fence'] or '0')
 end
+if finished(token, state['#commit']) then
+  return {'finished'}
+end
+if state['#destroyed'] then
+  leave_queue(token)
+  return {'destroyed'}
+end
+if missing == 'reject' and not state['#created']
+  or not admitted(proof, state['#id'], state['#old'], now) then
+  leave_queue(token)
+  return {'missing'}
+end
 
-local function holder_words()
-  local record = call('HGET', SESSION, '#holder')
+local queued = call('EXISTS', QUEUE) == 1
+if not held then
+  next_number(state['#fence'], now, 'FENCE') -- raises when there is none left, before anything is written
+  if not queued then
+    return granted(grant(token, ttl, 'held', channel, label, now, now_digits, state['#fence'], state['#created']))
+  end
+end
+
+-- From here on somebody else holds the lock or waits for it.
+
+local function holder_words(lock, record)
   local owner, since, who = string.match(record or '', '^(%S+) %S+ (%d+) %S+ (.*)$')
-  if owner and owner == call('GET', LOCK) then
+  if owner and owner == lock then
     return who, digits(math.max(0, now - since))
   end
   return 'another client', '-1'
 end
 
 local function refuse(kind)
-  local who, age = holder_words()
+  local who, age = holder_words(call('GET', LOCK), call('HGET', SESSION, '#holder'))
   return {kind, who, age, call('ZCARD', QUEUE), call('PTTL', LOCK)}
 end
 
@@ -92,21 +111,23 @@ local function drop_hung_waiters()
   end
 end
 
+-- A newcomer gets the next ticket; who was here before keeps his, also when he was dropped meanwhile.
 local function join_queue()
-  local place = call('ZSCORE', QUEUE, token)
-  if place then
-    ticket = digits(tonumber(place))
-  else
-    if ticket == '0' then
-      local last = call('ZRANGE', QUEUE, -1, -1, 'WITHSCORES')
-      ticket = digits(next_number(last[2], now, 'TICKET'))
-    end
-    call('ZADD', QUEUE, ticket, token)
+  local asked = ticket
+  if ticket == '0' then
+    local last = queued and call('ZRANGE', QUEUE, -1, -1, 'WITHSCORES') or {}
+    local number = next_number(last[2], now, 'TICKET')
+    ticket = number == now and now_digits or digits(number)
+  end
+  if call('ZADD', QUEUE, 'NX', ticket, token) == 0 and asked == '0' then
+    ticket = digits(tonumber(call('ZSCORE', QUEUE, token)))
   end
   call('HSET', WAITERS, token,
     digits(now + patience * 1000) .. ' ' .. ttl .. ' ' .. claim .. ' ' .. channel .. ' ' .. label)
-  call('PEXPIRE', QUEUE, patience * 2)
-  call('PEXPIRE', WAITERS, patience * 2)
+  if call('PTTL', QUEUE) < patience or call('HLEN', WAITERS) == 1 then
+    call('PEXPIRE', QUEUE, patience * 2)
+    call('PEXPIRE', WAITERS, patience * 2)
+  end
 end
 
 local function queue_is_full()
@@ -117,43 +138,20 @@ local function queue_is_full()
   return call('ZCARD', QUEUE) >= max_waiters
 end
 
-read_record()
-if held == token then
-  return confirmed()
-end
-if finished(token, state['#commit']) then
-  return {'finished'}
-end
-if state['#destroyed'] then
-  leave_queue(token)
-  return {'destroyed'}
-end
-if missing == 'reject' and not state['#created']
-  or not admitted(proof, state['#id'], state['#old'], now) then
-  leave_queue(token)
-  return {'missing'}
-end
-
 if not held then
-  next_number(state['#fence'], now, 'FENCE') -- raises when there is none left, before anything is written
-  local waiting = call('EXISTS', QUEUE) == 1
-  if waiting then
-    drop_hung_waiters()
-    if queueing == '1' then
-      join_queue()
-    end
-    local head, fence = hand_over(token, nil, push_limit, deaf, now, now_digits, state['#fence'], state['#created'])
-    if head == token then
-      return granted(fence)
-    end
-    waiting = head ~= nil
+  drop_hung_waiters()
+  if queueing == '1' then
+    join_queue()
   end
-  if not waiting then
+  local head, fence = hand_over(token, nil, push_limit, deaf, now, now_digits, state['#fence'], state['#created'])
+  if head == token then
+    return granted(fence)
+  elseif not head then
     return granted(grant(token, ttl, 'held', channel, label, now, now_digits, state['#fence'], state['#created']))
-  end
-  if queueing == '0' then
+  elseif queueing == '0' then
     return refuse('busy')
   end
+  held, state['#holder'] = head, call('HGET', SESSION, '#holder')
 elseif queueing == '0' then
   return refuse('busy')
 elseif queue_is_full() then
@@ -161,5 +159,5 @@ elseif queue_is_full() then
 else
   join_queue()
 end
-local who, age = holder_words()
+local who, age = holder_words(held, state['#holder'])
 return {'queued', ticket, call('ZRANK', QUEUE, token), call('PTTL', LOCK), who, age, now_digits}
