@@ -1,6 +1,6 @@
 -- Receipts: what has finished changes nothing when it is asked for again.
 
-local RECEIPT_MS = 60000 -- longer than any client repeats a call whose reply was lost
+local RECEIPT_MS = 60000 -- half of it is longer than any client repeats a call whose reply was lost
 local MOST_RECEIPTS = 4096
 
 local function finished(token, commit)
@@ -22,8 +22,8 @@ local function keep_receipt(commit, token, now)
     return
   end
   call('ZADD', RECEIPTS, digits(score), other)
-  if call('PTTL', RECEIPTS) < RECEIPT_MS then
-    call('PEXPIRE', RECEIPTS, 2 * RECEIPT_MS)
+  if call('PTTL', RECEIPTS) < RECEIPT_MS / 2 then
+    call('PEXPIRE', RECEIPTS, RECEIPT_MS)
   end
   if score % 64 == 0 then
     call('ZREMRANGEBYRANK', RECEIPTS, 0, -MOST_RECEIPTS - 1)

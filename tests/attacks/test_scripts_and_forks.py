@@ -1,0 +1,188 @@
+"""The server forgets the scripts; the process forks."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+import pytest
+import support.forking
+from support.commands import connect
+from support.stored import Stored
+
+import sessionlock
+from sessionlock import LeasePolicy, SessionDestroyed, SessionGuard, WaitPolicy
+
+pytestmark = pytest.mark.anyio
+
+Look = Callable[[str], Stored]
+Node = Callable[..., SessionGuard]
+
+
+async def add_one(guard: SessionGuard, sid: str) -> None:
+    async with guard.session_lock(sid, wait=WaitPolicy.seconds(15, max_waiters=1000)) as session:
+        session["n"] = session.get("n", 0) + 1
+
+
+# --- NOSCRIPT
+
+
+async def test_scripts_are_forgotten_before_every_call(redis_url: str, node: Node) -> None:
+    """Attack 20: SCRIPT FLUSH before each step of all that a guard does; each works at the first try."""
+    guard, other = node(), node()
+    with connect(redis_url) as redis:
+        redis.script_flush()
+        async with guard.session_lock("s", lease=LeasePolicy(ttl=0.15)) as session:
+            assert session.lease is not None
+            session["a"] = 1
+            redis.script_flush()
+            await session.save()
+            trusted_until = session.lease.trusted_until
+            redis.script_flush()
+            while session.lease.trusted_until == trusted_until:  # noqa: ASYNC110  (a renewal tells nobody)
+                await asyncio.sleep(0.003)
+            waiting = asyncio.ensure_future(add_one(other, "s"))
+            while not (await guard.inspect("s")).waiters:
+                redis.script_flush()
+            cancelled = asyncio.ensure_future(add_one(other, "s"))
+            while len((await guard.inspect("s")).waiters) < 2:
+                redis.script_flush()
+            redis.script_flush()
+            cancelled.cancel()
+            await asyncio.gather(cancelled, return_exceptions=True)
+            session["b"] = 2
+            redis.script_flush()
+        redis.script_flush()
+        await waiting
+        redis.script_flush()
+        assert dict(await guard.read("s")) == {"a": 1, "b": 2, "n": 1}
+        redis.script_flush()
+        await guard.transaction("s", lambda session: session.update(n=2))
+        redis.script_flush()
+        assert await guard.incr("s", "n") == 3
+        redis.script_flush()
+        created = await guard.create({"c": 3})
+        redis.script_flush()
+        assert await guard.destroy(created.sid)
+        redis.script_flush()
+        with pytest.raises(SessionDestroyed):
+            await add_one(guard, created.sid)
+        async with guard.session_lock("s") as session:
+            assert session.lease is not None
+            redis.script_flush()
+            assert await guard.force_release("s", session.lease.token)
+            redis.script_flush()
+            with pytest.raises(sessionlock.LeaseLost):
+                await session.release()
+
+
+async def test_scripts_are_forgotten_amid_a_pipeline(node: Node, stored: Look) -> None:
+    """Attack 20: 200 calls of one tick travel together, and the scripts are forgotten twice amid them: each call is
+    done once, for a session of its own or for one that all want."""
+    guard, shared = node(), stored("shared")
+    await add_one(guard, "warm")
+    wire = await guard.runtime().executor.wire()
+
+    async def forget() -> None:
+        assert await wire.call(("SCRIPT", "FLUSH")) == b"OK"
+
+    for round_ in (1, 2):
+        work: list[Any] = []
+        for number in range(100):
+            work += [add_one(guard, f"own {number}"), add_one(guard, "shared")]
+            if number in (33, 66):
+                work.append(forget())
+        await asyncio.gather(*work)
+        assert shared.data == {"n": 100 * round_}
+        for number in range(100):
+            assert stored(f"own {number}").data == {"n": round_}
+
+
+async def test_scripts_are_forgotten_all_the_time(redis_url: str, node: Node, stored: Look) -> None:
+    """Attack 20: somebody calls SCRIPT FLUSH again and again while two nodes contend."""
+    nodes, flushes = (node(), node()), 0
+    with connect(redis_url) as redis:
+        work = asyncio.gather(*(add_one(nodes[number % 2], "s") for number in range(100)))
+        while not work.done():
+            redis.script_flush()
+            flushes += 1
+            await asyncio.sleep(0)
+        await work
+    assert flushes > 10
+    assert stored("s").data == {"n": 100}
+    assert stored("s").free
+
+
+async def test_scripts_are_forgotten_behind_a_client_of_another_kind() -> None:
+    """Attack 20: the same where calls go through the client's own commands (here fakeredis)."""
+    with pytest.warns(sessionlock.MemoryStoreWarning):
+        guard = SessionGuard.from_url("memory://forgetful")
+    async with guard:
+        for _ in range(3):
+            await add_one(guard, "s")
+            await guard._client.script_flush()
+        assert (await guard.read("s"))["n"] == 3
+
+
+# --- fork
+
+
+async def forked(scenario: str, url: str, *options: str) -> dict[str, Any]:
+    """What parent and child said."""
+    paths = (Path(sessionlock.__file__).parent.parent, Path(__file__).parent.parent)
+    command = [sys.executable, support.forking.__file__, scenario, url, *options]
+    process = functools.partial(
+        subprocess.run,
+        command,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
+        capture_output=True,
+        text=True,
+        timeout=15,
+    )
+    done = await anyio.to_thread.run_sync(process)
+    assert done.returncode == 0, done.stderr
+    answers: dict[str, Any] = json.loads(done.stdout)
+    for who in ("parent", "child"):
+        error = answers[who].get("error")
+        assert error is None, f"{who}: {error}"
+    assert answers["child"]["status"] == 0
+    return answers
+
+
+def both_counted(session: Stored) -> bool:
+    rounds = support.forking.ROUNDS
+    return session.data == {"n": 2 * rounds, "parent": rounds, "child": rounds}
+
+
+@pytest.mark.parametrize("scenario", ["between turns", "between turns, the child ends with all finalizers"])
+async def test_a_fork_after_the_guard_was_used(redis_url: str, stored: Look, scenario: str) -> None:
+    """Attack 21: the guard was used, then the process forks; both go on with it, each gets the replies to its own
+    calls, and the child's end does no harm to the parent's connections."""
+    answers = await forked(scenario, redis_url)
+    assert both_counted(stored("shared")), stored("shared").data
+    assert answers["parent"]["unlocked"] == answers["child"]["unlocked"] == support.forking.ROUNDS
+
+
+async def test_a_fork_while_the_loop_runs(redis_url: str, stored: Look) -> None:
+    """Attack 21: the process forks while it holds a lease that must be renewed and has a waiter: both stay the
+    parent's, the pushed grant reaches it, and the child has a life of its own."""
+    answers = await forked("while the loop runs", redis_url)
+    assert both_counted(stored("shared")), stored("shared").data
+    assert answers["queued"] == {"read": {"parent": True}}
+    assert stored("held").free
+
+
+@pytest.mark.parametrize("option", ["watch", "users"])
+async def test_a_fork_and_the_clients_own_connections(redis_url: str, stored: Look, option: str) -> None:
+    """Attack 21: the same for what the guard does without scripts, through the client that it made."""
+    answers = await forked("between turns", redis_url, option)
+    assert both_counted(stored("shared")), stored("shared").data
+    assert answers["parent"]["unlocked"] == answers["child"]["unlocked"] == support.forking.ROUNDS

@@ -1,0 +1,61 @@
+"""The conformance suite: what the guard promises, the same tests on every topology and face (see ``topologies``)."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import AsyncIterator, Callable, Generator
+from typing import Any
+
+import anyio
+import pytest
+from conformance.topologies import TOPOLOGIES, Node, Record, Topology
+
+from sessionlock import SessionGuard
+
+DEADLINE = 20.0  # seconds; what hangs must fail
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(ability): not where the topology lacks it; it says why")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    test = pyfuncitem.obj
+    if inspect.iscoroutinefunction(test):
+
+        @functools.wraps(test)
+        async def in_time(*args: Any, **kwargs: Any) -> None:
+            with anyio.fail_after(DEADLINE):
+                await test(*args, **kwargs)
+
+        pyfuncitem.obj = in_time
+    return (yield)
+
+
+@pytest.fixture(params=list(TOPOLOGIES))
+async def topology(request: pytest.FixtureRequest) -> AsyncIterator[Topology]:
+    async with TOPOLOGIES[request.param](request) as made:
+        for needed in request.node.iter_markers("needs"):
+            if needed.args[0] in made.lacks:
+                pytest.skip(made.lacks[needed.args[0]])
+        yield made
+
+
+@pytest.fixture
+async def node(topology: Topology) -> Node:
+    """``node(**options)`` makes a guard, as another process would have one."""
+    return topology.node
+
+
+@pytest.fixture
+async def guard(topology: Topology) -> SessionGuard:
+    """One guard with the default policies."""
+    return topology.node()
+
+
+@pytest.fixture
+async def record(topology: Topology) -> Callable[[str], Record]:
+    """``record(sid)``: what the store holds of that session."""
+    return topology.record

@@ -1,0 +1,180 @@
+"""The head of every script says what it takes and what it answers; here is seen that it does so truly."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib import resources
+
+import pytest
+
+from sessionlock import LeasePolicy, SessionPolicy, protocol
+from sessionlock.executor import script
+from sessionlock.keys import keys_for
+from sessionlock.protocol import Call, Change
+
+LUA = resources.files("sessionlock") / "lua"
+KEYS = keys_for("sl", "s")
+SESSION = SessionPolicy()
+CHANGE = Change("s", b"n", b"1", "*")
+CHANGE_WORDS = "[op field value base]..."
+
+CALLS: dict[str, Call] = {
+    "abandon": protocol.abandon(KEYS, "token"),
+    "acquire": protocol.acquire(KEYS, "token", LeasePolicy(), SESSION),
+    "bind": protocol.bind(KEYS, "user"),
+    "commit": protocol.commit(KEYS, "op", "", None, SESSION, [CHANGE, CHANGE]),
+    "create": protocol.create(KEYS, "op", SESSION, [CHANGE, CHANGE]),
+    "destroy": protocol.destroy(KEYS, SESSION),
+    "force_release": protocol.force_release(KEYS, "token"),
+    "incr": protocol.increment(KEYS, "op", None, "", SESSION, CHANGE),
+    "inspect": protocol.inspect(KEYS),
+    "load": protocol.load(KEYS, SESSION),
+    "regenerate": protocol.regenerate(KEYS, "proof", 0, None),
+    "release": protocol.release(KEYS, "token", 1, "", SESSION, [CHANGE, CHANGE]),
+    "renew": protocol.renew([(KEYS, "token", 1), (KEYS, "other", 2)]),
+    "save": protocol.save(KEYS, "token", 1, "op", "", SESSION, [CHANGE, CHANGE]),
+}
+SCRIPTS = sorted(path.name.removesuffix(".lua") for path in LUA.iterdir() if not path.name.startswith("_"))
+
+# What the shared parts answer with, by the function that makes the answer; the callers return it as it is.
+SHARED_REPLIES = {"commit_changes(": ("gone", "conflict"), "not_holder(": ("already", "destroyed", "lost")}
+
+
+@dataclass
+class Header:
+    keys: str
+    argv: str
+    reply: str
+    body: str
+
+
+def header(name: str) -> Header:
+    """The three parts of the comment on top of a script, and the code below it."""
+    lines = (LUA / f"{name}.lua").read_text(encoding="utf-8").splitlines()
+    end = next(number for number, line in enumerate(lines) if not line.startswith("--"))
+    parts = {"keys": "", "argv": "", "reply": ""}
+    part = ""
+    for line in lines[:end]:
+        label = re.match(r"-- (KEYS|ARGV|reply) ", line)
+        part = label[1].lower() if label else part if line.startswith("--    ") else ""
+        if part:
+            parts[part] += line[len("-- reply") :] + "\n"
+    return Header(**parts, body="\n".join(lines[end:]))
+
+
+def words(text: str) -> list[str]:
+    """The names on an ARGV line: up to a remark, which stands behind a wide gap."""
+    listed = re.split(r"\s{3,}", text.strip())[0].replace(CHANGE_WORDS, "")
+    return listed.split()
+
+
+def code(body: str) -> str:
+    """Without comments."""
+    return re.sub(r"--.*", "", body)
+
+
+def test_every_script_has_a_call() -> None:
+    """A script is added to ``CALLS`` here; a call that no script answers is no call."""
+    assert sorted(CALLS) == SCRIPTS
+    assert {name: call.script for name, call in CALLS.items()} == {name: name for name in SCRIPTS}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_keys(name: str) -> None:
+    """All keys are declared, in the order in which they are sent."""
+    if name == "renew":
+        assert header(name).keys.strip() == "[lock session]..."
+        assert list(CALLS[name].keys) == [KEYS.lock, KEYS.session] * 2
+        return
+    assert header(name).keys.split() == ["lock", "queue", "waiters", "session", "receipts"]
+    assert list(CALLS[name].keys) == [KEYS.lock, KEYS.queue, KEYS.waiters, KEYS.session, KEYS.receipts]
+    assert (
+        "local LOCK, QUEUE, WAITERS, SESSION, RECEIPTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]"
+        in script(name).text
+    )
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_argv(name: str) -> None:
+    """As many words are sent as the head names, and the code takes no other."""
+    head, call = header(name), CALLS[name]
+    text = code(head.body)
+    if name == "renew":
+        assert head.argv.strip() == "[token ttl_ms]..."
+        assert list(call.args) == ["token", 1, "other", 2]
+        return
+    if head.argv.strip() == "(none)":
+        assert list(call.args) == []
+        assert "ARGV" not in text
+        return
+    named = words(head.argv)
+    changes = 0
+    if CHANGE_WORDS in head.argv:
+        changes = 1 if name == "incr" else 2
+        assert re.search(r"FIRST = (\d+)", text)[1] == str(len(named) + 1)  # type: ignore[index]
+    assert len(call.args) == len(named) + 4 * changes
+    used = {int(number) for number in re.findall(r"ARGV\[(\d+)\]", text)}
+    assert used == set(range(1, len(named) + 1)), "every word that is sent is used"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_replies(name: str) -> None:
+    """Every kind of answer that stands in the code stands in the head."""
+    head = header(name)
+    text = code(head.body)
+    kinds = set(re.findall(r"""(?:return|reply =) \{(?:\w+ and )?'([\w-]+)'""", text))
+    kinds |= set(re.findall(r"or '([a-z][\w-]+)'\}", text))
+    kinds |= set(re.findall(r"refuse\('([\w-]+)'\)", text))
+    for maker, made in SHARED_REPLIES.items():
+        # create answers `exists` to every refusal.
+        if maker in text and (name, maker) != ("create", "commit_changes("):
+            kinds |= set(made)
+    if name in ("renew", "inspect"):
+        assert kinds == set()
+    else:
+        assert kinds != set()
+    missing = sorted(kind for kind in kinds if not re.search(rf"(?<![\w-]){kind}(?![\w-])", head.reply))
+    assert missing == []
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_replies_of_the_head(name: str) -> None:
+    """And the other way about: the head promises no answer that nothing in the script can give."""
+    promised = set()
+    for line in header(name).reply.splitlines():
+        # Kinds stand at the beginning and behind a bar; what follows them are the words that come with them.
+        for part in re.split(r"\s{3,}", line.strip())[0].split(" | "):
+            kind = part.strip().split(" ")[0]
+            if re.fullmatch(r"[a-z][a-z-]+", kind):
+                promised.add(kind)
+    if name in ("renew", "inspect"):
+        return
+    text = code(script(name).text)
+    assert [kind for kind in sorted(promised) if f"'{kind}'" not in text] == []
+    assert promised != set()
+
+
+def test_shared_replies() -> None:
+    """What is said above of the shared parts is true."""
+    text = code(script("release").text)
+    made = {}
+    for maker in SHARED_REPLIES:
+        function = re.search(rf"function {re.escape(maker)}.*?\nend\n", text, re.DOTALL)
+        assert function is not None
+        made[maker] = set(re.findall(r"return \{'([\w-]+)'", function[0]))
+    assert made == {maker: set(kinds) for maker, kinds in SHARED_REPLIES.items()}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_parts(name: str) -> None:
+    """``uses`` names parts that exist, ``base`` first, each once; renew, on many sessions, uses none."""
+    uses = re.search(r"^-- uses  (.+)$", (LUA / f"{name}.lua").read_text(encoding="utf-8"), re.MULTILINE)
+    if name == "renew":
+        assert uses is None
+        return
+    assert uses is not None
+    parts = uses[1].split()
+    assert parts[0] == "base"
+    assert len(parts) == len(set(parts))
+    assert all((LUA / f"_{part}.lua").is_file() for part in parts)
