@@ -262,6 +262,12 @@ class SessionContext(_Held):
             except SessionLockError as trouble:
                 _note(error, trouble)
 
+    async def discard(self) -> None:
+        """Release without saving; any task may do it, and more than once."""
+        if not self._the_lease.released:
+            self._the_lease.when_lost(None)
+            await self._without_saving()
+
     # --- the last moment
 
     async def _save_and_release(self) -> None:

@@ -66,6 +66,7 @@ class Session(MutableMapping[str, Any]):
         self._policy = policy
         self._closed = read_only
         self._exact = exact  # compare whole values: a server without redis.sha1hex (fakeredis)
+        self._touched = self._destroyed = False
         self._values: dict[str, Any] = {}
         self._assigned: set[str] = set()
         self._deleted: set[str] = set()
@@ -91,6 +92,7 @@ class Session(MutableMapping[str, Any]):
     # --- the mapping
 
     def __getitem__(self, key: str) -> Any:
+        self._touched = True
         if key in self._values:
             return self._values[key]
         if key in self._deleted:
@@ -99,6 +101,7 @@ class Session(MutableMapping[str, Any]):
         return value
 
     def __setitem__(self, key: str, value: Any) -> None:
+        self._touched = True
         self._check_open()
         if type(key) is not str:
             raise CodecError(f"a session key must be a str, not {type(key).__name__}")
@@ -108,6 +111,7 @@ class Session(MutableMapping[str, Any]):
         self._changed()
 
     def __delitem__(self, key: str) -> None:
+        self._touched = True
         self._check_open()
         if key not in self:
             raise KeyError(key)
@@ -118,9 +122,11 @@ class Session(MutableMapping[str, Any]):
         self._changed()
 
     def __contains__(self, key: object) -> bool:
+        self._touched = True
         return key in self._values or (key in self._raw and key not in self._deleted)
 
     def __iter__(self) -> Iterator[str]:
+        self._touched = True
         for key in self._raw:
             if key not in self._deleted:
                 yield key
@@ -129,11 +135,12 @@ class Session(MutableMapping[str, Any]):
                 yield key
 
     def __len__(self) -> int:
+        self._touched = True
         return len(self._raw) - len(self._deleted) + sum(key not in self._raw for key in self._values)
 
     def __repr__(self) -> str:
         # Values are the user's private data.
-        return f"<Session {self.name} version={self.version} keys={len(self)} lease={self.lease!r}>"
+        return f"<Session {self.name} version={self.version} keys={len(self._raw)} lease={self.lease!r}>"
 
     @property
     def new(self) -> bool:
@@ -147,8 +154,13 @@ class Session(MutableMapping[str, Any]):
 
     @property
     def accessed(self) -> bool:
-        """Whether the application read or wrote any key."""
-        return bool(self._values or self._deleted)
+        """Whether the application looked at the session: read, wrote, asked for a key, even one that is absent."""
+        return self._touched
+
+    @property
+    def destroyed(self) -> bool:
+        """Whether this request destroyed the session."""
+        return self._destroyed
 
     def _check_open(self) -> None:
         if self._closed is not None:
@@ -203,6 +215,7 @@ class Session(MutableMapping[str, Any]):
     async def destroy(self) -> None:
         """End the session (log out), at once. Nothing that this request changed is saved."""
         await self._do().destroy()
+        self._destroyed = True
 
     def _do(self) -> Actions:
         self._check_open()
