@@ -325,15 +325,37 @@ class SessionGuard:
         wanted = self._unlocked(sid, session or self.session_policy, "optimistic", missing, None)
         return attempts(wanted, retry)
 
+    @overload
     async def transaction(
         self,
         sid: str,
-        change: Callable[[Session], Awaitable[T] | T],
+        change: Callable[[Session], Awaitable[T]],
+        *,
+        missing: Missing = ...,
+        retry: AsyncRetrying | None = ...,
+        session: SessionPolicy | None = ...,
+    ) -> T: ...
+
+    @overload
+    async def transaction(
+        self,
+        sid: str,
+        change: Callable[[Session], T],
+        *,
+        missing: Missing = ...,
+        retry: AsyncRetrying | None = ...,
+        session: SessionPolicy | None = ...,
+    ) -> T: ...
+
+    async def transaction(
+        self,
+        sid: str,
+        change: Callable[[Session], Any],
         *,
         missing: Missing = "create",
         retry: AsyncRetrying | None = None,
         session: SessionPolicy | None = None,
-    ) -> T:
+    ) -> Any:
         """Run ``change(session)`` without a lock and commit; when somebody else was faster, run it again on his state.
 
         ``change`` may run several times: it should do nothing but change the session. Returns what it returned.
@@ -343,7 +365,7 @@ class SessionGuard:
             async with attempt as current:
                 result = change(current)
                 answer = await result if inspect.isawaitable(result) else result
-        return cast(T, answer)
+        return answer
 
     async def incr(self, sid: str, key: str, by: int = 1) -> int:
         """Add ``by`` to an integer of an existing session, atomically and without the lock; returns the new value.

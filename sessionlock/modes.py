@@ -8,7 +8,7 @@ state; keys that have a merge strategy are merged and committed in a second call
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Literal
 
@@ -38,7 +38,7 @@ class Unlocked:
     """What is to be loaded, and how it will be saved. ``expected_version``: refuse any other (an ETag)."""
 
     keys: SessionKeys
-    sid: str
+    sid: str = field(repr=False)  # the secret: not for tools that print locals
     engine: Engine
     codec: Codec
     policy: SessionPolicy
