@@ -46,15 +46,20 @@ def can_build() -> bool:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy: building leaves files behind."""
-    if not can_build():
-        pytest.skip("no wheel can be built here: this environment has neither setuptools >= 70.1 nor wheel")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what is packaged: building leaves files behind."""
     source = tmp_path_factory.mktemp("source")
     shutil.copytree(PACKAGE, source / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in FILES:
         if (ROOT / name).is_file():
             shutil.copy(ROOT / name, source / name)
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not can_build():
+        pytest.skip("no wheel can be built here: this environment has neither setuptools >= 70.1 nor wheel")
     target = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
     done = subprocess.run(
@@ -69,18 +74,19 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_the_wheel_holds_what_the_source_holds(wheel: Path) -> None:
+def test_the_wheel_holds_what_the_source_holds(source: Path, wheel: Path) -> None:
+    package = source / PACKAGE.name
     with zipfile.ZipFile(wheel) as archive:
         inside = {name for name in archive.namelist() if ".dist-info/" not in name}
     wanted = {
-        f"{PACKAGE.name}/{path.relative_to(PACKAGE).as_posix()}"
-        for path in PACKAGE.rglob("*")
+        path.relative_to(source).as_posix()
+        for path in package.rglob("*")
         if path.suffix in (".py", ".lua") or path.name == "py.typed"
     }
     assert inside == wanted
     assert f"{PACKAGE.name}/py.typed" in inside
     assert f"{PACKAGE.name}/lua/acquire.lua" in inside
-    assert sum(name.endswith(".lua") for name in inside) == len(list((PACKAGE / "lua").glob("*.lua"))) > 10
+    assert sum(name.endswith(".lua") for name in inside) == len(list((package / "lua").glob("*.lua"))) > 10
 
 
 def test_the_wheel_says_what_it_needs_and_brings_a_command(wheel: Path) -> None:

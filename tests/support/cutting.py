@@ -16,7 +16,7 @@ class Cut:
     """Drives a coroutine and cancels it at its ``at``-th suspension.
 
     ``when``: ``"waiting"``, while what it waits for has not come; ``"ready"``, when that has come and the coroutine
-    has not gone on yet. ``how``: ``task.cancel()``, the same again and again in each of the loop's next turns, or an anyio
+    has not gone on yet. ``how``: ``task.cancel()``, the same again in each of the loop's next turns, or an anyio
     cancel scope around it.
     """
 

@@ -116,7 +116,7 @@ async def while_it_runs(guard: SessionGuard) -> dict[str, Answer]:
     queued = None
     async with guard.session_lock("held", lease=LeasePolicy(ttl=0.3)) as held:
         queued = asyncio.ensure_future(wait_for_turn(guard))
-        while not (await guard.inspect("held")).waiters:  # noqa: ASYNC110  (its place in Redis' queue is no event here)
+        while not (await guard.inspect("held")).waiters:
             await asyncio.sleep(0.003)
         child = fork(lambda: child_work(guard), tidy=False)
         answer = await add_rounds(guard, "parent")
@@ -132,9 +132,22 @@ async def wait_for_turn(guard: SessionGuard) -> dict[str, Any]:
         return dict(session)
 
 
+def dies_before_its_child(guard: SessionGuard) -> dict[str, Answer]:
+    """The parent ends, as if it were killed, while its child, which has no use for the guard, lives on until told."""
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(warm_up(guard))
+    pid = os.fork()
+    if pid == 0:
+        sys.stdin.read()
+        os._exit(0)
+    print(json.dumps({"child": pid}), flush=True)
+    os._exit(0)
+
+
 SCENARIOS: dict[str, Callable[[SessionGuard], dict[str, Answer]]] = {
     "between turns": between_turns,
     "between turns, the child ends with all finalizers": partial(between_turns, tidy=True),
+    "the parent dies first": dies_before_its_child,
     "while the loop runs": lambda guard: asyncio.run(while_it_runs(guard)),
 }
 

@@ -37,13 +37,14 @@ class Stored:
     @property
     def lock(self) -> str | None:
         """The holder's token."""
-        token: bytes | None = self.client.get(self.keys.lock)
-        return None if token is None else token.decode()
+        token: Any = self.client.get(self.keys.lock)
+        return None if token is None else str(token, "ascii")
 
     @property
     def waiting(self) -> list[str]:
         """The waiters' tokens in order."""
-        return [token.decode() for token in self.client.zrange(self.keys.queue, 0, -1)]
+        tokens: Any = self.client.zrange(self.keys.queue, 0, -1)
+        return [str(token, "ascii") for token in tokens]
 
     @property
     def free(self) -> bool:
@@ -62,7 +63,7 @@ class Stored:
     @property
     def data(self) -> dict[str, Any]:
         """The session's own keys and values."""
-        fields: dict[bytes, bytes] = self.client.hgetall(self.keys.session)
+        fields: Any = self.client.hgetall(self.keys.session)
         return {name.decode(): json.loads(raw) for name, raw in fields.items() if not name.startswith(b"#")}
 
     @property
@@ -75,7 +76,9 @@ class Stored:
     def lease_end_us(self) -> int:
         """When, by the server's clock, the lock ends unless somebody renews it. It must be held."""
         with self.client.pipeline() as pipeline:
-            (seconds, micros), left_ms = pipeline.time().pttl(self.keys.lock).execute()
+            pipeline.time()
+            pipeline.pttl(self.keys.lock)
+            (seconds, micros), left_ms = pipeline.execute()
         assert left_ms >= 0, "nobody holds the lock"
         return int(seconds * 1_000_000 + micros + left_ms * 1000)
 

@@ -48,7 +48,7 @@ class Worker:
     async def __aenter__(self) -> Self:
         # The very package that is tested here, and these helpers, wherever they were imported from.
         paths = (Path(sessionlock.__file__).parent.parent, Path(__file__).parent.parent)
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: ASYNC220  (it takes a millisecond, and Popen can be stopped and reaped)
             [sys.executable, __file__, self._words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -87,7 +87,7 @@ class Worker:
         self.tell("queue", sid=sid, count=count)
 
     def stop_before(self, script: str) -> None:
-        """Stand still (SIGSTOP) when the next call of ``script`` is ready to be sent, after every check of the client."""
+        """Stand still (SIGSTOP) when the next call of ``script`` is ready to be sent, after the client's checks."""
         self.tell("stop_before", script=script)
 
     def unaware(self) -> None:

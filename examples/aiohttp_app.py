@@ -1,0 +1,40 @@
+"""A cart in aiohttp that loses nothing: `python examples/aiohttp_app.py [redis://…]`, then open the printed address."""
+
+import os
+import sys
+
+from aiohttp import web
+
+from sessionlock.integrations.aiohttp import get_session, session_lock, setup
+
+routes = web.RouteTableDef()
+
+
+@routes.post("/cart/{product}")
+async def add(request: web.Request) -> web.Response:
+    session = await get_session(request)  # locks and loads; saved and released before the answer begins
+    session.setdefault("cart", []).append(request.match_info["product"])
+    session.flash("news", "it is in your cart")
+    return web.json_response(session["cart"])
+
+
+@routes.get("/cart")
+async def show(request: web.Request) -> web.Response:
+    session = await get_session(request)  # a GET does not wait
+    return web.json_response({"cart": session.get("cart", []), "news": [text for _, text in session.pop_flashes()]})
+
+
+@routes.post("/login/{user}")
+@session_lock(wait=1)
+async def login(request: web.Request) -> web.Response:
+    session = await get_session(request)
+    session["user"] = user = request.match_info["user"]
+    await session.regenerate()  # a new id, against session fixation
+    return web.Response(text=f"hello {user}")
+
+
+setup(app := web.Application(), sys.argv[1] if sys.argv[1:] else os.environ.get("SESSION_LOCK_URL", "embedded://"))
+app.add_routes(routes)
+
+if __name__ == "__main__":
+    web.run_app(app, host="127.0.0.1", port=int(os.environ.get("PORT", "5000")))

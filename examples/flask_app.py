@@ -1,0 +1,39 @@
+"""A cart in Flask that loses nothing: `python examples/flask_app.py [redis://…]`, then open the printed address.
+
+Under gunicorn: `SESSION_LOCK_URL=redis://localhost gunicorn -w 2 --threads 4 examples.flask_app:app`.
+"""
+
+import os
+import sys
+
+from flask import Flask, flash, get_flashed_messages, session
+
+from sessionlock.integrations.flask import SessionLock, session_lock
+
+app = Flask(__name__)
+app.config["SESSION_LOCK_URL"] = sys.argv[1] if sys.argv[1:] else os.environ.get("SESSION_LOCK_URL", "embedded://")
+SessionLock(app)
+
+
+@app.post("/cart/<product>")
+def add(product: str) -> list[str]:
+    session.setdefault("cart", []).append(product)  # locked since the first touch; saved before the answer begins
+    flash(f"{product} is in your cart")
+    return list(session["cart"])
+
+
+@app.get("/cart")
+def show() -> dict[str, list[str]]:
+    return {"cart": session.get("cart", []), "news": [str(message) for message in get_flashed_messages()]}
+
+
+@app.post("/login/<user>")
+@session_lock(wait=1)
+def login(user: str) -> str:
+    session["user"] = user
+    session.regenerate()  # type: ignore[attr-defined]  # a new id, against session fixation
+    return f"hello {user}"
+
+
+if __name__ == "__main__":
+    app.run(port=int(os.environ.get("PORT", "5000")), threaded=True)

@@ -1,0 +1,1 @@
+"""Sessions in web frameworks: one file each, over the parts that they share (:mod:`.web`)."""

@@ -1,0 +1,256 @@
+"""One stored session as a request uses it: held under its lock, or free. Coroutines, each complete in itself.
+
+Nothing here knows of Django. All calls on a held record must come from the event loop that opened it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any
+
+from ... import protocol
+from ...engines import increment
+from ...errors import ReadOnlySession, SessionConflict, SessionNotFound
+from ...guard import SessionGuard
+from ...holding import SessionContext
+from ...keys import SessionKeys, check_sid, keys_for, new_sid, new_token
+from ...modes import Unlocked, UnlockedMode, check_unchanged
+from ...policies import LeasePolicy, SessionPolicy
+from ...protocol import Call, Snapshot, refusal
+from ...session import Session
+from ..rules import RequestMode
+
+__all__ = ["FreeRecord", "HeldRecord", "Opening", "Record", "create", "empty", "exists"]
+
+SHORTEST = 0.01  # seconds; what lives shorter is not stored at all
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How a record is opened. ``cancels``: losing the lease cancels the task that opened it."""
+
+    policy: SessionPolicy
+    mode: RequestMode
+    options: Mapping[str, Any]
+    label: str | None = None
+    cancels: bool = False
+
+    async def open(self, guard: SessionGuard, sid: str) -> Record:
+        """Raises :class:`~sessionlock.SessionNotFound` for an id that is not known, and what session_lock() raises."""
+        if self.mode == "lock":
+            return await HeldRecord.open(guard, sid, self)
+        mode: UnlockedMode = "optimistic" if self.mode == "off" else self.mode
+        return await FreeRecord.open(guard, sid, self.policy, mode)
+
+
+class Dropped(Exception):
+    """Told to a lock's context so that it releases without saving."""
+
+
+class HeldRecord:
+    """A session under its lock."""
+
+    mode: RequestMode = "lock"
+
+    def __init__(self, guard: SessionGuard, context: SessionContext, session: Session, outdated: bool) -> None:
+        self._guard = guard
+        self._context = context
+        self._entered = True
+        self.session = session
+        self.outdated = outdated
+        self.over = False
+
+    @classmethod
+    async def open(cls, guard: SessionGuard, sid: str, how: Opening) -> HeldRecord:
+        options = dict(how.options)
+        if not how.cancels:
+            lease: LeasePolicy = options.get("lease") or guard.lease_policy
+            options["lease"] = replace(lease, on_lost="flag")
+        context = guard.session_lock(sid, missing="reject", session=how.policy, name=how.label, **options)
+        assert isinstance(context, SessionContext)
+        seen: list[bool] = []
+        notice = context._noticed
+
+        def noticed(keys: SessionKeys, snapshot: Snapshot) -> None:
+            seen.append(_outdated(keys, snapshot))
+            if notice is not None:
+                notice(keys, snapshot)
+
+        context._noticed = noticed
+        session = await context.__aenter__()
+        return cls(guard, context, session, any(seen))
+
+    async def save(self, ttl: float) -> None:
+        """Save what changed, let it live ``ttl`` seconds from now, and keep the lock."""
+        await _both(self._expire(ttl), self.session.save())
+
+    async def finish(self, ttl: float) -> None:
+        """Save what changed and give the lock up: one round trip."""
+        self.over = True
+        await _both(self._expire(ttl), self.session.release())
+
+    async def drop(self) -> None:
+        """Give the lock up without saving."""
+        error = Dropped()
+        await self.leave(type(error), error, None)
+
+    async def leave(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """Leave the lock's context, once. Raises :class:`~sessionlock.LeaseLost` if that is what ended the body."""
+        self.over = True
+        if self._entered:
+            self._entered = False
+            await self._context.__aexit__(kind, error, tb)
+
+    async def renew(self, grace: float) -> str:
+        sid = await self.session.regenerate(grace=grace)
+        self.outdated = False
+        return sid
+
+    async def incr(self, key: str, by: int) -> int:
+        return await self.session.incr(key, by)
+
+    async def destroy(self) -> None:
+        self.over = True
+        await self.session.destroy()
+
+    async def _expire(self, ttl: float) -> None:
+        await _expire(self._guard, self._context._wanted.keys, ttl)
+
+
+class FreeRecord:
+    """A session without a lock: read, or committed if nobody else changed the same; otherwise merged or refused."""
+
+    def __init__(self, guard: SessionGuard, unlocked: Unlocked, session: Session, outdated: bool = False) -> None:
+        self._guard = guard
+        self._unlocked = unlocked
+        self.mode: RequestMode = unlocked.mode
+        self.session = session
+        self.outdated = outdated
+        self.over = False
+
+    @classmethod
+    async def open(cls, guard: SessionGuard, sid: str, policy: SessionPolicy, mode: UnlockedMode) -> FreeRecord:
+        unlocked = guard._unlocked(sid, policy, mode, "reject", None)
+        snapshot = await unlocked.load()
+        guard._noticed(unlocked.keys, snapshot)
+        return cls(guard, unlocked, unlocked.session(snapshot), _outdated(unlocked.keys, snapshot))
+
+    def moved_to(self, guard: SessionGuard) -> FreeRecord:
+        """The same for the guard of another event loop."""
+        if guard is not self._guard:
+            self._guard = guard
+            self._unlocked = replace(self._unlocked, engine=guard._engine())
+        return self
+
+    async def save(self, ttl: float) -> None:
+        await _both(_expire(self._guard, self._unlocked.keys, ttl), self._commit())
+
+    async def finish(self, ttl: float) -> None:
+        self.over = True
+        self.session._close("was saved already")
+        await self.save(ttl)
+
+    async def drop(self) -> None:
+        """Forget what changed.
+
+        Raises:
+            ReadOnlySession: it was opened for reading only, and a value was changed deep inside.
+        """
+        self.over = True
+        self.session._close("was given up")
+        if self.mode == "read":
+            check_unchanged(self.session)
+
+    async def renew(self, grace: float) -> str:
+        sid = await self._guard.regenerate(self.session.sid, grace=grace)
+        self.session.sid = sid
+        self.outdated = False
+        self._unlocked = replace(self._unlocked, sid=sid, keys=keys_for(self._guard.prefix, sid))
+        return sid
+
+    async def incr(self, key: str, by: int) -> int:
+        guard, session = self._guard, self.session
+        if key in session._changed_keys():
+            await self._commit()
+        executor, policy = guard.runtime().executor, self._unlocked.policy
+        outcome = await increment(executor, self._unlocked.keys, guard.codec, policy, key, by, None, session._created)
+        return session._counted(key, outcome)
+
+    async def destroy(self) -> None:
+        self.over = True
+        self.session._close("was destroyed")
+        await self._guard.destroy(self.session.sid)
+
+    async def _commit(self) -> None:
+        if self.mode == "read":
+            raise ReadOnlySession(f"session {self.session.name} was opened for reading only; nothing was saved")
+        if await self._unlocked.commit(self.session) is not None:
+            raise SessionConflict(
+                f"session {self.session.name} was changed by others again and again while it was being saved;"
+                " nothing was saved"
+            )
+
+
+Record = HeldRecord | FreeRecord
+
+
+async def create(
+    guard: SessionGuard, sid: str | None, data: Mapping[str, Any], policy: SessionPolicy, ttl: float
+) -> FreeRecord:
+    """Store a new session that lives ``ttl`` seconds; its values stay the very objects of ``data``.
+
+    Raises:
+        SessionConflict: there is one of that id. InvalidSessionId, CodecError, SessionTooLarge, RedisUnavailable.
+    """
+    sid = check_sid(sid) if sid is not None else new_sid()
+    unlocked = guard._unlocked(sid, policy, "optimistic", "reject", None)
+    session = unlocked.session(Snapshot({}, 0, ""))
+    session.update(data)
+    changes = session.changes()
+    call = protocol.create(unlocked.keys, new_token(), replace(policy, idle=max(ttl, SHORTEST)), changes)
+    outcome = protocol.loaded(await guard.runtime().executor.run(call))
+    if not isinstance(outcome, Snapshot):
+        raise SessionConflict(f"session {session.name} exists already; it was not overwritten")
+    session._saved(changes, outcome.version, outcome.created)
+    return FreeRecord(guard, unlocked, session)
+
+
+def empty(guard: SessionGuard, policy: SessionPolicy) -> Session:
+    """What a request that only reads sees when there is no session."""
+    return guard._unlocked(new_sid(), policy, "read", "reject", None).session(Snapshot({}, 0, ""))
+
+
+async def exists(guard: SessionGuard, sid: str, policy: SessionPolicy) -> bool:
+    """Whether there is a session of this id."""
+    try:
+        await guard._unlocked(sid, policy, "read", "reject", None).load()
+    except SessionNotFound:
+        return False
+    return True
+
+
+def _outdated(keys: SessionKeys, snapshot: Snapshot) -> bool:
+    """Whether the session has a newer id, and this one only works for its grace."""
+    newest = snapshot.fields.get(b"#id")
+    return newest is not None and newest != keys.proof.encode()
+
+
+async def _expire(guard: SessionGuard, keys: SessionKeys, ttl: float) -> None:
+    call = Call("expire", keys.all, (math.ceil(ttl * 1000), keys.proof))
+    (reply,) = await guard.runtime().executor.run(call)
+    if reply != b"kept":
+        raise refusal(keys.digest, reply.decode())
+
+
+async def _both(expiry: Coroutine[Any, Any, None], save: Coroutine[Any, Any, None]) -> None:
+    """Both calls of one tick travel in one pipeline. What the save raises comes first."""
+    outcomes: Sequence[BaseException | None] = await asyncio.gather(expiry, save, return_exceptions=True)
+    for outcome in reversed(outcomes):
+        if outcome is not None:
+            raise outcome

@@ -1,0 +1,42 @@
+"""FastAPI: the session as a dependency, locked for the path operations that ask for it and no others.
+
+::
+
+    app.add_middleware(SessionLockMiddleware, guard="redis://localhost:6379/0", mode="read")
+
+    @app.post("/cart")
+    async def add(item: str, session: LockedSession): ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from ..errors import ConfigurationError
+from ..session import Session
+from .asgi import SessionLockMiddleware, visit_of
+
+__all__ = ["LockedSession", "SessionLockMiddleware", "locked_session"]
+
+
+async def locked_session(request: Request) -> AsyncIterator[Session]:
+    """``Depends(locked_session, scope="function")``: locked and loaded; saved and released as the function returns.
+
+    Works whatever mode the middleware gives the route, and shares the lock if the request holds it already. Without
+    ``scope="function"`` the middleware saves and releases, when the answer begins.
+
+    Raises:
+        ConfigurationError: there is no :class:`SessionLockMiddleware`, or its rules switch it off for this route.
+    """
+    visit = visit_of(request.scope)
+    if visit is None:
+        raise ConfigurationError("locked_session needs app.add_middleware(SessionLockMiddleware, ...) on this route")
+    async with visit.locked() as session:
+        request.scope["session"] = session
+        yield session
+
+
+LockedSession = Annotated[Session, Depends(locked_session, scope="function")]

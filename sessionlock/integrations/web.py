@@ -1,0 +1,23 @@
+"""What all integrations share, free of any framework: cookies, rules, answers to errors, one request's session."""
+
+from .cookies import CookieSettings, usable_sid
+from .nesting import Held, held_here, refuse_nested
+from .problems import Problem, Problems
+from .rules import SAFE_METHODS, RequestMode, RoutePolicy, Rules, label_of
+from .visit import Visit
+
+__all__ = [
+    "SAFE_METHODS",
+    "CookieSettings",
+    "Held",
+    "Problem",
+    "Problems",
+    "RequestMode",
+    "RoutePolicy",
+    "Rules",
+    "Visit",
+    "held_here",
+    "label_of",
+    "refuse_nested",
+    "usable_sid",
+]

@@ -1,0 +1,498 @@
+"""Requests to a Django site: the middleware, the decorators, and Django's own users of the session."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.test import Client
+from support.commands import CommandCounter
+from support.django_site import configure, override_settings
+
+from sessionlock import ReadOnlySession, SessionLockError
+from sessionlock.blocking import SessionGuard as BlockingGuard
+from sessionlock.embedded import EmbeddedServer
+from sessionlock.integrations.django import SessionLockMiddleware, SessionStore
+from sessionlock.integrations.web import Problems
+
+
+@pytest.fixture(autouse=True)
+def site(server: EmbeddedServer, flush: None) -> None:
+    configure(server.unix_url)
+    from support.django_site import urls
+
+    urls.entered.clear()
+    urls.go_on.clear()
+
+
+@pytest.fixture
+def client() -> Client:
+    """A browser with a session."""
+    client = Client()
+    assert client.post("/add/first").status_code == 200
+    return client
+
+
+@pytest.fixture
+def holder(redis_url: str) -> Iterator[Callable[[str], Any]]:
+    """``with holder(sid)``: another node holds the session."""
+    with BlockingGuard.from_url(redis_url) as guard:
+        yield guard.session_lock
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(20) as pool:
+        yield pool
+
+
+def go_on() -> None:
+    from support.django_site import urls
+
+    urls.go_on.set()
+
+
+def entered() -> None:
+    from support.django_site import urls
+
+    assert urls.entered.wait(10)
+
+
+def sid_of(client: Client) -> str:
+    return str(client.cookies["sessionid"].value)
+
+
+def twin_of(client: Client) -> Client:
+    """Another tab of the same browser."""
+    other = Client()
+    other.cookies["sessionid"] = sid_of(client)
+    return other
+
+
+def held(url: str, sid: str) -> bool:
+    with BlockingGuard.from_url(url) as guard:
+        return guard.inspect(sid).holder is not None
+
+
+# --- cookies and headers, as Django documents them
+
+
+def test_no_session_no_cookie() -> None:
+    response = Client().get("/quiet")
+    assert (response.cookies, response.has_header("Vary")) == ({}, False)
+
+
+def test_reading_varies_and_sets_nothing(client: Client) -> None:
+    response = client.get("/cart")
+    assert (response.json(), response["Vary"], response.cookies) == ({"cart": ["first"]}, "Cookie", {})
+
+
+def test_changing_sets_the_cookie_as_the_settings_say() -> None:
+    said: dict[str, Any] = {
+        "SESSION_COOKIE_NAME": "other",
+        "SESSION_COOKIE_SECURE": True,
+        "SESSION_COOKIE_SAMESITE": "Strict",
+        "SESSION_COOKIE_PATH": "/shop",
+        "SESSION_COOKIE_AGE": 77,
+    }
+    with override_settings(**said):
+        response = Client().post("/put/a/b")
+    cookie = response.cookies["other"]
+    assert cookie["max-age"] == 77
+    assert (cookie["path"], cookie["secure"], cookie["httponly"], cookie["samesite"]) == ("/shop", True, True, "Strict")
+    assert response["Vary"] == "Cookie"
+
+
+def test_untouched_sessions_are_neither_varied_on_nor_saved(client: Client) -> None:
+    for ask in (client.get, client.post):
+        response = ask("/quiet")
+        assert (response.cookies, response.has_header("Vary")) == ({}, False)
+
+
+@override_settings(SESSION_SAVE_EVERY_REQUEST=True)
+def test_save_every_request(client: Client) -> None:
+    for ask in (client.get, client.post):
+        response = ask("/quiet")
+        assert response.cookies["sessionid"].value == sid_of(client)
+        assert response["Vary"] == "Cookie"
+
+
+@override_settings(SESSION_EXPIRE_AT_BROWSER_CLOSE=True)
+def test_a_cookie_until_the_browser_closes() -> None:
+    cookie = Client().post("/put/a/b").cookies["sessionid"]
+    assert (cookie["max-age"], cookie["expires"]) == ("", "")
+
+
+def test_an_expiry_of_its_own() -> None:
+    client = Client()
+    assert client.post("/expire/60").cookies["sessionid"]["max-age"] == 60
+    assert client.post("/expire/0").cookies["sessionid"]["max-age"] == ""
+
+
+def test_a_flushed_session_loses_its_cookie(client: Client) -> None:
+    sid = sid_of(client)
+    response = client.post("/flush")
+    assert response.cookies["sessionid"]["max-age"] == 0
+    assert response["Vary"] == "Cookie"
+    assert not SessionStore().exists(sid)
+
+
+def test_a_session_without_keys_keeps_its_cookie(client: Client) -> None:
+    client.post("/put/a/b")
+    client.post("/take/cart")
+    client.post("/take/a")
+    assert SessionStore().exists(sid_of(client))
+
+
+def test_an_unknown_cookie_is_not_adopted() -> None:
+    client = Client()
+    client.cookies["sessionid"] = "planted-planted-planted"
+    client.post("/add/x")
+    assert sid_of(client) != "planted-planted-planted"
+    assert not SessionStore().exists("planted-planted-planted")
+    client.cookies["sessionid"] = "planted-planted-planted"
+    assert client.get("/cart").cookies["sessionid"]["max-age"] == 0
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_a_failed_request_is_not_saved(client: Client, redis_url: str, status: int) -> None:
+    response = client.post(f"/put/a/b?status={status}")
+    assert (response.status_code, response.cookies) == (status, {})
+    assert "a" not in client.session
+    assert not held(redis_url, sid_of(client))
+
+
+def test_nor_is_one_whose_view_raised(client: Client, redis_url: str) -> None:
+    client.raise_request_exception = False
+    assert client.post("/broken").status_code == 500
+    assert "half" not in client.session
+    assert not held(redis_url, sid_of(client))
+
+
+def test_other_errors_are(client: Client) -> None:
+    client.post("/put/a/b?status=404")
+    assert client.session["a"] == "b"
+
+
+def test_cycle_key_gives_a_new_cookie_and_keeps_the_data(client: Client) -> None:
+    before = sid_of(client)
+    client.post("/cycle")
+    assert sid_of(client) != before
+    assert client.get("/cart").json() == {"cart": ["first"]}
+    assert twin_with(before).get("/cart").json() == {"cart": []}
+
+
+def twin_with(sid: str) -> Client:
+    client = Client()
+    client.cookies["sessionid"] = sid
+    return client
+
+
+def test_a_request_with_the_old_key_does_not_put_it_back_into_the_browser() -> None:
+    client = Client()
+    client.post("/login/ada")
+    late = twin_of(client)
+    client.post("/cycle")
+    response = late.post("/add/x")
+    assert (response.status_code, response.cookies) == (200, {})
+    assert client.get("/cart").json() == {"cart": ["x"]}
+
+
+# --- Django's own users of the session
+
+
+def test_login_and_logout(client: Client) -> None:
+    visitor = sid_of(client)
+    assert client.get("/who").content == b""
+    client.post("/login/ada")
+    assert client.get("/who").content == b"ada"
+    assert client.get("/cart").json() == {"cart": ["first"]}
+    assert twin_with(visitor).get("/who").content == b""
+    user = sid_of(client)
+    client.post("/logout")
+    assert client.get("/who").content == b""
+    assert twin_with(user).get("/who").content == b""
+
+
+def test_somebody_else_logs_in_and_finds_nothing(client: Client) -> None:
+    client.post("/login/ada")
+    before = sid_of(client)
+    client.post("/login/bob")
+    assert client.get("/who").content == b"bob"
+    assert client.get("/cart").json() == {"cart": []}
+    assert not SessionStore().exists(before)
+
+
+def test_a_late_request_does_not_undo_a_logout(client: Client, pool: ThreadPoolExecutor) -> None:
+    client.post("/login/ada")
+    late = twin_of(client)
+    late.raise_request_exception = False
+    waiting = pool.submit(late.get, "/wait")
+    entered()
+    client.post("/logout")
+    go_on()
+    assert waiting.result(10).status_code == 400  # SessionInterrupted, as in Django
+    assert not SessionStore().exists(sid_of(late))
+
+
+def test_messages(client: Client) -> None:
+    client.post("/say/one")
+    client.post("/say/two")
+    assert client.get("/heard").json() == {"messages": ["one", "two"]}
+    assert client.get("/heard").json() == {"messages": []}
+
+
+@override_settings(
+    CSRF_USE_SESSIONS=True,
+    MIDDLEWARE=[
+        "sessionlock.integrations.django.SessionLockMiddleware",
+        "django.middleware.csrf.CsrfViewMiddleware",
+    ],
+)
+def test_csrf_secrets_in_the_session(client: Client) -> None:
+    client = Client(enforce_csrf_checks=True)
+    assert client.post("/put/a/b").status_code == 403
+    client.get("/put/a/b")
+    assert client.post("/put/a/c").status_code == 403
+
+
+# --- the lock
+
+
+def test_fifty_at_once_lose_nothing(client: Client, pool: ThreadPoolExecutor) -> None:
+    with override_settings(SESSION_LOCK_WAIT=30):
+        answers = list(pool.map(lambda n: twin_of(client).post(f"/slow_add/{n}").status_code, range(50)))
+    assert set(answers) == {200}
+    assert sorted(client.get("/cart").json()["cart"]) == sorted(["first", *map(str, range(50))])
+
+
+def test_reading_does_not_wait(client: Client, pool: ThreadPoolExecutor, redis_url: str) -> None:
+    slow = pool.submit(twin_of(client).post, "/wait")
+    entered()
+    assert held(redis_url, sid_of(client))
+    answers = list(pool.map(lambda _: twin_of(client).get("/cart").json(), range(20)))
+    assert answers == [{"cart": ["first"]}] * 20
+    assert not slow.done()
+    go_on()
+    assert slow.result(10).status_code == 200
+
+
+def test_writers_wait_and_are_told_when_it_takes_too_long(client: Client, holder: Callable[[str], Any]) -> None:
+    with holder(sid_of(client)), override_settings(SESSION_LOCK_WAIT=0.05):
+        response = client.post("/add/x")
+        assert response.status_code == 503
+        assert response["Retry-After"] == "1"
+        assert response["Content-Type"] == "application/problem+json"
+        assert response.json()["status"] == 503
+        assert response.cookies == {}
+    assert client.post("/add/x").json() == {"cart": ["first", "x"]}
+
+
+def test_the_answers_can_be_changed(client: Client, holder: Callable[[str], Any]) -> None:
+    said = Problems({SessionLockError: 423}, retry_after=7)
+    with holder(sid_of(client)), override_settings(SESSION_LOCK_WAIT=0.05, SESSION_LOCK_PROBLEMS=said):
+        response = client.post("/add/x")
+    assert (response.status_code, response["Retry-After"]) == (423, "7")
+
+
+def test_a_full_queue(client: Client, holder: Callable[[str], Any]) -> None:
+    from sessionlock import WaitPolicy
+
+    with holder(sid_of(client)), override_settings(SESSION_LOCK_WAIT=WaitPolicy(max_waiters=0)):
+        assert client.post("/add/x").status_code == 429
+
+
+def test_redis_is_gone(client: Client, own_server: Callable[..., EmbeddedServer]) -> None:
+    server = own_server()
+    said = {"reply_within": 0.2, "retry_for": 0.1}
+    with override_settings(SESSION_LOCK_URL=server.unix_url, SESSION_LOCK_OPTIONS=said):
+        client = Client()
+        client.post("/add/x")
+        server.stop()
+        for ask in (client.get, client.post):
+            response = ask("/cart")
+            assert (response.status_code, response["Retry-After"]) == (503, "1")
+
+
+def test_a_safe_request_that_changes_something_is_merged(client: Client, pool: ThreadPoolExecutor) -> None:
+    waiting = pool.submit(twin_of(client).get, "/wait")
+    entered()
+    client.post("/add/x")
+    go_on()
+    assert waiting.result(10).status_code == 200
+    assert (client.session["cart"], client.session["waited"]) == (["first", "x"], True)
+
+
+def test_or_refused(client: Client, pool: ThreadPoolExecutor) -> None:
+    waiting = pool.submit(twin_of(client).get, "/wait")
+    entered()
+    client.post("/put/waited/no")
+    go_on()
+    answer = waiting.result(10)
+    assert (answer.status_code, answer.json()["status"]) == (409, 409)
+    assert client.session["waited"] == "no"
+
+
+def test_a_lost_lease_is_a_conflict_and_saves_nothing(client: Client, pool: ThreadPoolExecutor, redis_url: str) -> None:
+    waiting = pool.submit(twin_of(client).post, "/wait")
+    entered()
+    with BlockingGuard.from_url(redis_url) as guard:
+        holder = guard.inspect(sid_of(client)).holder
+        assert holder is not None
+        assert "POST /wait" in holder.label
+        assert guard.force_release(sid_of(client), holder.token)
+    client.post("/add/x")
+    go_on()
+    assert waiting.result(10).status_code == 409
+    assert dict(client.session.items()) == {"cart": ["first", "x"]}
+
+
+def test_a_stream_holds_nothing(client: Client, redis_url: str) -> None:
+    response = client.post("/stream")
+    parts = iter(response)
+    assert next(parts) == b"one"
+    assert not held(redis_url, sid_of(client))
+    assert client.session["streamed"]
+    assert client.post("/add/x").status_code == 200
+    go_on()
+    assert list(parts) == [b"two"]
+
+
+def test_a_handler_that_calls_its_own_application(client: Client) -> None:
+    """Under the lock a safe request is answered, another refused at once; without it both are answered."""
+    assert client.post("/call_self").json() == {"answers": [200, 409]}
+    assert client.get("/call_self").json() == {"answers": [200, 200]}
+
+
+@pytest.mark.parametrize(
+    "path", ["/add/x", "/broken", "/nowhere", "/flush", "/login/nobody", "/login/ada", "/cycle", "/logout", "/expire/0"]
+)
+def test_the_lock_is_released_whatever_happens(client: Client, redis_url: str, path: str) -> None:
+    client.raise_request_exception = False
+    sid = sid_of(client)
+    client.post(path)
+    assert not held(redis_url, sid)
+    assert sid_of(client) in (sid, "") or not held(redis_url, sid_of(client))
+
+
+def test_threads_do_not_pile_up(client: Client) -> None:
+    client.post("/add/x")
+    before = threading.active_count()
+    for _ in range(50):
+        client.post("/add/x")
+        client.get("/cart")
+    assert threading.active_count() == before
+
+
+# --- what a view says
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "mode"),
+    [
+        ("get", "/mode", "optimistic"),
+        ("head", "/mode", "optimistic"),
+        ("options", "/mode", "optimistic"),
+        ("post", "/mode", "lock"),
+        ("put", "/mode", "lock"),
+        ("delete", "/mode", "lock"),
+        ("get", "/amode", "optimistic"),
+        ("post", "/amode", "lock"),
+        ("get", "/locked_mode", "lock"),
+        ("get", "/alocked_mode", "lock"),
+        ("post", "/readonly_mode", "read"),
+        ("post", "/exempt_mode", "optimistic"),
+        ("get", "/class_modes", "optimistic"),
+        ("post", "/class_modes", "lock"),
+        ("put", "/class_modes", "optimistic"),
+        ("post", "/class_readonly", "read"),
+    ],
+)
+def test_modes(client: Client, method: str, path: str, mode: str) -> None:
+    response = getattr(client, method)(path)
+    assert method == "head" or response.content.decode() == mode
+
+
+@override_settings(SESSION_LOCK_MODE="optimistic")
+def test_the_mode_of_the_whole_site(client: Client) -> None:
+    assert client.post("/mode").content == b"optimistic"
+    assert client.post("/locked_mode").content == b"lock"
+
+
+def test_a_wait_of_its_own(client: Client, holder: Callable[[str], Any]) -> None:
+    with holder(sid_of(client)):
+        assert client.get("/impatient").status_code == 503
+        assert client.post("/readonly_mode").status_code == 200
+        assert client.post("/exempt_mode").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/change_though_readonly", "/change_deep_though_readonly"])
+def test_a_view_that_only_reads_must_not_change(client: Client, path: str) -> None:
+    with pytest.raises(ReadOnlySession):
+        client.post(path)
+    assert client.get("/cart").json() == {"cart": ["first"]}
+    with pytest.raises((ReadOnlySession, KeyError)):
+        Client().post(path)
+
+
+# --- what is set up wrong is told when Django starts
+
+
+def test_wrong_settings() -> None:
+    wrong: list[dict[str, Any]] = [
+        {"SESSION_LOCK_URL": ""},
+        {"SESSION_LOCK_MODE": "sometimes"},
+        {"SESSION_LOCK_MODE": "off"},
+        {"SESSION_LOCK_WAIT": -1},
+        {"SESSION_LOCK_LEASE": "long"},
+        {"SESSION_LOCK_MERGE": {"cart": "somehow"}},
+        {"SESSION_ENGINE": "django.contrib.sessions.backends.cache"},
+    ]
+    for said in wrong:
+        with override_settings(**said), pytest.raises(ImproperlyConfigured):
+            SessionLockMiddleware(lambda request: None)
+
+
+def test_django_s_own_middleware_works_with_the_engine_alone() -> None:
+    with override_settings(MIDDLEWARE=["django.contrib.sessions.middleware.SessionMiddleware"]):
+        client = Client()
+        client.post("/add/x")
+        assert client.get("/cart").json() == {"cart": ["x"]}
+
+
+def test_who_waited_with_a_planted_key_does_not_share_the_login(
+    client: Client, pool: ThreadPoolExecutor, redis_url: str
+) -> None:
+    """The planter queues behind the login request; when it is his turn, his key has ended."""
+    planted = sid_of(client)
+    with BlockingGuard.from_url(redis_url) as guard:
+        with guard.session_lock(planted) as session:
+            waiting = pool.submit(twin_of(client).post, "/add/mine")
+            until = time.monotonic() + 10
+            while not guard.inspect(planted).waiters:
+                assert time.monotonic() < until
+            session["_auth_user_id"] = "1"
+            session.regenerate(grace=0)
+            new = session.sid
+        assert waiting.result(10).json() == {"cart": ["mine"]}
+        assert dict(guard.read(new)) == {"cart": ["first"], "_auth_user_id": "1"}
+
+
+def test_what_a_request_costs(client: Client, redis_url: str) -> None:
+    """The life of a session is set in the same round trip that saves and releases it."""
+    client.post("/add/x")
+    client.get("/cart")  # now the scripts are known there
+    for ask, path, calls in (
+        (client.get, "/quiet", 0),
+        (client.get, "/cart", 1),
+        (client.post, "/quiet", 2),
+        (client.post, "/add/y", 3),
+    ):
+        with CommandCounter(redis_url) as ran:
+            ask(path)
+        assert ran.script_calls == calls, (path, ran.counts)

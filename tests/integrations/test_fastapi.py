@@ -1,0 +1,190 @@
+"""The session as a FastAPI dependency: locked where it is asked for, saved inside."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import pytest
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.responses import StreamingResponse
+from support.asgi_calls import Call, browser
+
+from sessionlock import Session, SessionGuard
+from sessionlock.integrations.fastapi import LockedSession, SessionLockMiddleware, locked_session
+
+pytestmark = pytest.mark.anyio
+
+LateSession = Annotated[Session, Depends(locked_session)]  # FastAPI leaves it only after the answer
+
+
+@pytest.fixture
+async def guard(redis_url: str) -> AsyncIterator[SessionGuard]:
+    async with SessionGuard.from_url(redis_url) as guard:
+        yield guard
+
+
+@pytest.fixture
+async def sid(guard: SessionGuard) -> str:
+    return (await guard.create({"cart": []})).sid
+
+
+def app_of(guard: SessionGuard, mode: Any = "read") -> FastAPI:
+    app = FastAPI()
+    app.add_middleware(SessionLockMiddleware, guard=guard, mode=mode, wait=0)
+
+    async def held(session: Session) -> bool:
+        return (await guard.inspect(session.sid)).holder is not None
+
+    @app.post("/add")
+    async def add(item: str, session: LockedSession) -> bool:
+        cart = session.setdefault("cart", [])
+        cart.append(item)
+        return await held(session)
+
+    @app.get("/late")
+    async def late(item: str, session: LateSession, request: Request) -> list[Any]:
+        assert request.session is session
+        session["cart"].append(item)
+        return [await held(session)]
+
+    @app.get("/threads")
+    def threads(item: str, session: LockedSession) -> None:
+        session["cart"].append(item)
+
+    @app.get("/stream")
+    async def stream(session: LateSession) -> StreamingResponse:
+        session["cart"].append("streamed")
+
+        async def told() -> AsyncIterator[str]:
+            yield str(await held(session))
+
+        return StreamingResponse(told())
+
+    @app.post("/refuse")
+    async def refuse(session: LockedSession) -> None:
+        session["cart"].append("refused")
+        raise HTTPException(404)
+
+    @app.post("/destroyed")
+    async def destroyed(session: LockedSession) -> str:
+        session["cart"].append("late")
+        await guard.destroy(session.sid)
+        return "bought"
+
+    @app.post("/login")
+    async def login(session: LockedSession) -> None:
+        await session.regenerate()
+
+    @app.get("/before")
+    async def before(request: Request, session: Annotated[Session, Depends(changed_before)]) -> None:
+        session["cart"].append("after")
+
+    @app.get("/public")
+    async def public() -> None: ...
+
+    return app
+
+
+async def first_change(request: Request) -> None:
+    request.session["cart"].append("before")
+
+
+async def changed_before(
+    _: Annotated[None, Depends(first_change)], session: Annotated[Session, Depends(locked_session, scope="function")]
+) -> Session:
+    return session
+
+
+@pytest.mark.parametrize("mode", ["read", "auto", "lock"])
+async def test_it_is_locked_and_saved(guard: SessionGuard, sid: str, mode: str) -> None:
+    async with browser(app_of(guard, mode), sid) as client:
+        assert (await client.post("/add?item=a")).json() is True
+        assert (await client.get("/late?item=b")).json() == [True]
+        assert (await client.get("/threads?item=c")).status_code == 200
+        assert (await guard.inspect(sid)).holder is None
+    assert dict(await guard.read(sid)) == {"cart": ["a", "b", "c"]}
+
+
+@pytest.mark.parametrize("mode", ["read", "auto"])
+async def test_a_new_session(guard: SessionGuard, mode: str) -> None:
+    async with browser(app_of(guard, mode)) as client:
+        assert (await client.post("/add?item=a")).json() is False
+        assert dict(await guard.read(client.cookies["session_id"])) == {"cart": ["a"]}
+
+
+async def test_a_stream_does_not_hold_it(guard: SessionGuard, sid: str) -> None:
+    async with Call(app_of(guard), "GET", "/stream", sid=sid) as call:
+        call.body()
+        await call.until("http.response.start")
+        assert (await guard.inspect(sid)).holder is None
+        await call.ended()
+        assert b"False" in [message.get("body") for message in call.sent]
+    assert dict(await guard.read(sid)) == {"cart": ["streamed"]}
+
+
+async def test_what_was_changed_before_it_was_locked_is_saved(guard: SessionGuard, sid: str) -> None:
+    async with browser(app_of(guard, "auto"), sid) as client:
+        assert (await client.get("/before")).status_code == 200
+    assert dict(await guard.read(sid)) == {"cart": ["before", "after"]}
+
+
+async def test_only_who_asks_for_it_waits(guard: SessionGuard, redis_url: str, sid: str) -> None:
+    async with (
+        SessionGuard.from_url(redis_url) as elsewhere,
+        elsewhere.session_lock(sid),
+        browser(app_of(guard), sid) as client,
+    ):
+        assert (await client.get("/public")).status_code == 200
+        assert (await client.post("/add?item=a")).status_code == 503
+
+
+async def test_a_handler_that_refuses(guard: SessionGuard, sid: str) -> None:
+    async with browser(app_of(guard), sid) as client:
+        assert (await client.post("/refuse")).status_code == 404
+        assert (await guard.inspect(sid)).holder is None
+    assert dict(await guard.read(sid)) == {"cart": []}
+
+
+async def test_destroyed_meanwhile(guard: SessionGuard, sid: str) -> None:
+    async with browser(app_of(guard), sid) as client:
+        answer = await client.post("/destroyed")
+        assert (answer.status_code, answer.json()) == (200, "bought")
+        assert not client.cookies
+
+
+async def test_a_new_id(guard: SessionGuard, sid: str) -> None:
+    async with browser(app_of(guard), sid) as client:
+        await client.post("/login")
+        assert client.cookies["session_id"] != sid
+
+
+async def test_without_the_middleware() -> None:
+    app = FastAPI()
+
+    @app.post("/")
+    async def view(session: LockedSession) -> None: ...
+
+    async with browser(app) as client:
+        assert (await client.post("/")).status_code == 500
+
+
+async def test_parallel_requests(redis_url: str) -> None:
+    async with SessionGuard.from_url(redis_url) as guard:
+        sid = (await guard.create({"cart": []})).sid
+        app = FastAPI()
+        app.add_middleware(SessionLockMiddleware, guard=guard, mode="read")
+
+        @app.post("/add")
+        async def add(item: str, session: LockedSession) -> None:
+            cart = session["cart"]
+            await asyncio.sleep(0.001)
+            cart.append(item)
+
+        async with browser(app, sid) as client:
+            started = time.monotonic()
+            await asyncio.gather(*(client.post(f"/add?item={number}") for number in range(20)))
+            assert time.monotonic() - started < 4
+        assert len((await guard.read(sid))["cart"]) == 20
