@@ -11,7 +11,9 @@ from flask import Flask, flash, get_flashed_messages, session
 from sessionlock.integrations.flask import SessionLock, session_lock
 
 app = Flask(__name__)
-app.config["SESSION_LOCK_URL"] = sys.argv[1] if sys.argv[1:] else os.environ.get("SESSION_LOCK_URL", "embedded://")
+app.config["SESSION_LOCK_URL"] = os.environ.get("SESSION_LOCK_URL", "embedded://")
+if __name__ == "__main__" and sys.argv[1:]:
+    app.config["SESSION_LOCK_URL"] = sys.argv[1]
 SessionLock(app)
 
 

@@ -308,6 +308,11 @@ def regenerate(keys: SessionKeys, new_proof: str, grace_ms: int, lease: tuple[st
     return Call("regenerate", keys.all, (keys.proof, new_proof, grace_ms, token, fence))
 
 
+def expire(keys: SessionKeys, ttl_ms: int) -> Call:
+    """Let the record end ``ttl_ms`` from now, sooner or later than it would."""
+    return Call("expire", keys.all, (ttl_ms, keys.proof))
+
+
 def bind(keys: SessionKeys, user: str) -> Call:
     return Call("bind", keys.all, (user, keys.proof))
 

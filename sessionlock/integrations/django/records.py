@@ -20,7 +20,7 @@ from ...holding import SessionContext
 from ...keys import SessionKeys, check_sid, keys_for, new_sid, new_token
 from ...modes import Unlocked, UnlockedMode, check_unchanged
 from ...policies import LeasePolicy, SessionPolicy
-from ...protocol import Call, Snapshot, refusal
+from ...protocol import Snapshot, refusal
 from ...session import Session
 from ..rules import RequestMode
 
@@ -242,7 +242,7 @@ def _outdated(keys: SessionKeys, snapshot: Snapshot) -> bool:
 
 
 async def _expire(guard: SessionGuard, keys: SessionKeys, ttl: float) -> None:
-    call = Call("expire", keys.all, (math.ceil(ttl * 1000), keys.proof))
+    call = protocol.expire(keys, math.ceil(ttl * 1000))
     (reply,) = await guard.runtime().executor.run(call)
     if reply != b"kept":
         raise refusal(keys.digest, reply.decode())
