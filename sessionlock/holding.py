@@ -56,7 +56,7 @@ class _Held:
         acquisition = Acquisition(runtime, wanted)
         granted = await acquisition.run()
         lease = self._lease = _lease(acquisition.token, granted, wanted)
-        runtime.entered(wanted.keys)
+        runtime.entered(wanted.keys, acquisition.token)
         runtime.watchdog.watch(lease, wanted.keys, wanted.lease)
         return lease, granted.snapshot
 
@@ -134,7 +134,7 @@ class _Held:
         lease = self._lease
         assert lease is not None
         self._runtime.watchdog.forget(lease)
-        self._runtime.left(self._wanted.keys)
+        self._runtime.left(self._wanted.keys, lease.token)
         lease.mark_released()
 
     def _loss(self, fence: int) -> LeaseLost:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Coroutine
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -19,10 +20,12 @@ from .wakeup import Wakeup
 from .watchdog import Watchdog
 from .wire import Wire
 
-__all__ = ["Runtime", "node_name"]
+__all__ = ["Runtime", "asking", "node_name"]
 
 T = TypeVar("T")
 CLEAN_UP_WITHIN = 2.0  # seconds for which a cancelled caller waits until its lock is given back
+# Who asks for a lock, where that is not the task that runs the request: a thread that waits for this task.
+asking: ContextVar[object] = ContextVar("sessionlock_asking")
 
 
 def node_name() -> str:
@@ -52,7 +55,7 @@ class Runtime:
         )
         self.engine: object = None  # chosen by the guard when it first commits without a lock
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._held_by: dict[str, asyncio.Task[Any] | None] = {}
+        self._held_by: dict[str, tuple[str, object]] = {}  # session -> token and owner
 
     def _crowd(self, crowded: bool) -> None:
         self.executor.crowded = crowded
@@ -83,18 +86,21 @@ class Runtime:
     # --- who holds what in this process, to tell a self-deadlock at once
 
     def enter(self, keys: SessionKeys, name: str) -> None:
-        task = asyncio.current_task()
-        if task is not None and self._held_by.get(keys.digest) is task:
+        owner = _owner()
+        if owner is not None and self._held_by.get(keys.digest, ("", None))[1] is owner:
             raise ReentrantLock(
-                f"this task already holds the lock of {name}; waiting for it would never end."
+                f"this {'task' if isinstance(owner, asyncio.Task) else 'thread'} already holds the lock of {name};"
+                " waiting for it would never end."
                 " Pass the session on instead of locking it again"
             )
 
-    def entered(self, keys: SessionKeys) -> None:
-        self._held_by[keys.digest] = asyncio.current_task()
+    def entered(self, keys: SessionKeys, token: str) -> None:
+        self._held_by[keys.digest] = (token, _owner())
 
-    def left(self, keys: SessionKeys) -> None:
-        self._held_by.pop(keys.digest, None)
+    def left(self, keys: SessionKeys, token: str) -> None:
+        # After a lost lease another task of this process may be the holder by now.
+        if self._held_by.get(keys.digest, ("", None))[0] == token:
+            del self._held_by[keys.digest]
 
     async def aclose(self) -> None:
         """End everything that this loop runs for the guard. Leases still held run out in Redis by themselves."""
@@ -107,6 +113,10 @@ class Runtime:
         await self.executor.aclose()
         if self.client is not self._given_client:
             await self.client.aclose(close_connection_pool=True)
+
+
+def _owner() -> object:
+    return asking.get(None) or asyncio.current_task()
 
 
 def _own_client(client: Any) -> Any:

@@ -68,8 +68,10 @@ import pytest
 import {package}
 
 HERE = pathlib.Path(__file__).resolve().parent
+WANTED = json.loads(os.environ["SABOTAGE_TESTS"])
+ONE_CASE = os.environ["SABOTAGE_ONE_CASE"] == "yes"
 OUTCOMES = {{}}
-FAILED = {{}}
+FAILED = set()
 
 
 def pytest_configure(config):
@@ -79,15 +81,15 @@ def pytest_configure(config):
 
 
 def pytest_runtest_setup(item):
-    # One failing case of a parametrized test is enough.
-    if os.environ.get("SABOTAGE_ONE_CASE") and FAILED.get(item.nodeid.partition("[")[0]):
+    # One failing case of a parametrized test is enough, unless a case was asked for by name.
+    if item.nodeid not in WANTED and item.nodeid.partition("[")[0] in FAILED and ONE_CASE:
         pytest.skip("another case of it failed")
 
 
 def pytest_runtest_logreport(report):
     told = OUTCOMES.setdefault(report.nodeid, {{}})
     if report.failed and report.when == "call":
-        FAILED[report.nodeid.partition("[")[0]] = True
+        FAILED.add(report.nodeid.partition("[")[0])
     told[report.when] = report.outcome
     if report.failed:
         said = getattr(getattr(report.longrepr, "reprcrash", None), "message", None) or str(report.longrepr)
@@ -156,7 +158,7 @@ def mutate(folder: Path, entry: Sabotage) -> None:
 def run(
     command: Sequence[str], folder: Path, within: float, environment: dict[str, str] | None = None
 ) -> tuple[int | None, str]:
-    """Exit status (None: not within that many seconds) and output; the copy comes first on the path, also for children."""
+    """Exit status (None: not within that time) and output; the copy comes first on the path, also for children."""
     path = os.pathsep.join((str(folder), str(ROOT / "tests")))
     process = subprocess.Popen(
         command,
@@ -195,13 +197,14 @@ def smoke(folder: Path) -> None:
 Outcomes = dict[str, dict[str, Any]]
 
 
-def run_tests(folder: Path, node_ids: Iterable[str], within: float, *, one_case: bool = False) -> Outcomes:
+def run_tests(folder: Path, node_ids: Sequence[str], within: float, *, one_case: bool = False) -> Outcomes:
     """What happened to each collected test, by phase. ``one_case``: skip a test's other cases when one has failed."""
     config = ["-c", str(ROOT / "setup.cfg"), "--rootdir", str(ROOT)]
     flags = ["-p", "sabotage_probe", "-p", "no:cacheprovider", "-q", "--tb=short"]
     wanted = [str(ROOT / node_id) for node_id in node_ids]
     command = [sys.executable, "-m", "pytest", *config, *flags, *wanted]
-    status, said = run(command, folder, within, {"SABOTAGE_ONE_CASE": "1"} if one_case else None)
+    told = {"SABOTAGE_TESTS": json.dumps(list(node_ids)), "SABOTAGE_ONE_CASE": "yes" if one_case else "no"}
+    status, said = run(command, folder, within, told)
     if status is None:
         raise Mistake(f"the tests did not end within {within:g} s; each needs a deadline of its own:\n{said[-1500:]}")
     report = folder / "outcomes.json"

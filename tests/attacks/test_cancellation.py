@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack
-from typing import get_args, Any
+from typing import Any, get_args
 
 import anyio
 import pytest
@@ -116,7 +116,7 @@ async def test_queued_and_handed_over(
                 task = cut.start(cycle(guard, sid))
                 await session.until(lambda s, t=task: t.done() or len(s.waiting) == 1)  # type: ignore[misc]
                 successor = asyncio.ensure_future(cycle(behind, sid))
-                await session.until(lambda s: len(s.waiting) == 2 or (cut_done(cut) and len(s.waiting) == 1))
+                await session.until(lambda s, c=cut: len(s.waiting) == 2 or (c.done and len(s.waiting) == 1))  # type: ignore[misc]
                 if cut.done:
                     await ended(task, cut, how)
                     await session.until(lambda s: len(s.waiting) == 1, within=SOON)
@@ -127,10 +127,6 @@ async def test_queued_and_handed_over(
         if not cut.done:
             break
     assert cut.suspended == at - 1 >= 5
-
-
-def cut_done(cut: Cut) -> bool:
-    return cut.done
 
 
 def behind_waits(guard: SessionGuard) -> bool:
@@ -148,8 +144,8 @@ async def subscribed(guard: SessionGuard) -> None:
 async def test_the_holder_is_cancelled_while_it_hands_over(
     redis_url: str, node: Node, when: When, how: How, neighbour: bool
 ) -> None:
-    """Attack 8: the holder is cancelled at each of its awaits, in its release, too: who waits for it, in the same process
-    or in another one, has the lock soon."""
+    """Attack 8: the holder is cancelled at each of its awaits, in its release, too: who waits for it, in the same
+    process or in another one, has the lock soon."""
     guard = node()
     behind = guard if neighbour else node()
     await subscribed(behind)
@@ -183,8 +179,8 @@ async def body(guard: SessionGuard, sid: str, inside: asyncio.Event) -> None:
 @everywhere
 @ready_or_not
 async def test_a_conflict_at_the_release(redis_url: str, node: Node, when: When, how: How) -> None:
-    """Attack 8: somebody without a lock changed the same key, so the release is refused, merged and sent again; cancelled
-    at any await of that, the lock is given back, and the other one's change is there."""
+    """Attack 8: somebody without a lock changed the same key, so the release is refused, merged and sent again;
+    cancelled at any await of that, the lock is given back, and the other one's change is there."""
     guard, counting = node(), SessionPolicy(merge={"n": "counter"})
     await guard.inspect("s")
 

@@ -45,7 +45,7 @@ async def test_the_holder_dies(redis_url: str, node: Node, stored: Look) -> None
     sids = [f"s{n}" for n in range(6)]
     guard = node()
     async with AsyncExitStack() as stack:
-        worker = await stack.enter_async_context(Worker(redis_url, lease={"ttl": 0.8, "renew": False}))
+        worker = await stack.enter_async_context(Worker(redis_url, lease={"ttl": 1.0, "renew": False}))
         for sid in sids:
             await worker.hold(sid)
         waiting = [asyncio.ensure_future(grant_us(guard, sid)) for sid in sids]
@@ -121,8 +121,8 @@ async def test_any_number_of_dead_waiters(redis_url: str, node: Node, stored: Lo
 
 
 async def test_fifty_hung_waiters_cost_one_claim(redis_url: str, node: Node, stored: Look) -> None:
-    """Attack 16: fifty waiters of a process that hangs (its subscription stands, so Redis cannot tell) stand first: they
-    cost one claim together, not one each."""
+    """Attack 16: fifty waiters of a process that hangs (its subscription stands, so Redis cannot tell) stand first:
+    they cost one claim together, not one each."""
     session, guard, other = stored("s"), node(), node()
     async with Worker(redis_url, lease={"ttl": 30, "claim": CLAIM}) as worker:
         async with guard.lock("s"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Literal
 
@@ -138,9 +139,14 @@ async def test_a_lease_shorter_than_its_renewal(proxy: FaultyProxy, node: Node, 
     session, guard = stored("s"), node(proxy.url, lease=LeasePolicy(ttl=0.2))
     with pytest.raises(LeaseLost):
         async with guard.session_lock("s") as held:
+            began = time.monotonic()
             held["late"] = 1
             proxy.delay(0.3)
-            await asyncio.sleep(5)
+            try:
+                await asyncio.sleep(5)
+            finally:
+                told = time.monotonic()
+    assert told - began < 0.3, "by its own clock, not by the reply that says so"
     assert session.data == {}
     assert session.free
 

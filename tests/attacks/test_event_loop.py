@@ -124,8 +124,17 @@ async def test_a_lock_alone_tells_when_the_loop_was_blocked(node: Node, stored: 
         async with node().lock("s", lease=LeasePolicy(ttl=TTL)) as lease:
             block_until_free(session)
             assert lease.remaining() == 0.0
-            with pytest.raises(LeaseLost):
-                lease.check()
+
+
+async def test_a_lease_can_be_asked_after_blocking(node: Node, stored: Look) -> None:
+    """Attack 22: before the body touches a storage of its own it asks, and is told although no timer could fire."""
+    session, touched = stored("s"), False
+    with pytest.raises(LeaseLost):
+        async with node().lock("s", lease=LeasePolicy(ttl=TTL)) as lease:
+            block_until_free(session)
+            lease.check()
+            touched = True
+    assert not touched
 
 
 # --- max_hold

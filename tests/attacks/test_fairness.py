@@ -257,7 +257,9 @@ async def test_a_newcomer_never_overtakes(node: Node, stored: Look, turns: Turns
     assert session.waiting != []
     session.client.delete(session.keys.lock)
     if newcomer == "queues":
-        turns.start(node(), "newcomer")
+        guard = node()
+        await guard.runtime().wakeup.listen()  # so that it queues with its first call
+        turns.start(guard, "newcomer")
         assert await turns.over() == ["waiter", "newcomer"]
     else:
         with pytest.raises(WaitTimedOut):

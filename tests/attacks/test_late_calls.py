@@ -18,7 +18,7 @@ from sessionlock.protocol import Call
 
 pytestmark = pytest.mark.anyio
 
-BRIEF = LeasePolicy(ttl=0.3, renew=False, claim=0.3, on_lost="flag")
+BRIEF = LeasePolicy(ttl=0.5, renew=False, claim=0.5, on_lost="flag")
 Look = Callable[[str], Stored]
 Node = Callable[..., SessionGuard]
 
@@ -99,7 +99,7 @@ async def test_a_delayed_renewal(proxy: FaultyProxy, node: Node, stored: Look) -
     proxy.hold_requests(calls_of("renew"))
 
     async def holds_too_long() -> None:
-        async with slow.session_lock("s", lease=LeasePolicy(ttl=0.3)):
+        async with slow.session_lock("s", lease=LeasePolicy(ttl=0.9)):
             await asyncio.sleep(60)
 
     # The loss cancels the body; its release then waits behind the parked renewal, on the same connection.
@@ -157,11 +157,11 @@ async def test_an_older_acquisition_is_replayed(node: Node, stored: Look, monkey
     # Nothing but lock and fence is in the way of these keys.
     guard, session = node(session=SessionPolicy(merge=dict.fromkeys(("n", "old"), "last_write_wins"))), stored("s")
     monkeypatch.setattr(Executor, "_once", recorded)
-    async with guard.session_lock("s", lease=LeasePolicy(ttl=0.3)) as older:
+    async with guard.session_lock("s", lease=LeasePolicy(ttl=0.9)) as older:
         older["n"] = 1
         await older.save()
         older["old"] = 1
-        while "renew" not in [call.script for call in calls]:  # noqa: ASYNC110  (nobody sets an event for it)
+        while "renew" not in [call.script for call in calls]:
             await asyncio.sleep(0.005)
     monkeypatch.undo()
     former = {call.script: call for call in calls}
@@ -196,8 +196,8 @@ async def test_an_older_acquisition_is_replayed(node: Node, stored: Look, monkey
 async def test_an_older_acquisition_that_was_lost_is_replayed(
     node: Node, stored: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Attack 4: the former acquisition of the same task had lost its lock, without noticing; its late saves change nothing
-    in the next one."""
+    """Attack 4: the former acquisition of the same task had lost its lock, without noticing; its late saves change
+    nothing in the next one."""
     monkeypatch.setattr(Lease, "mark_lost", lambda *_: None)
     guard, session = node(), stored("s")
     older = guard.session_lock("s", lease=BRIEF)

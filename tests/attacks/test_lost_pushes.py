@@ -18,7 +18,7 @@ from sessionlock import LeaseLost, LeasePolicy, SessionGuard, WaitPolicy
 from sessionlock.embedded import EmbeddedServer
 from sessionlock.executor import Executor
 from sessionlock.protocol import Call
-from sessionlock.wakeup import Wakeup
+from sessionlock.wakeup import Waiter, Wakeup
 
 pytestmark = pytest.mark.anyio
 
@@ -79,9 +79,9 @@ class Turns:
 
 @pytest.mark.parametrize("wait", [PATIENT, WaitPolicy()])
 async def test_every_push_is_lost(deaf: None, node: Node, stored: Look, wait: WaitPolicy) -> None:
-    """Attack 14: no push arrives anywhere: the waiters of two nodes still come one at a time, no update is lost, and each
-    has its turn no later than 100 ms after the end of the lease it waits for."""
-    lease = LeasePolicy(ttl=0.4, claim=0.2, renew=False)
+    """Attack 14: no push arrives anywhere: the waiters of two nodes still come one at a time, no update is lost, and
+    each has its turn no later than 100 ms after the end of the lease it waits for."""
+    lease = LeasePolicy(ttl=0.6, claim=0.3, renew=False)
     turns = Turns(stored("s"), lease, wait)
     guards = [node(), node()]
     await asyncio.gather(*(turns.take(guard) for guard in guards for _ in range(4)))
@@ -237,7 +237,7 @@ async def test_killed_while_it_looks(node: Node, stored: Look, monkeypatch: pyte
             killed.set()
             wakeup = waiter.runtime().wakeup
             assert session.client.client_kill_filter(_type="pubsub") == 1
-            while wakeup.listening:  # noqa: ASYNC110  (nobody sets an event for it)
+            while wakeup.listening:
                 await asyncio.sleep(0)
         return reply
 
@@ -287,7 +287,7 @@ async def test_subscribing_is_forbidden(own_server: Callable[..., EmbeddedServer
         if server.version >= (6, 2):
             client.execute_command("ACL", "SETUSER", "deaf", "allchannels")
     url = server.url.replace("redis://", "redis://deaf:secret@")
-    lease = LeasePolicy(ttl=0.4, claim=0.2, renew=False)
+    lease = LeasePolicy(ttl=0.6, claim=0.3, renew=False)
     with Stored(server.url, "s") as session:
         turns = Turns(session, lease, PATIENT)
         guards = [node(url), node(url)]
@@ -296,9 +296,52 @@ async def test_subscribing_is_forbidden(own_server: Callable[..., EmbeddedServer
         assert turns.longest_gap() < lease.ttl + PROMISED + SCHEDULING
 
 
+async def test_a_push_that_is_read_too_late_is_not_trusted(
+    node: Node, stored: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attack 14: the waiter reads its push when the claim is over and another one holds: it asks again instead of
+    starting, and has its turn later."""
+    session, holder, other, waiter = stored("s"), node(), node(), node()
+    turns = Turns(session, LeasePolicy(ttl=30, claim=0.3, renew=False), PATIENT)
+    once, told = Executor._once, Wakeup._on_message
+    unread: list[Callable[[], None]] = []
+    asked: list[Call] = []
+
+    def unread_yet(self: Wakeup, words: list[Any]) -> None:
+        if words[0] == b"message" and not asked:
+            unread.append(lambda: told(self, words))
+        else:
+            told(self, words)
+
+    def not_now(self: Waiter) -> bool:
+        self._look = False
+        return False
+
+    async def counted(self: Executor, call: Call) -> Any:
+        asked.append(call)
+        return await once(self, call)
+
+    monkeypatch.setattr(Wakeup, "_on_message", unread_yet)
+    async with holder.session_lock("s", lease=LONG):
+        task = asyncio.ensure_future(turns.take(waiter))
+        await session.until(lambda s: len(s.waiting) == 1)
+        # It does not look by itself: it is as if its process stood still.
+        monkeypatch.setattr(Waiter, "should_look", not_now)
+    await session.until(lambda s: s.lock is None and len(unread) == 1)
+    async with other.session_lock("s", lease=LONG, wait=0) as held:
+        held["n"] = held.get("n", 0) + 1
+        monkeypatch.setattr(Executor, "_once", counted)
+        unread.pop()()
+        await session.until(lambda _: bool(turns.began or asked))
+        assert not turns.began
+        monkeypatch.undo()
+    await asyncio.wait_for(task, 5)
+    assert session.data == {"n": 2}
+
+
 async def test_a_push_that_comes_too_late_is_not_trusted(redis_url: str, node: Node, stored: Look) -> None:
-    """Attack 14: a waiter stands still while the lock is handed to it, for longer than its claim; when it reads the push
-    another one holds. It asks again instead of starting, and has its turn later: both updates count."""
+    """Attack 14: a waiter stands still while the lock is handed to it, for longer than its claim; when it reads the
+    push another one holds. It asks again instead of starting, and has its turn later: both updates count."""
     session, holder, other = stored("s"), node(), node()
     async with Worker(redis_url, lease={"ttl": 30, "claim": 0.3}) as worker:
         async with holder.session_lock("s"):

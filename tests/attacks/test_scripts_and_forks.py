@@ -47,7 +47,7 @@ async def test_scripts_are_forgotten_before_every_call(redis_url: str, node: Nod
             await session.save()
             trusted_until = session.lease.trusted_until
             redis.script_flush()
-            while session.lease.trusted_until == trusted_until:  # noqa: ASYNC110  (a renewal tells nobody)
+            while session.lease.trusted_until == trusted_until:
                 await asyncio.sleep(0.003)
             waiting = asyncio.ensure_future(add_one(other, "s"))
             while not (await guard.inspect("s")).waiters:
@@ -135,19 +135,20 @@ async def test_scripts_are_forgotten_behind_a_client_of_another_kind() -> None:
 # --- fork
 
 
+def program(scenario: str, url: str, *options: str) -> dict[str, Any]:
+    """How to run a scenario of ``support.forking``, for ``subprocess``."""
+    paths = (Path(sessionlock.__file__).parent.parent, Path(__file__).parent.parent)
+    return {
+        "args": [sys.executable, support.forking.__file__, scenario, url, *options],
+        "env": {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
+        "text": True,
+    }
+
+
 async def forked(scenario: str, url: str, *options: str) -> dict[str, Any]:
     """What parent and child said."""
-    paths = (Path(sessionlock.__file__).parent.parent, Path(__file__).parent.parent)
-    command = [sys.executable, support.forking.__file__, scenario, url, *options]
-    process = functools.partial(
-        subprocess.run,
-        command,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
-        capture_output=True,
-        text=True,
-        timeout=15,
-    )
-    done = await anyio.to_thread.run_sync(process)
+    run = functools.partial(subprocess.run, capture_output=True, timeout=15, **program(scenario, url, *options))
+    done = await anyio.to_thread.run_sync(run)
     assert done.returncode == 0, done.stderr
     answers: dict[str, Any] = json.loads(done.stdout)
     for who in ("parent", "child"):
@@ -186,3 +187,20 @@ async def test_a_fork_and_the_clients_own_connections(redis_url: str, stored: Lo
     answers = await forked("between turns", redis_url, option)
     assert both_counted(stored("shared")), stored("shared").data
     assert answers["parent"]["unlocked"] == answers["child"]["unlocked"] == support.forking.ROUNDS
+
+
+async def test_a_parent_that_dies_before_its_child(redis_url: str, stored: Look) -> None:
+    """Attack 21: a forked child does not keep the connections of its dead parent open: Redis notices at once that
+    nobody listens there any more, so no lock is handed to a dead process."""
+    session = stored("s")
+    own = len(session.client.client_list())
+    with subprocess.Popen(  # noqa: ASYNC220  (it returns at once)
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, **program("the parent dies first", redis_url)
+    ) as parent:
+        assert parent.stdout is not None
+        assert parent.stdin is not None
+        child = json.loads(await anyio.to_thread.run_sync(parent.stdout.readline))["child"]
+        await session.until(lambda s: len(s.client.client_list()) == own, within=2)
+        assert session.client.pubsub_channels("sl:push:*") == []
+        os.kill(child, 0)
+        parent.stdin.close()

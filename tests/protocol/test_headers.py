@@ -26,6 +26,7 @@ CALLS: dict[str, Call] = {
     "commit": protocol.commit(KEYS, "op", "", None, SESSION, [CHANGE, CHANGE]),
     "create": protocol.create(KEYS, "op", SESSION, [CHANGE, CHANGE]),
     "destroy": protocol.destroy(KEYS, SESSION),
+    "expire": protocol.expire(KEYS, 1_000),
     "force_release": protocol.force_release(KEYS, "token"),
     "incr": protocol.increment(KEYS, "op", None, "", SESSION, CHANGE),
     "inspect": protocol.inspect(KEYS),
