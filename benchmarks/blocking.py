@@ -40,7 +40,7 @@ def _interleaved(faces: dict[str, Worker], rounds: int, cycles: int) -> Times:
     for warming_up in (True, *[False] * rounds):
         random.shuffle(order)
         for face, crowd in order:
-            took = faces[face].ask((crowd, max(1, cycles // crowd)))
+            took = faces[face].ask((crowd, max(5, cycles // crowd)))
             if not warming_up:
                 times[face, crowd].append(took)
     return times
@@ -52,8 +52,11 @@ def _threads(connection: Connection, url: str) -> None:
 
     guard = SessionGuard.from_url(url)
 
-    def batch(sids: list[str], cycles: int) -> None:
+    def batch(sids: list[str], cycles: int) -> float:
+        all_there = threading.Barrier(len(sids) + 1)  # starting threads is not what is measured
+
         def turn(sid: str) -> None:
+            all_there.wait()
             for _ in range(cycles):
                 with guard.session_lock(sid) as session:
                     session["count"] += 1
@@ -61,8 +64,11 @@ def _threads(connection: Connection, url: str) -> None:
         threads = [threading.Thread(target=turn, args=(sid,)) for sid in sids]
         for thread in threads:
             thread.start()
+        all_there.wait()
+        began = time.perf_counter()
         for thread in threads:
             thread.join()
+        return time.perf_counter() - began
 
     sids = _sids()
     for sid in sids:
@@ -84,8 +90,10 @@ def _tasks(connection: Connection, url: str) -> None:
             async with guard.session_lock(sid) as session:
                 session["count"] += 1
 
-    async def batch(sids: list[str], cycles: int) -> None:
+    async def batch(sids: list[str], cycles: int) -> float:
+        began = time.perf_counter()
         await asyncio.gather(*[turn(sid, cycles) for sid in sids])
+        return time.perf_counter() - began
 
     async def count(sid: str) -> int:
         return int((await guard.read(sid))["count"])
@@ -109,7 +117,7 @@ def _sids() -> list[str]:
 def _serve(
     connection: Connection,
     sids: list[str],
-    batch: Callable[[list[str], int], None],
+    batch: Callable[[list[str], int], float],
     count: Callable[[str], int],
 ) -> None:
     connection.send("ready")
@@ -117,9 +125,7 @@ def _serve(
     try:
         while (order := connection.recv()) != "lost":
             crowd, cycles = order
-            began = time.perf_counter()
-            batch(sids[:crowd], cycles)
-            connection.send((time.perf_counter() - began) / (crowd * cycles))
+            connection.send(batch(sids[:crowd], cycles) / (crowd * cycles))
             done += crowd * cycles
         connection.send(done - sum(map(count, sids)))
         connection.recv()

@@ -24,11 +24,18 @@ What differs from the async face:
 - tenacity's callbacks (``before_sleep`` ...) run in the loop's thread, with your context variables.
 - In a thread that runs an event loop every call is refused (:class:`~sessionlock.ConfigurationError`): it would bring
   that loop to a stand. Use the async face there.
+
+gevent: after ``monkey.patch_all()`` a greenlet is a thread in all of the above, and the loop is a greenlet, too.
+Tried with gevent 26: greenlets that contend for one session, ReentrantLock, greenlets killed while they wait or hold,
+gunicorn with ``-k gevent``. Two things do not work. ``patch_all(thread=False)``: a wait stops all greenlets, the holder
+too. Using a guard *before* gunicorn forks (``preload_app`` with a call at import): the parent's loop greenlet lives on
+in the child. With real threads that is fine.
 """
 
 from __future__ import annotations
 
 import copy
+import os
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -276,7 +283,8 @@ def _flagged(policy: LeasePolicy) -> LeasePolicy:
 def _twin(of: AsyncGuard) -> AsyncGuard:
     """The same guard with connections of its own: those of ``of`` belong to another event loop."""
     twin = copy.copy(of)
-    twin._runtime = twin._inherited = None
+    twin._runtime = None
+    twin._runtimes, twin._inherited, twin._pid = {}, {}, os.getpid()
     twin._owns_client = False
     return twin
 

@@ -113,10 +113,17 @@ class WatchEngine:
             raise RedisUnavailable(f"Redis did not carry out the transaction: {error}") from error
 
     async def _in_time(self, do: Callable[..., Awaitable[T]], *args: Any) -> T:
+        # Not wait_for: it would wait for the cancelled attempt, whose clean-up asks the silent Redis to UNWATCH.
+        attempt = asyncio.ensure_future(_awaited(do, *args))
         try:
-            return await asyncio.wait_for(_awaited(do, *args), self._reply_within)
-        except asyncio.TimeoutError:
-            raise TimeoutError(f"no answer within {self._reply_within:g} s") from None
+            await asyncio.wait([attempt], timeout=self._reply_within)
+            if attempt.done():
+                return attempt.result()
+        finally:
+            if not attempt.done():
+                attempt.cancel()
+                attempt.add_done_callback(_fetch_error)
+        raise TimeoutError(f"no answer within {self._reply_within:g} s")
 
     async def _load(self, keys: SessionKeys, policy: SessionPolicy) -> Snapshot | Refused:
         async with self._client.pipeline(transaction=False) as pipe:
@@ -167,6 +174,12 @@ class WatchEngine:
         if current.fields.get(b"#commit", b"").startswith(op.encode() + b" "):
             return True
         return await pipe.zscore(keys.receipts, op) is not None
+
+
+def _fetch_error(attempt: asyncio.Future[Any]) -> None:
+    """An attempt that was left alone may fail unheard."""
+    if not attempt.cancelled():
+        attempt.exception()
 
 
 async def _awaited(do: Callable[..., Awaitable[T]], *args: Any) -> T:

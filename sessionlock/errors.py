@@ -163,7 +163,12 @@ class ReentrantLock(SessionLockError):
 
 
 class RedisUnavailable(SessionLockError):
-    """Redis did not answer or refused; whether the last call took effect may be unknown."""
+    """Redis did not answer or refused; whether the last call took effect may be unknown.
+
+    ``refused``: Redis did answer, with an error; then the call changed nothing.
+    """
+
+    refused = False
 
 
 class ScriptsForbidden(RedisUnavailable):

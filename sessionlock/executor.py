@@ -80,6 +80,7 @@ class Executor:
         self._pool = getattr(client, "connection_pool", None)
         self._reply_within = reply_within
         self.crowded = False  # others of this process wait, so a tick is likely to have more than one call to send
+        self._closed = False
         self._wire: Wire | None = None
         self._opening: asyncio.Task[None] | None = None
         self._send: Callable[[Script, Call], Awaitable[Any]] = self._send_by_wire
@@ -116,7 +117,14 @@ class Executor:
             raise _mapped(error, call) from error
 
     async def _once(self, call: Call) -> Any:
-        return await self._send(script(call.script), call)
+        if not self._closed:
+            return await self._send(script(call.script), call)
+        try:
+            # The guard was closed while a request was inside a block: its end opens a connection once more.
+            return await self._send(script(call.script), call)
+        finally:
+            if self._wire is not None and self._wire.idle:
+                self._wire.close()
 
     async def _send_by_wire(self, text: Script, call: Call) -> Any:
         wire = self._wire
@@ -168,6 +176,7 @@ class Executor:
         )
 
     async def aclose(self) -> None:
+        self._closed = True
         opening = self._opening
         if opening is not None:
             opening.cancel()
@@ -184,11 +193,15 @@ def _raise_reply(error: Exception) -> None:
 
 def _mapped(error: Exception, call: Call) -> RedisUnavailable:
     if NO_SCRIPTS.match(str(error)):
-        return ScriptsForbidden(
+        forbidden = ScriptsForbidden(
             f"Redis does not permit the {call.script} script: {error}. Locking needs EVALSHA, EVAL and PUBLISH;"
             " mode='optimistic' works without"
         )
-    return RedisUnavailable(f"Redis refused the {call.script} call: {error}")
+        forbidden.refused = True
+        return forbidden
+    refused = RedisUnavailable(f"Redis refused the {call.script} call: {error}")
+    refused.refused = True
+    return refused
 
 
 def _fetch_error(opening: asyncio.Task[None]) -> None:

@@ -109,7 +109,9 @@ class SessionGuard:
             raise ConfigurationError(f"commit_by must be auto, script or watch, not {commit_by!r}")
         self._commit_by = commit_by
         self._runtime: Runtime | None = None
-        self._inherited: Runtime | None = None
+        self._runtimes: dict[int, Runtime] = {}
+        self._inherited: dict[int, Runtime] = {}
+        self._pid = os.getpid()
         self._owns_client = False
         self._exact = is_fake(client)
 
@@ -522,20 +524,38 @@ class SessionGuard:
     # --- life
 
     def runtime(self) -> Runtime:
-        """This process' and event loop's part; a fork or a new loop gets its own."""
+        """This process' and event loop's part; a fork or another loop gets its own, and it ends with its loop."""
+        loop = asyncio.get_running_loop()
         runtime = self._runtime
-        if runtime is None or runtime.loop is not asyncio.get_running_loop() or runtime.pid != os.getpid():
-            self._inherited = runtime  # a parent's or an ended loop's: kept, for closing it is not ours to do
-            runtime = self._runtime = Runtime(
+        if runtime is None or runtime.loop is not loop or runtime.pid != os.getpid():
+            runtime = self._runtime = self._runtime_for(loop)
+        return runtime
+
+    def _runtime_for(self, loop: asyncio.AbstractEventLoop) -> Runtime:
+        if self._pid != os.getpid():
+            # A parent's: kept, for closing them is not ours to do.
+            self._pid, self._inherited, self._runtimes = os.getpid(), self._runtimes, {}
+        for key, known in list(self._runtimes.items()):
+            if known.loop.is_closed():
+                self._runtimes.pop(key, None)
+        runtime = self._runtimes.get(id(loop))
+        if runtime is None or runtime.loop is not loop:
+            runtime = self._runtimes[id(loop)] = Runtime(
                 self._client, prefix=self.prefix, reply_within=self._reply_within, retry_for=self._retry_for
             )
         return runtime
 
     async def aclose(self) -> None:
-        """Close the guard's connections, and its client if :meth:`from_url` made it."""
-        if self._runtime is not None:
-            await self._runtime.aclose()
-            self._runtime = None
+        """Close the guard's connections, and its client if :meth:`from_url` made it.
+
+        Connections that other threads' event loops use are closed there, soon.
+        """
+        runtimes, self._runtimes, self._runtime = self._runtimes, {}, None
+        for runtime in runtimes.values():
+            if runtime.loop is asyncio.get_running_loop():
+                await runtime.aclose()
+            elif runtime.pid == os.getpid() and runtime.loop.is_running():
+                runtime.loop.call_soon_threadsafe(runtime.close_soon)
         if self._owns_client:
             await self._client.aclose()
 

@@ -43,13 +43,13 @@ class _Held:
     def __init__(self, runtime: Callable[[], Runtime], wanted: Wanted) -> None:
         self._find_runtime = runtime
         self._wanted = wanted
+        self._entered = False
         self._lease: Lease | None = None
         self._scope: anyio.CancelScope | None = None
         self._runtime: Runtime
 
     async def _enter(self) -> tuple[Lease, Snapshot]:
-        if self._lease is not None:
-            raise ConfigurationError("a lock context is for one use; call session_lock() again for the next")
+        self._entered = once(self._entered)
         runtime = self._runtime = self._find_runtime()
         wanted = self._wanted
         runtime.enter(wanted.keys, wanted.name)
@@ -75,7 +75,12 @@ class _Held:
         assert self._lease is not None
         self._lease.when_lost(None)
         scope, self._scope = self._scope, None
-        return scope is not None and bool(scope.__exit__(kind, error, tb))
+        try:
+            return scope is not None and bool(scope.__exit__(kind, error, tb))
+        except RuntimeError:
+            # Left in another task, or not in the order of entering: the scope stays behind, unused; what must not stay
+            # behind is the lock.
+            return False
 
     async def _give_up(
         self, changes: list[Change], created: str, *, cancelled: bool = False
@@ -150,6 +155,17 @@ class _Held:
                 current=fence,
             )
         return LeaseLost(lease.why_lost())
+
+
+def once(entered: bool) -> bool:
+    """True, for a context that is entered now.
+
+    Raises:
+        ConfigurationError: it was entered before, by this task or another.
+    """
+    if entered:
+        raise ConfigurationError("a lock context is for one use; call session_lock() again for the next")
+    return True
 
 
 def _lease(token: str, granted: Granted, wanted: Wanted) -> Lease:
@@ -289,7 +305,7 @@ class SessionContext(_Held):
                 session._merge(outcome)
             raise _too_many_merges(session)
         except Exception as error:
-            if kept and not isinstance(error, RedisUnavailable):
+            if kept and (not isinstance(error, RedisUnavailable) or error.refused):
                 await self._without_saving()  # nothing was saved and the lock is still ours to give up
             raise
         finally:

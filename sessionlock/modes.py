@@ -19,7 +19,7 @@ from .changes import MISSING
 from .codec import Codec
 from .engines import NEW, Engine, increment
 from .errors import ReadOnlySession, SessionConflict
-from .holding import renew_id
+from .holding import once, renew_id
 from .keys import SessionKeys
 from .policies import SessionPolicy
 from .protocol import Conflict, Refused, Snapshot, refusal
@@ -112,8 +112,10 @@ class UnlockedContext:
         self._find_runtime = runtime
         self._session: Session
         self._done = False
+        self._entered = False
 
     async def __aenter__(self) -> Session:
+        self._entered = once(self._entered)
         self._wanted = self._prepare()
         snapshot = await self._wanted.load()
         self._session = self._wanted.session(snapshot)
@@ -193,8 +195,10 @@ class Attempt:
         self._wanted = wanted
         self._session = wanted.session(snapshot)
         self.conflict: Conflict | None = None
+        self._entered = False
 
     async def __aenter__(self) -> Session:
+        self._entered = once(self._entered)
         self._session._actions = _OnlyAtTheEnd(self._session)
         return self._session
 

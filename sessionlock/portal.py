@@ -158,8 +158,7 @@ class Portal:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
-        if self.pid == os.getpid():
-            self._loop.close()
+        self._loop.close()
 
     def _start_all(self) -> None:
         while self._calls:
@@ -240,7 +239,6 @@ def _leave_behind() -> None:
     global _current
     if _current is not None and _current.pid != os.getpid():
         _left_behind.append(_current)
-        _current._loop.stop()  # gevent's threads live on in a child; this one must not read what is its parent's
         _current = None
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -55,6 +56,11 @@ class Runtime:
         )
         self.engine: object = None  # chosen by the guard when it first commits without a lock
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
+        self._farewell = _farewell(self)
+        with suppress(StopIteration):
+            # Up to its first yield, so that the loop knows it and ends it when the loop itself is shut down.
+            self._farewell.__anext__().send(None)
         self._held_by: dict[str, tuple[str, object]] = {}  # session -> token and owner
 
     def _crowd(self, crowded: bool) -> None:
@@ -102,8 +108,15 @@ class Runtime:
         if self._held_by.get(keys.digest, ("", None))[0] == token:
             del self._held_by[keys.digest]
 
+    def close_soon(self) -> None:
+        """For :meth:`call_soon_threadsafe` of this loop."""
+        self.loop.create_task(self.aclose())
+
     async def aclose(self) -> None:
         """End everything that this loop runs for the guard. Leases still held run out in Redis by themselves."""
+        if self._closed:
+            return
+        self._closed = True
         self.watchdog.close()
         await self.wakeup.aclose()
         if self._tasks:
@@ -113,6 +126,14 @@ class Runtime:
         await self.executor.aclose()
         if self.client is not self._given_client:
             await self.client.aclose(close_connection_pool=True)
+
+
+async def _farewell(runtime: Runtime) -> AsyncGenerator[None, None]:
+    """Ends with its event loop (``shutdown_asyncgens``): then nothing of the runtime may stay open."""
+    try:
+        yield
+    finally:
+        await runtime.aclose()
 
 
 def _owner() -> object:

@@ -127,10 +127,10 @@ class Session(MutableMapping[str, Any]):
 
     def __iter__(self) -> Iterator[str]:
         self._touched = True
-        for key in self._raw:
+        for key in list(self._raw):
             if key not in self._deleted:
                 yield key
-        for key in self._values:
+        for key in list(self._values):  # reading while iterating decodes more of them
             if key not in self._raw:
                 yield key
 

@@ -188,6 +188,8 @@ class Block(Generic[T]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         assert self._loop is not None
+        if error is not None and not self._loop.alive:
+            return  # forked in the block: the lock is the parent's, and the body's own exception comes first
         try:
             self._loop.call(self._leave, kind, error, tb, cancel=False)
         except BaseException as trouble:

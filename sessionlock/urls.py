@@ -29,10 +29,13 @@ def client_from_url(url: str) -> Any:
         ConfigurationError: another scheme, or an URL that redis-py cannot read.
         EmbeddedServerUnavailable: ``embedded://`` and there is no server to start.
     """
-    scheme = urlsplit(url).scheme
+    try:
+        scheme = urlsplit(url).scheme if isinstance(url, str) else ""
+    except ValueError:
+        raise _unreadable() from None
     if scheme not in SCHEMES:
         raise ConfigurationError(
-            f"unknown URL scheme {scheme!r}: use one of {', '.join(f'{known}://' for known in SCHEMES)}"
+            f"a Redis URL begins with {', '.join(f'{known}://' for known in SCHEMES)}; this one does not"
         )
     if scheme == "memory":
         return _memory_client(url)
@@ -42,8 +45,15 @@ def client_from_url(url: str) -> Any:
         url = shared_server().url
     try:
         return Redis.from_url(url)
-    except (ValueError, TypeError) as error:
-        raise ConfigurationError(f"this Redis URL cannot be used: {error}") from None
+    except (ValueError, TypeError):
+        raise _unreadable() from None
+
+
+def _unreadable() -> ConfigurationError:
+    return ConfigurationError(
+        "this Redis URL cannot be read (it is not shown, for it may hold a password). In user names and passwords write"
+        " / # ? @ : [ ] as %2F %23 %3F %40 %3A %5B %5D"
+    )
 
 
 _memory_servers: dict[str, Any] = {}

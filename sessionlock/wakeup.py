@@ -198,7 +198,7 @@ class Wakeup:
 
     async def listen(self) -> bool:
         """Subscribe unless that is done. False when Redis does not let us; waiters then look by themselves."""
-        if self.listening or time.monotonic() < self._not_before:
+        if self.listening or self._closed or time.monotonic() < self._not_before:
             return self.listening
         if self._starting is None or self._starting.done():
             self._starting = asyncio.ensure_future(self._subscribe())
@@ -270,8 +270,6 @@ class Wakeup:
         # Otherwise it left meanwhile; its abandon call hands the lock on.
 
     def _on_close(self) -> None:
-        if self._closed:
-            return
         self._drop_subscription()
         for waiter in list(self._waiters.values()):
             waiter.look()

@@ -75,10 +75,10 @@ class Watchdog:
             watched.lease.mark_lost("it was force-released")
 
     def close(self) -> None:
-        if self._timer is not None:
+        """Stop, unless a request is still inside a block: its lease is renewed to its end."""
+        if self._timer is not None and not self._watched:
             self._timer.cancel()
             self._timer = None
-        self._watched.clear()
 
     def _arm(self, due: float) -> None:
         loop = asyncio.get_running_loop()

@@ -114,6 +114,11 @@ class Wire(asyncio.Protocol):
         if not self.closed:
             self._transport.write(hiredis.pack_command(words))
 
+    @property
+    def idle(self) -> bool:
+        """Whether no call is waiting for its reply."""
+        return not self._waiting
+
     def close(self) -> None:
         self._break(RedisConnectionError("the connection was closed"))
 

@@ -24,6 +24,9 @@ if (number_in(state.fence) or 0) > tonumber(fence) then
 end
 
 local now, now_digits = server_time()
+if #ARGV < FIRST then
+  call('DEL', LOCK) -- as the first write it is allowed, and all after it, also when Redis is out of memory
+end
 local receipt = token .. ' ' .. fence
 local reply = {'clean'}
 if state.destroyed then

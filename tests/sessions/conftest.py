@@ -1,4 +1,4 @@
-"""What the tests of sessions have in common: nodes, a look at the server, modes and engines, a deadline for each test."""
+"""What the tests of sessions have in common: nodes, a look at the server, a deadline for each test."""
 
 from __future__ import annotations
 

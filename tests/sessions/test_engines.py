@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, Literal
 
 import anyio
@@ -420,8 +420,8 @@ async def test_a_redis_that_does_not_answer(
     proxy: FaultyProxy, node: Node, engine: EngineName, stored: Look, what: str
 ) -> None:
     """``reply_within`` and ``retry_for`` bound every way to Redis."""
-    guard = node(proxy.url, commit_by=engine, reply_within=0.2, retry_for=0.2)
-    await guard.create({"n": 5}, sid="s")
+    guard = node(proxy.url, commit_by=engine, reply_within=0.3, retry_for=0.3)
+    await node().create({"n": 5}, sid="s")
     await guard.read("s")
     began = time.monotonic()
     with pytest.raises(RedisUnavailable), anyio.fail_after(6):
@@ -432,6 +432,31 @@ async def test_a_redis_that_does_not_answer(
             session["n"] = 6
     proxy.heal()
     assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("word", [b"TIME", b"HGETALL", b"EXEC"])
+async def test_a_redis_that_stops_answering_within_a_transaction(
+    proxy: FaultyProxy, node: Node, stored: Look, word: bytes
+) -> None:
+    """Giving up must not wait for an UNWATCH either."""
+    guard = node(proxy.url, commit_by="watch", reply_within=0.3, retry_for=0.3)
+    await node().create({"n": 5}, sid="s")
+    await guard.read("s")
+
+    async def vanish() -> None:
+        await proxy.held.wait()
+        proxy.blackhole()
+
+    with pytest.raises(RedisUnavailable), anyio.fail_after(6):
+        async with optimistic(guard) as session:
+            proxy.hold_requests(word)
+            vanishing = asyncio.ensure_future(vanish())
+            session["n"] = 6
+            began = time.monotonic()
+    assert time.monotonic() - began < 3
+    await vanishing
+    proxy.heal()
+    assert stored("s").data == {"n": 5}
 
 
 # --- at once
@@ -550,7 +575,7 @@ async def test_an_attempts_session_is_over_when_the_attempt_is(guard: SessionGua
 async def test_incr_in_a_transaction_is_refused(guard: SessionGuard, stored: Look) -> None:
     """It takes effect at once, so an attempt that is repeated would count twice: refused with a reason."""
     await guard.create({"n": 0}, sid="s")
-    with pytest.raises(ReadOnlySession, match="attempt|transaction"):
+    with pytest.raises(ReadOnlySession, match=r"attempt|transaction"):
         async for attempt in guard.attempts("s"):
             async with attempt as session:
                 await session.incr("n")
@@ -561,14 +586,14 @@ async def test_incr_in_a_transaction_is_refused(guard: SessionGuard, stored: Loo
 
 
 @pytest.fixture
-async def no_scripts(own_server: Callable[..., EmbeddedServer]) -> AsyncIterator[str]:
+def no_scripts(own_server: Callable[..., EmbeddedServer]) -> str:
     """The url of a user that may do everything but run scripts."""
     server = own_server(tcp=True)
     if server.version < (6, 0):
         pytest.skip("this server is older than ACLs (Redis 6.0)")
     with connect(server.url) as client:
         client.execute_command("ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-@scripting")
-    yield server.url.replace("redis://", "redis://app:secret@")
+    return server.url.replace("redis://", "redis://app:secret@")
 
 
 async def test_auto_falls_back_to_watch(no_scripts: str) -> None:

@@ -60,7 +60,7 @@ async def use(node: Node, way: str, body: Callable[[Any], Any], **options: Any) 
 
 def raw(seen: Stored) -> dict[bytes, bytes]:
     """All that is stored, except for what every acquisition writes."""
-    fields: dict[bytes, bytes] = seen.client.hgetall(KEY)
+    fields: dict[Any, Any] = seen.client.hgetall(KEY)
     return {name: value for name, value in fields.items() if name not in (b"#fence", b"#holder", b"#commit")}
 
 
@@ -140,8 +140,7 @@ async def test_a_corrupt_field_is_replaced_or_refused(node: Node, stored: Look, 
     stored("s").client.hset(KEY, "bad", b'{"a": ')
     try:
         await use(node, way, lambda session: session.__setitem__("bad", 2))
-    except CodecError as error:
-        assert error.key == "bad"
+    except CodecError:
         assert raw(stored("s"))[b"bad"] == b'{"a": '
     else:
         assert raw(stored("s"))[b"bad"] == b"2"
@@ -186,12 +185,13 @@ async def test_sealed_fields_that_were_tampered_with(node: Node, stored: Look) -
 @pytest.mark.parametrize("kind", ["string", "list", "set", "zset"])
 async def test_a_key_of_another_type(node: Node, stored: Look, way: str, kind: str) -> None:
     client = stored("s").client
-    {
+    make: dict[str, Callable[[], Any]] = {
         "string": lambda: client.set(KEY, b"\x80\x04pickle", px=60_000),
         "list": lambda: client.rpush(KEY, "a"),
         "set": lambda: client.sadd(KEY, "a"),
         "zset": lambda: client.zadd(KEY, {"a": 1}),
-    }[kind]()
+    }
+    make[kind]()
     before = client.dump(KEY)
     with pytest.raises(SessionLockError, match="WRONGTYPE"):
         await use(node, way, lambda session: None)

@@ -383,7 +383,7 @@ async def test_a_save_behind_the_release_is_not_reported_as_done(node: Node, sto
 
 @pytest.mark.parametrize("mode", ["optimistic", "last_write_wins"])
 async def test_without_the_lock_changes_are_saved_at_the_end(node: Node, stored: Look, mode: Any) -> None:
-    """Documented: without the lock ``immediate`` does not save by itself, for a merge may be needed; ``save()`` does."""
+    """Documented: without the lock ``immediate`` does not save by itself (a merge may be needed); ``save()`` does."""
     guard = node()
     async with guard.session_lock("s", mode=mode, session=IMMEDIATE) as session:
         session["a"] = 1

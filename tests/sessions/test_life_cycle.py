@@ -699,12 +699,12 @@ async def test_repair_among_things_that_are_not_ours(indexed: SessionGuard, stor
 
 async def test_the_index_lives_as_long_as_its_sessions(node: Node, stored: Look) -> None:
     """A session that is loaded now and then lives on; its user's index must not expire meanwhile."""
-    guard = node(session=SessionPolicy(idle=0.2))
+    guard = node(session=SessionPolicy(idle=0.6))
     await guard.create({}, sid="s")
     await guard.bind("s", "user")
     began = asyncio.get_running_loop().time()
     turn = 0
-    while asyncio.get_running_loop().time() < began + 1.0:
+    while asyncio.get_running_loop().time() < began + 1.5:
         turn += 1
         mode: Any = ("lock", "read", "optimistic")[turn % 3]
         async with guard.session_lock("s", missing="reject", mode=mode):

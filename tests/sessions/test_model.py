@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import random
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
@@ -38,7 +39,7 @@ from sessionlock.keys import keys_for
 T = TypeVar("T")
 Data = dict[str, Any]
 Op = tuple[Any, ...]
-STEPS = 25
+STEPS = 12
 
 
 def most(base: Any, ours: Any, theirs: Any) -> Any:
@@ -210,6 +211,19 @@ BEGINNING: Data = {
 }
 
 
+ALL_MODES = ("lock", "optimistic", "last_write_wins")
+MODES = st.sampled_from(ALL_MODES)
+RARELY = st.sampled_from([False] * 7 + [True])
+HOT = st.lists(st.sampled_from(KEYS), min_size=1, max_size=2, unique=True)
+
+
+def drawn(dice: random.Random) -> Op:
+    """An operation that mostly fits its key."""
+    odd = ["set", "delete", "plus", "push", "put", "item", "clear"]
+    name = "fit" if dice.random() < 0.85 else dice.choice(odd)
+    return name, dice.randint(0, 1), dice.choice([None, 0, 1, 7, "", "a", "b"])
+
+
 def concrete(op: Op, keys: list[str]) -> Op:
     """The operation with the key it means, in a form that fits that key."""
     name, number, value = op
@@ -266,7 +280,8 @@ class Request:
     async def do(self, what: Callable[[Any], Awaitable[T]]) -> T:
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._todo.put_nowait((what, done))
-        await asyncio.wait([done, self._task], return_when=asyncio.FIRST_COMPLETED)
+        either: list[asyncio.Future[Any]] = [done, self._task]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         return done.result()
 
     async def end(self) -> None:
@@ -294,6 +309,12 @@ class Sessions(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.open: list[Request] = []
+        self.messages = 0
+        self.hot: list[str] = []
+        self.new_session()
+
+    def new_session(self) -> None:
         self.sid = secrets.token_urlsafe(8)
         self.dead: list[str] = []
         self.keys = keys_for("sl", self.sid)
@@ -301,8 +322,6 @@ class Sessions(RuleBasedStateMachine):
         self.destroyed = False
         self.generation = 0
         self.version = 0
-        self.open: list[Request] = []
-        self.messages = 0
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(asyncio.wait_for(work, 10))
@@ -370,7 +389,7 @@ class Sessions(RuleBasedStateMachine):
 
     # --- rules
 
-    @initialize(keys=st.lists(st.sampled_from(KEYS), min_size=1, max_size=2, unique=True), existing=st.booleans())
+    @initialize(keys=HOT, existing=st.booleans())
     def begun(self, keys: list[str], existing: bool) -> None:
         """One or two keys are enough for requests to clash in."""
         self.hot = keys
@@ -379,9 +398,32 @@ class Sessions(RuleBasedStateMachine):
             self.generation = self.version = 1
             self.run(self.guards[0].create(self.data, sid=self.sid))
 
+    @precondition(lambda self: self.destroyed and not self.open)
+    @rule(keys=HOT, existing=st.booleans())
+    def begun_anew(self, keys: list[str], existing: bool) -> None:
+        self.looked_at()
+        self.new_session()
+        self.begun(keys, existing)
+
+    @precondition(lambda self: len(self.open) < 2 and not self.destroyed)
+    @rule(chance=st.integers(0, 2**24))
+    def overlapped(self, chance: int) -> None:
+        """A few times two requests, loaded before either saves. Here variety counts more than a small example."""
+        dice = random.Random(chance)
+        already = len(self.open)
+        for _ in range(dice.randint(1, 3)):
+            for _ in range(2):
+                self.opened(dice.choice(ALL_MODES), dice.randint(0, 1), False, False, False)
+            for number in range(already, len(self.open)):
+                self.changed(number, [drawn(dice) for _ in range(dice.randint(1, 3))])
+            if len(self.open) > already and dice.random() < 0.3:
+                self.saved(len(self.open) - 1)
+            while len(self.open) > already:
+                self.ended(dice.randrange(already, len(self.open)))
+
     @precondition(lambda self: len(self.open) < 3)
     @rule(
-        mode=st.sampled_from(["lock", "optimistic", "last_write_wins"]),
+        mode=MODES,
         engine=st.integers(0, 1),
         immediate=st.booleans(),
         peek=st.booleans(),
@@ -571,17 +613,17 @@ class Sessions(RuleBasedStateMachine):
         self.sid = new
 
     @precondition(lambda self: self.data is not None)
-    @rule(rarely=st.integers(0, 5))
-    def logged_out(self, rarely: int) -> None:
-        if rarely == 0:
+    @rule(rarely=RARELY)
+    def logged_out(self, rarely: bool) -> None:
+        if rarely:
             assert self.run(self.guards[0].destroy(self.sid))
             self.data, self.destroyed = None, True
 
     @precondition(lambda self: self.data is not None and not self.dead)
-    @rule(rarely=st.integers(0, 5))
-    def expired(self, rarely: int) -> None:
+    @rule(rarely=RARELY)
+    def expired(self, rarely: bool) -> None:
         """The record is gone, as if its time had come."""
-        if rarely == 0:
+        if rarely:
             self.run(self.guards[0]._client.delete(self.keys.session))
             self.data = None
 
@@ -615,7 +657,7 @@ def test_random_requests(redis_url: str) -> None:
     loop = asyncio.new_event_loop()
 
     async def make() -> list[SessionGuard]:
-        return [SessionGuard.from_url(redis_url, commit_by=by) for by in ("script", "watch")]  # type: ignore[list-item]
+        return [SessionGuard.from_url(redis_url, commit_by=by) for by in ("script", "watch")]
 
     async def close() -> None:
         left = asyncio.all_tasks() - {asyncio.current_task()}  # what a failed example left behind
@@ -628,7 +670,7 @@ def test_random_requests(redis_url: str) -> None:
     Sessions.loop = loop
     Sessions.guards = loop.run_until_complete(make())
     try:
-        run_state_machine_as_test(Sessions, settings=settings(stateful_step_count=STEPS))  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(Sessions, settings=settings(stateful_step_count=STEPS))
     finally:
         loop.run_until_complete(close())
         loop.run_until_complete(loop.shutdown_asyncgens())

@@ -67,11 +67,15 @@ def deep_change(session: Session, loss: Loss, node: int) -> None:
 Way = Callable[[SessionGuard, Loss, int, Meeting], Awaitable[None]]
 
 
-def with_lock(save: Literal["end_of_request", "immediate"], merge: dict[str, str], how: Any = change) -> Way:
+def with_lock(
+    save: Literal["end_of_request", "immediate"], merge: dict[str, str], how: Any = change, patience: float = 0.03
+) -> Way:
+    """``patience``: seconds until the other one must have arrived; short where the lock keeps it out."""
+
     async def write(guard: SessionGuard, loss: Loss, node: int, meeting: Meeting) -> None:
         async with guard.session_lock("s", session=SessionPolicy(save=save, merge=merge)) as session:
             how(session, loss, node)
-            await meeting.meet(0.03)
+            await meeting.meet(patience)
 
     return write
 
@@ -138,9 +142,9 @@ WAYS: dict[str, tuple[Way, Way]] = {
     "transaction": (as_transaction({}),) * 2,
     "transaction, strategies": (as_transaction(MERGING),) * 2,
     "attempts": (as_attempts,) * 2,
-    "one locked, one optimistic": (with_lock("end_of_request", MERGING), without_lock("optimistic")),
-    "one locked, one transaction": (with_lock("end_of_request", MERGING), as_transaction({})),
-    "one immediate, one optimistic": (with_lock("immediate", MERGING), without_lock("optimistic")),
+    "one locked, one optimistic": (with_lock("end_of_request", MERGING, patience=5), without_lock("optimistic")),
+    "one locked, one transaction": (with_lock("end_of_request", MERGING, patience=5), as_transaction({})),
+    "one immediate, one optimistic": (with_lock("immediate", MERGING, patience=5), without_lock("optimistic")),
     "one optimistic, one transaction": (without_lock("optimistic"), as_transaction({})),
     "one optimistic, one last_write_wins": (without_lock("optimistic"), without_lock("last_write_wins")),
 }
@@ -278,7 +282,7 @@ async def test_last_write_wins_loses_nothing_of_keys_that_were_not_changed(
 
 @pytest.mark.parametrize("engine", ["script", "watch"])
 async def test_the_mode_does_not_weaken_keys_that_were_not_declared(node: Node, stored: Look, engine: Any) -> None:
-    """A key's strategy is stronger than a request's mode: an undeclared key is critical in mode last_write_wins, too."""
+    """A key's strategy is stronger than a request's mode: an undeclared key is critical in last_write_wins, too."""
     one, two = node(commit_by=engine), node(commit_by=engine)
     await one.create({"user": 1}, sid="s")
     with pytest.raises(SessionConflict) as caught:

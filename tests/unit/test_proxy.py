@@ -73,14 +73,16 @@ class TestPassing:
             assert await client.ping()
 
     async def test_leaving_closes_all(self, redis_url: str) -> None:
-        async with FaultyProxy(redis_url) as proxy:
-            client = client_of(proxy)
-            await client.ping()
-        with pytest.raises(ConnectionError):
-            await client.ping()
-        await client.aclose()
         with connect(redis_url) as direct:
-            assert len(direct.client_list()) == 1
+            before = len(direct.client_list())
+            async with FaultyProxy(redis_url) as proxy:
+                client = client_of(proxy)
+                await client.ping()
+                assert len(direct.client_list()) == before + 1
+            with pytest.raises(ConnectionError):
+                await client.ping()
+            await client.aclose()
+            assert len(direct.client_list()) == before
 
     async def test_a_dead_server_resets_the_client(self, proxy: FaultyProxy) -> None:
         async with FaultyProxy("unix:///nowhere/s") as nowhere, client_of(nowhere) as client:

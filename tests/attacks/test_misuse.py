@@ -1,0 +1,114 @@
+"""Contexts left where they were not entered, guards shared by threads, a Redis without memory: what a reviewer found."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+from support.commands import connect
+
+from sessionlock import ConfigurationError, RedisUnavailable, SessionGuard
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_block_that_is_left_in_another_task(redis_url: str) -> None:
+    """anyio's scopes cannot be left elsewhere; the lock and the changes must not stay behind with them."""
+    async with SessionGuard.from_url(redis_url) as guard:
+        context = guard.session_lock("s")
+        session = await asyncio.create_task(context.__aenter__())  # type: ignore[arg-type]
+        session["a"] = 1
+        await context.__aexit__(None, None, None)
+        assert dict(await guard.read("s")) == {"a": 1}
+        assert (await guard.inspect("s")).holder is None
+
+
+async def test_blocks_that_are_left_in_the_order_of_entering(redis_url: str) -> None:
+    async with SessionGuard.from_url(redis_url) as guard:
+        first, second = guard.session_lock("one"), guard.session_lock("two")
+        (await first.__aenter__())["a"] = 1
+        (await second.__aenter__())["b"] = 2
+        await first.__aexit__(None, None, None)
+        await second.__aexit__(None, None, None)
+        assert dict(await guard.read("one")) == {"a": 1}
+        assert dict(await guard.read("two")) == {"b": 2}
+        assert (await guard.inspect("one")).holder is None
+
+
+@pytest.mark.parametrize("mode", ["lock", "optimistic"])
+async def test_a_context_is_for_one_use_also_for_two_tasks(redis_url: str, mode: Any) -> None:
+    async with SessionGuard.from_url(redis_url) as guard:
+        context = guard.session_lock("s", mode=mode)
+        async with context as session:
+            session["a"] = 1
+            with pytest.raises(ConfigurationError, match="one use"):
+                await asyncio.create_task(context.__aenter__())  # type: ignore[arg-type]
+        with pytest.raises(ConfigurationError, match="one use"):
+            await context.__aenter__()
+        assert dict(await guard.read("s")) == {"a": 1}
+
+
+async def test_one_guard_in_the_loops_of_several_threads(redis_url: str) -> None:
+    """Each loop has its own connections, and they end with the loop."""
+    guard = SessionGuard.from_url(redis_url)
+
+    async def cycles() -> None:
+        for _ in range(20):
+            async with guard.session_lock("s") as session:
+                session["n"] = session.get("n", 0) + 1
+
+    with connect(redis_url) as direct:
+        before = len(direct.client_list())
+        threads = [threading.Thread(target=lambda: asyncio.run(cycles())) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            await asyncio.to_thread(thread.join)
+        assert len(direct.client_list()) == before
+    assert (await guard.read("s"))["n"] == 80
+    await guard.aclose()
+
+
+async def test_a_guard_that_is_closed_while_a_request_is_inside(redis_url: str) -> None:
+    """A shutdown with requests in flight: they end well, and nothing stays open."""
+    guard = SessionGuard.from_url(redis_url)
+    with connect(redis_url) as direct:
+        before = len(direct.client_list())
+        async with guard.session_lock("s") as session:
+            session["a"] = 1
+            await guard.aclose()
+        assert len(direct.client_list()) == before
+        assert not direct.keys("*:lock")
+    async with SessionGuard.from_url(redis_url) as other:
+        assert dict(await other.read("s")) == {"a": 1}
+
+
+async def test_a_save_that_redis_refuses_gives_the_lock_up(own_server: Any) -> None:
+    server = own_server()
+    async with SessionGuard.from_url(server.url) as guard:
+        with connect(server.url) as direct:
+            with pytest.raises(RedisUnavailable, match="OOM"):
+                async with guard.session_lock("s") as session:
+                    session["a"] = 1
+                    direct.config_set("maxmemory", "1")
+            assert not direct.keys("*:lock")
+            direct.config_set("maxmemory", "0")
+
+
+async def test_reading_while_iterating(redis_url: str) -> None:
+    async with SessionGuard.from_url(redis_url) as guard:
+        await guard.create({"a": 1, "b": 2}, sid="s")
+        async with guard.session_lock("s") as session:
+            session["new"] = 3
+            assert sorted((key, session["a"]) for key in session) == [("a", 1), ("b", 1), ("new", 1)]
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://:sec/ret@h:1/0", "redis://:secret#1@h", "redis://u:secret?x@h", "redis://:[secret@h", "secret:x@h"]
+)
+async def test_a_url_that_cannot_be_read_is_not_shown(url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        SessionGuard.from_url(url)
+    assert "sec" not in str(caught.value)
