@@ -13,6 +13,7 @@ know how it works. :mod:`sessionlock.errors` shows what can go wrong.
 
 from .changes import MISSING, Clash, by_id
 from .codec import Codec, FernetCodec, JsonCodec, MsgspecCodec, OrjsonCodec
+from .decorator import cookie, header, session_locked
 from .default import configure, default_guard, session_lock
 from .errors import (
     CodecError,
@@ -81,6 +82,9 @@ __all__ = [
     "__version__",
     "by_id",
     "configure",
+    "cookie",
     "default_guard",
+    "header",
     "session_lock",
+    "session_locked",
 ]

@@ -159,7 +159,7 @@ class ReadOnlySession(SessionLockError, TypeError):
 
 
 class ReentrantLock(SessionLockError):
-    """This task already holds this session's lock: waiting for it would never end."""
+    """This task (or thread) already holds this session's lock: waiting for it would never end."""
 
 
 class RedisUnavailable(SessionLockError):
