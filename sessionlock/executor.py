@@ -15,10 +15,10 @@ from importlib import resources
 from typing import Any
 
 import hiredis
+from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from .errors import RedisUnavailable, ScriptsForbidden
 from .protocol import Call
@@ -85,7 +85,7 @@ class Executor:
         self._opening: asyncio.Task[None] | None = None
         self._send: Callable[[Script, Call], Awaitable[Any]] = self._send_by_wire
         self._retrying = AsyncRetrying(
-            retry=retry_if_exception_type((*LOST, _NotNow)),
+            retry=retry_if_exception(_worth_repeating),
             stop=stop_after_delay(retry_for),
             wait=wait_random_exponential(multiplier=0.02, max=0.5),
             reraise=True,
@@ -97,6 +97,8 @@ class Executor:
         """The script's reply."""
         try:
             return await self._once(call)
+        except AuthenticationError as error:
+            raise _mapped(error, call) from error
         except (*LOST, _NotNow):
             pass
         except (RedisError, hiredis.ReplyError) as error:
@@ -106,6 +108,8 @@ class Executor:
     async def _again(self, call: Call) -> Any:
         try:
             return await self._retrying(self._once, call)
+        except AuthenticationError as error:
+            raise _mapped(error, call) from error
         except LOST as error:
             raise RedisUnavailable(
                 f"Redis did not answer the {call.script} call ({error}); whether it took effect is unknown."
@@ -183,6 +187,11 @@ class Executor:
             await asyncio.wait([opening])
         if self._wire is not None:
             self._wire.close()
+
+
+def _worth_repeating(error: BaseException) -> bool:
+    # redis-py takes a wrong password for a lost connection.
+    return isinstance(error, (*LOST, _NotNow)) and not isinstance(error, AuthenticationError)
 
 
 def _raise_reply(error: Exception) -> None:

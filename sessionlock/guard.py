@@ -26,7 +26,7 @@ from .errors import (
 from .holding import LockContext, SessionContext, SessionsContext, renew_id
 from .keys import SessionKeys, check_prefix, check_sid, keys_for, new_sid, new_token
 from .modes import Attempt, Unlocked, UnlockedContext, UnlockedMode, attempts
-from .policies import LeasePolicy, SessionPolicy, WaitPolicy
+from .policies import LeasePolicy, SessionPolicy, WaitPolicy, check_seconds
 from .protocol import Snapshot
 from .runtime import Runtime, node_name
 from .session import Session
@@ -73,10 +73,11 @@ class SessionGuard:
 
     ``client`` is a ``redis.asyncio`` client; the guard opens two connections of its own from its settings (one for
     calls, one for pushes once somebody had to wait) and never closes the client. ``prefix`` begins every key.
-    ``name`` labels this node for others (default host:pid). ``retry_for``: seconds during which a Redis that
-    does not answer is tried again before :class:`~sessionlock.RedisUnavailable`; ``reply_within``: seconds for
-    one reply. ``push_limit``: sessions larger than this many bytes are not pushed with a grant but loaded.
-    ``commit_by``: how the modes without a lock save: ``"script"``, ``"watch"`` (WATCH/MULTI/EXEC), or ``"auto"``.
+    ``wait`` may be given in seconds. ``name`` labels this node for others (default host:pid). ``retry_for``: seconds
+    during which a Redis that does not answer is tried again before :class:`~sessionlock.RedisUnavailable`;
+    ``reply_within``: seconds for one reply. ``push_limit``: sessions larger than this many bytes are not pushed with
+    a grant but loaded. ``commit_by``: how the modes without a lock save: ``"script"``, ``"watch"``
+    (WATCH/MULTI/EXEC), or ``"auto"``.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class SessionGuard:
         *,
         prefix: str = "sl",
         lease: LeasePolicy | None = None,
-        wait: WaitPolicy | None = None,
+        wait: WaitPolicy | float | None = None,
         session: SessionPolicy | None = None,
         codec: Codec | None = None,
         name: str | None = None,
@@ -96,9 +97,14 @@ class SessionGuard:
     ) -> None:
         self._client = client
         self.prefix = check_prefix(prefix)
-        self.lease_policy = lease or LeasePolicy()
-        self.wait_policy = wait or WaitPolicy()
-        self.session_policy = session or SessionPolicy()
+        self.lease_policy = _instance(lease, LeasePolicy, "lease")
+        patient = WaitPolicy.seconds(wait) if isinstance(wait, (int, float)) else wait
+        self.wait_policy = _instance(patient, WaitPolicy, "wait")
+        self.session_policy = _instance(session, SessionPolicy, "session")
+        check_seconds("reply_within", reply_within)
+        check_seconds("retry_for", retry_for)
+        if not isinstance(push_limit, int) or push_limit < 0:
+            raise ConfigurationError(f"push_limit must be a number of bytes, not {push_limit!r}")
         check_strategies(self.session_policy.merge)
         self.codec = codec or default_codec()
         self._label = _check_label(name)
@@ -192,7 +198,11 @@ class SessionGuard:
         """
         if session is not None:
             check_strategies(session.merge)
+        if not sids:
+            raise ConfigurationError("session_lock() needs a session id")
         if len(sids) > 1:
+            if expected_version is not None:
+                raise ConfigurationError("expected_version is for the modes without a lock")
             if mode != "lock":
                 raise ConfigurationError("several sessions are only held together in mode 'lock'")
             return self._together(sids, missing, lease, wait, session, save_on_error, name)
@@ -572,9 +582,17 @@ class SessionGuard:
         return session
 
 
+def _instance(value: T | None, kind: type[T], name: str) -> T:
+    if value is None:
+        return kind()
+    if not isinstance(value, kind):
+        raise ConfigurationError(f"{name} must be a {kind.__name__}, not {value!r}")
+    return value
+
+
 def _check_label(name: str | None) -> str:
     if name is None:
         return ""
-    if not name.isprintable() or len(name) > 120:
+    if not isinstance(name, str) or not name.isprintable() or len(name) > 120:
         raise ConfigurationError("a holder's name must be printable and at most 120 characters")
     return name

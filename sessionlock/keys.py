@@ -74,7 +74,7 @@ class SessionKeys:
 
 
 def check_prefix(prefix: str) -> str:
-    if not prefix or not prefix.isprintable() or any(c in prefix for c in "{} "):
+    if not isinstance(prefix, str) or not prefix or not prefix.isprintable() or any(c in prefix for c in "{} "):
         raise ConfigurationError(f"prefix must be printable, without braces and spaces, not {prefix!r}")
     return prefix
 

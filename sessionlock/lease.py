@@ -102,7 +102,8 @@ class Lease:
 
     def why_lost(self) -> str:
         return (
-            f"the lock of {self.name} (fencing token {self.fencing_token}) was lost: {self.lost_because};"
+            f"the lock of {self.name} (fencing token {self.fencing_token}) was lost:"
+            f" {self.lost_because or 'it was released already'};"
             " nothing is saved after that. Load the session again, or raise LeasePolicy.ttl or max_hold"
         )
 

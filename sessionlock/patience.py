@@ -56,6 +56,8 @@ class Patience:
         state, policy = self._state, self._policy
         state.outcome_timestamp = time.monotonic()
         pause = float(await _value(policy.wait(state)))
+        if not pause >= 0:
+            pause = 0.0  # nan and negative pauses are none
         state.upcoming_sleep = pause
         if await _value(policy.stop(state)):
             return None

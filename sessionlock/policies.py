@@ -27,7 +27,7 @@ DAY = 86_400.0
 LONGEST = 3_660 * DAY
 
 
-def _check_seconds(name: str, value: float, *, least: float = 0.001) -> None:
+def check_seconds(name: str, value: float, *, least: float = 0.001) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigurationError(f"{name} must be a number of seconds, not {value!r}")
     if not least <= value <= LONGEST:
@@ -53,9 +53,9 @@ class LeasePolicy:
     on_lost: Literal["cancel", "flag"] = "cancel"
 
     def __post_init__(self) -> None:
-        _check_seconds("LeasePolicy.ttl", self.ttl, least=0.01)
-        _check_seconds("LeasePolicy.max_hold", self.max_hold, least=0.01)
-        _check_seconds("LeasePolicy.claim", self.claim, least=0.01)
+        check_seconds("LeasePolicy.ttl", self.ttl, least=0.01)
+        check_seconds("LeasePolicy.max_hold", self.max_hold, least=0.01)
+        check_seconds("LeasePolicy.claim", self.claim, least=0.01)
         if self.safety_margin is None:
             # Clock drift between two machines is far below 1 %; a few ms cover a late timer.
             object.__setattr__(self, "safety_margin", min(0.1, 0.01 * self.ttl + 0.002))
@@ -119,7 +119,7 @@ class WaitPolicy:
         """Give up after ``wait`` seconds; 0 means: do not queue at all."""
         if wait == 0:
             return cls.never(max_waiters=max_waiters)
-        _check_seconds("wait", wait)
+        check_seconds("wait", wait)
         return cls(stop=stop_after_delay(wait), max_waiters=max_waiters)
 
     @classmethod
@@ -166,10 +166,10 @@ class SessionPolicy:
     max_session: int = 8_388_608
 
     def __post_init__(self) -> None:
-        _check_seconds("SessionPolicy.idle", self.idle, least=0.01)
-        _check_seconds("SessionPolicy.tombstone", self.tombstone, least=0.01)
+        check_seconds("SessionPolicy.idle", self.idle, least=0.01)
+        check_seconds("SessionPolicy.tombstone", self.tombstone, least=0.01)
         if self.absolute is not None:
-            _check_seconds("SessionPolicy.absolute", self.absolute, least=0.01)
+            check_seconds("SessionPolicy.absolute", self.absolute, least=0.01)
         if not 0 <= self.refresh_below <= 1:
             raise ConfigurationError(f"SessionPolicy.refresh_below must be 0 to 1, not {self.refresh_below!r}")
         if self.save not in ("end_of_request", "immediate"):

@@ -17,6 +17,7 @@ from .protocol import Change, Committed, Conflict, Snapshot, fingerprint
 __all__ = ["Session", "field_of"]
 
 # A value of these types cannot change in place: no need to encode it again to see whether it did.
+MOST_CHANGES = 50_000  # a single call must not occupy Redis for long
 SCALARS = frozenset({str, int, float, bool, type(None), bytes})
 
 
@@ -291,17 +292,23 @@ class Session(MutableMapping[str, Any]):
         return fingerprint(before, exact=self._exact)
 
     def _check_field(self, key: str, raw: bytes) -> None:
-        if len(raw) > self._policy.max_field:
+        if len(raw) + len(key) > self._policy.max_field:
             raise SessionTooLarge(
-                f"session key {key!r} has {len(raw)} bytes, more than SessionPolicy.max_field ="
-                f" {self._policy.max_field}; nothing was saved"
+                f"session key {key[:80]!r} has {len(raw) + len(key)} bytes, its name included, more than"
+                f" SessionPolicy.max_field = {self._policy.max_field}; nothing was saved"
             )
 
     def _check_total(self, found: list[Change]) -> None:
-        size = sum(map(len, self._raw.values())) + sum(len(change.value) for change in found)
+        if len(found) > MOST_CHANGES:
+            raise SessionTooLarge(
+                f"{len(found)} keys of session {self.name} were changed at once, more than {MOST_CHANGES};"
+                " nothing was saved"
+            )
+        size = sum(len(key) + len(raw) for key, raw in self._raw.items())
+        size += sum(len(change.field) + len(change.value) for change in found)
         if size <= self._policy.max_session:
             return
-        size -= sum(len(self._raw.get(key_of_field(change.field) or "", b"")) for change in found)
+        size -= sum(len(change.field) + len(self._raw.get(key_of_field(change.field) or "", b"")) for change in found)
         if size > self._policy.max_session:
             raise SessionTooLarge(
                 f"session {self.name} would have {size} bytes, more than SessionPolicy.max_session ="

@@ -10,7 +10,7 @@ import anyio
 import pytest
 from support.commands import connect
 
-from sessionlock import ConfigurationError, RedisUnavailable, SessionGuard
+from sessionlock import ConfigurationError, RedisUnavailable, SessionGuard, SessionTooLarge
 
 pytestmark = pytest.mark.anyio
 
@@ -121,3 +121,31 @@ async def test_a_url_that_cannot_be_read_is_not_shown(url: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         SessionGuard.from_url(url)
     assert "sec" not in str(caught.value)
+
+
+async def test_the_names_of_keys_count(redis_url: str) -> None:
+    async with SessionGuard.from_url(redis_url) as guard:
+        with pytest.raises(SessionTooLarge, match="its name included"):
+            async with guard.session_lock("s") as session:
+                session["k" * 2_000_000] = 1
+        with pytest.raises(SessionTooLarge, match="at once"):
+            async with guard.session_lock("s") as session:
+                session.update(dict.fromkeys(map(str, range(60_000)), 1))
+        assert (await guard.inspect("s")).holder is None
+
+
+async def test_a_wrong_password_is_told_at_once(own_server: Any) -> None:
+    server = own_server(config={"requirepass": "right"}, tcp=True)
+    url = server.tcp_url.replace("redis://", "redis://:wrong@")
+    async with SessionGuard.from_url(url, retry_for=60) as guard:
+        with anyio.fail_after(20), pytest.raises(RedisUnavailable, match="refused"):
+            await guard.inspect("s")
+
+
+@pytest.mark.parametrize(
+    "options", [{"lease": 5}, {"session": {}}, {"reply_within": -1}, {"retry_for": None}, {"push_limit": "x"}]
+)
+async def test_options_that_make_no_sense(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        SessionGuard.from_url("redis://localhost", **options)
+    assert SessionGuard.from_url("redis://localhost", wait=2.5).wait_policy.stop.max_delay == 2.5
