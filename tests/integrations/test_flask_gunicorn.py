@@ -123,11 +123,11 @@ async def _nothing_is_left(gunicorn: Gunicorn, browser: httpx.AsyncClient) -> No
             answers = await _together(browser, "GET", ["/cart"] * 40)
             answers += await _together(browser, "POST", ["/add/x"] * 10)
             assert {answer.status_code for answer in answers} == {200}
-        threads, connections, workers = before
+        threads, connections, before_workers = before
         # A worker's pool fills when it must, up to four threads; a leak would show a thousand times.
         assert gunicorn.threads() <= threads + 2 * 4
         assert len(redis.client_list()) <= connections + 2 * 2
-        assert set(gunicorn.workers) == workers
+        assert set(gunicorn.workers) == before_workers
         assert len((await browser.get("/cart")).json()) == 51 + 200
 
         workers = gunicorn.workers
