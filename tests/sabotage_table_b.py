@@ -59,10 +59,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "wakeup.py",
         "return self.room.foremost() is self",
         "return True",
-        (
-            FAIR + "test_what_a_release_costs_does_not_grow_with_the_waiters",
-            FAIR + "test_a_contended_cycle_takes_three_script_calls",
-        ),
+        (FAIR + "test_only_the_foremost_of_a_process_looks",),
     ),
     # 19: barging
     (
@@ -111,7 +108,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "a child goes on with its parent's connections",
         21,
         "guard.py",
-        "if runtime is None or runtime.loop is not asyncio.get_running_loop() or runtime.pid != os.getpid():",
+        "if runtime is None or runtime.loop is not loop or runtime.pid != os.getpid():",
         "if runtime is None:",
         (
             SCRIPTS + "test_a_fork_after_the_guard_was_used",

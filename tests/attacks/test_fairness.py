@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
+import anyio
 import pytest
-from support.commands import CommandCounter
+from support.commands import CommandCounter, connect
 from support.proxy import FaultyProxy
 from support.queuers import Queuer
 from support.stored import Stored
@@ -15,6 +17,7 @@ from support.workers import Worker
 from tenacity import stop_after_delay, wait_fixed
 
 from sessionlock import LeasePolicy, SessionGuard, WaitPolicy, WaitTimedOut, protocol, wakeup
+from sessionlock.keys import keys_for
 
 pytestmark = pytest.mark.anyio
 
@@ -95,6 +98,7 @@ async def test_a_stopped_waiter_that_is_back_within_its_claim(
             (token,) = session.waiting
             await turns.queue(node(), "next")
             slow.pause()
+        await anyio.sleep(0.05)  # that time passes is the point: the lock is still its own
         assert session.lock == token
         slow.resume()
         granted = await slow.expect("granted")
@@ -298,3 +302,28 @@ async def test_first_come_first_served_over_two_processes(
     assert tickets == sorted(set(tickets))
     assert [token for _, token in grants] == [token.decode() for token, _ in queue]
     assert len({fence for fence, _ in grants}) == 2 * each
+
+
+async def test_only_the_foremost_of_a_process_looks(redis_url: str) -> None:
+    """Attack 18: while the lock is held, thirty waiters of a process ask Redis no more often than one does."""
+    policy = WaitPolicy(stop=stop_after_delay(15), wait=wait_fixed(0.02))
+    async with SessionGuard.from_url(redis_url, wait=policy) as guard:
+
+        async def one() -> None:
+            async with guard.session_lock("s"):
+                pass
+
+        with connect(redis_url) as direct:
+            async with guard.session_lock("s"):
+                waiting = [asyncio.create_task(one()) for _ in range(30)]
+                while direct.zcard(keys_for("sl", "s").queue) < 30:
+                    await anyio.sleep(0.005)
+                calls, started = _script_calls(direct), time.monotonic()
+                while _script_calls(direct) < calls + 20:
+                    await anyio.sleep(0.005)
+                assert time.monotonic() - started > 0.2  # thirty that look would need 20 ms
+            await asyncio.gather(*waiting)
+
+
+def _script_calls(direct: Any) -> int:
+    return int(direct.info("commandstats")["cmdstat_evalsha"]["calls"])
