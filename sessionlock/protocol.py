@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import NamedTuple, ParamSpec, TypeAlias, TypeVar, cast
 
-from .errors import CodecError, RedisUnavailable, SessionDestroyed, SessionNotFound
+from .errors import CodecError, SessionDestroyed, SessionNotFound
 from .keys import SessionKeys
 from .policies import LeasePolicy, SessionPolicy
 
@@ -525,10 +525,6 @@ def admitted(keys: SessionKeys, fields: Mapping[bytes, bytes], now_us: int) -> b
         return keys.proof.startswith("p:")
     old = (entry.rpartition(b"@") for entry in fields.get(b"#old", b"").split())
     return current == proof or any(other == proof and int(until) > now_us for other, _, until in old)
-
-
-def unexpected(call: Call, reply: object) -> RedisUnavailable:
-    return RedisUnavailable(f"Redis answered the {call.script} script with something unknown: {str(reply)[:80]!r}")
 
 
 def refusal(name: str, kind: str) -> SessionNotFound:

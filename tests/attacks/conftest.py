@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 from support.commands import connect
+from support.deadline import pytest_pyfunc_call as pytest_pyfunc_call
 from support.stored import Stored
 
 import sessionlock
@@ -19,21 +17,6 @@ from sessionlock import SessionGuard
 from sessionlock.executor import script
 
 LUA = Path(sessionlock.__file__).parent / "lua"
-DEADLINE = 20.0  # seconds; an attack that succeeds by hanging must fail, not hang
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    test = pyfuncitem.obj
-    if inspect.iscoroutinefunction(test):
-
-        @functools.wraps(test)
-        async def in_time(*args: Any, **kwargs: Any) -> None:
-            with anyio.fail_after(DEADLINE):
-                await test(*args, **kwargs)
-
-        pyfuncitem.obj = in_time
-    return (yield)
 
 
 @pytest.fixture

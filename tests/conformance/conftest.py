@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import AsyncIterator, Callable, Generator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
 
-import anyio
 import pytest
 from conformance.topologies import TOPOLOGIES, Node, Record, Topology
+from support.deadline import pytest_pyfunc_call as pytest_pyfunc_call
 
 from sessionlock import SessionGuard
-
-DEADLINE = 20.0  # seconds; what hangs must fail
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(ability): not where the topology lacks it; it says why")
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    test = pyfuncitem.obj
-    if inspect.iscoroutinefunction(test):
-
-        @functools.wraps(test)
-        async def in_time(*args: Any, **kwargs: Any) -> None:
-            with anyio.fail_after(DEADLINE):
-                await test(*args, **kwargs)
-
-        pyfuncitem.obj = in_time
-    return (yield)
 
 
 @pytest.fixture(params=list(TOPOLOGIES))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import os
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
-import anyio
 import pytest
 from hypothesis import HealthCheck, settings
 from support.commands import connect
+from support.deadline import pytest_pyfunc_call as pytest_pyfunc_call
 from support.proxy import FaultyProxy
 from support.stored import Stored
 
@@ -35,7 +33,6 @@ SCRIPTS = (
     "renew",
     "save",
 )
-DEADLINE = 20.0  # seconds; a test that would hang must fail
 
 # A real server in the loop: an example's time says nothing about the code.
 _UNHURRIED: dict[str, Any] = {
@@ -46,20 +43,6 @@ settings.register_profile("ci", max_examples=500, print_blob=True, **_UNHURRIED)
 settings.register_profile("nightly", max_examples=10_000, print_blob=True, **_UNHURRIED)
 settings.register_profile("quick", max_examples=50, **_UNHURRIED)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    test = pyfuncitem.obj
-    if inspect.iscoroutinefunction(test):
-
-        @functools.wraps(test)
-        async def in_time(*args: Any, **kwargs: Any) -> None:
-            with anyio.fail_after(DEADLINE):
-                await test(*args, **kwargs)
-
-        pyfuncitem.obj = in_time
-    return (yield)
 
 
 @pytest.fixture

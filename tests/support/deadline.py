@@ -1,0 +1,27 @@
+"""A hook for the conftest of a folder whose asynchronous tests must fail rather than hang."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Generator
+from typing import Any
+
+import anyio
+import pytest
+
+DEADLINE = 20.0  # seconds; an attack that succeeds by hanging must fail
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    test = pyfuncitem.obj
+    if inspect.iscoroutinefunction(test):
+
+        @functools.wraps(test)
+        async def in_time(*args: Any, **kwargs: Any) -> None:
+            with anyio.fail_after(DEADLINE):
+                await test(*args, **kwargs)
+
+        pyfuncitem.obj = in_time
+    return (yield)
