@@ -47,6 +47,7 @@ __all__ = [
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 GUARD = web.AppKey("sessionlock.guard", SessionGuard)
 LOOK_FOR_CLIENT = 0.1  # seconds between two looks whether the client of a waiting request is still there
+CLIENT_GONE = 499  # the status that access logs have for it, for want of one in HTTP
 
 
 def setup(
@@ -113,6 +114,10 @@ class _Settings:
         self.cookie = cookie
         self.rules = rules
         self.problems = problems
+
+
+class _ClientGone(ConnectionResetError):
+    """Ends a handler whose answer nobody would read. That happens, so it is no error in the server's log."""
 
 
 class _Request:
@@ -195,7 +200,7 @@ class _Request:
             if not opening.cancelled() and opening.exception() is None:
                 self.visit = visit  # open, so it will be closed, whatever ends this task
         if opening.cancelled():
-            raise ConnectionResetError("the client went away while its request waited for the session")
+            raise _ClientGone("the client went away while its request waited for the session")
         opening.result()
 
     def _hold(self, visit: Visit) -> None:
@@ -283,6 +288,8 @@ def _middleware(how: _Settings) -> Any:
         request[REQUEST] = own
         try:
             return await _handle(own, request, handler)
+        except _ClientGone:
+            return web.Response(status=CLIENT_GONE)
         except SessionLockError as error:
             answer = own.problem(error)
             if answer is None:

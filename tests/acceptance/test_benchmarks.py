@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks import frameworks
 from benchmarks.__main__ import claims
+from benchmarks.commands import Options
 from benchmarks.report import Claim, Report, quantile, table
 from benchmarks.stage import workers
 from benchmarks.turns import Seen, overtakings
@@ -68,6 +70,23 @@ def test_one_benchmark_alone_prints_a_table() -> None:
     lines = _run("benchmarks.many_sessions").splitlines()
     assert lines[0] == "Many sessions"
     assert sum(line.startswith("| ") for line in lines) == 5  # head, rule, three contenders
+
+
+def test_frameworks_shows_what_the_usual_sessions_lose() -> None:
+    report = json.loads(_run("benchmarks.frameworks", "--framework", "litestar", "--json"))
+    ((framework, back_end, lost, _, lost_guarded),) = report["rows"]
+    assert (framework, back_end, lost_guarded) == ("litestar", "ServerSideSessionConfig, RedisStore", "0")
+    assert int(lost.split()[-1]) > 0
+    assert report["lost"] == 0
+
+
+def test_frameworks_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frameworks, "find_spec", lambda name: None if name == "quart_session" else object())
+    monkeypatch.setattr(frameworks, "_lost", lambda site, url, way: [48, 47] if way == "cookie" else [0])
+    text = frameworks.run(Options(url="redis://nowhere"), ["quart"]).text()
+    assert "Quart-Session, redis | not installed |" in text
+    assert "needs quart-session: pip install 'sessionlock[bench]'" in text
+    assert "its signed cookie |      47 to 48 | SessionLockMiddleware |" in text
 
 
 def test_a_worker_that_fails_is_an_error_not_a_number() -> None:

@@ -1,4 +1,4 @@
-"""Two Flask shops for gunicorn, ``support.flask_shop:served``: a locked one; under /plain one with Flask's cookie."""
+"""The shop in Flask, for gunicorn: ``support.flask_shop:served()``."""
 
 from __future__ import annotations
 
@@ -6,39 +6,76 @@ import os
 import time
 from typing import Any
 
-from flask import Flask, session
-from werkzeug.middleware.dispatcher import DispatcherMiddleware
+import httpx
+from flask import Flask, request, session
 
 from sessionlock.integrations.flask import SessionLock
 
+from .asgi_shops import handlers
+
 __all__ = ["served", "shop"]
 
-WORK = 0.002  # seconds that a request takes over what it read
 
+def shop() -> Flask:
+    app = Flask(__name__)
 
-def shop(name: str) -> Flask:
-    app = Flask(name)
-
-    @app.post("/add/<item>")
-    def add(item: str) -> list[str]:
+    @app.post("/brief", endpoint="brief")
+    @app.post("/add")
+    def add() -> dict[str, Any]:
         items = session.get("cart", [])
-        time.sleep(WORK)
-        session["cart"] = [*items, item]
-        return list(session["cart"])
+        time.sleep(handlers.MOMENT)
+        session["cart"] = [*items, request.args["item"]]
+        return {"items": len(session["cart"]), "pid": os.getpid()}
 
     @app.get("/cart")
     def cart() -> list[str]:
-        return list(session.get("cart", []))
+        return handlers.cart(session)
 
     @app.get("/pid")
     def pid() -> str:
         return str(os.getpid())
 
+    @app.post("/hold")
+    def hold() -> dict[str, Any]:
+        session["held"] = request.args["gate"]
+        wait_for(request.args["gate"])
+        return {"pid": os.getpid()}
+
+    @app.post("/call")
+    def call() -> dict[str, Any]:
+        session["called"] = True
+        return call_it(request.host_url, request.args["method"], request.args["path"], request.headers["cookie"])
+
     return app
 
 
-def served() -> Any:
-    locked, plain = shop("locked"), shop("plain")
-    SessionLock(locked, os.environ["STORE"], wait=20)
-    plain.config.update(SECRET_KEY="for tests", SESSION_COOKIE_NAME="plain")
-    return DispatcherMiddleware(locked, {"/plain": plain})
+def wait_for(gate: str) -> None:
+    """As :func:`.handlers.passed`, in a thread."""
+    until = time.monotonic() + handlers.NEVER
+    while not handlers.gate(gate).exists():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+def call_it(where: str, method: str, path: str, cookie: str) -> dict[str, Any]:
+    """As :func:`.handlers.call`, in a thread."""
+    with httpx.Client(base_url=where, timeout=handlers.NEVER, trust_env=False) as client:
+        return handlers.told(client.request(method, path, headers={"cookie": cookie}))
+
+
+def served() -> Flask:
+    """The application of one server process, as the environment says."""
+    from .sites import BRIEFLY, PATIENTLY
+
+    app, way = shop(), os.environ["WAY"]
+    if way == "guarded":
+        SessionLock(app, os.environ["STORE"], wait=PATIENTLY, routes=BRIEFLY)
+    elif way == "cookie":
+        app.secret_key = "for tests only"
+    else:
+        from flask_session import Session
+        from redis import Redis
+
+        app.config.update(SESSION_TYPE="redis", SESSION_REDIS=Redis.from_url(os.environ["STORE"]))
+        Session(app)
+    return app

@@ -1,7 +1,9 @@
 """The same small shop in Starlette, FastAPI, Litestar and Quart. For a server: ``uvicorn support.asgi_shops:served``.
 
 POST /add puts an item into the cart and takes a moment over it, GET /cart shows it, POST /empty empties the session,
-POST /boom changes the cart and then fails.
+POST /boom changes the cart and then fails. In server processes also: POST /brief, an /add that waits only briefly; POST
+/hold, POST /events, GET and POST /poll, which last until their gate opens; a websocket /echo; and POST /call, which
+calls what it is told with the cookie that it got. ``support.sites`` starts them, and other frameworks' shops.
 """
 
 from __future__ import annotations
@@ -16,15 +18,26 @@ __all__ = ["SHOPS", "served", "shop"]
 SHOPS = ("starlette", "fastapi", "litestar", "quart")
 
 
-def shop(framework: str, middleware: Callable[[Any], Any]) -> Any:
+def shop(framework: str, middleware: Callable[[Any], Any], **options: Any) -> Any:
     """The shop inside an ASGI middleware."""
-    return importlib.import_module(f"support.asgi_shops.{framework}_shop").shop(middleware)
+    return importlib.import_module(f"support.asgi_shops.{framework}_shop").shop(middleware, **options)
 
 
 def served() -> Any:
     """The application of one server process, as the environment says."""
-    from sessionlock.integrations.asgi import SessionLockMiddleware
-    from support.asgi_shops.naive import NaiveMiddleware
+    framework, store, way = os.environ["SHOP"], os.environ["STORE"], os.environ["WAY"]
+    if way != "guarded":
+        from . import usual
 
-    kind: Any = {"guarded": SessionLockMiddleware, "naive": NaiveMiddleware}[os.environ["WAY"]]
-    return shop(os.environ["SHOP"], lambda app: kind(app, os.environ["STORE"]))
+        return usual.served(framework, store, way)
+    from sessionlock import SessionGuard
+    from sessionlock.integrations.asgi import SessionLockMiddleware
+
+    from ..sites import BRIEFLY, PATIENTLY
+
+    options: dict[str, Any] = {}
+    guard: SessionGuard | str = store
+    if framework == "litestar":  # it builds a middleware once for each route
+        guard = SessionGuard.from_url(store)
+        options["on_shutdown"] = [guard.aclose]
+    return shop(framework, lambda app: SessionLockMiddleware(app, guard, wait=PATIENTLY, routes=BRIEFLY), **options)

@@ -1,22 +1,27 @@
-"""What the shops do."""
+"""What the shops do, whatever the framework."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import AsyncIterator, MutableMapping
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import anyio
+import httpx
 
 Session = MutableMapping[str, Any]
 MOMENT = 0.005  # seconds that a handler takes
+NEVER = 60.0  # seconds after which a gate that nobody opens is a mistake of the test
 
 
 async def add(session: Session, item: str) -> dict[str, Any]:
-    cart = session.setdefault("cart", [])
+    """As people write it, with a moment between reading and writing in which another request may come."""
+    cart = session.get("cart", [])
     await anyio.sleep(MOMENT)
-    cart.append(item)
-    return {"items": len(cart), "pid": os.getpid()}
+    session["cart"] = [*cart, item]
+    return {"items": len(session["cart"]), "pid": os.getpid()}
 
 
 def cart(session: Session) -> list[str]:
@@ -26,3 +31,49 @@ def cart(session: Session) -> list[str]:
 def boom(session: Session) -> None:
     session["cart"] = ["boom"]
     raise RuntimeError("boom")
+
+
+def gate(name: str) -> Path:
+    """A file that the test makes when whoever waits for it may go on."""
+    return Path(os.environ["GATES"]) / name
+
+
+async def passed(name: str) -> None:
+    with anyio.fail_after(NEVER):
+        while not gate(name).exists():
+            await anyio.sleep(0.005)
+
+
+async def hold(session: Session, name: str) -> dict[str, Any]:
+    """A slow handler: it has its session until the gate opens."""
+    session["held"] = name
+    await passed(name)
+    return {"pid": os.getpid()}
+
+
+async def ticks(name: str, every: float) -> AsyncIterator[str]:
+    """Server-sent events, one per ``every`` seconds, until the gate opens."""
+    number = 0
+    with anyio.move_on_after(NEVER):
+        while not gate(name).exists():
+            number += 1
+            yield f"data: {number}\n\n"
+            await anyio.sleep(every)
+
+
+async def poll(session: Any, name: str) -> dict[str, Any]:
+    """Answers when the gate has opened; who polls with a POST lets go of the session first."""
+    await session.release()
+    gate(f"{name}.{uuid4().hex}.poll").touch()
+    await passed(name)
+    return {"pid": os.getpid()}
+
+
+async def call(where: str, method: str, path: str, cookie: str) -> dict[str, Any]:
+    """Calls an application, this one say, as any client would; what it answered."""
+    async with httpx.AsyncClient(base_url=where, timeout=NEVER, trust_env=False) as client:
+        return told(await client.request(method, path, headers={"cookie": cookie}))
+
+
+def told(answer: httpx.Response) -> dict[str, Any]:
+    return {"status": answer.status_code, "headers": dict(answer.headers), "body": answer.json()}

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from quart import Quart, request, session
+from quart import Quart, Response, request, session, websocket
 
 from sessionlock.integrations.quart import use_scope_sessions
 
@@ -18,6 +19,10 @@ async def cart() -> list[str]:
     return handlers.cart(session)
 
 
+async def pid() -> str:
+    return str(os.getpid())
+
+
 async def empty() -> str:
     session.clear()
     return ""
@@ -28,11 +33,56 @@ async def boom() -> str:
     return ""
 
 
-def shop(middleware: Callable[[Any], Any]) -> Quart:
+async def hold() -> dict[str, Any]:
+    return await handlers.hold(session, request.args["gate"])
+
+
+async def call() -> dict[str, Any]:
+    session["called"] = True
+    return await handlers.call(
+        request.host_url, request.args["method"], request.args["path"], request.headers["cookie"]
+    )
+
+
+async def events() -> Response:
+    session["streamed"] = True
+    ticks = handlers.ticks(request.args["gate"], float(request.args["every"]))
+
+    async def encoded() -> AsyncIterator[bytes]:
+        async for tick in ticks:
+            yield tick.encode()
+
+    answer = Response(encoded(), mimetype="text/event-stream")
+    answer.timeout = None
+    return answer
+
+
+async def poll() -> dict[str, Any]:
+    return await handlers.poll(session, request.args["gate"])
+
+
+async def echo() -> None:
+    await websocket.accept()
+    await websocket.send_json(handlers.cart(session))
+    while True:
+        await websocket.send(await websocket.receive())
+
+
+def plain() -> Quart:
+    """Without any sessions but Quart's own."""
     app = Quart(__name__)
+    app.get("/cart")(cart)
+    app.get("/pid")(pid)
+    for view in (add, empty, boom, hold, call, events):
+        app.post(f"/{view.__name__}")(view)
+    app.post("/brief", endpoint="brief")(add)
+    app.route("/poll", methods=["GET", "POST"])(poll)
+    app.websocket("/echo")(echo)
+    return app
+
+
+def shop(middleware: Callable[[Any], Any]) -> Quart:
+    app = plain()
     app.asgi_app = middleware(app.asgi_app)  # type: ignore[method-assign]
     use_scope_sessions(app)
-    app.get("/cart")(cart)
-    for view in (add, empty, boom):
-        app.post(f"/{view.__name__}")(view)
     return app
