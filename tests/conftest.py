@@ -7,9 +7,21 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from support.choice import choose_server, in_chosen_protocol
 from support.commands import connect
 
-from sessionlock.embedded import EmbeddedServer
+from sessionlock.embedded import EmbeddedServer, EmbeddedServerUnavailable, find_server
+
+
+def pytest_configure() -> None:
+    choose_server()
+
+
+def pytest_report_header() -> str:
+    try:
+        return f"server: {find_server()}"
+    except EmbeddedServerUnavailable as why:
+        return f"server: none ({why})"
 
 
 @pytest.fixture(scope="session")
@@ -28,13 +40,13 @@ def server() -> Iterator[EmbeddedServer]:
 @pytest.fixture
 def redis_url(server: EmbeddedServer, flush: None) -> str:
     """The unix url of the shared server, which holds nothing when the test begins."""
-    return server.unix_url
+    return in_chosen_protocol(server.unix_url)
 
 
 @pytest.fixture
 def tcp_url(server: EmbeddedServer, flush: None) -> str:
     """The TCP url of the shared server, which holds nothing when the test begins."""
-    return server.tcp_url
+    return in_chosen_protocol(server.tcp_url)
 
 
 @pytest.fixture
