@@ -15,6 +15,7 @@ from .changes import MISSING, Clash, by_id
 from .codec import Codec, FernetCodec, JsonCodec, MsgspecCodec, OrjsonCodec
 from .decorator import cookie, header, session_locked
 from .default import configure, default_guard, session_lock
+from .durability import Safety, Wait
 from .errors import (
     CodecError,
     ConfigurationError,
@@ -22,6 +23,7 @@ from .errors import (
     InvalidSessionId,
     LeaseLost,
     LockNotAcquired,
+    NotDurable,
     QueueFull,
     QuorumNotReached,
     ReadOnlySession,
@@ -39,6 +41,7 @@ from .errors import (
 from .guard import HolderInfo, SessionGuard, SessionInfo
 from .lease import Lease
 from .policies import LeasePolicy, SessionPolicy, WaitPolicy
+from .quorum import Quorum
 from .session import Session
 from .urls import MemoryStoreWarning
 from .version import __version__
@@ -60,12 +63,15 @@ __all__ = [
     "LockNotAcquired",
     "MemoryStoreWarning",
     "MsgspecCodec",
+    "NotDurable",
     "OrjsonCodec",
     "QueueFull",
+    "Quorum",
     "QuorumNotReached",
     "ReadOnlySession",
     "RedisUnavailable",
     "ReentrantLock",
+    "Safety",
     "ScriptsForbidden",
     "Session",
     "SessionConflict",
@@ -77,6 +83,7 @@ __all__ = [
     "SessionPolicy",
     "SessionTooLarge",
     "StaleFencingToken",
+    "Wait",
     "WaitPolicy",
     "WaitTimedOut",
     "__version__",

@@ -25,7 +25,7 @@ from .protocol import Busy, Granted, Handover, Holder, Queued
 from .runtime import Runtime
 from .wakeup import Waiter
 
-__all__ = ["Acquisition", "Wanted"]
+__all__ = ["Acquisition", "StillWaiting", "Wanted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Wanted:
     push_limit: int
 
 
-class _StillWaiting(SessionLockError):
+class StillWaiting(SessionLockError):
     """Not yet."""
 
 
@@ -76,6 +76,7 @@ class Acquisition:
             raise
         finally:
             self._runtime.wakeup.expect_no_more(self.token)
+            self._runtime.wakeup.pushes.no_more(self._wanted.keys, self.token)
             if self._waiter is not None:
                 self._runtime.wakeup.leave(self._wanted.keys, self._waiter)
 
@@ -92,20 +93,27 @@ class Acquisition:
     async def _abandon(self, *, wait: bool) -> None:
         """Give up whatever Redis has under this token: a place in the queue, or the lock."""
         if self._asked:
-            call = protocol.abandon(self._wanted.keys, self.token, push_limit=self._wanted.push_limit)
+            call = protocol.abandon(
+                self._wanted.keys, self.token, push_limit=self._wanted.push_limit, deaf=self._runtime.deaf
+            )
             await self._runtime.see_through(self._runtime.executor.run(call), wait=wait)
 
     # --- asking
 
     async def _first(self) -> Granted | Queued:
-        wakeup = self._runtime.wakeup
         queues = self._wanted.wait.queues
-        outcome = await self._ask(queueing=queues and wakeup.listening)
+        outcome = await self._ask(queueing=queues and self._hears())
         if isinstance(outcome, Busy) and queues and not outcome.full:
             # The first wait of this process. Subscribe before queueing: a releaser drops whom it cannot reach.
-            await wakeup.listen()
+            await self._listen()
             outcome = await self._ask(queueing=True)
         return self._granted_or_queued(outcome)
+
+    def _hears(self) -> bool:
+        return self._runtime.wakeup.pushes.hears(self._wanted.keys)
+
+    async def _listen(self) -> None:
+        await self._runtime.wakeup.pushes.listen(self._wanted.keys, self.token)
 
     async def _ask(self, *, queueing: bool) -> Granted | Queued | Busy:
         wanted = self._wanted
@@ -115,17 +123,19 @@ class Acquisition:
             self.token,
             wanted.lease,
             wanted.session,
-            channel=self._runtime.wakeup.channel,
+            channel=self._runtime.wakeup.pushes.channel(wanted.keys),
             label=wanted.label,
             missing=wanted.missing,
             queueing=queueing,
             max_waiters=wanted.wait.max_waiters,
             ticket=last.ticket if last is not None else "0",
             push_limit=wanted.push_limit,
+            deaf=self._runtime.deaf,
         )
         self._asked = True
         if queueing:
             self._runtime.wakeup.expect(self.token)
+            self._runtime.wakeup.pushes.want(wanted.keys, self.token)
         asked_at = time.monotonic()
         outcome = protocol.acquired(await self._runtime.executor.run(call), asked_at)
         if isinstance(outcome, (Busy, protocol.Refused)):
@@ -167,7 +177,7 @@ class Acquisition:
             self._wanted.keys, self.token, self._wanted.lease.claim_ms / 1000
         )
         waiter.heard(queued)
-        patience = Patience(self._wanted.wait, _StillWaiting(f"session {self._wanted.name} is locked"))
+        patience = Patience(self._wanted.wait, StillWaiting(f"session {self._wanted.name} is locked"))
         while True:
             granted = await self._turn(waiter)
             if granted is not None:
@@ -175,7 +185,7 @@ class Acquisition:
             pause = await patience.next_pause()
             if pause is None:
                 raise self._timed_out(waiter, patience.elapsed())
-            await waiter.pause(min(pause, patience.left()), deaf=not self._runtime.wakeup.listening)
+            await waiter.pause(min(pause, patience.left()), deaf=not self._hears())
 
     async def _turn(self, waiter: Waiter) -> Granted | None:
         """One attempt in tenacity's sense: take what was pushed, or look if that is this waiter's business."""
@@ -194,7 +204,7 @@ class Acquisition:
 
     async def _look(self) -> Granted | Queued:
         """Ask Redis; the ticket gives the place back if a releaser could not reach this process."""
-        await self._runtime.wakeup.listen()
+        await self._listen()
         return self._granted_or_queued(await self._ask(queueing=True))
 
     async def _accept(self, push: Handover, waiter: Waiter) -> Granted | Queued:

@@ -67,7 +67,8 @@ class ScriptEngine:
         self, keys: SessionKeys, created: str, changes: list[Change], policy: SessionPolicy, expected: int | None
     ) -> Committed | Conflict | Refused:
         call = protocol.commit(keys, new_token(), created, expected, policy, changes)
-        return protocol.committed(await self._executor.run(call))
+        reply, safety = await self._executor.save(call)
+        return protocol.so_safe(protocol.committed(reply), safety)
 
 
 class WatchEngine:
@@ -301,8 +302,10 @@ async def increment(
         raise ConfigurationError(f"a counter is moved by a whole number of at most 15 digits, not {by!r}")
     change = Change("i", field_of(key), b"%d" % by, "*")
     call = protocol.increment(keys, new_token(), lease, created, policy, change)
-    outcome = protocol.committed(await executor.run(call))
+    reply, safety = await executor.save(call)
+    outcome = protocol.committed(reply)
     if isinstance(outcome, Committed):
+        outcome.safety = safety
         return outcome
     if isinstance(outcome, Conflict):
         raise SessionConflict(

@@ -19,6 +19,7 @@
     ├── RedisUnavailable           Redis did not answer, or refused
     │   ├── ScriptsForbidden       this Redis user may not run scripts, so it cannot lock
     │   ├── QuorumNotReached       too few independent masters agreed
+    │   ├── NotDurable             saved, but not on as many replicas as required
     │   └── EmbeddedServerUnavailable
     └── ConfigurationError         also a ValueError
 
@@ -37,6 +38,7 @@ __all__ = [
     "InvalidSessionId",
     "LeaseLost",
     "LockNotAcquired",
+    "NotDurable",
     "QueueFull",
     "QuorumNotReached",
     "ReadOnlySession",
@@ -181,6 +183,17 @@ class QuorumNotReached(RedisUnavailable):
     def __init__(self, message: str | None = None, *, answers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.answers = dict(answers or {})
+
+
+class NotDurable(RedisUnavailable):
+    """The save took effect on the master, but fewer replicas than required confirmed it in time.
+
+    ``safety`` tells how many did. If the master dies now, the save may be lost.
+    """
+
+    def __init__(self, message: str | None = None, *, safety: object = None) -> None:
+        super().__init__(message)
+        self.safety = safety
 
 
 class EmbeddedServerUnavailable(RedisUnavailable):

@@ -1,4 +1,4 @@
-"""Runs the scripts: EVALSHA, once more as EVAL after NOSCRIPT, again after a lost connection.
+"""Runs the scripts: again after a lost connection or "not now", over whatever route leads to their server.
 
 Repeating is safe for every script (DESIGN: idempotent by token), so a lost reply is never a lost answer. Redis'
 errors become :mod:`sessionlock.errors` here and nowhere else.
@@ -6,214 +6,177 @@ errors become :mod:`sessionlock.errors` here and nowhere else.
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import re
 from collections.abc import Awaitable, Callable
-from functools import cache
-from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 import hiredis
-from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.asyncio import RedisCluster
+from redis.exceptions import AuthenticationError, RedisError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
+from .cluster import ClusterRoute
+from .durability import Safety, Wait
 from .errors import RedisUnavailable, ScriptsForbidden
+from .keys import SessionKeys
 from .protocol import Call
-from .wire import Wire, WireUnsupported
+from .routes import LOST, ClientRoute, NotNow, Route, ServerRoute
+from .scripts import Script, script
+from .wire import Wire
 
-__all__ = ["Executor", "Script", "script"]
+__all__ = ["LOST", "Executor", "Script", "script"]
 
-# What may have reached Redis or not: repeating is the only way to know.
-LOST = (RedisConnectionError, RedisTimeoutError, OSError, EOFError)
-# Replies that mean "not now": a server that loads its data set, a master being replaced, a busy script.
-NOT_NOW = re.compile(r"^(LOADING|TRYAGAIN|MASTERDOWN|CLUSTERDOWN|READONLY|BUSY) ")
-
-
+T = TypeVar("T")
 # Redis 6 and 7 word it differently; a missing key or channel permission is another matter.
 NO_SCRIPTS = re.compile(r"^NOPERM .*(run|execute|use|access).*'?(evalsha|eval)\b", re.IGNORECASE)
-USES = re.compile(r"^-- uses  (.+)$", re.MULTILINE)
-
-
-class _NotNow(Exception):
-    """Redis answered that it cannot serve this yet."""
-
-
-class Script:
-    """A Lua script and its SHA-1, by which EVALSHA names it."""
-
-    __slots__ = ("sha", "text")
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-
-
-@cache
-def script(name: str) -> Script:
-    """The script ``lua/<name>.lua`` behind the parts (``lua/_<part>.lua``) that its ``uses`` line names."""
-    folder = resources.files(__package__) / "lua"
-
-    def text(of: str) -> str:
-        return (folder / f"{of}.lua").read_text(encoding="utf-8")
-
-    body = text(name)
-    uses = USES.search(body)
-    parts = uses[1].split() if uses else []
-    return Script("".join(text(f"_{part}") for part in parts) + body)
+# Which argument names the operation, so that repeating it is known; None: repeating it writes again anyway.
+# What ends something that was begun; it must go on when a server turns out to be unfit.
+ENDS = ("release", "abandon", "save", "renew")
+OPERATION = {"release": 0, "save": 2, "commit": 0, "create": 0, "incr": 0, "destroy": None, "regenerate": None}
 
 
 class Executor:
     """Runs :class:`~sessionlock.protocol.Call` objects over one client, for one event loop.
 
     ``client``: a ``redis.asyncio`` client. ``reply_within``: seconds to wait for one reply. ``retry_for``: seconds
-    during which a lost connection or "not now" is tried again.
+    during which a lost connection or "not now" is tried again. ``durability``: what saves wait for. ``on_break``:
+    called when a connection was lost: what else is connected to that server should not be trusted either.
 
     Raises (from :meth:`run`):
         RedisUnavailable: no answer in that time, or a refusal such as NOPERM.
     """
 
-    def __init__(self, client: Any, *, reply_within: float, retry_for: float) -> None:
-        self._client = client
-        self._pool = getattr(client, "connection_pool", None)
-        self._reply_within = reply_within
-        self.crowded = False  # others of this process wait, so a tick is likely to have more than one call to send
+    def __init__(
+        self,
+        client: Any,
+        *,
+        reply_within: float,
+        retry_for: float,
+        durability: Wait | None = None,
+        on_break: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.route: Route = _route(client, reply_within, on_break)
+        self._durability = durability
+        self.before_call: Callable[[], None] | None = None  # raises when the server is known to be unfit
         self._closed = False
-        self._wire: Wire | None = None
-        self._opening: asyncio.Task[None] | None = None
-        self._send: Callable[[Script, Call], Awaitable[Any]] = self._send_by_wire
         self._retrying = AsyncRetrying(
             retry=retry_if_exception(_worth_repeating),
             stop=stop_after_delay(retry_for),
             wait=wait_random_exponential(multiplier=0.02, max=0.5),
             reraise=True,
         )
-        if not Wire.fits(client):
-            self._send = self._send_by_client
 
     async def run(self, call: Call) -> Any:
         """The script's reply."""
-        try:
-            return await self._once(call)
-        except AuthenticationError as error:
-            raise _mapped(error, call) from error
-        except (*LOST, _NotNow):
-            pass
-        except (RedisError, hiredis.ReplyError) as error:
-            raise _mapped(error, call) from error
-        return await self._again(call)
+        if self.before_call is not None and call.script not in ENDS:
+            self.before_call()
+        return await self._run(call, self._send, call)
 
-    async def _again(self, call: Call) -> Any:
+    async def ask(self, *words: Any) -> Any:
+        """The reply to one plain command, of one server; once. For looking at what the server is.
+
+        Raises:
+            redis.exceptions.RedisError, hiredis.ReplyError, OSError: as it came.
+        """
+        return await self.route.ask(*words)
+
+    async def save(self, call: Call) -> tuple[Any, Safety | None]:
+        """As :meth:`run`; and how far the save came, when that is waited for."""
+        if self._durability is None:
+            return await self.run(call), None
+        if self.before_call is not None and call.script not in ENDS:
+            self.before_call()
+        reply, reached = await self._run(call, self._send_and_wait, call, self._durability.command)
+        safety = self._durability.judge(reached)
+        operation = OPERATION[call.script]
+        if reply[0] == b"already" and operation is not None:
+            # An earlier try of this call wrote it, on a connection that is gone: WAIT looks at its own writes only.
+            # Giving up an operation that has ended changes nothing, but it is a write, behind that one.
+            again = Call("abandon", call.keys, (call.args[operation], 0, 1))
+            _, reached = await self._run(again, self._send_and_wait, again, self._durability.command)
+            safety = self._durability.judge(reached)
+        return reply, safety
+
+    async def _run(self, call: Call, send: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """One try at once, without tenacity's overhead; then, where it is worth it, more."""
         try:
-            return await self._retrying(self._once, call)
-        except AuthenticationError as error:
-            raise _mapped(error, call) from error
-        except LOST as error:
-            raise RedisUnavailable(
-                f"Redis did not answer the {call.script} call ({error}); whether it took effect is unknown."
-                " Leases end by themselves, nothing is saved twice; try again when Redis is back"
-            ) from error
-        except _NotNow as error:
-            raise RedisUnavailable(f"Redis cannot serve the {call.script} call now: {error}") from error
-        except (RedisError, hiredis.ReplyError) as error:
+            return await send(*args)
+        except (RedisError, hiredis.ReplyError, NotNow, *LOST) as error:
+            if not _worth_repeating(error):
+                raise _mapped(error, call) from error
+        try:
+            answer: T = await self._retrying(send, *args)
+            return answer
+        except (RedisError, hiredis.ReplyError, NotNow, *LOST) as error:
             raise _mapped(error, call) from error
 
-    async def _once(self, call: Call) -> Any:
+    async def _send(self, call: Call) -> Any:
         if not self._closed:
-            return await self._send(script(call.script), call)
+            return await self.route.send(script(call.script), call)
+        return await self._send_late(self.route.send(script(call.script), call))
+
+    async def _send_and_wait(self, call: Call, wait: tuple[Any, ...]) -> tuple[Any, Any]:
+        sending = self.route.send_and_wait(script(call.script), call, wait)
+        return await sending if not self._closed else await self._send_late(sending)
+
+    async def _send_late(self, sending: Awaitable[T]) -> T:
+        """The guard was closed while a request was inside a block: its end opens a connection once more."""
         try:
-            # The guard was closed while a request was inside a block: its end opens a connection once more.
-            return await self._send(script(call.script), call)
+            return await sending
         finally:
-            if self._wire is not None and self._wire.idle:
-                self._wire.close()
+            if self.route.idle:
+                self.route.close()
 
-    async def _send_by_wire(self, text: Script, call: Call) -> Any:
-        wire = self._wire
-        if wire is None or wire.closed:
-            try:
-                wire = await self.wire()
-            except WireUnsupported:
-                self._send = self._send_by_client
-                return await self._send_by_client(text, call)
-        words = ("EVALSHA", text.sha, len(call.keys), *call.keys, *call.args)
-        reply = await wire.call(words, soon=self.crowded)
-        if isinstance(reply, hiredis.ReplyError):
-            if str(reply).startswith("NOSCRIPT"):
-                reply = await wire.call(("EVAL", text.text, len(call.keys), *call.keys, *call.args))
-            if isinstance(reply, hiredis.ReplyError):
-                _raise_reply(reply)
-        return reply
+    @property
+    def crowded(self) -> bool:
+        return self.route.crowded
 
-    async def wire(self) -> Wire:
-        """The connection, opened by the first of all that ask for it."""
-        while self._wire is None or self._wire.closed:
-            if self._opening is None:
-                # A task of its own: whoever asked first may be cancelled, the others still need it.
-                self._opening = asyncio.ensure_future(self._open())
-                self._opening.add_done_callback(_fetch_error)
-            opening = self._opening
-            try:
-                await asyncio.shield(opening)
-            finally:
-                if opening.done() and self._opening is opening:
-                    self._opening = None
-        return self._wire
+    @crowded.setter
+    def crowded(self, crowded: bool) -> None:
+        self.route.crowded = crowded
 
-    async def _open(self) -> None:
-        self._wire = await Wire.open(self._pool, reply_within=self._reply_within)
+    @property
+    def deaf(self) -> bool:
+        """Whether nothing follows from the number of receivers of a push: in a Cluster one node's only are counted."""
+        return isinstance(self.route, ClusterRoute)
 
-    async def _send_by_client(self, text: Script, call: Call) -> Any:
-        try:
-            return await self._execute("EVALSHA", text.sha, call)
-        except NoScriptError:
-            return await self._execute("EVAL", text.text, call)
-        except ResponseError as error:
-            _raise_reply(error)
-
-    async def _execute(self, command: str, what: str, call: Call) -> Any:
-        # NEVER_DECODE: session fields are bytes whatever the client decodes for its user.
-        return await self._client.execute_command(
-            command, what, len(call.keys), *call.keys, *call.args, NEVER_DECODE=[]
-        )
+    def group(self, keys: SessionKeys) -> object:
+        """Sessions of one group may be named in one call."""
+        return self.route.group(keys)
 
     async def aclose(self) -> None:
         self._closed = True
-        opening = self._opening
-        if opening is not None:
-            opening.cancel()
-            await asyncio.wait([opening])
-        if self._wire is not None:
-            self._wire.close()
+        await self.route.aclose()
+
+
+def _route(client: Any, reply_within: float, on_break: Callable[[], None]) -> Route:
+    if isinstance(client, RedisCluster):
+        return ClusterRoute(client, reply_within=reply_within, on_break=on_break)
+    if Wire.fits(client):
+        return ServerRoute(client, reply_within=reply_within, on_break=on_break)
+    return ClientRoute(client)
 
 
 def _worth_repeating(error: BaseException) -> bool:
     # redis-py takes a wrong password for a lost connection.
-    return isinstance(error, (*LOST, _NotNow)) and not isinstance(error, AuthenticationError)
-
-
-def _raise_reply(error: Exception) -> None:
-    if NOT_NOW.match(str(error)):
-        raise _NotNow(str(error)) from error
-    raise error
+    return isinstance(error, (*LOST, NotNow)) and not isinstance(error, AuthenticationError)
 
 
 def _mapped(error: Exception, call: Call) -> RedisUnavailable:
+    if isinstance(error, NotNow):
+        return RedisUnavailable(f"Redis cannot serve the {call.script} call now: {error}")
+    if _worth_repeating(error):
+        return RedisUnavailable(
+            f"Redis did not answer the {call.script} call ({error}); whether it took effect is unknown."
+            " Leases end by themselves, nothing is saved twice; try again when Redis is back"
+        )
+    refused: RedisUnavailable
     if NO_SCRIPTS.match(str(error)):
-        forbidden = ScriptsForbidden(
+        refused = ScriptsForbidden(
             f"Redis does not permit the {call.script} script: {error}. Locking needs EVALSHA, EVAL and PUBLISH;"
             " mode='optimistic' works without"
         )
-        forbidden.refused = True
-        return forbidden
-    refused = RedisUnavailable(f"Redis refused the {call.script} call: {error}")
+    else:
+        refused = RedisUnavailable(f"Redis refused the {call.script} call: {error}")
     refused.refused = True
     return refused
-
-
-def _fetch_error(opening: asyncio.Task[None]) -> None:
-    """Whoever waits for it gets the error; with nobody left it must not be reported as never retrieved."""
-    if not opening.cancelled():
-        opening.exception()

@@ -15,8 +15,10 @@ from tenacity import AsyncRetrying
 
 from . import protocol
 from .acquisition import Wanted
+from .capabilities import Capabilities
 from .changes import check_strategies
 from .codec import Codec, default_codec
+from .durability import Wait
 from .engines import Engine, ScriptEngine, WatchEngine, increment, whichever_works
 from .errors import (
     ConfigurationError,
@@ -28,6 +30,7 @@ from .keys import SessionKeys, check_prefix, check_sid, keys_for, new_sid, new_t
 from .modes import Attempt, Unlocked, UnlockedContext, UnlockedMode, attempts
 from .policies import LeasePolicy, SessionPolicy, WaitPolicy, check_seconds
 from .protocol import Snapshot
+from .quorum import Quorum
 from .runtime import Runtime, node_name
 from .session import Session
 from .urls import client_from_url, is_fake
@@ -77,7 +80,11 @@ class SessionGuard:
     during which a Redis that does not answer is tried again before :class:`~sessionlock.RedisUnavailable`;
     ``reply_within``: seconds for one reply. ``push_limit``: sessions larger than this many bytes are not pushed with
     a grant but loaded. ``commit_by``: how the modes without a lock save: ``"script"``, ``"watch"``
-    (WATCH/MULTI/EXEC), or ``"auto"``.
+    (WATCH/MULTI/EXEC), or ``"auto"``. ``durability``: a :class:`~sessionlock.Wait` for replicas behind every save.
+    ``check``: whether each process looks once at the server, beside its first call, logs what weakens a promise, and
+    refuses a server that cannot do (default: yes, unless the environment has ``SESSIONLOCK_CHECK=0``).
+    ``quorum``: a :class:`~sessionlock.Quorum` of independent masters that hold the locks; ``client`` then is the store
+    of the sessions only.
     """
 
     def __init__(
@@ -94,6 +101,9 @@ class SessionGuard:
         retry_for: float = 5.0,
         push_limit: int = 65_536,
         commit_by: Literal["auto", "script", "watch"] = "auto",
+        durability: Wait | None = None,
+        check: bool | None = None,
+        quorum: Quorum | None = None,
     ) -> None:
         self._client = client
         self.prefix = check_prefix(prefix)
@@ -114,6 +124,16 @@ class SessionGuard:
         if commit_by not in ("auto", "script", "watch"):
             raise ConfigurationError(f"commit_by must be auto, script or watch, not {commit_by!r}")
         self._commit_by = commit_by
+        if durability is not None and not isinstance(durability, Wait):
+            raise ConfigurationError(f"durability must be a Wait, such as Wait(replicas=1), not {durability!r}")
+        self._durability = durability
+        self._check = os.environ.get("SESSIONLOCK_CHECK") != "0" if check is None else check
+        if quorum is not None and not isinstance(quorum, Quorum):
+            raise ConfigurationError(f"quorum must be a Quorum, such as Quorum(url, url, url), not {quorum!r}")
+        self._quorum: Quorum | None = None
+        self._masters: list[Any] = []
+        if quorum is not None:
+            self._quorum, self._masters = quorum.connected(client_from_url, client)
         self._runtime: Runtime | None = None
         self._runtimes: dict[int, Runtime] = {}
         self._inherited: dict[int, Runtime] = {}
@@ -275,6 +295,17 @@ class SessionGuard:
         Raises as :meth:`session_lock` does.
         """
         return LockContext(self.runtime, self._wanted(lock_name, None, "create", lease, wait, name))
+
+    def lock_key(self, name: str) -> str:
+        """The Redis key of ``guard.lock(name)``, and of the session with that id: a plain ``SET NX PX`` lock.
+
+        For other clients (redis-py ``Lock``, pottery ``Redlock``) that are to exclude us and be excluded by us. The
+        name itself never reaches Redis: the key has its hash.
+
+        Raises:
+            InvalidSessionId: not usable as a name.
+        """
+        return keys_for(self.prefix, check_sid(name)).lock.decode()
 
     def _wanted(
         self,
@@ -473,9 +504,15 @@ class SessionGuard:
             draft.update(data or {})
             changes = draft.changes()
             call = protocol.create(keys, new_token(), self.session_policy, changes)
-            outcome = protocol.loaded(await self.runtime().executor.run(call))
+            executor = self.runtime().executor
+            reply, safety = await executor.save(call)
+            outcome = protocol.loaded(reply)
             if isinstance(outcome, Snapshot):
-                return self._loaded(chosen, outcome, "was not loaded under a lock")
+                session = self._loaded(chosen, outcome, "was not loaded under a lock")
+                session.saved = safety
+                if safety is not None:
+                    safety.insist()
+                return session
             if sid is not None:
                 break
         raise SessionConflict(f"session {keys.digest} exists already; it was not overwritten")
@@ -495,7 +532,10 @@ class SessionGuard:
         Returns whether there was one. The id stays refused for ``SessionPolicy.tombstone`` seconds.
         """
         keys = keys_for(self.prefix, check_sid(sid))
-        reply = await self.runtime().executor.run(protocol.destroy(keys, self.session_policy))
+        executor = self.runtime().executor
+        reply, safety = await executor.save(protocol.destroy(keys, self.session_policy))
+        if safety is not None:
+            safety.insist()
         return bool(reply[0] == b"destroyed")
 
     async def inspect(self, sid: str) -> SessionInfo:
@@ -527,9 +567,20 @@ class SessionGuard:
         Returns False when that token holds it no more: of ten concurrent calls one wins.
         """
         keys = keys_for(self.prefix, check_sid(sid))
-        call = protocol.force_release(keys, token, push_limit=self._push_limit)
-        reply = await self.runtime().executor.run(call)
+        runtime = self.runtime()
+        call = protocol.force_release(keys, token, push_limit=self._push_limit, deaf=runtime.deaf)
+        reply = await runtime.executor.run(call)
         return bool(reply[0] == b"released")
+
+    async def capabilities(self) -> Capabilities:
+        """What the server is, what it can do, and what weakens a promise; asked now, with a dozen plain commands.
+
+        In a Cluster one master answers for all (``sessionlock doctor`` asks every one).
+
+        Raises:
+            RedisUnavailable: no answer.
+        """
+        return await self.runtime().capabilities()
 
     # --- life
 
@@ -551,7 +602,14 @@ class SessionGuard:
         runtime = self._runtimes.get(id(loop))
         if runtime is None or runtime.loop is not loop:
             runtime = self._runtimes[id(loop)] = Runtime(
-                self._client, prefix=self.prefix, reply_within=self._reply_within, retry_for=self._retry_for
+                self._client,
+                prefix=self.prefix,
+                reply_within=self._reply_within,
+                retry_for=self._retry_for,
+                durability=self._durability,
+                check=self._check,
+                quorum=self._quorum,
+                lease_ttl=self.lease_policy.ttl,
             )
         return runtime
 
@@ -566,6 +624,8 @@ class SessionGuard:
                 await runtime.aclose()
             elif runtime.pid == os.getpid() and runtime.loop.is_running():
                 runtime.loop.call_soon_threadsafe(runtime.close_soon)
+        for master in self._masters:
+            await master.aclose()
         if self._owns_client:
             await self._client.aclose()
 

@@ -13,6 +13,7 @@ import anyio
 from . import protocol
 from .acquisition import Acquisition, Wanted
 from .codec import Codec
+from .election import QuorumAcquisition
 from .engines import increment
 from .errors import (
     ConfigurationError,
@@ -28,6 +29,8 @@ from .keys import SessionKeys, keys_for, renewed_sid
 from .lease import Lease
 from .policies import SessionPolicy
 from .protocol import Change, Committed, Conflict, Granted, Refused, Snapshot, refusal
+from .quorum import QuorumExecutor
+from .quorum_pottery import PotteryAcquisition
 from .runtime import Runtime
 from .session import Session
 
@@ -53,7 +56,7 @@ class _Held:
         runtime = self._runtime = self._find_runtime()
         wanted = self._wanted
         runtime.enter(wanted.keys, wanted.name)
-        acquisition = Acquisition(runtime, wanted)
+        acquisition = _acquisition(runtime, wanted)
         granted = await acquisition.run()
         lease = self._lease = _lease(acquisition.token, granted, wanted)
         runtime.entered(wanted.keys, acquisition.token)
@@ -90,7 +93,10 @@ class _Held:
         if cancelled:
             return await self._runtime.see_through(self._to_the_end(call)) or Committed(None)
         try:
-            return self._given_up(await self._runtime.executor.run(call))
+            if not changes:
+                return self._given_up(await self._runtime.executor.run(call))
+            reply, safety = await self._runtime.executor.save(call)
+            return protocol.so_safe(self._given_up(reply), safety)
         except BaseException as error:
             if not isinstance(error, SessionLockError):
                 await self._runtime.see_through(self._to_the_end(call))
@@ -106,7 +112,8 @@ class _Held:
             wanted.session,
             changes,
             push_limit=wanted.push_limit,
-            channel=self._runtime.wakeup.channel,
+            channel=self._runtime.wakeup.pushes.channel(wanted.keys),
+            deaf=self._runtime.deaf,
         )
 
     def _given_up(self, reply: list[object]) -> Committed | Conflict | Refused:
@@ -155,6 +162,15 @@ class _Held:
                 current=fence,
             )
         return LeaseLost(lease.why_lost())
+
+
+def _acquisition(runtime: Runtime, wanted: Wanted) -> Acquisition | QuorumAcquisition:
+    executor = runtime.executor
+    if not isinstance(executor, QuorumExecutor):
+        return Acquisition(runtime, wanted)
+    if executor.engine == "pottery":
+        return PotteryAcquisition(runtime, executor, wanted)
+    return QuorumAcquisition(runtime, executor, wanted)
 
 
 def once(entered: bool) -> bool:
@@ -313,7 +329,7 @@ class SessionContext(_Held):
 
     def _saved(self, changes: list[Change], outcome: Committed | Refused) -> None:
         if isinstance(outcome, Committed):
-            self._session._saved(changes, outcome.version, outcome.created)
+            self._session._saved(changes, outcome)
         elif outcome.kind == "lost":
             raise self._loss(outcome.fence)
         elif changes or outcome.kind == "destroyed":
@@ -380,7 +396,8 @@ class SessionContext(_Held):
             call = protocol.save(
                 self._wanted.keys, lease.token, lease.fencing_token, op, session._created, self._policy, changes
             )
-            outcome = protocol.committed(await self._runtime.executor.run(call))
+            reply, safety = await self._runtime.executor.save(call)
+            outcome = protocol.so_safe(protocol.committed(reply), safety)
             if not isinstance(outcome, Conflict):
                 self._saved(changes, outcome)
                 continue
@@ -410,10 +427,12 @@ class SessionContext(_Held):
         return new_sid
 
     async def destroy(self) -> None:
-        await self._runtime.executor.run(protocol.destroy(self._wanted.keys, self._policy))
+        _, safety = await self._runtime.executor.save(protocol.destroy(self._wanted.keys, self._policy))
         self._the_lease.when_lost(None)
         await self._without_saving()
         self._session._close("was destroyed")
+        if safety is not None:
+            safety.insist()
 
 
 class SessionsContext:
@@ -455,7 +474,7 @@ async def renew_id(
         raise ConfigurationError(f"grace must be 0 to {MOST_GRACE} seconds, not {grace!r}")
     new_sid = renewed_sid(keys)
     new_keys = keys_for(keys.prefix, new_sid)
-    reply = await runtime.executor.run(protocol.regenerate(keys, new_keys.proof, int(grace * 1000), lease))
+    reply, _ = await runtime.executor.save(protocol.regenerate(keys, new_keys.proof, int(grace * 1000), lease))
     kind = reply[0].decode()
     if kind == "lost" and loss is not None:
         raise loss(int(reply[1]))

@@ -78,7 +78,7 @@ class Unlocked:
             if isinstance(outcome, Refused):
                 raise refusal(self.keys.digest, outcome.kind)
             if not isinstance(outcome, Conflict):
-                session._saved(changes, outcome.version, outcome.created)
+                session._saved(changes, outcome)
                 return None
             if self.expected_version is not None and outcome.version != self.expected_version:
                 current = self.session(outcome.snapshot or EMPTY)
@@ -170,8 +170,10 @@ class UnlockedContext:
         return new_sid
 
     async def destroy(self) -> None:
-        await self._find_runtime().executor.run(protocol.destroy(self._wanted.keys, self._wanted.policy))
+        _, safety = await self._find_runtime().executor.save(protocol.destroy(self._wanted.keys, self._wanted.policy))
         self._close("was destroyed")
+        if safety is not None:
+            safety.insist()
 
     def _close(self, why: str) -> None:
         self._done = True

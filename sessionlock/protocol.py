@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import NamedTuple, ParamSpec, TypeAlias, TypeVar, cast
 
+from .durability import Safety
 from .errors import CodecError, SessionDestroyed, SessionNotFound
 from .keys import SessionKeys
 from .policies import LeasePolicy, SessionPolicy
@@ -139,6 +140,7 @@ class Committed:
     changed: bool = True
     value: int | None = None  # of the counter, after an increment
     handover: Handover | None = None  # the grant of a waiter of this process, after a release
+    safety: Safety | None = None  # how far it came, when that was waited for
 
 
 @dataclass(slots=True)
@@ -224,6 +226,33 @@ def acquire(
     )
 
 
+def install(
+    keys: SessionKeys,
+    token: str,
+    ttl_ms: int,
+    vector: Iterable[tuple[str, int]],
+    majority: int,
+    session: SessionPolicy | None,
+    *,
+    channel: str = "-",
+    label: str = "",
+    missing: str = "create",
+) -> Call:
+    """What a quorum granted takes effect at the session's store. ``vector``: master and counter of each grant."""
+    counters = " ".join(f"{master}:{counter}" for master, counter in vector)
+    idle_ms, refresh_ms = (session.idle_ms, session.refresh_ms) if session else (0, 0)
+    return Call(
+        "install",
+        keys.all,
+        (token, ttl_ms, counters, majority, channel, label, missing, idle_ms, refresh_ms, keys.proof),
+    )
+
+
+def adopt(keys: SessionKeys, token: str, *, channel: str = "-", label: str = "") -> Call:
+    """The plain lock that somebody took for ``token`` becomes a grant, with a counter."""
+    return Call("adopt", keys.all, (token, channel, label))
+
+
 def release(
     keys: SessionKeys,
     token: str,
@@ -300,6 +329,11 @@ def increment(
 
 def destroy(keys: SessionKeys, session: SessionPolicy) -> Call:
     return Call("destroy", keys.all, (session.tombstone_ms, keys.proof))
+
+
+def dismiss(keys: SessionKeys) -> Call:
+    """Tell the waiters at a master of a quorum that the session was destroyed."""
+    return Call("dismiss", keys.all, ())
 
 
 def regenerate(keys: SessionKeys, new_proof: str, grace_ms: int, lease: tuple[str, int] | None) -> Call:
@@ -382,7 +416,7 @@ def _holder(label: bytes, age_us: bytes) -> Holder:
 
 @_readable
 def acquired(reply: list[object], asked_at: float) -> Granted | Queued | Busy | Refused:
-    """The outcome of ``acquire``; ``asked_at`` is the monotonic clock read before it was sent."""
+    """The outcome of ``acquire``, and of ``install``; ``asked_at`` is the monotonic clock read before it was sent."""
     words: list[bytes] = reply  # type: ignore[assignment]
     kind = words[0]
     if kind == b"granted":
@@ -406,6 +440,15 @@ def acquired(reply: list[object], asked_at: float) -> Granted | Queued | Busy | 
 
 
 @_readable
+def adopted(reply: list[object], asked_at: float) -> Granted | Refused:
+    """The outcome of ``adopt``."""
+    words: list[bytes] = reply  # type: ignore[assignment]
+    if words[0] != b"adopted":
+        return Refused(words[0].decode())
+    return Granted(int(words[1]), int(words[2]), asked_at, int(words[3]) / 1000, Snapshot({}, 0, ""))
+
+
+@_readable
 def committed(reply: list[object]) -> Committed | Conflict | Refused:
     """The outcome of ``save``, ``commit`` and ``incr``."""
     words: list[bytes] = reply  # type: ignore[assignment]
@@ -420,6 +463,13 @@ def committed(reply: list[object]) -> Committed | Conflict | Refused:
         whole = _snapshot(words[3]) if len(words) > 3 else None  # type: ignore[arg-type]
         return Conflict(int(words[1]), theirs, whole)
     return Refused(kind.decode(), int(words[1]) if kind == b"lost" else 0)
+
+
+def so_safe(outcome: Committed | Conflict | Refused, safety: Safety | None) -> Committed | Conflict | Refused:
+    """The outcome, with what is known of how far it came."""
+    if isinstance(outcome, Committed):
+        outcome.safety = safety
+    return outcome
 
 
 @_readable

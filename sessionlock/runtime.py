@@ -12,14 +12,20 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 import anyio
-from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.exceptions import RedisError
 
+from .capabilities import Capabilities, Checkup, client_kind, server_name
+from .clients import close_client, own_client
+from .cluster import ClusterRoute
+from .durability import Wait
 from .errors import RedisUnavailable, ReentrantLock
-from .executor import Executor
-from .keys import SessionKeys
+from .executor import LOST, Executor
+from .keys import SessionKeys, new_token
+from .pushes import ClusterPushes, ProcessChannel, Pushes
+from .quorum import Quorum, QuorumExecutor
+from .routes import NotNow
 from .wakeup import Wakeup
 from .watchdog import Watchdog
-from .wire import Wire
 
 __all__ = ["Runtime", "asking", "node_name"]
 
@@ -40,20 +46,42 @@ def _node_name(pid: int) -> str:
 
 
 class Runtime:
-    def __init__(self, client: Any, *, prefix: str, reply_within: float, retry_for: float) -> None:
+    def __init__(
+        self,
+        client: Any,
+        *,
+        prefix: str,
+        reply_within: float,
+        retry_for: float,
+        durability: Wait | None = None,
+        check: bool = False,
+        quorum: Quorum | None = None,
+        lease_ttl: float = 10.0,
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self.pid = os.getpid()
+        self._prefix = prefix
+        self._reply_within = reply_within
         self._given_client = client
-        self.client = client = _own_client(client)
-        self.executor = Executor(client, reply_within=reply_within, retry_for=retry_for)
-        self.watchdog = Watchdog(self.executor, self.background)
-        self.wakeup = Wakeup(
-            client,
-            prefix=prefix,
+        self.client = own_client(client)
+        self.executor = self._asked_executor = Executor(
+            self.client,
             reply_within=reply_within,
-            on_taken=self.watchdog.taken,
-            on_crowd=self._crowd,
+            retry_for=retry_for,
+            durability=durability,
+            on_break=self._mistrust_pushes,
         )
+        self.checkup = Checkup(
+            self.executor.ask, server_name(self.client), client=client_kind(self.client), prefix=prefix
+        )
+        self._looking: asyncio.Task[Capabilities | None] | None = None
+        if check:
+            self._asked_executor.before_call = self._vet
+        if quorum is not None:
+            masters = quorum.open(prefix=prefix, lease_ttl=lease_ttl)
+            self.executor = QuorumExecutor(self.executor, quorum, masters, self.background, retry_for=retry_for)
+        self.watchdog = Watchdog(self.executor, self.background)
+        self.wakeup = Wakeup(self._listener, on_taken=self.watchdog.taken, on_crowd=self._crowd)
         self.engine: object = None  # chosen by the guard when it first commits without a lock
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
@@ -63,8 +91,53 @@ class Runtime:
             self._farewell.__anext__().send(None)
         self._held_by: dict[str, tuple[str, object]] = {}  # session -> token and owner
 
+    def _listener(self, **hooks: Any) -> Pushes:
+        route = self.executor.route
+        if isinstance(route, ClusterRoute):
+            return ClusterPushes(route, self._prefix, reply_within=self._reply_within, **hooks)
+        channel = f"{self._prefix}:push:{new_token()}"
+        return ProcessChannel(self.client, channel, reply_within=self._reply_within, **hooks)
+
+    def _mistrust_pushes(self) -> None:
+        """The connection for calls was lost. The one for pushes may hang on the same server without being told."""
+        if not self._closed:
+            self.wakeup.pushes.mistrust()
+
+    @property
+    def deaf(self) -> bool:
+        """Whether nothing follows from the number of receivers of a push."""
+        return self.executor.deaf
+
     def _crowd(self, crowded: bool) -> None:
         self.executor.crowded = crowded
+
+    # --- what the server is
+
+    def _vet(self) -> None:
+        """Before a call: refuse a server that is unfit; look, beside the call, at one that is not known."""
+        refusal = self.checkup.refusal()
+        if refusal is not None:
+            raise refusal
+        if not self.checkup.due or self.checkup.known() is not None:
+            self._asked_executor.before_call = None  # known to be fit: from now on nothing is looked at
+        elif self._looking is None or self._looking.done():
+            self._looking = self.background(self._look())
+
+    async def _look(self) -> Capabilities | None:
+        with suppress(RedisError, NotNow, *LOST):
+            return await self.checkup.run()
+        return None  # no answer now; the next call tries again
+
+    async def capabilities(self) -> Capabilities:
+        """Ask the server now.
+
+        Raises:
+            RedisUnavailable: it did not answer.
+        """
+        try:
+            return await self.checkup.run()
+        except (RedisError, NotNow, *LOST) as error:
+            raise RedisUnavailable(f"Redis did not tell what it is: {error}") from error
 
     def background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run ``work`` to its end whatever happens to the caller."""
@@ -118,14 +191,16 @@ class Runtime:
             return
         self._closed = True
         self.watchdog.close()
-        await self.wakeup.aclose()
+        if self._looking is not None:
+            self._looking.cancel()
+        await self.wakeup.pushes.aclose()
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=CLEAN_UP_WITHIN)
         for task in list(self._tasks):
             task.cancel()
         await self.executor.aclose()
         if self.client is not self._given_client:
-            await self.client.aclose(close_connection_pool=True)
+            await close_client(self.client)
 
 
 async def _farewell(runtime: Runtime) -> AsyncGenerator[None, None]:
@@ -138,16 +213,6 @@ async def _farewell(runtime: Runtime) -> AsyncGenerator[None, None]:
 
 def _owner() -> object:
     return asking.get(None) or asyncio.current_task()
-
-
-def _own_client(client: Any) -> Any:
-    """A client with a pool of its own. redis-py's pools know nothing of forks and event loops, and a connection that
-    two of them use gives one the other's replies."""
-    pool = getattr(client, "connection_pool", None)
-    if pool is None or not Wire.fits(client) or type(pool) not in (ConnectionPool, BlockingConnectionPool):
-        return client
-    own = ConnectionPool(connection_class=pool.connection_class, **pool.connection_kwargs)
-    return Redis(connection_pool=own)
 
 
 def _fetch_error(task: asyncio.Task[Any]) -> None:

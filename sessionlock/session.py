@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast
 
 from .changes import FLASHES, MISSING, Clash, last_write_wins, strategy_for
 from .codec import Codec, Sealing
+from .durability import Safety
 from .errors import CodecError, ReadOnlySession, SessionConflict, SessionTooLarge
 from .keys import field_name, key_of_field
 from .lease import Lease
@@ -72,6 +73,8 @@ class Session(MutableMapping[str, Any]):
         self._assigned: set[str] = set()
         self._deleted: set[str] = set()
         self._actions: Actions | None = None
+        self.saved: Safety | None = None
+        """How safe the last save was, where the guard waits for replicas (``durability``)."""
         self._rebase(snapshot)
 
     def _rebase(self, snapshot: Snapshot) -> None:
@@ -315,8 +318,12 @@ class Session(MutableMapping[str, Any]):
                 f" {self._policy.max_session}; nothing was saved"
             )
 
-    def _saved(self, changes: list[Change], version: int | None, created: str) -> None:
-        """``changes`` are in the store now: later differences count from here."""
+    def _saved(self, changes: list[Change], outcome: Committed) -> None:
+        """``changes`` are in the store now: later differences count from here.
+
+        Raises:
+            NotDurable: they are not on as many replicas as required.
+        """
         for change in changes:
             key = key_of_field(change.field)
             assert key is not None
@@ -329,9 +336,12 @@ class Session(MutableMapping[str, Any]):
                 self._deleted.add(key)  # deleted while the save was under way
             elif self._encoded_if_changed(key, self._values[key], change.value) is None:
                 self._assigned.discard(key)
-        if version is not None:
-            self.version = version
-        self._created = created or self._created
+        if outcome.version is not None:
+            self.version = outcome.version
+        self._created = outcome.created or self._created
+        if outcome.safety is not None:
+            self.saved = outcome.safety
+            outcome.safety.insist()
 
     def _counted(self, key: str, outcome: Committed) -> int:
         """An increment was committed."""
@@ -340,7 +350,7 @@ class Session(MutableMapping[str, Any]):
         self._values[key] = outcome.value
         self._assigned.discard(key)
         self._deleted.discard(key)
-        self._saved([], outcome.version, outcome.created)
+        self._saved([], outcome)
         return outcome.value
 
     def _merge(self, conflict: Conflict) -> None:

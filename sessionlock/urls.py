@@ -6,13 +6,22 @@ import warnings
 from typing import Any
 from urllib.parse import urlsplit
 
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import SSLConnection, parse_url
+from redis.asyncio.sentinel import Sentinel
+from redis.exceptions import RedisError
 
 from .errors import ConfigurationError
 
 __all__ = ["SCHEMES", "MemoryStoreWarning", "client_from_url"]
 
-SCHEMES = ("redis", "rediss", "unix", "embedded", "memory")
+SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
+CLUSTER_SCHEMES = ("redis+cluster", "rediss+cluster")
+SCHEMES = ("redis", "rediss", "unix", *SENTINEL_SCHEMES, *CLUSTER_SCHEMES, "embedded", "memory")
+SENTINEL_WITHIN = 0.5  # seconds for one sentinel to answer; the others know it, too
+SENTINEL_PORT = 26379
+REDIS_PORT = 6379
 
 
 class MemoryStoreWarning(UserWarning):
@@ -22,8 +31,11 @@ class MemoryStoreWarning(UserWarning):
 def client_from_url(url: str) -> Any:
     """A client for ``url``; its connections are opened when they are first needed.
 
-    ``redis://``, ``rediss://``, ``unix://``: as redis-py reads them. ``embedded://``: a private real server process
-    that ends with this one. ``memory://``: fakeredis in this process, announced by a warning.
+    ``redis://``, ``rediss://``, ``unix://``: as redis-py reads them. ``redis+sentinel://user:password@host:port,
+    host:port/service/db``: the master that these sentinels name (``sentinel_username`` and ``sentinel_password`` as
+    options, when the sentinels want others). ``redis+cluster://host:port,host:port``: a Redis Cluster, by any of its
+    nodes. ``rediss+...``: with TLS. ``embedded://``: a private real server process that ends with this one.
+    ``memory://``: fakeredis in this process, announced by a warning.
 
     Raises:
         ConfigurationError: another scheme, or an URL that redis-py cannot read.
@@ -44,9 +56,70 @@ def client_from_url(url: str) -> Any:
 
         url = shared_server().url
     try:
-        return Redis.from_url(url)
-    except (ValueError, TypeError):
+        if scheme in SENTINEL_SCHEMES:
+            return _sentinel_client(url)
+        if scheme in CLUSTER_SCHEMES:
+            return _cluster_client(url)
+        # RESP2 unless the URL says otherwise (?protocol=3): Redis 5 knows no other, and we would gain nothing by RESP3.
+        return Redis.from_url(url, protocol=2)
+    except ConfigurationError:
+        raise
+    except (ValueError, TypeError, IndexError, RedisError):
         raise _unreadable() from None
+
+
+def _parts(url: str, port: int) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
+    """The addresses, the path, and all else as redis-py reads it of an URL that names one host."""
+    scheme, _, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    if not slash:
+        authority, question, query = authority.partition("?")
+        path = question + query
+    credentials, at, hosts = authority.rpartition("@")
+    path, question, query = path.partition("?")
+    one = f"{scheme.partition('+')[0]}://{credentials}{at}placeholder/{question}{query}"
+    options: dict[str, Any] = dict(parse_url(one))
+    options.pop("host", None)
+    options.pop("port", None)
+    if options.pop("connection_class", None) is SSLConnection:
+        options["ssl"] = True
+    options.setdefault("protocol", 2)
+    return [_address(host, port) for host in hosts.split(",")], path, options
+
+
+def _address(text: str, port: int) -> tuple[str, int]:
+    parsed = urlsplit(f"//{text}")
+    if not parsed.hostname:
+        raise ValueError("a host is missing")
+    return parsed.hostname, port if parsed.port is None else parsed.port
+
+
+def _sentinel_client(url: str) -> Redis:
+    addresses, path, options = _parts(url, SENTINEL_PORT)
+    service, _, db = path.partition("/")
+    if not service:
+        raise ConfigurationError(
+            "a redis+sentinel:// URL names the service: redis+sentinel://host:port,host:port/mymaster"
+        )
+    if db:
+        options["db"] = int(db)
+    own: dict[str, Any] = {"socket_timeout": SENTINEL_WITHIN, "socket_connect_timeout": SENTINEL_WITHIN, "protocol": 2}
+    for name in ("username", "password"):
+        given = options.pop(f"sentinel_{name}", None)
+        if given is not None:
+            own[name] = given
+    ssl = {name: value for name, value in options.items() if name.startswith("ssl")}
+    sentinel = Sentinel(addresses, sentinel_kwargs={**own, **ssl}, **options)  # type: ignore[no-untyped-call]
+    client: Redis = sentinel.master_for(service)
+    return client
+
+
+def _cluster_client(url: str) -> RedisCluster:
+    addresses, path, options = _parts(url, REDIS_PORT)
+    if path.strip("/") not in ("", "0"):
+        raise ConfigurationError("a Redis Cluster has the database 0 only")
+    options.pop("db", None)
+    return RedisCluster(startup_nodes=[ClusterNode(host, port) for host, port in addresses], **options)
 
 
 def _unreadable() -> ConfigurationError:

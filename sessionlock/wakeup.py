@@ -1,8 +1,8 @@
 """How a waiter learns that it is its turn.
 
-The releaser's script pushes the grant to the channel of the waiter's process: one subscription per process, however
-many wait. A push is only a hint: the foremost waiter of each session in this process also looks by itself now and
-then, and at the end of the lease it waits for; the others wait behind it in a :class:`Room` and cost Redis nothing.
+The releaser's script pushes the grant to the channel of the waiter's process. A push is only a hint: the foremost
+waiter of each session in this process also looks by itself now and then, and at the end of the lease it waits for;
+the others wait behind it in a :class:`Room` and cost Redis nothing.
 """
 
 from __future__ import annotations
@@ -11,21 +11,16 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from typing import Any
 
-import anyio
-from redis.exceptions import RedisError
-
-from .keys import SessionKeys, new_token
+from .keys import SessionKeys
 from .protocol import PATIENCE, Handover, Queued, pushed
-from .wire import Wire, WireUnsupported
+from .pushes import TRY_AGAIN_AFTER, Pushes
 
 __all__ = ["Room", "Waiter", "Wakeup"]
 
 LATEST_AFTER_EXPIRY = 0.05  # seconds, spread over the waiters that look when a lease has run out
 SOONEST_AFTER_EXPIRY = 0.005
 HEARD_OF_EVERY = PATIENCE / 3
-TRY_AGAIN_AFTER = 1.0  # seconds between attempts to subscribe where that fails
 
 
 class Room:
@@ -120,33 +115,24 @@ def _set(future: asyncio.Future[None]) -> None:
 
 
 class Wakeup:
-    """The push side of one guard in one event loop. Nothing is subscribed before somebody has to wait."""
+    """The push side of one guard in one event loop. Nothing is subscribed before somebody has to wait.
+
+    ``listener`` makes the subscriptions, given ``on_message`` and ``on_gap``.
+    """
 
     def __init__(
         self,
-        client: Any,
+        listener: Callable[..., Pushes],
         *,
-        prefix: str,
-        reply_within: float,
         on_taken: Callable[[str], None],
         on_crowd: Callable[[bool], None],
     ) -> None:
-        self.channel = f"{prefix}:push:{new_token()}"
-        self.listening = False
-        self._client = client
-        self._reply_within = reply_within
+        self.pushes = listener(on_message=self._on_message, on_gap=self._on_gap)
         self._on_taken = on_taken
         self._on_crowd = on_crowd
         self._waiters: dict[str, Waiter] = {}
         self._expected: dict[str, Handover | None] = {}  # tokens being queued now -> the push that overtook the reply
         self._rooms: dict[str, Room] = {}
-        self._starting: asyncio.Task[None] | None = None
-        self._wire: Wire | None = None
-        self._pump: asyncio.Task[None] | None = None
-        self._pubsub: Any = None
-        self._confirmed: asyncio.Future[None] | None = None
-        self._not_before = 0.0
-        self._closed = False
 
     # --- waiters
 
@@ -194,67 +180,12 @@ class Wakeup:
     def waiting(self) -> int:
         return len(self._waiters)
 
-    # --- the subscription
+    # --- pushes
 
-    async def listen(self) -> bool:
-        """Subscribe unless that is done. False when Redis does not let us; waiters then look by themselves."""
-        if self.listening or self._closed or time.monotonic() < self._not_before:
-            return self.listening
-        if self._starting is None or self._starting.done():
-            self._starting = asyncio.ensure_future(self._subscribe())
-        await asyncio.shield(self._starting)
-        return self.listening
-
-    async def _subscribe(self) -> None:
-        try:
-            with anyio.fail_after(self._reply_within):
-                if Wire.fits(self._client):
-                    await self._subscribe_by_wire()
-                else:
-                    await self._subscribe_by_client()
-            self.listening = True
-            for waiter in list(self._waiters.values()):
-                waiter.look()  # whoever could not be reached has been dropped from the queue
-        except (RedisError, OSError, WireUnsupported):
-            self._not_before = time.monotonic() + TRY_AGAIN_AFTER
-            self._drop_subscription()
-
-    async def _subscribe_by_wire(self) -> None:
-        self._confirmed = asyncio.get_running_loop().create_future()
-        self._wire = await Wire.open(
-            self._client.connection_pool,
-            reply_within=self._reply_within,
-            on_push=self._on_message,
-            on_close=self._on_close,
-        )
-        self._wire.tell(("SUBSCRIBE", self.channel))
-        await self._confirmed
-
-    async def _subscribe_by_client(self) -> None:
-        self._pubsub = self._client.pubsub()
-        await self._pubsub.subscribe(self.channel)
-        self._pump = asyncio.ensure_future(self._pump_messages(self._pubsub))
-
-    async def _pump_messages(self, pubsub: Any) -> None:
-        try:
-            async for message in pubsub.listen():
-                if message["type"] == "message":
-                    self._on_message([b"message", b"", _as_bytes(message["data"])])
-        except (RedisError, OSError):
-            pass
-        self._on_close()
-
-    def _on_message(self, words: list[Any]) -> None:
-        kind = words[0]
-        if kind == b"message":
-            push = pushed(words[2])
-            if push is not None:
-                self.dispatch(push)
-        elif self._confirmed is not None and not self._confirmed.done():
-            if kind == b"subscribe":
-                self._confirmed.set_result(None)
-            else:
-                self._confirmed.set_exception(RedisError(f"subscribing was refused: {words}"))
+    def _on_message(self, message: bytes) -> None:
+        push = pushed(message)
+        if push is not None:
+            self.dispatch(push)
 
     def dispatch(self, push: Handover) -> None:
         """Wake whom this concerns."""
@@ -269,39 +200,7 @@ class Wakeup:
             self._expected[push.token] = push
         # Otherwise it left meanwhile; its abandon call hands the lock on.
 
-    def _on_close(self) -> None:
-        self._drop_subscription()
+    def _on_gap(self) -> None:
+        """Pushes may have been missed; and whoever could not be reached has been dropped from the queue."""
         for waiter in list(self._waiters.values()):
             waiter.look()
-
-    def _drop_subscription(self) -> None:
-        self.listening = False
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            wire.close()
-        pump, self._pump = self._pump, None
-        if pump is not None and pump is not _current_task():
-            pump.cancel()
-        self._pubsub = None
-        if self._confirmed is not None and not self._confirmed.done():
-            self._confirmed.set_exception(RedisError("the push connection was lost"))
-            self._confirmed.exception()
-
-    async def aclose(self) -> None:
-        self._closed = True
-        starting = self._starting
-        if starting is not None:
-            starting.cancel()
-            await asyncio.wait([starting])
-        self._drop_subscription()
-
-
-def _as_bytes(data: bytes | str) -> bytes:
-    return data if isinstance(data, bytes) else data.encode()
-
-
-def _current_task() -> asyncio.Task[Any] | None:
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        return None

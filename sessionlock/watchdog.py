@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from . import protocol
@@ -131,22 +131,28 @@ class Watchdog:
     async def _renew_some(self, due: list[Watched]) -> None:
         now = time.monotonic()
         wanted = [(watched, watched.ttl_ms(now)) for watched in due if watched.renewable(now)]
-        for group in self._one_call_each(wanted):
-            asked_at = time.monotonic()
-            call = protocol.renew([(watched.keys, watched.lease.token, ttl_ms) for watched, ttl_ms in group])
-            try:
-                reply = await self._executor.run(call)
-            except RedisUnavailable:
-                continue  # the timer declares the lease lost when its time is over
-            for (watched, ttl_ms), answer in zip(group, reply, strict=True):
-                self._answered(watched, ttl_ms, answer, asked_at)
+        groups: dict[object, list[tuple[Watched, int]]] = {}
+        for one in wanted:
+            groups.setdefault(self._executor.group(one[0].keys), []).append(one)
+        if len(groups) == 1:
+            await self._renew_group(wanted)
+        elif groups:
+            await asyncio.gather(*map(self._renew_group, groups.values()))
 
-    def _one_call_each(self, wanted: list[tuple[Watched, int]]) -> Iterable[list[tuple[Watched, int]]]:
-        """One Redis: all of them in one call."""
-        return [wanted] if wanted else []
+    async def _renew_group(self, group: list[tuple[Watched, int]]) -> None:
+        """One call for leases that one call can name: all of one Redis, those of one slot of a Cluster."""
+        asked_at = time.monotonic()
+        call = protocol.renew([(watched.keys, watched.lease.token, ttl_ms) for watched, ttl_ms in group])
+        try:
+            reply = await self._executor.run(call)
+        except RedisUnavailable:
+            return  # the timer declares the lease lost when its time is over
+        for (watched, ttl_ms), answer in zip(group, reply, strict=True):
+            self._answered(watched, ttl_ms, answer, asked_at)
 
-    def _answered(self, watched: Watched, ttl_ms: int, answer: int, asked_at: float) -> None:
-        if watched.lease.released:
+    def _answered(self, watched: Watched, ttl_ms: int, answer: int | None, asked_at: float) -> None:
+        """``answer`` None: a quorum whose masters did not answer; the timer declares the lease lost in its time."""
+        if watched.lease.released or answer is None:
             return
         if answer == 0:
             self.forget(watched.lease)

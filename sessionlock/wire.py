@@ -48,6 +48,7 @@ class Wire(asyncio.Protocol):
         self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
         self._outbox: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._probe: asyncio.TimerHandle | None = None
         self.closed = False
         # The stream writer is kept: when collected it would close the transport.
         self._writer, connection._writer, connection._reader = connection._writer, None, None
@@ -62,14 +63,16 @@ class Wire(asyncio.Protocol):
         return hasattr(pool, "make_connection") and not type(client).__module__.startswith("fakeredis")
 
     @classmethod
-    async def open(cls, pool: Any, *, reply_within: float, **hooks: Any) -> Wire:
-        """Connect as redis-py's ``pool`` would, outside its limit: waiters must never starve a release.
+    async def open(cls, connect: Callable[[], Any], *, reply_within: float, **hooks: Any) -> Wire:
+        """Open a connection of redis-py's, outside its pool's limit: waiters must never starve a release.
+
+        ``connect`` makes it, such as a pool's ``make_connection``.
 
         Raises:
-            WireUnsupported: the pool's connections are not stream based.
+            WireUnsupported: these connections are not stream based.
             redis.exceptions.RedisError, OSError: as redis-py does.
         """
-        connection = pool.make_connection()
+        connection = connect()
         if not hasattr(connection, "_writer") or not hasattr(connection, "_reader"):
             raise WireUnsupported
         try:
@@ -114,10 +117,22 @@ class Wire(asyncio.Protocol):
         if not self.closed:
             self._transport.write(hiredis.pack_command(words))
 
+    def prove(self, within: float) -> None:
+        """For a connection that only listens: break it unless the server answers a PING in that many seconds."""
+        if self._probe is None and not self.closed:
+            silent = RedisTimeoutError(f"no answer within {within:g} s")
+            self._probe = self._loop.call_later(within, self._break, silent)
+            self.tell(("PING",))
+
     @property
     def idle(self) -> bool:
         """Whether no call is waiting for its reply."""
         return not self._waiting
+
+    @property
+    def unanswered(self) -> int:
+        """How many calls wait for their replies."""
+        return len(self._waiting)
 
     def close(self) -> None:
         self._break(RedisConnectionError("the connection was closed"))
@@ -145,6 +160,9 @@ class Wire(asyncio.Protocol):
     # --- the transport's side
 
     def data_received(self, data: bytes) -> None:
+        if self._probe is not None:
+            self._probe.cancel()
+            self._probe = None
         reader = self._reader
         reader.feed(data)
         while True:
@@ -174,6 +192,8 @@ class Wire(asyncio.Protocol):
         self.closed = True
         if self._timer is not None:
             self._timer.cancel()
+        if self._probe is not None:
+            self._probe.cancel()
         self._transport.abort()
         while self._waiting:
             future = self._waiting.popleft()[0]

@@ -1,7 +1,7 @@
-"""The command line: ``sessionlock demo | inspect | release``.
+"""The command line: ``sessionlock demo | doctor | inspect | release``.
 
 Exit status: 0 done; 1 the answer is no (the demo's guarded run lost something, there is no such session or holder);
-2 wrong usage or no Redis to work with; 130 after Ctrl-C, 143 after SIGTERM.
+2 wrong usage or no Redis to work with (``doctor``: or one that does not do); 130 after Ctrl-C, 143 after SIGTERM.
 """
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
         from .demo import run
 
         return run
+    if name == "doctor":
+        from .doctor import run_doctor
+
+        return run_doctor
     from .inspect import run_inspect, run_release
 
     return run_release if name == "release" else run_inspect
@@ -55,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sessionlock {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_demo(commands)
+    _add_doctor(commands)
     _add_inspect(commands)
     _add_release(commands)
     return parser
@@ -85,6 +90,24 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     demo.add_argument("--seed", type=int, metavar="N", help="which requests deliver messages (default: random)")
     demo.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="what a Redis is and how it is set up, what that means for sessions, and whether all works there",
+        description=(
+            "Look at a Redis (version, permissions, eviction, persistence, replicas, cluster), say what that means for"
+            " sessions and locks and what to do about it; then lock, hand over and save one session of its own, and"
+            " leave nothing behind. Exit status: 0 fine, 1 there are warnings, 2 sessionlock does not work there, or"
+            " no answer."
+        ),
+    )
+    doctor.add_argument(
+        "url", nargs="?", default="redis://localhost:6379/0", metavar="URL", help="default: redis://localhost:6379/0"
+    )
+    doctor.add_argument("--prefix", default="sl", help="the guard's key prefix (default: sl)")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object instead")
 
 
 def _add_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -50,7 +50,7 @@ end
 
 -- The lock is free: make the next live waiter its holder. Dead ones (deadline passed, nobody listens) are taken out on
 -- the way, all in this one call. `asking` needs no push: its reply carries the grant. A waiter on the channel `own` gets
--- it with this call's reply. deaf = '1': a publish count of 0 proves nothing here (Cluster).
+-- it with this call's reply.
 -- Returns the granted token, its fence, and the handover for `own`; or nil.
 local function hand_over(asking, own, push_limit, deaf, now, now_digits, last_fence, created)
   while true do
@@ -73,7 +73,7 @@ local function hand_over(asking, own, push_limit, deaf, now, now_digits, last_fe
         if channel == own then
           return head, fence, message
         end
-        if call('PUBLISH', channel, message) > 0 or deaf == '1' then
+        if push(channel, message, deaf) > 0 then
           return head, fence
         end
         last_fence = fence

@@ -24,7 +24,7 @@ call('PEXPIRE', SESSION, math.max(tonumber(ARGV[1]), call('PTTL', LOCK)))
 local waiters = call('HGETALL', WAITERS)
 for i = 1, #waiters, 2 do
   local channel = string.match(waiters[i + 1], '^%d+ %d+ %d+ (%S+) ')
-  call('PUBLISH', channel, 'D ' .. waiters[i])
+  push(channel, 'D ' .. waiters[i])
 end
 call('DEL', QUEUE, WAITERS)
 return {existed and 'destroyed' or 'missing'}

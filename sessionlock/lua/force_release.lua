@@ -14,7 +14,7 @@ local state = call('HMGET', SESSION, '#holder', '#fence', '#created')
 local owner, channel = string.match(state[1] or '', '^(%S+) %S+ %d+ (%S+) ')
 if owner == token then
   call('HDEL', SESSION, '#holder')
-  call('PUBLISH', channel, 'L ' .. token)
+  push(channel, 'L ' .. token)
 end
 local now, now_digits = server_time()
 hand_over(nil, nil, push_limit, deaf, now, now_digits, state[2], state[3])

@@ -16,6 +16,7 @@ from tenacity import stop_after_delay, wait_fixed
 
 from sessionlock import LeasePolicy, SessionGuard, SessionPolicy, WaitPolicy
 from sessionlock.executor import script
+from sessionlock.keys import keys_for
 
 pytestmark = pytest.mark.anyio
 
@@ -135,7 +136,7 @@ def behind_waits(guard: SessionGuard) -> bool:
 
 async def subscribed(guard: SessionGuard) -> None:
     await guard.inspect("s")
-    assert await guard.runtime().wakeup.listen()
+    assert await guard.runtime().wakeup.pushes.listen(keys_for("sl", "s"), "t")
 
 
 @pytest.mark.parametrize("neighbour", [True, False])

@@ -262,7 +262,7 @@ async def test_a_newcomer_never_overtakes(node: Node, stored: Look, turns: Turns
     session.client.delete(session.keys.lock)
     if newcomer == "queues":
         guard = node()
-        await guard.runtime().wakeup.listen()  # so that it queues with its first call
+        await guard.runtime().wakeup.pushes.listen(keys_for("sl", "s"), "t")  # so that it queues with its first call
         turns.start(guard, "newcomer")
         assert await turns.over() == ["waiter", "newcomer"]
     else:

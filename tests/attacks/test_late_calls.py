@@ -148,7 +148,7 @@ async def test_an_older_acquisition_is_replayed(node: Node, stored: Look, monkey
     """Attack 4: the same task of the same node holds again, and every call of its former acquisition comes once more,
     in every order: also while it is free, and after it was saved."""
     calls: list[Call] = []
-    once = Executor._once
+    once = Executor._send
 
     async def recorded(self: Executor, call: Call) -> object:
         calls.append(call)
@@ -156,7 +156,7 @@ async def test_an_older_acquisition_is_replayed(node: Node, stored: Look, monkey
 
     # Nothing but lock and fence is in the way of these keys.
     guard, session = node(session=SessionPolicy(merge=dict.fromkeys(("n", "old"), "last_write_wins"))), stored("s")
-    monkeypatch.setattr(Executor, "_once", recorded)
+    monkeypatch.setattr(Executor, "_send", recorded)
     async with guard.session_lock("s", lease=LeasePolicy(ttl=0.9)) as older:
         older["n"] = 1
         await older.save()

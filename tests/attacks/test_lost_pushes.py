@@ -17,7 +17,8 @@ from tenacity import stop_after_delay, wait_fixed
 from sessionlock import LeaseLost, LeasePolicy, SessionGuard, WaitPolicy
 from sessionlock.embedded import EmbeddedServer
 from sessionlock.executor import Executor
-from sessionlock.protocol import Call
+from sessionlock.keys import keys_for
+from sessionlock.protocol import Call, Handover
 from sessionlock.wakeup import Waiter, Wakeup
 
 pytestmark = pytest.mark.anyio
@@ -41,13 +42,7 @@ async def proxy(redis_url: str) -> AsyncIterator[FaultyProxy]:
 @pytest.fixture
 def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
     """No push reaches any waiter, though Redis believes it does."""
-    told = Wakeup._on_message
-
-    def without_pushes(self: Wakeup, words: list[Any]) -> None:
-        if words[0] != b"message":
-            told(self, words)
-
-    monkeypatch.setattr(Wakeup, "_on_message", without_pushes)
+    monkeypatch.setattr(Wakeup, "_on_message", lambda self, message: None)
 
 
 class Turns:
@@ -196,7 +191,7 @@ async def test_the_push_overtakes_the_reply(node: Node, stored: Look, monkeypatc
     for the waiter that is about to be."""
     session, holder, waiter = stored("s"), node(), node()
     turns = Turns(session, LONG, PATIENT)
-    once, told = Executor._once, Wakeup._on_message
+    once, told = Executor._send, Wakeup.dispatch
     queued, pushed = asyncio.Event(), asyncio.Event()
 
     async def slow(self: Executor, call: Call) -> Any:
@@ -206,15 +201,14 @@ async def test_the_push_overtakes_the_reply(node: Node, stored: Look, monkeypatc
             await pushed.wait()
         return reply
 
-    def quick(self: Wakeup, words: list[Any]) -> None:
-        told(self, words)
-        if words[0] == b"message":
-            pushed.set()
+    def quick(self: Wakeup, push: Handover) -> None:
+        told(self, push)
+        pushed.set()
 
-    monkeypatch.setattr(Wakeup, "_on_message", quick)
+    monkeypatch.setattr(Wakeup, "dispatch", quick)
     await waiter.inspect("s")
-    assert await waiter.runtime().wakeup.listen()
-    monkeypatch.setattr(Executor, "_once", slow)
+    assert await waiter.runtime().wakeup.pushes.listen(keys_for("sl", "s"), "t")
+    monkeypatch.setattr(Executor, "_send", slow)
     async with holder.session_lock("s", lease=LONG):
         task = asyncio.ensure_future(turns.take(waiter))
         await queued.wait()
@@ -228,23 +222,23 @@ async def test_killed_while_it_looks(node: Node, stored: Look, monkeypatch: pyte
     asks again after that."""
     session, holder, waiter = stored("s"), node(), node()
     turns = Turns(session, LONG, PATIENT)
-    once = Executor._once
+    once = Executor._send
     killed = asyncio.Event()
 
     async def killed_meanwhile(self: Executor, call: Call) -> Any:
         reply = await once(self, call)
         if not killed.is_set() and call.script == "acquire" and reply[0] == b"queued":
             killed.set()
-            wakeup = waiter.runtime().wakeup
+            pushes = waiter.runtime().wakeup.pushes
             assert session.client.client_kill_filter(_type="pubsub") == 1
-            while wakeup.listening:
+            while pushes.hears(keys_for("sl", "s")):
                 await asyncio.sleep(0)
         return reply
 
     async with holder.session_lock("s", lease=LONG):
         task = asyncio.ensure_future(turns.take(waiter))
         await session.until(lambda s: len(s.waiting) == 1 and waiter.runtime().wakeup.waiting == 1)
-        monkeypatch.setattr(Executor, "_once", killed_meanwhile)
+        monkeypatch.setattr(Executor, "_send", killed_meanwhile)
         assert session.client.client_kill_filter(_type="pubsub") == 1
         await killed.wait()
         await session.until(lambda s: len(s.client.client_list(_type="pubsub")) == 1, within=1)
@@ -303,15 +297,15 @@ async def test_a_push_that_is_read_too_late_is_not_trusted(
     starting, and has its turn later."""
     session, holder, other, waiter = stored("s"), node(), node(), node()
     turns = Turns(session, LeasePolicy(ttl=30, claim=0.3, renew=False), PATIENT)
-    once, told = Executor._once, Wakeup._on_message
+    once, told = Executor._send, Wakeup.dispatch
     unread: list[Callable[[], None]] = []
     asked: list[Call] = []
 
-    def unread_yet(self: Wakeup, words: list[Any]) -> None:
-        if words[0] == b"message" and not asked:
-            unread.append(lambda: told(self, words))
+    def unread_yet(self: Wakeup, push: Handover) -> None:
+        if not asked:
+            unread.append(lambda: told(self, push))
         else:
-            told(self, words)
+            told(self, push)
 
     def not_now(self: Waiter) -> bool:
         self._look = False
@@ -321,7 +315,7 @@ async def test_a_push_that_is_read_too_late_is_not_trusted(
         asked.append(call)
         return await once(self, call)
 
-    monkeypatch.setattr(Wakeup, "_on_message", unread_yet)
+    monkeypatch.setattr(Wakeup, "dispatch", unread_yet)
     async with holder.session_lock("s", lease=LONG):
         task = asyncio.ensure_future(turns.take(waiter))
         await session.until(lambda s: len(s.waiting) == 1)
@@ -330,7 +324,7 @@ async def test_a_push_that_is_read_too_late_is_not_trusted(
     await session.until(lambda s: s.lock is None and len(unread) == 1)
     async with other.session_lock("s", lease=LONG, wait=0) as held:
         held["n"] = held.get("n", 0) + 1
-        monkeypatch.setattr(Executor, "_once", counted)
+        monkeypatch.setattr(Executor, "_send", counted)
         unread.pop()()
         await session.until(lambda _: bool(turns.began or asked))
         assert not turns.began

@@ -12,6 +12,7 @@ from tenacity import stop_after_delay, wait_fixed
 
 from sessionlock import LeasePolicy, SessionGuard, SessionPolicy, WaitPolicy
 from sessionlock.executor import script
+from sessionlock.keys import keys_for
 
 pytestmark = pytest.mark.anyio
 
@@ -72,7 +73,7 @@ async def test_a_queued_acquire_keeps_one_place(proxy: FaultyProxy, node: Node, 
     """Attack 5: the reply "queued" is lost; the repeated call is the same waiter in the same place."""
     session, guard = stored("s"), node(proxy.url)
     await guard.inspect("s")  # connected, and
-    assert await guard.runtime().wakeup.listen()
+    assert await guard.runtime().wakeup.pushes.listen(keys_for("sl", "s"), "t")
     order: list[str] = []
 
     async def enter(name: str, guard: SessionGuard) -> None:

@@ -29,6 +29,7 @@ from sessionlock import (
     protocol,
 )
 from sessionlock.executor import script
+from sessionlock.keys import keys_for
 from sessionlock.protocol import Call, Change
 
 pytestmark = pytest.mark.anyio
@@ -223,7 +224,7 @@ async def test_of_ten_forced_releases_one_wins(node: Node, stored: Look) -> None
 
 async def _heard_once(guard: SessionGuard) -> None:
     """Let it subscribe, as it does when one of its requests has to wait for the first time."""
-    assert await guard.runtime().wakeup.listen()
+    assert await guard.runtime().wakeup.pushes.listen(keys_for("sl", "s"), "t")
 
 
 async def test_forced_releases_of_an_older_holder(node: Node, stored: Look) -> None:

@@ -20,6 +20,7 @@ from support.stored import Stored
 
 import sessionlock
 from sessionlock import LeasePolicy, SessionDestroyed, SessionGuard, WaitPolicy
+from sessionlock.routes import ServerRoute
 
 pytestmark = pytest.mark.anyio
 
@@ -89,7 +90,9 @@ async def test_scripts_are_forgotten_amid_a_pipeline(node: Node, stored: Look) -
     done once, for a session of its own or for one that all want."""
     guard, shared = node(), stored("shared")
     await add_one(guard, "warm")
-    wire = await guard.runtime().executor.wire()
+    route = guard.runtime().executor.route
+    assert isinstance(route, ServerRoute)
+    wire = await route.link.wire()
 
     async def forget() -> None:
         assert await wire.call(("SCRIPT", "FLUSH")) == b"OK"

@@ -58,6 +58,7 @@ async def test_saving_does_not_prolong_by_itself(node: Node, record: Look) -> No
     assert record("s").ttl_ms <= 600_000
 
 
+@pytest.mark.needs("queue")
 async def test_a_handed_over_session_is_touched_too(node: Node, record: Look) -> None:
     guard = node(session=SessionPolicy(idle=1000))
     await guard.create({"n": 1}, sid="s")
@@ -74,6 +75,7 @@ async def test_a_handed_over_session_is_touched_too(node: Node, record: Look) ->
     assert record("s").ttl_ms > 990_000
 
 
+@pytest.mark.needs("queue")
 async def test_a_new_session_that_is_handed_over_lives_as_long_as_any(node: Node, record: Look) -> None:
     guard = node(session=SessionPolicy(idle=1000))
 
@@ -133,6 +135,7 @@ async def test_an_absolute_end_shorter_than_the_idle_time(node: Node, record: Lo
 # --- nothing is immortal
 
 
+@pytest.mark.needs("queue")
 async def test_every_key_has_an_end_at_every_moment(node: Node, topology: Topology) -> None:
     guard, other = node(), node()
     seen: set[bytes] = set()

@@ -98,6 +98,7 @@ async def test_six_megabytes_with_room_for_them(node: Node, record: Look) -> Non
     assert record("s").version == 2
 
 
+@pytest.mark.needs("queue")
 async def test_a_handover_that_is_too_large_to_be_pushed(node: Node, record: Look) -> None:
     """The waiter is told that it is its turn, and loads."""
     first, second = node(session=ROOMY), node(session=ROOMY)
@@ -118,6 +119,7 @@ async def test_a_handover_that_is_too_large_to_be_pushed(node: Node, record: Loo
 
 
 @pytest.mark.parametrize("limit", [0, 10, 100_000])
+@pytest.mark.needs("queue")
 async def test_any_push_limit_does(node: Node, record: Look, limit: int) -> None:
     first, second = node(push_limit=limit), node(push_limit=limit)
 

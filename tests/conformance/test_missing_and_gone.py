@@ -43,6 +43,7 @@ async def test_reject_lets_a_known_id_in(guard: SessionGuard) -> None:
         assert dict(session) == {"n": 1}
 
 
+@pytest.mark.needs("queue")
 async def test_reject_when_it_went_while_waiting(node: Node, record: Look) -> None:
     """The waiter was queued when the session existed; the grant finds none."""
     first, second = node(), node()
@@ -181,6 +182,7 @@ async def test_a_clean_holder_hears_of_it_too(node: Node, record: Look) -> None:
     assert record("s").free
 
 
+@pytest.mark.needs("queue")
 async def test_waiters_hear_of_it_at_once(node: Node, record: Look) -> None:
     first, second = node(), node()
     await first.create({"n": 1}, sid="s")

@@ -178,6 +178,7 @@ def all_logs(caplog: pytest.LogCaptureFixture, told: Told) -> Any:
             told.add(record.getMessage(), record.args, record.exc_text)
 
 
+@pytest.mark.needs("queue")
 async def test_nobody_is_told(
     topology: Topology, node: Node, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,7 +213,7 @@ async def monitored(url: str) -> AsyncIterator[list[str]]:
 @pytest.mark.needs("monitor")
 async def test_the_traffic_does_not_tell(topology: Topology, node: Node) -> None:
     told = Told(SID, USER)
-    url = topology.url  # type: ignore[attr-defined]
+    url = getattr(topology, "server_url", None) or topology.url  # type: ignore[attr-defined]
     async with monitored(url) as lines:
         await live(topology, node, told)
     assert any("EVALSHA" in line.upper() for line in lines)

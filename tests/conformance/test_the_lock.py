@@ -204,6 +204,7 @@ async def test_lock_by_name(node: Node, record: Look) -> None:
     assert not (await node().inspect("report")).exists
 
 
+@pytest.mark.needs("queue")
 async def test_lock_by_name_waits(node: Node, record: Look) -> None:
     async def wait(guard: SessionGuard) -> int:
         async with guard.lock("report") as lease:
@@ -238,6 +239,7 @@ async def test_a_foreign_redlock_client_is_kept_out_and_keeps_out(guard: Session
 # --- inspect, force_release
 
 
+@pytest.mark.needs("queue")
 async def test_inspect(node: Node, record: Look) -> None:
     holder, waiting = node(name="holder"), node(name="waiting", wait=PATIENT)
     await holder.create({"n": 1}, sid="s")
@@ -293,6 +295,7 @@ async def test_force_release(node: Node, record: Look) -> None:
     assert not await node().force_release("s", token)
 
 
+@pytest.mark.needs("queue")
 async def test_after_force_release_the_next_one_holds_and_the_late_save_is_refused(node: Node, record: Look) -> None:
     first, second = node(), node()
     entered, leave = asyncio.Event(), asyncio.Event()
@@ -319,6 +322,7 @@ async def test_after_force_release_the_next_one_holds_and_the_late_save_is_refus
     assert record("s").data == {"theirs": 1}
 
 
+@pytest.mark.needs("queue")
 async def test_the_body_is_cancelled_by_force_release(node: Node, record: Look) -> None:
     """A holder that has waited once listens, and hears of it at once."""
     first, second = node(), node()

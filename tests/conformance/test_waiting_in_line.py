@@ -74,6 +74,7 @@ async def held(guard: SessionGuard, name: str = "holder") -> AsyncIterator[None]
 # --- the order
 
 
+@pytest.mark.needs("queue")
 async def test_first_come_first_served(node: Node, record: Look, line: InLine) -> None:
     nodes = [node(), node()]
     names = [f"request {i}" for i in range(8)]
@@ -86,6 +87,7 @@ async def test_first_come_first_served(node: Node, record: Look, line: InLine) -
     assert record("s").free
 
 
+@pytest.mark.needs("queue")
 async def test_who_asks_again_goes_last(node: Node, line: InLine) -> None:
     guard = node()
     async with held(guard):
@@ -98,6 +100,7 @@ async def test_who_asks_again_goes_last(node: Node, line: InLine) -> None:
     assert line.served == ["first", "second", "again"]
 
 
+@pytest.mark.needs("queue")
 async def test_who_leaves_is_passed_over(node: Node, record: Look, line: InLine) -> None:
     async with held(node()):
         for name in ("a", "b", "c"):
@@ -110,6 +113,7 @@ async def test_who_leaves_is_passed_over(node: Node, record: Look, line: InLine)
     assert line.served == ["a", "c"]
 
 
+@pytest.mark.needs("queue")
 async def test_a_dead_waiter_is_passed_over(node: Node, record: Look, line: InLine) -> None:
     """Its process is gone: nobody hears the push on its channel."""
     async with held(node()):
@@ -124,6 +128,7 @@ async def test_a_dead_waiter_is_passed_over(node: Node, record: Look, line: InLi
     assert record("s").free
 
 
+@pytest.mark.needs("queue")
 async def test_the_next_one_starts_without_looking(node: Node, line: InLine) -> None:
     """The push alone wakes it: this waiter never asks by itself."""
     async with held(node()):
@@ -151,6 +156,7 @@ async def test_trying_does_not_queue(node: Node, record: Look) -> None:
         assert caught.value.position is None
 
 
+@pytest.mark.needs("queue")
 async def test_trying_does_not_jump_the_queue(node: Node, record: Look, line: InLine) -> None:
     """The lock is free, but somebody waits for it: what kept it free of us lapsed just now."""
     stored = record("s")
@@ -163,6 +169,7 @@ async def test_trying_does_not_jump_the_queue(node: Node, record: Look, line: In
     await asyncio.wait_for(asyncio.gather(*line.tasks), 5)
 
 
+@pytest.mark.needs("queue")
 async def test_giving_up_tells_for_whom_and_where(node: Node, record: Look, line: InLine) -> None:
     async with held(node(name="node"), "checkout"):
         await line.add(node(), "ahead")
@@ -178,6 +185,7 @@ async def test_giving_up_tells_for_whom_and_where(node: Node, record: Look, line
     await asyncio.gather(*line.tasks)
 
 
+@pytest.mark.needs("queue")
 async def test_a_full_queue_refuses_at_once(node: Node, record: Look, line: InLine) -> None:
     async with held(node(name="node"), "checkout"):
         await line.add(node(), "a")
@@ -196,6 +204,7 @@ async def test_a_full_queue_refuses_at_once(node: Node, record: Look, line: InLi
     assert line.served == ["a", "b", "c"]
 
 
+@pytest.mark.needs("queue")
 async def test_no_waiters_at_all(node: Node, record: Look) -> None:
     nobody = WaitPolicy(max_waiters=0)
     async with node().session_lock("s", wait=nobody):
@@ -205,6 +214,7 @@ async def test_no_waiters_at_all(node: Node, record: Look) -> None:
     assert record("s").free
 
 
+@pytest.mark.needs("queue")
 async def test_the_dead_do_not_fill_the_queue(node: Node, record: Look, line: InLine) -> None:
     async with held(node()):
         stored = record("s")
@@ -272,6 +282,7 @@ async def test_a_wait_may_be_a_function(node: Node) -> None:
         assert 0.1 <= await gives_up(node(), policy) < 2
 
 
+@pytest.mark.needs("queue")
 async def test_a_waiter_that_looks_finds_a_lock_that_nobody_pushed(node: Node, record: Look) -> None:
     """Deleted by hand, without a push: that is what ``wait`` is for."""
     stored = record("s")
@@ -304,6 +315,7 @@ async def test_stop_all_waits_for_all(node: Node) -> None:
         assert 0.1 <= await gives_up(node(), WaitPolicy(stop=stop, wait=wait_fixed(0.01))) < 2
 
 
+@pytest.mark.needs("queue")
 async def test_stop_when_an_event_is_set(node: Node, record: Look) -> None:
     event = threading.Event()
     policy = WaitPolicy(stop=stop_when_event_set(event), wait=wait_fixed(0.01))
@@ -314,6 +326,7 @@ async def test_stop_when_an_event_is_set(node: Node, record: Look) -> None:
         await asyncio.wait_for(task, 2)
 
 
+@pytest.mark.needs("queue")
 async def test_before_sleep_is_called_before_each_pause(node: Node, record: Look) -> None:
     seen: list[tuple[int, float]] = []
 
@@ -368,6 +381,7 @@ async def test_policies_of_the_guard_and_of_one_request(node: Node) -> None:
             impatient.session_lock("s", wait=-1)
 
 
+@pytest.mark.needs("queue")
 async def test_every_guard_of_a_queue_may_have_its_own_lease(node: Node, record: Look, line: InLine) -> None:
     """A handed-over lease is the waiter's, not the releaser's."""
     async with node().session_lock("s", lease=LeasePolicy(ttl=60)):

@@ -9,24 +9,26 @@ from __future__ import annotations
 
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import redis.asyncio
+from support.choice import NO_RESP3, speaks_resp3
+from support.cluster import Cluster, slot_of
 from support.commands import connect
+from support.sentinels import Sentinels
 from support.stored import PATIENCE, Stored
 
-from sessionlock import SessionGuard
+from sessionlock import Quorum, SessionGuard
+from sessionlock.embedded import EmbeddedServer
 from sessionlock.keys import keys_for
 from sessionlock.urls import _memory_servers
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-    from sessionlock.embedded import EmbeddedServer
 
 __all__ = ["TOPOLOGIES", "Node", "Record", "Topology"]
 
@@ -54,7 +56,7 @@ class Record(Stored):
     @property
     def data_and_version(self) -> dict[bytes, bytes]:
         """The record without what changes with every grant."""
-        per_grant = (b"#fence", b"#holder", b"#commit")
+        per_grant = (b"#fence", b"#holder", b"#commit", b"#vector")
         return {field: value for field, value in self.raw.items() if field not in per_grant}
 
     @property
@@ -71,7 +73,7 @@ class Record(Stored):
 class Topology(ABC):
     """One way to reach sessions, for one test. ``lacks``: what cannot be tested there, and why, in words."""
 
-    lacks: ClassVar[Mapping[str, str]] = {}
+    lacks: Mapping[str, str] = {}
     raw: Any
     """A blocking client that answers in bytes, to look at the store past the library."""
 
@@ -130,7 +132,7 @@ class DecodingClient(OneServer):
 class Memory(Topology):
     """fakeredis in this process."""
 
-    lacks: ClassVar = {
+    lacks: Mapping[str, str] = {
         "monitor": "fakeredis has no MONITOR",
         "statistics": "fakeredis counts neither commands nor bytes in INFO",
     }
@@ -148,6 +150,167 @@ class Memory(Topology):
         return SessionGuard.from_url(f"memory://{self._name}", **options)
 
 
+class AllMasters:
+    """Blocking clients of a cluster's masters as one: a command goes where its first argument, a key, is served."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._owner = {slot: master for master in cluster.masters for slot in master.itself.slots}
+
+    def client_for(self, key: bytes) -> Any:
+        return self._owner[slot_of(key)].raw
+
+    def scan_iter(self, **options: Any) -> Iterator[bytes]:
+        for master in self._cluster.masters:
+            yield from master.raw.scan_iter(**options)
+
+    def flushall(self) -> None:
+        for master in self._cluster.masters:
+            master.raw.flushall()
+
+    def close(self) -> None:
+        """The clients are the cluster's own."""
+
+    def __getattr__(self, command: str) -> Callable[..., Any]:
+        return lambda key, *more, **options: getattr(self.client_for(key), command)(key, *more, **options)
+
+
+class OnCluster(Topology):
+    """A Redis Cluster of three masters, each with a replica."""
+
+    lacks: Mapping[str, str] = {
+        "monitor": "MONITOR shows one node's commands, and a session's may go to any",
+        "statistics": "INFO counts one node's bytes, and a session may be at any",
+    }
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__()
+        self.url = cluster.url
+        self.raw = AllMasters(cluster)
+        self.raw.flushall()
+
+    def _guard(self, **options: Any) -> SessionGuard:
+        return SessionGuard.from_url(self.url, **options)
+
+    def record(self, sid: str) -> Record:
+        record = Record(None, sid)
+        record.client = self.raw.client_for(record.keys.session)
+        return record
+
+
+class OnSentinel(Topology):
+    """The master that three Sentinels name."""
+
+    def __init__(self, sentinels: Sentinels) -> None:
+        super().__init__()
+        self.url = sentinels.url
+        self.server_url = sentinels.master.unix_url
+        self.raw = connect(self.server_url)
+        self.raw.flushall()
+
+    def _guard(self, **options: Any) -> SessionGuard:
+        return SessionGuard.from_url(self.url, **options)
+
+
+class MastersAndStore:
+    """Blocking clients of a quorum's masters and its store as one: what is about the lock goes to all masters.
+
+    What they say of it: the holder that the store knows, or a foreign one that most masters know; the waiters that all
+    of them know.
+    """
+
+    def __init__(self, masters: list[Any], store: Any) -> None:
+        self.masters = masters
+        self.store = store
+
+    @property
+    def everywhere(self) -> list[Any]:
+        return [*self.masters, self.store]
+
+    def get(self, key: bytes) -> Any:
+        held = self.store.get(key)
+        holders = [master.get(key) for master in self.masters]
+        foreign = next((one for one in holders if one is not None and holders.count(one) > len(holders) / 2), None)
+        if held is None and foreign is not None:
+            known = self.masters[0].hget(key.replace(b":lock", b":session"), "#holder") or b""
+            return None if known.startswith(foreign) else foreign
+        return held
+
+    def zrange(self, key: bytes, first: int, last: int) -> list[bytes]:
+        queues = [master.zrange(key, first, last) for master in self.masters]
+        return [token for token in queues[0] if all(token in queue for queue in queues)]
+
+    def exists(self, *keys: bytes) -> int:
+        return sum(client.exists(key) for key in keys for client in self._where(key))
+
+    def _where(self, key: bytes) -> list[Any]:
+        part = key.rpartition(b":")[2]
+        return [*self.masters, self.store] if part in (b"lock", b"queue", b"waiters") else [self.store]
+
+    def delete(self, *keys: bytes) -> int:
+        return sum(client.delete(*keys) for client in self.everywhere)
+
+    def pttl(self, key: bytes) -> Any:
+        """Its shortest life; -1 when it is immortal anywhere."""
+        lives = [client.pttl(key) for client in self._where(key)]
+        return min((life for life in lives if life != -2), default=-2)
+
+    def scan_iter(self, **options: Any) -> Iterator[bytes]:
+        """Without what a master keeps for a minute of a lock that is free: its counter and receipts."""
+        yield from {
+            key for client in self.everywhere for key in client.scan_iter(**options) if client in self._where(key)
+        }
+
+    def flushall(self) -> None:
+        for client in self.everywhere:
+            client.flushall()
+
+    def close(self) -> None:
+        for client in self.everywhere:
+            client.close()
+
+    def pipeline(self) -> Any:
+        return self.masters[0].pipeline()
+
+    def time(self) -> Any:
+        return self.store.time()
+
+    def __getattr__(self, command: str) -> Callable[..., Any]:
+        def run(key: bytes, *more: Any, **options: Any) -> Any:
+            at = self.masters if len(self._where(key)) > 1 else [self.store]
+            answers = [getattr(client, command)(key, *more, **options) for client in at]
+            return answers[0]
+
+        return run
+
+
+class OnQuorum(Topology):
+    """The lock on a majority of three independent masters, the sessions at a store of their own."""
+
+    lacks: Mapping[str, str] = {
+        "monitor": "MONITOR shows one server's commands, and a session's go to four",
+        "statistics": "INFO counts one server's bytes, and a session's go to four",
+    }
+
+    def __init__(
+        self, masters: list[EmbeddedServer], store: EmbeddedServer, engine: Literal["native", "pottery"]
+    ) -> None:
+        super().__init__()
+        if engine == "pottery":
+            self.lacks = {**self.lacks, "queue": "pottery's waiters stand in no queue: they try again at random times"}
+        self.url = store.tcp_url
+        # They have just been started, and forget nothing: nobody restarts them.
+        self._quorum = Quorum(*(master.tcp_url for master in masters), engine=engine, rejoin_after=0)
+        self.raw = MastersAndStore([connect(master.unix_url) for master in masters], connect(store.unix_url))
+        self.raw.flushall()
+
+    def _guard(self, **options: Any) -> SessionGuard:
+        return SessionGuard.from_url(self.url, quorum=self._quorum, **options)
+
+    def immortal_keys(self) -> list[bytes]:
+        return [key for client in self.raw.everywhere for key in client.scan_iter() if client.pttl(key) == -1]
+
+
 Make = Callable[[pytest.FixtureRequest], Topology]
 
 
@@ -160,6 +323,8 @@ def _server(request: pytest.FixtureRequest) -> EmbeddedServer:
 def _tcp(protocol: int) -> Make:
     def make(request: pytest.FixtureRequest) -> Topology:
         server = _server(request)
+        if protocol == 3 and not speaks_resp3(server):
+            pytest.skip(NO_RESP3)
         return OneServer(server, f"{server.tcp_url}?protocol={protocol}")
 
     return make
@@ -172,11 +337,48 @@ def _unix(request: pytest.FixtureRequest) -> Topology:
 
 def _decoding(request: pytest.FixtureRequest) -> Topology:
     server = _server(request)
-    return DecodingClient(server, server.unix_url)
+    # redis-py's own choice of protocol, wherever the server leaves one.
+    return DecodingClient(server, server.unix_url if speaks_resp3(server) else f"{server.unix_url}&protocol=2")
 
 
 def _memory(request: pytest.FixtureRequest) -> Topology:
     return Memory()
+
+
+# Started by the first test that needs them, for all.
+_CLUSTER = pytest.StashKey[Cluster]()
+_SENTINELS = pytest.StashKey[Sentinels]()
+_FOUR = pytest.StashKey[list[EmbeddedServer]]()
+
+
+def _cluster(request: pytest.FixtureRequest) -> Topology:
+    config = request.config
+    if _CLUSTER not in config.stash:
+        # Nothing is done to its nodes: on a busy machine none shall be taken for dead.
+        config.stash[_CLUSTER] = Cluster(node_timeout_ms=10_000).start()
+        config.add_cleanup(config.stash[_CLUSTER].stop)
+    return OnCluster(config.stash[_CLUSTER])
+
+
+def _sentinel(request: pytest.FixtureRequest) -> Topology:
+    config = request.config
+    if _SENTINELS not in config.stash:
+        config.stash[_SENTINELS] = Sentinels(down_after_ms=10_000).start()
+        config.add_cleanup(config.stash[_SENTINELS].stop)
+    return OnSentinel(config.stash[_SENTINELS])
+
+
+def _on_quorum(engine: Literal["native", "pottery"]) -> Make:
+    def make(request: pytest.FixtureRequest) -> Topology:
+        config = request.config
+        if _FOUR not in config.stash:
+            config.stash[_FOUR] = [EmbeddedServer(tcp=True).start() for _ in range(4)]
+            for server in config.stash[_FOUR]:
+                config.add_cleanup(server.stop)
+        *masters, store = config.stash[_FOUR]
+        return OnQuorum(masters, store, engine)
+
+    return make
 
 
 TOPOLOGIES: Mapping[str, Make] = {
@@ -185,4 +387,8 @@ TOPOLOGIES: Mapping[str, Make] = {
     "unix": _unix,
     "decoding-client": _decoding,
     "memory": _memory,
+    "cluster": _cluster,
+    "sentinel": _sentinel,
+    "quorum-native": _on_quorum("native"),
+    "quorum-pottery": _on_quorum("pottery"),
 }

@@ -16,8 +16,10 @@ SCRIPT_COMMANDS = frozenset({"eval", "evalsha", "eval_ro", "evalsha_ro", "fcall"
 
 def connect(url: str) -> redis.Redis:
     """A plain blocking client that works with every server version (RESP2) and never retries by itself."""
+    address, _, options = url.partition("?")
+    others = "&".join(option for option in options.split("&") if not option.startswith("protocol="))
     # redis-py types from_url as Any.
-    client: redis.Redis = redis.Redis.from_url(url, protocol=2, retry=None, socket_timeout=10)
+    client: redis.Redis = redis.Redis.from_url(f"{address}?{others}", protocol=2, retry=None, socket_timeout=10)
     return client
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import anyio
@@ -13,15 +13,23 @@ import pytest
 DEADLINE = 20.0  # seconds; an attack that succeeds by hanging must fail
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    test = pyfuncitem.obj
-    if inspect.iscoroutinefunction(test):
+def within(seconds: float) -> Callable[[pytest.Function], Generator[None, object, object]]:
+    """The hook ``pytest_pyfunc_call``: every asynchronous test of the folder has so many seconds."""
 
-        @functools.wraps(test)
-        async def in_time(*args: Any, **kwargs: Any) -> None:
-            with anyio.fail_after(DEADLINE):
-                await test(*args, **kwargs)
+    @pytest.hookimpl(wrapper=True)
+    def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+        test = pyfuncitem.obj
+        if inspect.iscoroutinefunction(test):
 
-        pyfuncitem.obj = in_time
-    return (yield)
+            @functools.wraps(test)
+            async def in_time(*args: Any, **kwargs: Any) -> None:
+                with anyio.fail_after(seconds):
+                    await test(*args, **kwargs)
+
+            pyfuncitem.obj = in_time
+        return (yield)
+
+    return pytest_pyfunc_call
+
+
+pytest_pyfunc_call = within(DEADLINE)

@@ -7,6 +7,9 @@ machine's monotonic clock, which all processes share:
     {"op": "3-17", "at": 812.6, "what": "granted", "fence": 1795, "read": 41}      it will write 42
     {"op": "3-17", "at": 812.7, "what": "ok"}      or "fail" (not saved) or "unknown" (saved or not), with "why"
 
+``sid`` in the first line tells several counters apart; ``after`` is the name of the increment that was saved last when
+this one read (:mod:`support.proof` follows those).
+
 An operation without an end (its process was killed) is unknown. ``python -m support.history FOLDER COUNTER`` judges
 recorded files.
 """
@@ -23,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Operation", "Verdict", "Writer", "judge", "read"]
+__all__ = ["Operation", "Verdict", "Writer", "judge", "misordered_fences", "read"]
 
 ENDS = ("ok", "fail", "unknown")
 
@@ -51,6 +54,8 @@ class Operation:
     fence: int | None = None
     read: int | None = None
     why: str = ""
+    sid: str = ""
+    after: str | None = None
 
 
 def read(folder: Path) -> list[Operation]:
@@ -78,13 +83,14 @@ def _enter(found: dict[str, Operation], line: dict[str, Any]) -> None:
     if what == "invoke":
         if name in found:
             raise ValueError(f"{name} was invoked twice")
-        found[name] = Operation(name, at)
+        found[name] = Operation(name, at, sid=line.get("sid", ""))
         return
     operation = found.get(name)
     if operation is None or operation.ended is not None:
         raise ValueError(f"{name}: {what!r} at a time when it was not under way")
     if what == "granted":
         operation.granted, operation.fence, operation.read = at, line.get("fence"), line["read"]
+        operation.after = line.get("after")
     elif what in ENDS:
         operation.ended, operation.outcome, operation.why = at, what, line.get("why", "")
     else:
@@ -114,10 +120,15 @@ def judge(operations: Iterable[Operation], counter: int) -> Verdict:
     verdict.problems += _counted(verdict)
     verdict.problems += _read_twice(every)
     fenced = [operation for operation in every if operation.fence is not None]
-    verdict.problems += _repeated_fences(fenced)
-    verdict.problems += _fences_against_time(fenced)
+    verdict.problems += misordered_fences(every)
     verdict.problems += _reads_in_fence_order(every, fenced)
     return verdict
+
+
+def misordered_fences(operations: Iterable[Operation]) -> list[str]:
+    """Fences of one session that were given twice, or that do not grow with time: one line for each."""
+    fenced = [operation for operation in operations if operation.fence is not None]
+    return [*_repeated_fences(fenced), *_fences_against_time(fenced)]
 
 
 def _counted(verdict: Verdict) -> Iterator[str]:

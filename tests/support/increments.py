@@ -1,17 +1,21 @@
-"""Processes that add one to the counter of one session, again and again, and write down what they saw.
+"""Processes that add one to the counters of some sessions, again and again, and write down what they saw.
+
+Beside the counter a session holds the name of the increment that was saved last, so that the histories tell which ones
+are missing (:mod:`support.proof`).
 
 async with Fleet(url, folder) as fleet:
     fleet.start(500)
     fleet.start(500, halt_at=7)    # stops itself (SIGSTOP) in the body of the seventh grant, after it loaded
     await fleet.go()
     ...
-    await fleet.finished()
+    await fleet.finished()         # or fleet.stop() before, where nobody said how many
 verdict = judge(read(folder), counter)
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -29,6 +33,7 @@ import anyio.to_thread
 
 import sessionlock
 from sessionlock import LeaseLost, LeasePolicy, RedisUnavailable, SessionGuard, SessionLockError, WaitPolicy
+from sessionlock.durability import Wait
 from support.history import Writer
 
 if TYPE_CHECKING:
@@ -42,12 +47,20 @@ PATIENCE = 90.0
 
 @dataclass(frozen=True)
 class Orders:
-    """What one process does. ``way``: guarded by ``sessionlock``, by ``redis-py``'s lock, or ``unguarded``."""
+    """What one process does. ``way``: guarded by ``sessionlock``, by ``redis-py``'s lock, or ``unguarded``.
+
+    ``increments`` None: until it is told to stop. ``sids``: the sessions, in turn. ``pause``: seconds between two
+    increments of a task. ``durable``: how many replicas must have a save before it is acknowledged.
+    """
 
     url: str
     file: str
-    increments: int
+    increments: int | None
     tasks: int = 1
+    sids: tuple[str, ...] = (SID,)
+    pause: float = 0.0
+    durable: int = 0
+    reply_within: float = 5.0
     way: str = "sessionlock"
     ttl: float = 10.0
     halt_at: int = 0
@@ -79,9 +92,13 @@ class Adder:
     def status(self) -> int | None:
         return self._process.poll()
 
-    def go(self) -> None:
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def tell(self, word: str) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(b"go\n")
+        self._process.stdin.write(word.encode() + b"\n")
         self._process.stdin.flush()
 
     def wait_until_ready(self) -> None:
@@ -106,9 +123,9 @@ class Fleet:
         self._url = url
         self._folder = folder
 
-    def start(self, increments: int, **more: Any) -> Adder:
+    def start(self, increments: int | None = None, *, url: str | None = None, **more: Any) -> Adder:
         name = f"{len(self.adders)}"
-        adder = Adder(name, Orders(self._url, str(self._folder / f"{name}.jsonl"), increments, **more))
+        adder = Adder(name, Orders(url or self._url, str(self._folder / f"{name}.jsonl"), increments, **more))
         self.adders.append(adder)
         self._new.append(adder)
         return adder
@@ -120,7 +137,13 @@ class Fleet:
             for adder in ready:
                 await anyio.to_thread.run_sync(adder.wait_until_ready, abandon_on_cancel=True)
         for adder in ready:
-            adder.go()
+            adder.tell("go")
+
+    def stop(self) -> None:
+        """No increment is begun any more; wait for :meth:`finished`."""
+        for adder in self.adders:
+            if adder.status is None:
+                adder.tell("stop")
 
     async def finished(self) -> None:
         """All that were not killed have done their work."""
@@ -149,13 +172,15 @@ class Counting:
     def __init__(self, orders: Orders) -> None:
         self._orders = orders
         self._writer = Writer(Path(orders.file))
-        self._numbers = iter(range(orders.increments))
+        self._names = self._all_names()
         self._grants = 0
+        self._stopping = asyncio.Event()
 
     async def run(self) -> None:
         async with self._way() as add_one:
             print("ready", flush=True)
             await anyio.to_thread.run_sync(sys.stdin.readline)
+            asyncio.get_running_loop().add_reader(sys.stdin, self._stopping.set)
             await asyncio.gather(*(self._add_all(add_one) for _ in range(self._orders.tasks)))
 
     def _way(self) -> Any:
@@ -163,17 +188,24 @@ class Counting:
             self._orders.way
         ]()
 
-    def _names(self) -> Iterator[str]:
-        return (f"{Path(self._orders.file).stem}-{number}" for number in self._numbers)
+    def _all_names(self) -> Iterator[tuple[str, str]]:
+        """Of every increment, and of its session."""
+        numbers = itertools.count() if self._orders.increments is None else range(self._orders.increments)
+        for number, sid in zip(numbers, itertools.cycle(self._orders.sids), strict=False):
+            if self._stopping.is_set():
+                return
+            yield f"{Path(self._orders.file).stem}-{number}", sid
 
     async def _add_all(self, add_one: Any) -> None:
-        for name in self._names():
-            self._writer.line(name, "invoke")
-            await add_one(name)
+        for name, sid in self._names:
+            self._writer.line(name, "invoke", sid=sid)
+            await add_one(name, sid)
+            if self._orders.pause:
+                await anyio.sleep(self._orders.pause)
 
-    def _loaded(self, name: str, read: int, fence: int | None = None) -> None:
+    def _loaded(self, name: str, read: int, fence: int | None = None, after: str | None = None) -> None:
         """In the body: what was read decides what will be written."""
-        self._writer.line(name, "granted", read=read, fence=fence)
+        self._writer.line(name, "granted", read=read, fence=fence, after=after)
         self._grants += 1
         if self._grants == self._orders.halt_at:
             os.kill(os.getpid(), signal.SIGSTOP)
@@ -182,15 +214,19 @@ class Counting:
     async def _guarded(self) -> AsyncIterator[Any]:
         lease = LeasePolicy(ttl=self._orders.ttl)
         wait = WaitPolicy.seconds(PATIENCE, max_waiters=1000)
-        async with SessionGuard.from_url(self._orders.url, lease=lease, wait=wait) as guard:
+        options: dict[str, Any] = {"lease": lease, "wait": wait, "reply_within": self._orders.reply_within}
+        if self._orders.durable:
+            options["durability"] = Wait(replicas=self._orders.durable, required=True)
+        async with SessionGuard.from_url(self._orders.url, **options) as guard:
 
-            async def add_one(name: str) -> None:
+            async def add_one(name: str, sid: str) -> None:
                 try:
-                    async with guard.session_lock(SID) as session:
+                    async with guard.session_lock(sid) as session:
                         assert session.lease is not None
                         count = session.get("n", 0)
-                        self._loaded(name, count, session.lease.fencing_token)
+                        self._loaded(name, count, session.lease.fencing_token, session.get("last"))
                         session["n"] = count + 1
+                        session["last"] = name
                 except RedisUnavailable as error:
                     self._writer.line(name, "unknown", why=type(error).__name__)
                 except SessionLockError as error:  # refused: certainly not saved
@@ -205,10 +241,10 @@ class Counting:
     async def _unguarded(self) -> AsyncIterator[Any]:
         async with _client(self._orders.url) as client:
 
-            async def add_one(name: str) -> None:
-                count = int(await client.get(SID) or 0)
+            async def add_one(name: str, sid: str) -> None:
+                count = int(await client.get(sid) or 0)
                 self._loaded(name, count)
-                await client.set(SID, count + 1, ex=600)
+                await client.set(sid, count + 1, ex=600)
                 self._writer.line(name, "ok")
 
             yield add_one
@@ -219,12 +255,12 @@ class Counting:
 
         async with _client(self._orders.url) as client:
 
-            async def add_one(name: str) -> None:
-                lock = client.lock(f"{SID}:lock", timeout=self._orders.ttl, sleep=0.005)
+            async def add_one(name: str, sid: str) -> None:
+                lock = client.lock(f"{sid}:lock", timeout=self._orders.ttl, sleep=0.005)
                 await lock.acquire()
-                count = int(await client.get(SID) or 0)
+                count = int(await client.get(sid) or 0)
                 self._loaded(name, count)
-                await client.set(SID, count + 1, ex=600)
+                await client.set(sid, count + 1, ex=600)
                 try:
                     await lock.release()
                 except LockError:

@@ -14,15 +14,25 @@ PACKAGE = Path(sessionlock.__file__).parent
 # Within a line the order is of no importance, as they do not import each other, except where CHAINS says so.
 LAYERS = (
     "version errors",
-    "policies keys sources",
+    "policies keys sources capabilities",
+    "durability",
     "lease protocol changes patience",
+    "ballot",
     "codec_tags codec_json codec_fast codec_crypto codec",
     "session",
-    "wire",
+    "wire scripts",
+    "links clients",
+    "routes",
+    "cluster",
     "executor",
+    "pushes",
+    "masters",
+    "quorum",
     "engines wakeup watchdog",
     "runtime",
     "acquisition portal",
+    "election",
+    "quorum_pottery",
     "holding",
     "modes users",
     "threads",
@@ -108,7 +118,7 @@ def test_imports_come_from_above(module: str) -> None:
 
 def test_the_vocabulary_does_no_io() -> None:
     """What all the rest speaks in touches neither sockets nor Redis nor the event loop."""
-    for module in ("errors", "policies", "keys", "protocol", "changes", "session"):
+    for module in ("errors", "policies", "keys", "protocol", "ballot", "changes", "session"):
         tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
         names = {
             name.split(".")[0]

@@ -20,7 +20,7 @@ from ...holding import SessionContext
 from ...keys import SessionKeys, check_sid, keys_for, new_sid, new_token
 from ...modes import Unlocked, UnlockedMode, check_unchanged
 from ...policies import LeasePolicy, SessionPolicy
-from ...protocol import Snapshot, refusal
+from ...protocol import Committed, Snapshot, refusal
 from ...session import Session
 from ..rules import RequestMode
 
@@ -214,10 +214,11 @@ async def create(
     session.update(data)
     changes = session.changes()
     call = protocol.create(unlocked.keys, new_token(), replace(policy, idle=max(ttl, SHORTEST)), changes)
-    outcome = protocol.loaded(await guard.runtime().executor.run(call))
+    reply, safety = await guard.runtime().executor.save(call)
+    outcome = protocol.loaded(reply)
     if not isinstance(outcome, Snapshot):
         raise SessionConflict(f"session {session.name} exists already; it was not overwritten")
-    session._saved(changes, outcome.version, outcome.created)
+    session._saved(changes, Committed(outcome.version, outcome.created, safety=safety))
     return FreeRecord(guard, unlocked, session)
 
 

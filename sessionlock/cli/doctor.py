@@ -1,0 +1,344 @@
+"""``sessionlock doctor``: what a Redis is, what that means for sessions, and whether everything works there."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import textwrap
+import time
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from tenacity import stop_after_delay, wait_fixed
+
+from ..capabilities import Capabilities, Finding, client_kind, probe, unreachable_advice
+from ..embedded import EmbeddedServerUnavailable
+from ..errors import SessionLockError
+from ..guard import SessionGuard
+from ..keys import check_prefix, keys_for, new_sid
+from ..policies import LeasePolicy, WaitPolicy
+from ..urls import MemoryStoreWarning, client_from_url
+from .failure import Failure, one_line, without_secrets
+from .terminal import Style, style_of
+
+__all__ = ["run_doctor"]
+
+ANSWERS_WITHIN = 5.0  # seconds
+CYCLES = 20
+WARM_UP = 3
+PUSHED_WITHIN = 0.75  # seconds; without a push the waiter would look by itself after a second at the soonest
+CLAIM = 5.0
+WIDTH = 17
+COLUMNS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that was tried: whether it went as it should, and what was measured."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(slots=True)
+class Examination:
+    url: str
+    nodes: dict[str, Capabilities] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
+    failed: str = ""
+
+    @property
+    def findings(self) -> dict[Finding, list[str]]:
+        """Each finding once, with the nodes that it is about."""
+        found: dict[Finding, list[str]] = {}
+        for node, capabilities in self.nodes.items():
+            for finding in capabilities.findings:
+                found.setdefault(finding, []).append(node)
+        return found
+
+    @property
+    def verdict(self) -> str:
+        levels = {finding.level for finding in self.findings}
+        if not self.nodes:
+            return "unreachable"
+        if self.failed or "refuse" in levels:
+            return "refused"
+        return "warnings" if "warn" in levels or not all(step.ok for step in self.steps) else "fine"
+
+
+STATUS = {"fine": 0, "warnings": 1, "refused": 2, "unreachable": 2}
+
+
+def run_doctor(arguments: argparse.Namespace) -> int:
+    """Print what was found. 0 fine; 1 something weakens a promise; 2 sessionlock does not work there, or no answer."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MemoryStoreWarning)  # the page says so itself
+        seen = asyncio.run(_examine(arguments.url, arguments.prefix))
+    if arguments.json:
+        print(json.dumps(_as_json(seen), indent=2))
+    elif seen.verdict == "unreachable":
+        raise Failure(f"{seen.url}: {seen.failed}")
+    else:
+        print("\n".join(_page(seen, style_of(sys.stdout))))
+    return STATUS[seen.verdict]
+
+
+# --- examining
+
+
+async def _examine(url: str, prefix: str) -> Examination:
+    seen = Examination(without_secrets(url))
+    async with AsyncExitStack() as stack:
+        try:
+            check_prefix(prefix)
+            client = client_from_url(url)
+            stack.push_async_callback(client.aclose)
+            await asyncio.wait_for(_probe_all(client, prefix, seen), ANSWERS_WITHIN)
+        except (asyncio.TimeoutError, TimeoutError):
+            seen.nodes.clear()
+            seen.failed = f"no answer within {ANSWERS_WITHIN:g} s"
+        except (SessionLockError, EmbeddedServerUnavailable, RedisError, OSError) as error:
+            seen.nodes.clear()
+            advice = unreachable_advice(error)
+            seen.failed = one_line(error) + (f"; {advice}" if advice else "")
+        if seen.verdict in ("unreachable", "refused"):
+            return seen
+        try:
+            async for step in _try_out(url, prefix, client):
+                seen.steps.append(step)
+        except (SessionLockError, RedisError, OSError) as error:
+            seen.failed = one_line(error)
+    return seen
+
+
+async def _probe_all(client: Any, prefix: str, seen: Examination) -> None:
+    kind = client_kind(client)
+    if kind == "cluster":
+        await client.initialize()
+        for node in client.get_primaries():
+            seen.nodes[str(node.name)] = await probe(node.execute_command, client=kind, prefix=prefix)
+        return
+    if hasattr(client, "set_retry"):
+        client.set_retry(Retry(NoBackoff(), 0))  # the reason at once, not after ten tries
+    seen.nodes[seen.url] = await probe(client.execute_command, client=kind, prefix=prefix)
+
+
+async def _try_out(url: str, prefix: str, client: Any) -> AsyncIterator[Step]:
+    """Use the server as a request does, under one session id that nobody else can know; take all of it away again."""
+    sid = new_sid()
+    keys = keys_for(prefix, sid)
+    plain = f"{prefix}:{{{keys.digest}}}:plain".encode()
+    try:
+        async with _guard(url, prefix) as guard, _guard(url, prefix) as other:
+            yield await _lock(guard, sid)
+            yield await _hand_over(guard, other, sid)
+            yield await _compare(guard, client, sid, plain)
+            await guard.destroy(sid)
+        yield await _left_over(client, (keys.lock, keys.queue, keys.waiters), (keys.session, keys.receipts))
+    finally:
+        for key in (*keys.all, plain):
+            await client.delete(key)
+
+
+@asynccontextmanager
+async def _guard(url: str, prefix: str) -> AsyncIterator[SessionGuard]:
+    lease = LeasePolicy(ttl=2 * CLAIM, claim=CLAIM)
+    patience = WaitPolicy(stop=stop_after_delay(CLAIM), wait=wait_fixed(CLAIM))
+    async with SessionGuard.from_url(
+        url,
+        prefix=prefix,
+        lease=lease,
+        wait=patience,
+        retry_for=ANSWERS_WITHIN,
+        reply_within=ANSWERS_WITHIN,
+        check=False,
+    ) as guard:
+        yield guard
+
+
+async def _lock(guard: SessionGuard, sid: str) -> Step:
+    async with guard.lock(sid):
+        pass  # connected, and the scripts are known
+    before = time.perf_counter()
+    async with guard.lock(sid):
+        pass
+    return Step("lock", True, f"taken and given back in {_ms(time.perf_counter() - before)}")
+
+
+async def _hand_over(guard: SessionGuard, other: SessionGuard, sid: str) -> Step:
+    async def wait() -> float:
+        async with other.lock(sid):
+            return time.perf_counter()
+
+    waiting = None
+    try:
+        async with guard.lock(sid):
+            waiting = asyncio.ensure_future(wait())
+            await _until_queued(guard, sid, waiting)
+            before = time.perf_counter()
+        took = await waiting - before
+    finally:
+        if waiting is not None:
+            waiting.cancel()
+    if took < PUSHED_WITHIN:
+        return Step("push", True, f"a waiter of another connection had the lock {_ms(took)} after its release")
+    return Step("push", False, f"no push arrived; the waiter found the lock by itself after {took:.2f} s")
+
+
+async def _until_queued(guard: SessionGuard, sid: str, waiting: asyncio.Future[Any]) -> None:
+    while True:
+        if waiting.done() or (await guard.inspect(sid)).waiters:
+            return
+        await asyncio.sleep(0.005)
+
+
+async def _compare(guard: SessionGuard, client: Any, sid: str, plain: bytes) -> Step:
+    """Guarded and unguarded cycles by turns, so that both meet the same machine."""
+
+    async def guarded() -> None:
+        async with guard.session_lock(sid) as session:
+            session["n"] = session.get("n", 0) + 1
+
+    async def unguarded() -> None:
+        count = int(await client.get(plain) or 0)
+        await client.set(plain, count + 1, ex=60)
+
+    spent = {guarded: 0.0, unguarded: 0.0}
+    for turn in range(WARM_UP + CYCLES):
+        for cycle in spent:
+            before = time.perf_counter()
+            await cycle()
+            if turn >= WARM_UP:
+                spent[cycle] += time.perf_counter() - before
+    count = (await guard.read(sid))["n"]
+    ratio = spent[guarded] / spent[unguarded]
+    return Step(
+        "cycle",
+        count == WARM_UP + CYCLES,
+        f"{CYCLES} guarded load – handle – save: {ratio:.2f} × GET + SET"
+        f" ({_ms(spent[guarded] / CYCLES)} against {_ms(spent[unguarded] / CYCLES)} each)",
+    )
+
+
+async def _left_over(client: Any, gone: tuple[bytes, ...], mortal: tuple[bytes, ...]) -> Step:
+    """After the end of the session: no lock, no queue; what remains for a while (that it was destroyed) expires."""
+    left = [key for key in gone if await client.exists(key)]
+    left += [key for key in mortal if await client.pttl(key) == -1]
+    if left:
+        return Step("nothing left", False, f"left over: {', '.join(key.decode() for key in left)}")
+    return Step("nothing left", True, "no lock, no queue, no key without an end")
+
+
+# --- telling
+
+
+def _page(seen: Examination, style: Style) -> Iterator[str]:
+    for node, found in seen.nodes.items():
+        yield f"{style.bold(found.title)} at {node}"
+        for label, text in _facts(found):
+            yield f"  {label:<{WIDTH}}{text}"
+    if seen.steps or seen.failed:
+        yield ""
+        yield style.bold("tried out")
+    for step in seen.steps:
+        yield f"  {step.name:<{WIDTH}}{'' if step.ok else style.bad('no: ')}{step.detail}"
+    if seen.failed:
+        yield f"  {'failed':<{WIDTH}}{style.bad(seen.failed)}"
+    paint: dict[str, Callable[[str], str]] = {"refuse": style.bad, "warn": style.bad, "info": style.dim}
+    names = {"refuse": "REFUSED", "warn": "WARNING", "info": "note"}
+    for finding, nodes in seen.findings.items():
+        yield ""
+        where = f" ({', '.join(nodes)})" if len(seen.nodes) > 1 else ""
+        yield f"{paint[finding.level](names[finding.level])}  {finding.what}{where}"
+        yield _wrapped("  why  ", f"{finding.why}.")
+        yield _wrapped("  do   ", f"{finding.advice}.")
+    yield ""
+    yield _conclusion(seen, style)
+
+
+def _wrapped(label: str, text: str) -> str:
+    return textwrap.fill(
+        text, COLUMNS, initial_indent=label, subsequent_indent=" " * len(label), break_on_hyphens=False
+    )
+
+
+def _conclusion(seen: Examination, style: Style) -> str:
+    if seen.verdict == "refused":
+        return style.bad("sessionlock does not work here as it is")
+    if seen.verdict == "warnings":
+        count = sum(finding.level == "warn" for finding in seen.findings) + sum(not step.ok for step in seen.steps)
+        return style.bad(f"works, with {count} warning{'s' if count > 1 else ''}")
+    return style.good("fine")
+
+
+def _facts(found: Capabilities) -> Iterator[tuple[str, str]]:
+    role = {"slave": "replica", None: "role unknown"}.get(found.role, found.role)
+    protocol = f", RESP{found.protocol}" if found.protocol else ""
+    yield "server", f"{found.mode or 'mode unknown'}, {role}{protocol}"
+    yield "scripts", {True: "permitted", False: "not permitted", None: "unknown"}[found.scripts]
+    yield "sharded pub/sub", _yes_no(found.sharded_pubsub)
+    yield "WAITAOF", _yes_no(found.waitaof)
+    yield "memory", _memory(found)
+    yield "persistence", _persistence(found)
+    if found.replicas is not None:
+        needed = "unknown" if found.min_replicas_to_write is None else str(found.min_replicas_to_write)
+        yield "replicas", f"{found.replicas} connected, min-replicas-to-write {needed}"
+    if found.clock_offset is not None:
+        yield "clock", f"{abs(found.clock_offset):.3f} s {'ahead of' if found.clock_offset >= 0 else 'behind'} ours"
+    if found.unknown:
+        yield "unknown", ", ".join(found.unknown)
+        for reason in found.because:
+            yield "", f"({one_line(reason)})"
+
+
+def _yes_no(answer: bool | None) -> str:
+    return {True: "yes", False: "no", None: "unknown"}[answer]
+
+
+def _memory(found: Capabilities) -> str:
+    used = "unknown" if found.used_memory is None else _size(found.used_memory)
+    limit = {None: "limit unknown", 0: "no limit"}.get(found.maxmemory, f"of {_size(found.maxmemory or 0)}")
+    return f"{used}, {limit}, eviction policy {found.eviction or 'unknown'}"
+
+
+def _persistence(found: Capabilities) -> str:
+    if found.rdb is None and found.aof is None:
+        return "unknown"
+    kinds = []
+    if found.aof:
+        kinds.append(f"append-only file, fsync {found.fsync or 'unknown'}")
+    if found.rdb:
+        kinds.append("snapshots (a crash loses what came after the last one)" if not found.aof else "snapshots")
+    return " and ".join(kinds) or ("none" if found.rdb is False else "no append-only file, snapshots unknown")
+
+
+def _size(size: int) -> str:
+    amount, unit = float(size), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if amount < 1024:
+            break
+        amount, unit = amount / 1024, larger
+    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.2f} ms"
+
+
+def _as_json(seen: Examination) -> dict[str, Any]:
+    return {
+        "url": seen.url,
+        "verdict": seen.verdict,
+        "failed": seen.failed or None,
+        "nodes": {node: {**asdict(found), "title": found.title} for node, found in seen.nodes.items()},
+        "tried": [asdict(step) for step in seen.steps],
+    }

@@ -1,0 +1,77 @@
+"""A client of our own, made like the one that an application gave.
+
+redis-py's clients and pools know nothing of forks and event loops, and a connection that two loops or processes use
+gives one the other's replies.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis, RedisCluster, SSLConnection
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+
+from .wire import Wire
+
+__all__ = ["close_client", "own_client"]
+
+
+def own_client(client: Any) -> Any:
+    """A client like this one with connections of its own; this very one when its kind is not known."""
+    if type(client) is RedisCluster:
+        return _own_cluster(client)
+    pool = getattr(client, "connection_pool", None)
+    if pool is None or not Wire.fits(client):
+        return client
+    if type(pool) is SentinelConnectionPool:
+        return Redis(connection_pool=_own_sentinel_pool(pool))
+    if type(pool) in (ConnectionPool, BlockingConnectionPool):
+        return Redis(connection_pool=ConnectionPool(connection_class=pool.connection_class, **pool.connection_kwargs))
+    return client
+
+
+async def close_client(client: Any) -> None:
+    """Close a client that :func:`own_client` made."""
+    if isinstance(client, RedisCluster):
+        await client.aclose()
+        return
+    await client.aclose(close_connection_pool=True)
+    sentinel = getattr(client.connection_pool, "sentinel_manager", None)
+    for asked in sentinel.sentinels if sentinel is not None else ():
+        await asked.aclose(close_connection_pool=True)
+
+
+def _own_sentinel_pool(pool: SentinelConnectionPool) -> SentinelConnectionPool:
+    manager = pool.sentinel_manager
+    addresses = [sentinel.connection_pool.connection_kwargs for sentinel in manager.sentinels]
+    own = Sentinel(  # type: ignore[no-untyped-call]
+        [(address["host"], address["port"]) for address in addresses],
+        min_other_sentinels=manager.min_other_sentinels,
+        sentinel_kwargs=manager.sentinel_kwargs,
+        **manager.connection_kwargs,
+    )
+    kwargs = {name: value for name, value in pool.connection_kwargs.items() if name != "connection_pool"}
+    return SentinelConnectionPool(  # type: ignore[no-untyped-call]
+        pool.service_name,
+        own,
+        connection_class=pool.connection_class,
+        is_master=pool.is_master,
+        check_connection=pool.check_connection,
+        **kwargs,
+    )
+
+
+def _own_cluster(client: RedisCluster) -> RedisCluster:
+    known = inspect.signature(RedisCluster.__init__).parameters
+    kwargs = {name: value for name, value in client.connection_kwargs.items() if name in known}
+    kwargs["ssl"] = client.connection_kwargs.get("connection_class") is SSLConnection
+    nodes = [ClusterNode(str(node.host), int(node.port)) for node in client.nodes_manager.startup_nodes.values()]
+    remap = getattr(client.nodes_manager, "address_remap", None)
+    return RedisCluster(
+        startup_nodes=nodes,
+        require_full_coverage=client.nodes_manager.require_full_coverage,
+        **({"address_remap": remap} if remap is not None else {}),
+        **kwargs,
+    )

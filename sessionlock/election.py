@@ -1,0 +1,403 @@
+"""From "I want this session" to a majority of independent masters, and from there to the session's store.
+
+Uncontended: all masters are asked at once and the answers of a majority suffice; then the store is told, which loads
+the session. Contended: one ticket for the same place in all queues, a subscription at each master, and votes that are
+counted as they are pushed. Whatever ends it early leaves neither a lock nor a queue entry at a master that answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from functools import lru_cache
+from typing import Any
+
+from . import protocol
+from .acquisition import StillWaiting, Wanted
+from .ballot import Ballot, Won
+from .errors import (
+    LockNotAcquired,
+    QueueFull,
+    QuorumNotReached,
+    RedisUnavailable,
+    SessionLockError,
+    WaitTimedOut,
+)
+from .keys import SessionKeys, new_token
+from .masters import Master, Masters, Voter
+from .patience import Patience
+from .protocol import PATIENCE, Busy, Call, Granted, Handover, Holder, Queued
+from .quorum import QuorumExecutor, lock_keys
+from .runtime import Runtime
+
+__all__ = ["QuorumAcquisition"]
+
+LATEST_AFTER_EXPIRY = 0.05  # seconds, spread over the waiters that look when a lease has run out
+SOONEST_AFTER_EXPIRY = 0.005
+HEARD_OF_EVERY = PATIENCE / 3
+
+
+_keys_at_masters = lru_cache(maxsize=4096)(lock_keys)
+
+
+class QuorumAcquisition(Voter):
+    """One try to become the holder. ``token`` names it at the masters and at the store."""
+
+    def __init__(self, runtime: Runtime, executor: QuorumExecutor, wanted: Wanted) -> None:
+        self.token = new_token()
+        self._runtime = runtime
+        self._executor = executor
+        self._wanted = wanted
+        self._retry_for = executor.retry_for
+        self._masters: Masters = executor.masters
+        self._keys: SessionKeys = _keys_at_masters(wanted.keys)
+        self._by_name = {master.name: master for master in self._masters.all}
+        self._listens = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._ballot = Ballot(list(self._by_name), claim=self._wanted.lease.claim_ms / 1000)
+        self._installing = False
+        self._full: Busy | None = None
+        self._ticket = "0"
+        self._change: asyncio.Future[None] | None = None
+        self._told_to_look = False
+        self._destroyed = False
+        self._heard_at = 0.0
+        self._unreached_since: float | None = None
+        self._over = False
+
+    async def run(self) -> Granted:
+        """Wait for the grant.
+
+        Raises:
+            WaitTimedOut, QueueFull, LockNotAcquired: not granted; nothing was left behind.
+            SessionNotFound, SessionDestroyed: there is nothing to lock.
+            QuorumNotReached: too few masters answer. RedisUnavailable: the store does not.
+        """
+        try:
+            granted = await self._elected_and_installed()
+            self._over = True
+            return granted
+        except BaseException as error:
+            await self._abandon(wait=not isinstance(error, RedisUnavailable))
+            raise
+        finally:
+            self._masters.leave(self._keys.digest, self.token)
+            if self._listens:
+                self._runtime.wakeup.pushes.no_more(self._wanted.keys, self.token)
+
+    async def _elected_and_installed(self) -> Granted:
+        patience = Patience(self._wanted.wait, StillWaiting(f"session {self._wanted.name} is locked"))
+        while True:
+            won = await self._elect(patience)
+            granted = await self._install(won)
+            if granted is not None:
+                return granted
+            # A later holder was there first: the majority had been lost. Begin again, under another name.
+            await self._abandon(wait=False)
+            self._masters.leave(self._keys.digest, self.token)
+            self.token = new_token()
+            self._begin()
+
+    async def _elect(self, patience: Patience) -> Won:
+        return await self._first_round() or await self._wait(patience)
+
+    # --- the store
+
+    async def _install(self, won: Won) -> Granted | None:
+        """The majority takes effect where the session is. None when a later one did."""
+        wanted = self._wanted
+        self._installing = True
+        asked_at = time.monotonic()
+        call = protocol.install(
+            wanted.keys,
+            self.token,
+            max(1, int((won.until - asked_at) * 1000) + 1),
+            won.vector,
+            self._ballot.majority,
+            wanted.session,
+            channel=self._runtime.wakeup.pushes.channel(wanted.keys),
+            label=wanted.label,
+            missing=wanted.missing,
+        )
+        outcome = protocol.acquired(await self._executor.run(call), asked_at)
+        if isinstance(outcome, protocol.Refused):
+            self._installing = False  # the store has nothing under this token
+        if isinstance(outcome, Granted):
+            return Granted(outcome.fence, outcome.server_us, won.asked_at, won.trusted_for, outcome.snapshot)
+        assert isinstance(outcome, protocol.Refused)
+        if outcome.kind == "stale":
+            return None
+        if outcome.kind == "finished":
+            raise LockNotAcquired(f"the acquisition of session {wanted.name} had ended already")
+        raise protocol.refusal(wanted.name, outcome.kind)
+
+    async def _abandon(self, *, wait: bool) -> None:
+        """Give up whatever there is under this token, at the store and at the masters."""
+        self._over = True
+        call = Call("abandon", self._wanted.keys.all, (self.token, 0, 0))
+        await self._runtime.see_through(self._abandon_all(call), wait=wait)
+
+    async def _abandon_all(self, call: Call) -> None:
+        """What does not answer is not waited for; its locks run out."""
+        at_masters = self._masters.settle(call)
+        if self._installing:
+            await self._executor.store.run(call)
+        await at_masters
+
+    # --- asking
+
+    async def _first_round(self) -> Won | None:
+        """One parallel round trip. None when others hold it, and it is to be waited for."""
+        self._masters.expect(self.token, self)
+        call = self._acquire()
+        for master in self._masters.all:
+            self._send(master, call)
+        await self._until_decided()
+        won = self._ballot.won(time.monotonic())
+        if won is None and not self._wanted.wait.queues:
+            raise self._not_now()
+        return won
+
+    def _ask(self, master: Master) -> asyncio.Future[Any]:
+        """Get into that master's queue, or back into it, or its lock."""
+        ticket = self._ballot.ticket(master.name) or self._ticket
+        return self._send(master, self._acquire(master.pushes.channel(self._keys), ticket))
+
+    def _acquire(self, channel: str = "-", ticket: str = "0") -> Call:
+        """``channel`` "-": not to be queued."""
+        wanted = self._wanted
+        return protocol.acquire(
+            self._keys,
+            self.token,
+            wanted.lease,
+            None,
+            channel=channel,
+            label=wanted.label,
+            queueing=channel != "-",
+            max_waiters=wanted.wait.max_waiters,
+            ticket=ticket,
+        )
+
+    def _send(self, master: Master, call: Call) -> asyncio.Future[Any]:
+        asked_at = time.monotonic()
+        self._ballot.asked(master.name)
+        future = master.ask(call, voting=True)
+        future.add_done_callback(lambda reply: self._answered(master, reply, asked_at))
+        return future
+
+    def _answered(self, master: Master, reply: asyncio.Future[Any], asked_at: float) -> None:
+        if self._over or reply.cancelled():
+            return
+        error, name = reply.exception(), master.name
+        if error is not None:
+            self._ballot.silent(name, str(error))
+        else:
+            outcome = protocol.acquired(reply.result(), asked_at)
+            if isinstance(outcome, Granted):
+                self._ballot.granted(name, outcome)
+            elif isinstance(outcome, Queued):
+                self._ballot.queued(name, outcome)
+                self._heard_at = time.monotonic()
+                if self._ticket == "0":
+                    self._ticket = outcome.ticket
+            elif isinstance(outcome, Busy):
+                self._ballot.busy(name, outcome)
+                if outcome.full:
+                    self._full = outcome
+                elif self._ticket != "0":
+                    self._queue_at(master)  # asked before this acquisition knew that it has to wait
+            else:
+                self._ballot.silent(name, f"refused the acquire call: {outcome.kind}")
+        self._changed()
+
+    def pushed(self, master: Master, push: Handover) -> None:
+        if push.kind == "G":
+            self._ballot.pushed(master.name, push, time.monotonic())
+            self._changed()
+        elif push.kind == "D":
+            self._destroyed = True
+            self._changed()
+        # L tells of a grant that was given back, or taken by force: the next renewal or look finds out.
+
+    def gap(self, master: Master) -> None:
+        if self._ballot.ticket(master.name) is not None:
+            self.look()
+
+    def look(self) -> None:
+        self._told_to_look = True
+        self._changed()
+
+    def _changed(self) -> None:
+        if self._change is not None and not self._change.done():
+            self._change.set_result(None)
+
+    async def _change_before(self, until: float) -> None:
+        """Return when something changed, at ``until`` (monotonic) at the latest."""
+        loop = asyncio.get_running_loop()
+        self._change = change = loop.create_future()
+        timer = loop.call_later(max(0.0, until - time.monotonic()), self._changed) if until < float("inf") else None
+        try:
+            await change
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._change = None
+
+    async def _until_decided(self) -> None:
+        while not self._ballot.decided(time.monotonic()):
+            await self._change_before(float("inf"))  # every call to a master ends
+
+    # --- waiting
+
+    async def _wait(self, patience: Patience) -> Won:
+        self._masters.join(self._keys.digest, self.token, self)
+        # A process that waits also hears from the store when a lease is taken from it.
+        self._listens = True
+        self._runtime.background(self._runtime.wakeup.pushes.listen(self._wanted.keys, self.token))
+        await self._queue_up()
+        while True:
+            won = self._ballot.won(time.monotonic())
+            if won is not None:
+                return won
+            if self._destroyed:
+                raise protocol.refusal(self._wanted.name, "destroyed")
+            if self._full is not None:
+                raise self._queue_full(self._full)
+            self._check_reached()
+            pause = await patience.next_pause()
+            if pause is None:
+                raise self._not_now(patience.elapsed())
+            await self._pause(time.monotonic() + min(pause, patience.left()))
+            if self._ballot.won(time.monotonic()) is None and self._is_to_look():
+                await self._look()
+
+    async def _queue_up(self) -> None:
+        """Into all queues at the same place: the ticket of the first master that answers is shown to the others."""
+        for name in self._ballot.to_ask(time.monotonic()):
+            await self._join(self._by_name[name])
+            if self._ballot.won(time.monotonic()) is not None or self._full is not None:
+                return
+            if self._ticket != "0":
+                break
+        for name in self._ballot.to_ask(time.monotonic()):
+            if self._ballot.ticket(name) is None:
+                self._queue_at(self._by_name[name])
+        await self._until_decided()
+
+    def _queue_at(self, master: Master) -> None:
+        if master.pushes.hears(self._keys):
+            self._ask(master)
+        else:
+            self._ballot.asked(master.name)  # at once, so that nobody else asks it meanwhile
+            self._runtime.background(self._join(master))
+
+    async def _join(self, master: Master) -> None:
+        """Subscribe before queueing: a releaser drops whom it cannot reach."""
+        self._ballot.asked(master.name)
+        await master.pushes.listen(self._keys, self.token)
+        if not self._over:
+            await asyncio.wait([self._ask(master)])
+
+    def _is_to_look(self) -> bool:
+        told, self._told_to_look = self._told_to_look, False
+        overdue = time.monotonic() - self._heard_at >= HEARD_OF_EVERY
+        return told or overdue or self._masters.foremost(self._keys.digest, self.token)
+
+    async def _look(self) -> None:
+        """Ask all again that have not granted for long enough; the tickets give places back that were lost."""
+        for name in self._ballot.to_ask(time.monotonic()):
+            self._queue_at(self._by_name[name])
+        await self._until_decided()
+
+    async def _pause(self, until: float) -> None:
+        """Until there is a majority, or something to look at; a minority of grants is handed on in time."""
+        ballot = self._ballot
+        started = time.monotonic()
+        until = min(until, self._heard_at + HEARD_OF_EVERY) if self._heard_at else until
+        while ballot.won(now := time.monotonic()) is None and not self._interrupted:
+            end = until
+            if self._masters.foremost(self._keys.digest, self.token):
+                spread = random.uniform(SOONEST_AFTER_EXPIRY, LATEST_AFTER_EXPIRY)
+                looks_at = max(ballot.look_at(now), started) + spread
+                end = min(end, started + self._wanted.lease.claim_ms / 1000, looks_at)
+            if now >= end:
+                return
+            for name in ballot.give_back(now):
+                self._give_back(self._by_name[name])
+            await self._change_before(min(end, ballot.hold_until(now)))
+
+    @property
+    def _interrupted(self) -> bool:
+        return self._told_to_look or self._destroyed or self._full is not None
+
+    def _give_back(self, master: Master) -> None:
+        """Hand a grant on that is of no use without others, and get into that queue again."""
+        call = Call("force_release", self._keys.all, (self.token, 0, 0))
+        future = master.ask(call)
+        future.add_done_callback(lambda reply: self._gave_back(master, reply))
+
+    def _gave_back(self, master: Master, reply: asyncio.Future[Any]) -> None:
+        if self._over or reply.cancelled():
+            return
+        answered = reply.exception() is None
+        self._ballot.gave_back(master.name, answered=answered)
+        if answered:
+            self._queue_at(master)
+        self._changed()
+
+    # --- giving up
+
+    def _check_reached(self) -> None:
+        """A majority that does not answer is waited for as long as one Redis would be."""
+        now = time.monotonic()
+        if self._ballot.reached():
+            self._unreached_since = None
+        elif self._unreached_since is None:
+            self._unreached_since = now
+        elif now - self._unreached_since >= self._retry_for:
+            raise self._not_reached()
+
+    def _not_now(self, waited: float | None = None) -> SessionLockError:
+        if not self._ballot.reached():
+            return self._not_reached()
+        name, holder = self._wanted.name, self._ballot.holder()
+        position = self._ballot.position()
+        who = "others, none by a majority" if holder is None else _describe(holder)
+        if waited is None:
+            message = f"session {name} is locked by {who} and this request does not wait"
+        else:
+            message = (
+                f"session {name} was still locked after {waited:.2f} s by {who};"
+                f" {position or 0} were ahead when last heard of. Nothing was changed; try again"
+            )
+        return WaitTimedOut(
+            message,
+            holder=holder and holder.label,
+            holder_age=holder and holder.age,
+            position=position,
+        )
+
+    def _not_reached(self) -> QuorumNotReached:
+        answers = {self._by_name[name].label: said for name, said in self._ballot.answers(time.monotonic()).items()}
+        told = "; ".join(f"{label}: {said}" for label, said in answers.items())
+        return QuorumNotReached(
+            f"session {self._wanted.name}: fewer than {self._ballot.majority} of {len(answers)} masters have a say now"
+            f" ({told}). Nothing was changed; try again",
+            answers=answers,
+        )
+
+    def _queue_full(self, busy: Busy) -> QueueFull:
+        return QueueFull(
+            f"{busy.waiting} requests already wait for session {self._wanted.name}, held by {_describe(busy.holder)};"
+            " try again later, or raise WaitPolicy.max_waiters",
+            holder=busy.holder.label,
+            holder_age=busy.holder.age,
+            position=busy.waiting,
+        )
+
+
+def _describe(holder: Holder) -> str:
+    return holder.label if holder.age is None else f"{holder.label} for {holder.age:.2f} s"

@@ -1,0 +1,23 @@
+-- A plain lock that another library took on this master for `token` gets what a grant has: the master's next counter and
+-- a holder's name. Nothing is taken: without the lock there is no grant. Repeating it returns the same counter.
+--
+-- uses  base queue
+-- KEYS  lock queue waiters session receipts
+-- ARGV  token channel label
+-- reply adopted fence now_us left_ms | lost
+
+local token, channel, label = ARGV[1], ARGV[2], ARGV[3]
+if call('GET', LOCK) ~= token then
+  return {'lost'}
+end
+local left = call('PTTL', LOCK)
+if left <= 0 then
+  return {'lost'} -- it ends in this very millisecond; a lock without an end is none of ours
+end
+local now, now_digits = server_time()
+local state = call('HMGET', SESSION, '#holder', '#fence', '#created')
+local fence = state[2]
+if string.sub(state[1] or '', 1, #token + 1) ~= token .. ' ' then
+  fence = grant(token, left, 'held', channel, label, now, now_digits, state[2], state[3])
+end
+return {'adopted', fence, now_digits, left}

@@ -1,0 +1,82 @@
+-- A quorum of independent masters granted the lock to token; make it the holder here, where the session is, and load
+-- the session. Here the order of holders is decided: `vector` has, for each master that granted, the counter of its
+-- grant; the highest counter seen of each is kept in #vector. Whoever was granted the lock later has a higher one at
+-- every master that voted for both, and two majorities share at least one. So a vector is older, and refused, unless a
+-- majority of masters stands in it with a counter not below the one that was seen.
+-- A holder whose lock has not ended here lost its majority: it is told, and its saves are refused from now on.
+-- Repeating it (lost reply) returns the same grant.
+--
+-- uses  base receipts ids touch queue
+-- KEYS  lock queue waiters session receipts
+-- ARGV  token ttl_ms vector majority channel label missing idle_ms refresh_ms proof      vector: "master:counter ..."
+-- reply granted fence now_us left_ms {field value ...}
+--       stale                          a later holder has been here; nothing was changed
+--       destroyed | missing | finished
+
+local token, ttl, vector, majority, channel, label = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
+local missing, idle, refresh, proof = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10]
+
+local now, now_digits = server_time()
+local held = call('GET', LOCK)
+local whole, state = call('HGETALL', SESSION), {}
+for i = 1, #whole, 2 do
+  if string.byte(whole[i]) == 35 then
+    state[whole[i]] = whole[i + 1]
+  end
+end
+
+local function granted(fence)
+  if state['#created'] then
+    touch(idle, refresh, now)
+  end
+  return {'granted', fence, now_digits, tonumber(ttl), whole}
+end
+
+if held == token then
+  call('PEXPIRE', LOCK, ttl)
+  return granted(state['#fence'] or '0')
+end
+if finished(token, state['#commit']) then
+  return {'finished'}
+end
+if state['#destroyed'] then
+  return {'destroyed'}
+end
+if missing == 'reject' and not state['#created'] or not admitted(proof, state['#id'], state['#old'], now) then
+  return {'missing'}
+end
+
+-- Returns the highest counter of each master, as text; nil when ours is the older vector.
+local function merged()
+  local seen, names, not_below = {}, {}, 0
+  for master, counter in string.gmatch(state['#vector'] or '', '(%S+):(%d+)') do
+    names[#names + 1] = master
+    seen[master] = counter
+  end
+  for master, counter in string.gmatch(vector, '(%S+):(%d+)') do
+    local known = number_in(seen[master])
+    if not seen[master] then
+      names[#names + 1] = master
+    end
+    if not known or known <= tonumber(counter) then
+      not_below = not_below + 1
+      seen[master] = counter
+    end
+  end
+  for i, master in ipairs(names) do
+    names[i] = master .. ':' .. seen[master]
+  end
+  return not_below >= majority and table.concat(names, ' ') or nil
+end
+
+local highest = merged()
+if not highest then
+  return {'stale'}
+end
+local owner, where = string.match(state['#holder'] or '', '^(%S+) %S+ %d+ (%S+) ')
+if held and owner == held then
+  push(where, 'L ' .. held)
+end
+local fence = grant(token, ttl, 'held', channel, label, now, now_digits, state['#fence'], state['#created'])
+call('HSET', SESSION, '#vector', highest)
+return granted(fence)

@@ -1,0 +1,134 @@
+"""The other engine of a quorum: pottery's ``AIORedlock`` takes the locks; fence, session, renewal and release are ours.
+
+It uses the plain lock key of the native engine, so both, and everybody else's ``SET NX PX`` on that key, exclude each
+other. What differs: no queue. Waiters try again after a random pause, so there is no order among them, and a try costs
+two parallel round trips (pottery's, and one in which each master numbers its grant) before the store is asked.
+
+How its traps are avoided: it is imported when it is first needed, and the ``json.dumps`` that it replaces for the whole
+process is put back; each try has an object of its own, since acquiring a held one loses its token; it waits for all
+masters, so its clients have socket timeouts, do not retry, and leave out masters that do not answer; its own reckoning
+of validity is not relied upon; a try is never cut off half-way, and what it took is given up by token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from functools import cache
+from typing import Any
+
+from . import protocol
+from .ballot import Ballot, Won
+from .election import QuorumAcquisition
+from .errors import ConfigurationError
+from .masters import Master, Silent
+from .patience import Patience
+from .protocol import Call, Granted
+
+__all__ = ["PotteryAcquisition"]
+
+LONGEST_PAUSE = 0.2  # seconds between two tries, at random up to this
+
+
+@cache
+def _redlock(prefix: str) -> Any:
+    """pottery's class, for keys that begin with ``prefix``."""
+    dumps = json.dumps
+    try:
+        from pottery import AIORedlock
+    except ImportError:
+        raise ConfigurationError('Quorum(engine="pottery") needs pottery: pip install "sessionlock[pottery]"') from None
+    finally:
+        json.dumps = dumps
+    return type("SessionRedlock", (AIORedlock,), {"__slots__": (), "_KEY_PREFIX": prefix})
+
+
+class PotteryAcquisition(QuorumAcquisition):
+    """One try after the other, each under a token that pottery draws."""
+
+    _trying: asyncio.Task[bool] | None = None
+    _lock: Any = None
+
+    async def _elect(self, patience: Patience) -> Won:
+        while True:
+            won = await self._try()
+            if won is not None:
+                return won
+            if not self._wanted.wait.queues:
+                raise await self._refusal()
+            pause = await patience.next_pause()
+            if pause is None:
+                raise await self._refusal(patience.elapsed())
+            until = time.monotonic() + min(pause, patience.left())
+            while (left := until - time.monotonic()) > 0:
+                await asyncio.sleep(min(left, random.uniform(0, LONGEST_PAUSE)))
+                if time.monotonic() < until:
+                    won = await self._try()
+                    if won is not None:
+                        return won
+
+    async def _try(self) -> Won | None:
+        keys, ttl = self._keys, self._wanted.lease.ttl_ms / 1000
+        clients = [master.plain() for master in self._masters.all if master.available]
+        if len(clients) < self._masters.majority:
+            clients = [master.plain() for master in self._masters.all]
+        self._lock = _redlock(keys.prefix)(
+            key=keys.lock.decode().removeprefix(f"{keys.prefix}:"),
+            masters=clients,
+            auto_release_time=ttl,
+            num_extensions=0,  # renewing is the watchdog's
+        )
+        self._trying = self._runtime.background(self._lock.acquire(blocking=False))
+        taken = await asyncio.shield(self._trying)
+        self.token = self._lock._uuid
+        self._trying = None
+        if not taken:
+            return None
+        return await self._numbered()
+
+    async def _numbered(self) -> Won | None:
+        """Each master's counter for the lock that pottery took there. What follows is as if it had granted it."""
+        self._ballot = Ballot([master.name for master in self._masters.all], claim=self._wanted.lease.claim_ms / 1000)
+        call = protocol.adopt(self._keys, self.token, label=self._wanted.label)
+        asked_at = time.monotonic()
+        for master in self._masters.all:
+            self._ballot.asked(master.name)
+            reply = master.ask(call, voting=True)
+            reply.add_done_callback(lambda reply, master=master: self._adopted(master, reply, asked_at))  # type: ignore[misc]
+        await self._until_decided()
+        won = self._ballot.won(time.monotonic())
+        if won is None:
+            self._masters.settle(Call("abandon", self._wanted.keys.all, (self.token, 0, 0)))
+        return won
+
+    def _adopted(self, master: Master, reply: asyncio.Future[Any], asked_at: float) -> None:
+        error = reply.exception()
+        if error is not None:
+            self._ballot.silent(master.name, str(error))
+        else:
+            outcome = protocol.adopted(reply.result(), asked_at)
+            if isinstance(outcome, Granted):
+                self._ballot.granted(master.name, outcome)
+            else:
+                self._ballot.silent(master.name, "did not give its lock to this one")
+        self._changed()
+
+    async def _abandon_all(self, call: Call) -> None:
+        if self._trying is not None:
+            # Cut off, it would leave locks behind that arrive at their masters after everything else.
+            await asyncio.wait([self._trying])
+            call = Call(call.script, call.keys, (self._lock._uuid, *call.args[1:]))
+        await super()._abandon_all(call)
+
+    async def _refusal(self, waited: float | None = None) -> Exception:
+        """Why not: asked for now, since a try by pottery does not tell."""
+        self._ballot = Ballot([master.name for master in self._masters.all], claim=self._wanted.lease.claim_ms / 1000)
+        views = await self._masters.ask(protocol.inspect(self._keys))
+        for name, view in views.items():
+            if isinstance(view, Silent):
+                self._ballot.silent(name, str(view))
+            elif (holder := protocol.inspected(view).holder) is not None:
+                self._ballot.busy(name, protocol.Busy(holder, 0, False))
+        return self._not_now(waited)

@@ -1,0 +1,128 @@
+"""A guard looks at its server once, beside its requests; an unfit one is refused with the reason."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import anyio
+import pytest
+import redis.asyncio
+from support.commands import CommandCounter, connect
+from support.polling import eventually
+
+from sessionlock import LeasePolicy, RedisUnavailable, ScriptsForbidden, SessionGuard, capabilities
+from sessionlock.embedded import EmbeddedServer
+
+pytestmark = pytest.mark.anyio
+
+OwnServer = Callable[..., EmbeddedServer]
+
+
+@pytest.fixture(autouse=True)
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capabilities, "_known", {})
+    monkeypatch.setattr(capabilities, "_told", set())
+
+
+async def looked(guard: SessionGuard) -> None:
+    await eventually(lambda: guard.runtime().checkup.found is not None, "the server was looked at")
+
+
+async def test_once_per_process_and_then_never_again(redis_url: str) -> None:
+    async with SessionGuard.from_url(redis_url, check=True) as guard:
+        async with guard.session_lock("s"):
+            pass
+        await looked(guard)
+        with CommandCounter(redis_url) as ran:
+            for _ in range(3):
+                async with guard.session_lock("s"):
+                    pass
+            async with SessionGuard.from_url(redis_url, check=True) as another, another.session_lock("s"):
+                pass
+        assert (ran["info"], ran["eval"], ran["config|get"], ran["evalsha"]) == (0, 0, 0, 8)
+
+
+async def test_not_at_all(redis_url: str) -> None:
+    with CommandCounter(redis_url) as ran:
+        async with SessionGuard.from_url(redis_url, check=False) as guard, guard.session_lock("s"):
+            pass
+        assert (ran["info"], ran["config|get"], ran["waitaof"]) == (0, 0, 0)
+
+
+async def test_it_needs_no_connection_of_its_own(own_server: OwnServer) -> None:
+    own = own_server()
+    async with SessionGuard.from_url(own.unix_url, check=True) as guard:
+        async with guard.session_lock("s"):
+            pass
+        await looked(guard)
+        with connect(own.unix_url) as client:
+            assert len(client.client_list()) == 2  # the guard's, and this one
+
+
+async def test_warnings_are_logged_once(own_server: OwnServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "sessionlock")
+    own = own_server(config={"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"})
+    for _ in range(2):
+        async with SessionGuard.from_url(own.unix_url, check=True) as guard:
+            async with guard.session_lock("s"):
+                pass
+            await eventually(lambda: len(caplog.records) >= 1, "it is logged")
+    assert len(caplog.records) == 1
+    assert "allkeys-lru" in caplog.messages[0]
+
+
+async def test_an_unfit_server_is_refused_but_what_was_begun_ends(own_server: OwnServer) -> None:
+    """All slots of a cluster on one node: it would even work, until the first resharding."""
+    own = own_server(tcp=True, config={"cluster-enabled": "yes"})
+    with connect(own.unix_url) as client:
+        client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+        await eventually(lambda: client.cluster("info")["cluster_state"] == "ok", "the cluster is up")
+    async with SessionGuard.from_url(own.tcp_url, check=True) as guard:
+        async with guard.session_lock("s") as session:
+            session["n"] = 1
+            await looked(guard)
+        with pytest.raises(RedisUnavailable, match=r"redis\+cluster://") as refused:
+            async with guard.session_lock("s"):
+                pass
+        assert refused.value.refused
+
+
+async def test_scripts_forbidden_leaves_the_modes_without_a_lock(own_server: OwnServer) -> None:
+    own = own_server()
+    if own.version < (6, 0):
+        pytest.skip("there are no users before 6.0")
+    with connect(own.unix_url) as client:
+        client.execute_command("ACL", "SETUSER", "app", "on", ">p", "~*", "+@all", "-@scripting")
+    async with SessionGuard.from_url(own.unix_url.replace("unix://", "unix://app:p@"), check=True) as guard:
+        for _ in range(2):
+            async with guard.session_lock("s", mode="optimistic") as session:
+                session["n"] = session.get("n", 0) + 1
+            await looked(guard)
+        assert (await guard.read("s"))["n"] == 2
+        with pytest.raises(ScriptsForbidden):
+            async with guard.session_lock("s"):
+                pass
+
+
+async def test_a_hung_server_delays_nothing(own_server: OwnServer) -> None:
+    """The look waits for its answer in the background; closing the guard does not wait for it."""
+    own = own_server()
+    guard = SessionGuard.from_url(own.unix_url, check=True, reply_within=5.0, lease=LeasePolicy(ttl=10))
+    async with guard.session_lock("s"):
+        pass
+    own.pause()
+    try:
+        with anyio.fail_after(1.5):
+            await guard.aclose()
+    finally:
+        own.resume()
+
+
+async def test_capabilities_are_public(redis_url: str, server: EmbeddedServer) -> None:
+    async with SessionGuard.from_url(redis_url) as guard:
+        found = await guard.capabilities()
+    assert found.version == server.version
+    async with SessionGuard(redis.asyncio.Redis(port=1), retry_for=0.1) as guard:
+        with pytest.raises(RedisUnavailable):
+            await guard.capabilities()
