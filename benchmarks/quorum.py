@@ -1,0 +1,178 @@
+"""The lock on a majority of independent masters, beside pottery's; and what a master that hangs costs.
+
+Five masters and a store, private processes. Both libraries lock the same sessions by turns, in small batches of one
+run. pottery's cycle is what its documentation offers for the same end: AIORedlock, and AIONextID for a fencing number;
+sessionlock's also loads and saves the session at the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, ExitStack
+from typing import Any
+
+import redis.asyncio
+
+from benchmarks.commands import Options, main
+from benchmarks.report import Claim, Report, median, quantile
+from sessionlock import Quorum, SessionGuard
+from sessionlock.embedded import EmbeddedServer
+
+MASTERS = 5
+SESSIONS = 20
+NATIVE, POTTERY_ENGINE, PEER = "sessionlock, native", 'sessionlock, engine="pottery"', "pottery AIORedlock + AIONextID"
+Cycle = Callable[[str], Awaitable[float]]
+
+
+def run(options: Options) -> Report:
+    """Play it; see the module."""
+    with ExitStack() as stack:
+        masters = [stack.enter_context(EmbeddedServer(tcp=not options.unix)) for _ in range(MASTERS)]
+        store = stack.enter_context(EmbeddedServer(tcp=not options.unix))
+        return asyncio.run(_play(options, masters, store))
+
+
+async def _play(options: Options, masters: list[EmbeddedServer], store: EmbeddedServer) -> Report:
+    async with AsyncExitStack() as stack:
+        contenders: dict[str, Cycle] = {NATIVE: await _guarded(stack, masters, store, "native")}
+        peer = await _pottery(stack, masters)
+        if peer is not None:
+            contenders[POTTERY_ENGINE] = await _guarded(stack, masters, store, "pottery")
+            contenders[PEER] = peer
+        await _batches(contenders, 1, options.cycles)
+        whole, acquired = await _batches(contenders, options.rounds, options.cycles)
+        rates = await _at_once(contenders, max(2, options.rounds // 20), options.cycles)
+        calm, hung = await _with_one_hung(contenders[NATIVE], masters, options)
+    with_one, without = median(hung), median(calm)
+    rows = [
+        [
+            name,
+            f"{1e6 * median(whole[name]):.0f}",
+            f"{1e6 * quantile(whole[name], 0.95):.0f}",
+            f"{median(whole[name]) / median(whole[NATIVE]):.2f}",
+            f"{median(rates[name]):.0f}",
+        ]
+        for name in contenders
+    ]
+    claims = [Claim("acquire with one of five masters hung / with none (medians)", "<= 1.3", with_one / without)]
+    if peer is not None:
+        one, many = median(whole[PEER]) / median(whole[NATIVE]), median(rates[NATIVE]) / median(rates[PEER])
+        claims.append(Claim(f"rate of {NATIVE} / {PEER}, {SESSIONS} sessions at once", ">= 5", many))
+        claims.append(Claim(f"rate of {NATIVE} / {PEER}, one request at a time", ">= 5", one))
+    return Report(
+        "quorum",
+        f"A quorum of {MASTERS} masters, one request at a time and {SESSIONS} sessions at once",
+        f"{masters[0].binary}, {MASTERS} masters and a store; µs for acquire - load - change - save - release",
+        ["contender", "median µs", "p95 µs", "time / native", "at once: cycles/s"],
+        rows,
+        claims,
+        notes=[
+            f"acquire alone: {1e6 * median(acquired[NATIVE]):.0f} µs; by turns {1e6 * without:.0f} µs with all masters"
+            f" and {1e6 * with_one:.0f} µs with one hung, slowest {1e6 * max(hung):.0f} µs"
+        ],
+    )
+
+
+async def _batches(
+    contenders: dict[str, Cycle], rounds: int, cycles: int
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Whole cycles, and the acquires in them, in seconds."""
+    whole: dict[str, list[float]] = {name: [] for name in contenders}
+    acquired: dict[str, list[float]] = {name: [] for name in contenders}
+    order = list(contenders)
+    for _ in range(rounds):
+        random.shuffle(order)
+        for name in order:
+            for number in range(cycles):
+                began = time.perf_counter()
+                acquired[name].append(await contenders[name](f"session {number % SESSIONS}"))
+                whole[name].append(time.perf_counter() - began)
+    return whole, acquired
+
+
+async def _at_once(contenders: dict[str, Cycle], rounds: int, cycles: int) -> dict[str, list[float]]:
+    """Cycles per second with a task for each session."""
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
+
+    async def work(cycle: Cycle, sid: str) -> None:
+        for _ in range(cycles):
+            await cycle(sid)
+
+    order = list(contenders)
+    for _ in range(rounds):
+        random.shuffle(order)
+        for name in order:
+            began = time.perf_counter()
+            await asyncio.gather(*(work(contenders[name], f"session {number}") for number in range(SESSIONS)))
+            rates[name].append(SESSIONS * cycles / (time.perf_counter() - began))
+    return rates
+
+
+async def _with_one_hung(
+    cycle: Cycle, masters: list[EmbeddedServer], options: Options
+) -> tuple[list[float], list[float]]:
+    """Acquires with all masters, and with another one hung each time, by turns; the first ones count, too."""
+    calm: list[float] = []
+    hung: list[float] = []
+    for turn in range(options.rounds):
+        calm += [await cycle(f"session {number % SESSIONS}") for number in range(options.cycles)]
+        victim = masters[turn % len(masters)]
+        victim.pause()
+        try:
+            hung += [await cycle(f"session {number % SESSIONS}") for number in range(options.cycles)]
+        finally:
+            victim.resume()
+        await cycle("it is back")
+    return calm, hung
+
+
+async def _guarded(stack: AsyncExitStack, masters: list[EmbeddedServer], store: EmbeddedServer, engine: Any) -> Cycle:
+    # All of them have just been started.
+    quorum = Quorum(*(master.url for master in masters), engine=engine, rejoin_after=0)
+    guard = await stack.enter_async_context(SessionGuard.from_url(store.url, quorum=quorum))
+
+    async def cycle(sid: str) -> float:
+        began = time.perf_counter()
+        async with guard.session_lock(sid, wait=10) as session:
+            took = time.perf_counter() - began
+            session["n"] = session.get("n", 0) + 1
+        return took
+
+    return cycle
+
+
+async def _pottery(stack: AsyncExitStack, masters: list[EmbeddedServer]) -> Cycle | None:
+    """None where it is not installed."""
+    dumps = json.dumps
+    try:
+        from pottery import AIONextID, AIORedlock
+    except ImportError:
+        return None
+    finally:
+        json.dumps = dumps
+    clients = [redis.asyncio.Redis.from_url(master.url, socket_timeout=1) for master in masters]
+    for client in clients:
+        stack.push_async_callback(client.aclose)
+    # Objects are made once per name, as an application can keep them; a lock is never acquired while it is held.
+    locks = {f"session {number}": AIORedlock(key=f"session {number}", masters=clients) for number in range(SESSIONS)}
+    numbers = {name: AIONextID(key=name, masters=clients) for name in locks}
+
+    async def cycle(sid: str) -> float:
+        began = time.perf_counter()
+        lock = locks[sid]
+        if not await lock.acquire():
+            raise RuntimeError("pottery did not get a free lock")
+        await anext(numbers[sid])
+        took = time.perf_counter() - began
+        await lock.release()
+        return took
+
+    return cycle
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(__doc__, run))
