@@ -113,32 +113,31 @@ class Master:
 
     # --- calls
 
-    def ask(self, call: Call, *, voting: bool = False, soon: bool = False) -> asyncio.Future[Any]:
+    def ask(self, call: Call, *, voting: bool = False) -> asyncio.Future[Any]:
         """The script's reply; fails with :class:`Silent`.
 
-        ``voting``: what it grants shall count, so it must have been up for long enough. ``soon``: sent at the end of
-        this tick, with what else there is by then.
+        ``voting``: what it grants shall count, so it must have been up for long enough.
         """
         future: asyncio.Future[Any] = self._loop.create_future()
         wire = self._wire
         if self._by_client is not None:
             self._spawn(self._ask_client(self._by_client, call, future))
         elif wire is not None and not wire.closed:
-            self._send(wire, call, future, voting, soon)
+            self._send(wire, call, future, voting)
         elif time.monotonic() < self._not_before or (self._failures and self._opening is not None):
             _fail(future, Silent(self._why))
         else:
             self._spawn(self._connect_and_send(call, future, voting))
         return future
 
-    def _send(self, wire: Wire, call: Call, future: asyncio.Future[Any], voting: bool, soon: bool = False) -> None:
+    def _send(self, wire: Wire, call: Call, future: asyncio.Future[Any], voting: bool) -> None:
         absent = self._absent() if voting else ""
         if absent:
             _fail(future, Silent(absent))
             return
         text = script(call.script)
         words = ("EVALSHA", text.sha, len(call.keys), *call.keys, *call.args)
-        sent = wire.call(words, soon=soon)
+        sent = wire.call(words)
         sent.add_done_callback(lambda sent: self._answered(sent, wire, text, call, future))
 
     def _answered(
@@ -185,7 +184,7 @@ class Master:
 
     def settle(self, call: Call) -> asyncio.Future[Any]:
         """As :meth:`ask`; without an answer it is asked once more when the master is back."""
-        future = self.ask(call, soon=True)
+        future = self.ask(call)
         future.add_done_callback(lambda reply: self._settled(call, reply))
         return future
 
@@ -356,7 +355,7 @@ class Masters:
         return dict(answers)
 
     def settle(self, call: Call) -> asyncio.Future[None]:
-        """Give up what ``call`` abandons, sent within this tick, ahead of all later calls; done when a majority has, or all have answered."""
+        """Give up what ``call`` abandons, sent before this returns; done when a majority has, or all have answered."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         settled: list[bool] = []
         self._settling.add(done)

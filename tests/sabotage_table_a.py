@@ -330,10 +330,9 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "waiters do not look when their connection ends",
         14,
-        "wakeup.py",
-        "        self._drop_subscription()\n"
-        "        for waiter in list(self._waiters.values()):\n            waiter.look()\n",
-        "        self._drop_subscription()\n",
+        "pushes.py",
+        "        self._drop()\n        self._on_gap()\n\n    def _drop(self)",
+        "        self._drop()\n\n    def _drop(self)",
         (
             PUSHES + "test_the_push_connection_is_killed",
             PUSHES + "test_killed_with_the_grant_in_it",
@@ -389,7 +388,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
         "who looks does not subscribe again",
         14,
         "acquisition.py",
-        "        await self._runtime.wakeup.listen()\n        return self._granted_or_queued",
+        "        await self._listen()\n        return self._granted_or_queued",
         "        return self._granted_or_queued",
         (PUSHES + "test_the_push_connection_is_killed", PUSHES + "test_killed_while_it_looks"),
     ),
@@ -464,8 +463,8 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
         "the lock is handed to who does not hear it",
         16,
         "lua/_*.lua",
-        "if call('PUBLISH', channel, message) > 0 or deaf == '1' then",
-        "if call('PUBLISH', channel, message) >= 0 then",
+        "if push(channel, message, deaf) > 0 then",
+        "if push(channel, message, deaf) >= 0 then",
         (DEAD + "test_any_number_of_dead_waiters", DEAD + "test_the_living_between_dead_ones"),
     ),
     (
