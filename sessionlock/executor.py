@@ -29,10 +29,8 @@ __all__ = ["LOST", "Executor", "Script", "script"]
 T = TypeVar("T")
 # Redis 6 and 7 word it differently; a missing key or channel permission is another matter.
 NO_SCRIPTS = re.compile(r"^NOPERM .*(run|execute|use|access).*'?(evalsha|eval)\b", re.IGNORECASE)
-# Which argument names the operation, so that repeating it is known; None: repeating it writes again anyway.
 # What ends something that was begun; it must go on when a server turns out to be unfit.
 ENDS = ("release", "abandon", "save", "renew")
-OPERATION = {"release": 0, "save": 2, "commit": 0, "create": 0, "incr": 0, "destroy": None, "regenerate": None}
 
 
 class Executor:
@@ -81,20 +79,17 @@ class Executor:
         return await self.route.ask(*words)
 
     async def save(self, call: Call) -> tuple[Any, Safety | None]:
-        """As :meth:`run`; and how far the save came, when that is waited for."""
+        """As :meth:`run`; and how far the save came, when that is waited for.
+
+        Of a save that is repeated, too: a server waits for all that it had written when the last command before WAIT
+        was done, whoever wrote it.
+        """
         if self._durability is None:
             return await self.run(call), None
         if self.before_call is not None and call.script not in ENDS:
             self.before_call()
         reply, reached = await self._run(call, self._send_and_wait, call, self._durability.command)
         safety = self._durability.judge(reached)
-        operation = OPERATION[call.script]
-        if reply[0] == b"already" and operation is not None:
-            # An earlier try of this call wrote it, on a connection that is gone: WAIT looks at its own writes only.
-            # Giving up an operation that has ended changes nothing, but it is a write, behind that one.
-            again = Call("abandon", call.keys, (call.args[operation], 0, 1))
-            _, reached = await self._run(again, self._send_and_wait, again, self._durability.command)
-            safety = self._durability.judge(reached)
         return reply, safety
 
     async def _run(self, call: Call, send: Callable[..., Awaitable[T]], *args: Any) -> T:

@@ -8,6 +8,7 @@ To add a topology (a cluster, Sentinel, a quorum) or a face (blocking), write a 
 from __future__ import annotations
 
 import secrets
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
@@ -241,7 +242,12 @@ class MastersAndStore:
         return [token for token in queues[0] if all(token in queue for queue in queues)]
 
     def exists(self, *keys: bytes) -> int:
-        return sum(client.exists(key) for key in keys for client in self._where(key))
+        """Masters are not waited for when a lock is given up: it has been sent, and may not have been read yet."""
+        deadline = time.monotonic() + 0.1
+        while True:
+            found: int = sum(client.exists(key) for key in keys for client in self._where(key))
+            if not found or time.monotonic() > deadline:
+                return found
 
     def _where(self, key: bytes) -> list[Any]:
         part = key.rpartition(b":")[2]
