@@ -27,6 +27,7 @@ from .wire import Wire
 __all__ = ["LOST", "Executor", "Script", "script"]
 
 T = TypeVar("T")
+FAILURES = (RedisError, hiredis.ReplyError, NotNow, *LOST)
 # Redis 6 and 7 word it differently; a missing key or channel permission is another matter.
 NO_SCRIPTS = re.compile(r"^NOPERM .*(run|execute|use|access).*'?(evalsha|eval)\b", re.IGNORECASE)
 # What ends something that was begun; it must go on when a server turns out to be unfit.
@@ -68,7 +69,10 @@ class Executor:
         """The script's reply."""
         if self.before_call is not None and call.script not in ENDS:
             self.before_call()
-        return await self._run(call, self._send, call)
+        try:
+            return await self._send(call)
+        except FAILURES as error:
+            return await self._after(error, call, self._send, call)
 
     async def ask(self, *words: Any) -> Any:
         """The reply to one plain command, of one server; once. For looking at what the server is.
@@ -88,31 +92,30 @@ class Executor:
             return await self.run(call), None
         if self.before_call is not None and call.script not in ENDS:
             self.before_call()
-        reply, reached = await self._run(call, self._send_and_wait, call, self._durability.command)
-        safety = self._durability.judge(reached)
-        return reply, safety
-
-    async def _run(self, call: Call, send: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """One try at once, without tenacity's overhead; then, where it is worth it, more."""
+        wait = self._durability.command
         try:
-            return await send(*args)
-        except (RedisError, hiredis.ReplyError, NotNow, *LOST) as error:
-            if not _worth_repeating(error):
-                raise _mapped(error, call) from error
+            reply, reached = await self._send_and_wait(call, wait)
+        except FAILURES as error:
+            reply, reached = await self._after(error, call, self._send_and_wait, call, wait)
+        return reply, self._durability.judge(reached)
+
+    async def _after(self, first: Exception, call: Call, send: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """The first try, which has none of tenacity's overhead, failed: more of them, where that is worth it."""
+        if not _worth_repeating(first):
+            raise _mapped(first, call) from first
         try:
             answer: T = await self._retrying(send, *args)
             return answer
-        except (RedisError, hiredis.ReplyError, NotNow, *LOST) as error:
+        except FAILURES as error:
             raise _mapped(error, call) from error
 
-    async def _send(self, call: Call) -> Any:
-        if not self._closed:
-            return await self.route.send(script(call.script), call)
-        return await self._send_late(self.route.send(script(call.script), call))
+    def _send(self, call: Call) -> Awaitable[Any]:
+        sending = self.route.send(script(call.script), call)
+        return sending if not self._closed else self._send_late(sending)
 
-    async def _send_and_wait(self, call: Call, wait: tuple[Any, ...]) -> tuple[Any, Any]:
+    def _send_and_wait(self, call: Call, wait: tuple[Any, ...]) -> Awaitable[tuple[Any, Any]]:
         sending = self.route.send_and_wait(script(call.script), call, wait)
-        return await sending if not self._closed else await self._send_late(sending)
+        return sending if not self._closed else self._send_late(sending)
 
     async def _send_late(self, sending: Awaitable[T]) -> T:
         """The guard was closed while a request was inside a block: its end opens a connection once more."""

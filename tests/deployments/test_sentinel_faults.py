@@ -9,6 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 import redis.asyncio
+from deployments.common import LONG, LONG_SECONDS, SID, SIDS, MakeGuard, Tell, fence_of
 from redis.asyncio.sentinel import Sentinel
 from support.commands import keys_without_ttl
 from support.ordeal import Ordeal
@@ -16,7 +17,6 @@ from support.placed import PlacedServer
 from support.polling import eventually
 from support.proof import Fault, longest_pause, stored
 from support.sentinels import NAME, Sentinels
-from topologies.common import LONG, LONG_SECONDS, SID, SIDS, MakeGuard, Tell, fence_of
 
 from sessionlock import LeaseLost, LeasePolicy, SessionGuard, SessionLockError
 from sessionlock.keys import keys_for

@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import pytest
 import redis.asyncio
-from topologies.test_quorum import KEYS, SID, Place, count, until
+from deployments.test_quorum import KEYS, SID, Place, count, until
 
 from sessionlock import QuorumNotReached, SessionGuard, WaitTimedOut
 
@@ -96,7 +96,7 @@ async def test_plain_pottery_on_the_same_key(three: Place, engine: Any) -> None:
 
 async def test_a_long_body(three: Place) -> None:
     """Renewed, and more often than pottery's three extensions."""
-    from topologies.test_quorum import QUICK
+    from deployments.test_quorum import QUICK
 
     guard, other = by_pottery(three, lease=QUICK), by_pottery(three, lease=QUICK)
     async with guard.session_lock(SID) as session:

@@ -7,9 +7,9 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from deployments.common import MakeGuard, Tell
 from support.cluster import Cluster
 from support.deadline import within
-from topologies.common import MakeGuard, Tell
 
 from sessionlock import SessionGuard
 

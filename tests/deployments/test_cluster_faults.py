@@ -8,12 +8,12 @@ from pathlib import Path
 
 import anyio
 import pytest
+from deployments.common import LONG, LONG_SECONDS, SID, SIDS, MakeGuard, Tell, fence_of, lock_of
 from support.cluster import Cluster, Node, slot_of
 from support.commands import keys_without_ttl
 from support.ordeal import Ordeal
 from support.polling import eventually
 from support.proof import Fault, longest_pause, stored
-from topologies.common import LONG, LONG_SECONDS, SID, SIDS, MakeGuard, Tell, fence_of, lock_of
 
 from sessionlock import LeaseLost, LeasePolicy, SessionGuard, SessionLockError
 from sessionlock.keys import keys_for
