@@ -103,9 +103,12 @@ class Executor:
         """The first try, which has none of tenacity's overhead, failed: more of them, where that is worth it."""
         if not _worth_repeating(first):
             raise _mapped(first, call) from first
+
+        async def again() -> T:
+            return await send(*args)
+
         try:
-            answer: T = await self._retrying(send, *args)
-            return answer
+            return await self._retrying(again)
         except FAILURES as error:
             raise _mapped(error, call) from error
 
