@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 import hiredis
@@ -256,8 +255,7 @@ class ClusterRoute:
     async def aclose(self) -> None:
         if self._learning is not None:
             self._learning.cancel()
-            with suppress(Exception, asyncio.CancelledError):
-                await self._learning
+            await asyncio.wait([self._learning])
         for link in list(self._links.values()):
             await link.aclose()
 

@@ -177,6 +177,8 @@ def _mapped(error: Exception, call: Call) -> RedisUnavailable:
             f"Redis does not permit the {call.script} script: {error}. Locking needs EVALSHA, EVAL and PUBLISH;"
             " mode='optimistic' works without"
         )
+    elif "unknown command" in str(error) and "HELLO" in str(error):
+        refused = RedisUnavailable("this server is older than Redis 6 and speaks no RESP3: give its client protocol=2")
     else:
         refused = RedisUnavailable(f"Redis refused the {call.script} call: {error}")
     refused.refused = True
