@@ -121,6 +121,7 @@ class Switchboard:
         def ended(done: asyncio.Task[None]) -> None:
             self._tasks.discard(done)
             self._passages.discard(passage)
+            caller.close()  # a task that was cancelled before it began has closed nothing
 
         task.add_done_callback(ended)
 
