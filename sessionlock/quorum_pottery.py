@@ -5,9 +5,10 @@ other. What differs: no queue. Waiters try again after a random pause, so there 
 two parallel round trips (pottery's, and one in which each master numbers its grant) before the store is asked.
 
 How its traps are avoided: it is imported when it is first needed, and the ``json.dumps`` that it replaces for the whole
-process is put back; each try has an object of its own, since acquiring a held one loses its token; it waits for all
-masters, so its clients have socket timeouts, do not retry, and leave out masters that do not answer; its own reckoning
-of validity is not relied upon; a try is never cut off half-way, and what it took is given up by token.
+process is put back; each try has an object of its own, since acquiring a held one loses its token. It waits for all
+masters, and would open connections for each try; so its commands go over the connection that this process has to each
+master anyway, where they end soon and are not repeated, and masters that do not answer are left out. Its own reckoning
+of validity is not relied upon. A try is never cut off half-way, and what it took is given up by token.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ class PotteryAcquisition(QuorumAcquisition):
             auto_release_time=ttl,
             num_extensions=0,  # renewing is the watchdog's
         )
+        self._once = False
         self._trying = self._runtime.background(self._lock.acquire(blocking=False))
         taken = await asyncio.shield(self._trying)
         self.token = self._lock._uuid
@@ -92,27 +94,21 @@ class PotteryAcquisition(QuorumAcquisition):
         """Each master's counter for the lock that pottery took there. What follows is as if it had granted it."""
         self._ballot = Ballot([master.name for master in self._masters.all], claim=self._wanted.lease.claim_ms / 1000)
         call = protocol.adopt(self._keys, self.token, label=self._wanted.label)
-        asked_at = time.monotonic()
-        for master in self._masters.all:
-            self._ballot.asked(master.name)
-            reply = master.ask(call, voting=True)
-            reply.add_done_callback(lambda reply, master=master: self._adopted(master, reply, asked_at))  # type: ignore[misc]
+        self._ask_all(call, self._adopted)
         await self._until_decided()
         won = self._ballot.won(time.monotonic())
         if won is None:
-            self._masters.settle(Call("abandon", self._wanted.keys.all, (self.token, 0, 0)))
+            self._masters.settle(protocol.abandon(self._wanted.keys, self.token, push_limit=0))
         return won
 
-    def _adopted(self, master: Master, reply: asyncio.Future[Any], asked_at: float) -> None:
-        error = reply.exception()
-        if error is not None:
-            self._ballot.silent(master.name, str(error))
+    def _adopted(self, asked_at: float, master: Master, reply: Any) -> None:
+        outcome = reply if isinstance(reply, Silent) else protocol.voted(reply, asked_at)
+        if isinstance(outcome, Granted):
+            self._ballot.granted(master.name, outcome)
+        elif isinstance(outcome, Silent):
+            self._ballot.silent(master.name, str(outcome))
         else:
-            outcome = protocol.adopted(reply.result(), asked_at)
-            if isinstance(outcome, Granted):
-                self._ballot.granted(master.name, outcome)
-            else:
-                self._ballot.silent(master.name, "did not give its lock to this one")
+            self._ballot.silent(master.name, "did not give its lock to this one")
         self._changed()
 
     async def _abandon_all(self, call: Call) -> None:

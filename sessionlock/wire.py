@@ -12,16 +12,25 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-__all__ = ["Wire", "WireUnsupported"]
+__all__ = ["Wire", "WireUnsupported", "pack"]
 
 _MORE = object()
+Answered = Callable[[Any], None]
 _open_wires: weakref.WeakSet[Wire] = weakref.WeakSet()
+
+
+def pack(*words: Any) -> bytes:
+    """A command as it is sent."""
+    packed: bytes = hiredis.pack_command(words)
+    return packed
 
 
 class WireUnsupported(Exception):
@@ -45,7 +54,7 @@ class Wire(asyncio.Protocol):
         self._on_close = on_close
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(notEnoughData=_MORE)
-        self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._waiting: deque[tuple[Answered, float]] = deque()
         self._outbox: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
         self._probe: asyncio.TimerHandle | None = None
@@ -97,25 +106,32 @@ class Wire(asyncio.Protocol):
         ``soon``: not at once but at the end of this tick, together with what else there is to send.
         """
         future: asyncio.Future[Any] = self._loop.create_future()
+        self.send(pack(*words), partial(_resolve, future), soon=soon)
+        return future
+
+    def send(self, packed: bytes, answered: Answered, *, soon: bool = False) -> None:
+        """As :meth:`call`, of a packed command, without a future.
+
+        ``answered`` is called as the reply is read, with it; or with a :class:`redis.exceptions.RedisError` when there
+        will be none. It must not raise.
+        """
         if self.closed:
-            future.set_exception(RedisConnectionError("the connection is closed"))
-            return future
+            answered(RedisConnectionError("the connection is closed"))
+            return
         now = self._loop.time()
         if self._timer is None:
             self._timer = self._loop.call_at(now + self._reply_within, self._check_age)
-        packed = hiredis.pack_command(words)
-        if not self._waiting and not self._outbox and not soon:
-            self._waiting.append((future, now))
+        idle = not self._waiting and not self._outbox
+        self._waiting.append((answered, now))
+        if idle and not soon:
             self._transport.write(packed)
         else:
-            self._waiting.append((future, now))
             self._send_soon(packed)
-        return future
 
     def tell(self, words: tuple[Any, ...]) -> None:
         """Send a command whose answer comes as a push (SUBSCRIBE)."""
         if not self.closed:
-            self._transport.write(hiredis.pack_command(words))
+            self._transport.write(pack(*words))
 
     def prove(self, within: float) -> None:
         """For a connection that only listens: break it unless the server answers a PING in that many seconds."""
@@ -176,9 +192,7 @@ class Wire(asyncio.Protocol):
             if self._on_push is not None:
                 self._on_push(list(reply) if isinstance(reply, list) else [b"error", reply])
             elif self._waiting and not isinstance(reply, hiredis.PushNotification):
-                future = self._waiting.popleft()[0]
-                if not future.done():
-                    future.set_result(reply)
+                self._waiting.popleft()[0](reply)
 
     def eof_received(self) -> bool:
         return False
@@ -196,13 +210,19 @@ class Wire(asyncio.Protocol):
             self._probe.cancel()
         self._transport.abort()
         while self._waiting:
-            future = self._waiting.popleft()[0]
-            if not future.done():
-                future.set_exception(error)
-                # A caller that was cancelled will not fetch it.
-                future.exception()
+            self._waiting.popleft()[0](error)
         if self._on_close is not None:
             self._on_close()
+
+
+def _resolve(future: asyncio.Future[Any], reply: Any) -> None:
+    if future.done():
+        return
+    if isinstance(reply, RedisError):
+        future.set_exception(reply)
+        future.exception()  # a caller that was cancelled will not fetch it
+    else:
+        future.set_result(reply)
 
 
 def _let_go_after_fork() -> None:

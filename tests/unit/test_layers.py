@@ -26,6 +26,7 @@ LAYERS = (
     "cluster",
     "executor",
     "pushes",
+    "master",
     "masters",
     "quorum",
     "engines wakeup watchdog",

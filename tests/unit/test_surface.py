@@ -107,7 +107,7 @@ def test_every_exception_of_the_package_is_in_the_tree() -> None:
 INTERNAL = [
     "changes.Clash",
     "codec_tags.BadPart",
-    "masters.Silent",
+    "master.Silent",
     "pushes.SubscribingRefused",
     "routes.NotNow",
     "wire.WireUnsupported",

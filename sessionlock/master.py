@@ -1,0 +1,348 @@
+"""One of the independent masters of a quorum, behind one connection of this process' event loop.
+
+A call to a master is asked once and is not repeated: a quorum can do without the answer. A master that does not answer
+is left alone for a moment, so that calls to it do not pile up, and is then tried by one connection at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import hiredis
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from .errors import RedisUnavailable
+from .executor import Executor
+from .keys import new_token
+from .protocol import PATIENCE, Call, Handover, pushed
+from .pushes import ProcessChannel
+from .scripts import script
+from .wire import Wire, WireUnsupported, pack
+
+__all__ = ["Answered", "Master", "Silent"]
+
+SHORTEST_BREAK = 0.1  # seconds for which a master that failed is left alone, doubled with every failure
+LONGEST_BREAK = 2.0
+MOST_DEBTS = 1000
+SCRIPTS = ("vote", "acquire", "adopt", "renew", "abandon")
+UPTIME = re.compile(rb"^uptime_in_seconds:(\d+)", re.MULTILINE)
+TROUBLE = (RedisError, hiredis.ReplyError, OSError, EOFError, WireUnsupported)
+
+
+Answered = Callable[[Any], None]
+
+
+class Silent(Exception):
+    """This master has no say: no answer, a refusal, or it may have forgotten what it granted. The text says why."""
+
+
+class Master:
+    """``name``: in the vector of counters. ``label``: for people. ``reply_within``, ``rejoin_after``: seconds.
+
+    ``on_push``: what was pushed. ``on_gap``: pushes may have been missed.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        name: str,
+        label: str,
+        *,
+        prefix: str,
+        reply_within: float,
+        rejoin_after: float,
+        on_push: Callable[[Master, Handover], None],
+        on_gap: Callable[[Master], None],
+    ) -> None:
+        self.name = name
+        self.label = label
+        self.rejoin_after = rejoin_after
+        self._client = client
+        self._reply_within = reply_within
+        self._on_push = on_push
+        self._loop = asyncio.get_running_loop()
+        self._wire: Wire | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._failures = 0
+        self._why = ""
+        self._not_before = 0.0
+        self._closed = False
+        self._up_since = float("-inf")  # monotonic, no earlier than it was
+        # Fakes, whose connections cannot be taken over, do not restart either.
+        self._by_client = None if Wire.fits(client) else Executor(client, reply_within=reply_within, retry_for=0.001)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._debts: deque[tuple[float, Call]] = deque(maxlen=MOST_DEBTS)
+        self._coming_back: asyncio.TimerHandle | None = None
+        self.pushes = ProcessChannel(
+            client,
+            f"{prefix}:push:{new_token()}",
+            reply_within=reply_within,
+            on_message=self._heard,
+            on_gap=lambda: on_gap(self),
+        )
+
+    def _heard(self, message: bytes) -> None:
+        push = pushed(message)
+        if push is not None:
+            self._on_push(self, push)
+
+    @property
+    def available(self) -> bool:
+        """Whether it is not known to be out of reach."""
+        return not self._failures and time.monotonic() >= self._not_before
+
+    def plain(self) -> Any:
+        """A client of redis-py's for others to use, over this very connection: one answer or none, soon."""
+        return self._client if self._by_client is not None else _ByMaster(self, self._client.connection_pool)
+
+    # --- calls
+
+    def ask(self, call: Call, *, voting: bool = False) -> asyncio.Future[Any]:
+        """The script's reply; fails with :class:`Silent`. Otherwise as :meth:`send`."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self.send(call, partial(_resolve, future), voting=voting)
+        return future
+
+    def send(self, call: Call, answered: Answered, *, voting: bool = False, packed: bytes | None = None) -> None:
+        """Ask once. ``answered`` gets the reply or a :class:`Silent`, perhaps before this returns; it must not raise.
+
+        ``voting``: what it grants shall count, so it must have been up for long enough. ``packed``: the call as
+        :func:`packed_call` makes it, for many masters at once.
+        """
+        wire = self._wire
+        if self._by_client is not None:
+            self._spawn(self._ask_client(self._by_client, call, answered))
+        elif wire is not None and not wire.closed:
+            self._send(call, answered, voting, packed, wire)
+        else:
+            self._connect_for(partial(self._send, call, answered, voting, packed), answered)
+
+    def command(self, *words: Any) -> asyncio.Future[Any]:
+        """The reply to one plain command, an error reply as an exception object; fails with :class:`Silent`."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        answered = partial(_resolve, future)
+
+        def heard(reply: Any) -> None:
+            if isinstance(reply, RedisError):
+                self._failed(reply)
+                reply = Silent(self._why)
+            answered(reply)
+
+        self._connect_for(lambda wire: wire.send(pack(*words), heard), answered)
+        return future
+
+    def _connect_for(self, use: Callable[[Wire], None], answered: Answered) -> None:
+        wire = self._wire
+        if wire is not None and not wire.closed:
+            use(wire)
+        elif time.monotonic() < self._not_before or (self._failures and self._opening is not None):
+            answered(Silent(self._why))
+        else:
+            self._spawn(self._connect_and(use, answered))
+
+    def _send(self, call: Call, answered: Answered, voting: bool, packed: bytes | None, wire: Wire) -> None:
+        absent = self._absent() if voting else ""
+        if absent:
+            answered(Silent(absent))
+            return
+        wire.send(packed or packed_call(call), partial(self._answered, wire, call, answered))
+
+    def _answered(self, wire: Wire, call: Call, answered: Answered, reply: Any) -> None:
+        if isinstance(reply, Exception):
+            self._refused(wire, call, answered, reply)
+            return
+        self._failures = 0
+        if self._closed and wire.idle:
+            # The guard was closed while a request was inside a block: its end opened the connection once more.
+            self._loop.call_soon(wire.close)
+        answered(reply)
+
+    def _refused(self, wire: Wire, call: Call, answered: Answered, error: Exception) -> None:
+        if not isinstance(error, hiredis.ReplyError):
+            self._failed(error)
+            answered(Silent(self._why))
+        elif str(error).startswith("NOSCRIPT"):
+            wire.send(_packed("EVAL", script(call.script).text, call), partial(self._answered, wire, call, answered))
+        else:
+            answered(Silent(f"refused the {call.script} call: {error}"))
+
+    async def _ask_client(self, executor: Executor, call: Call, answered: Answered) -> None:
+        try:
+            reply = await executor.run(call)
+        except RedisUnavailable as error:
+            answered(Silent(str(error)))
+        else:
+            answered(reply)
+
+    async def _connect_and(self, use: Callable[[Wire], None], answered: Answered) -> None:
+        try:
+            wire = await self._connected()
+        except TROUBLE as error:
+            answered(Silent(self._why or str(error)))
+        except asyncio.CancelledError:
+            answered(Silent("the guard was closed"))
+            raise
+        else:
+            use(wire)
+
+    def settle(self, call: Call, answered: Answered, *, packed: bytes | None = None) -> None:
+        """As :meth:`send`; without an answer it is asked once more when the master is back."""
+        self.send(call, partial(self._settled, call, answered), packed=packed)
+
+    def _settled(self, call: Call, answered: Answered, reply: Any) -> None:
+        if isinstance(reply, Silent) and self._by_client is None and not self._closed:
+            self._debts.append((time.monotonic() + PATIENCE, call))
+            self._come_back()
+        answered(reply)
+
+    def _come_back(self) -> None:
+        """With debts, do not wait until somebody else needs this master."""
+        if self._coming_back is None:
+            pause = max(SHORTEST_BREAK, self._not_before - time.monotonic())
+            self._coming_back = self._loop.call_later(pause, self._try_to_settle)
+
+    def _try_to_settle(self) -> None:
+        self._coming_back = None
+        now = time.monotonic()
+        while self._debts and self._debts[0][0] <= now:
+            self._debts.popleft()
+        if self._debts and not self._closed:
+            self._connect_for(self._settle_debts, self._not_settled)
+
+    def _not_settled(self, reply: Any) -> None:
+        if not self._closed:
+            self._come_back()
+
+    def _settle_debts(self, wire: Wire) -> None:
+        """What could not be given up stands there still: a lock, or a place in a queue to which a lock would go."""
+        now = time.monotonic()
+        while self._debts:
+            until, call = self._debts.popleft()
+            if now < until:
+                self._send(call, _ignore, False, None, wire)
+
+    # --- the connection
+
+    async def _connected(self) -> Wire:
+        if self._wire is None or self._wire.closed:
+            if self._opening is None:
+                self._opening = self._spawn(self._open())
+                self._opening.add_done_callback(self._opened)
+            await asyncio.shield(self._opening)
+        assert self._wire is not None
+        return self._wire
+
+    def _opened(self, opening: asyncio.Task[None]) -> None:
+        self._opening = None
+        if not opening.cancelled() and opening.exception() is not None:
+            self._failed(opening.exception())
+
+    async def _open(self) -> None:
+        wire = await Wire.open(self._client.connection_pool.make_connection, reply_within=self._reply_within)
+        for name in SCRIPTS:
+            # Beforehand, for a NOSCRIPT would let the next call overtake the one that is sent again.
+            wire.send(pack("SCRIPT", "LOAD", script(name).text), _ignore)
+        if self.rejoin_after > 0:
+            # Every new connection may lead to a server that has restarted meanwhile.
+            reply = await wire.call(("INFO", "server"))
+            seen = UPTIME.search(reply) if isinstance(reply, bytes) else None
+            if seen is None:
+                wire.close()
+                raise RedisError(
+                    "it does not tell by INFO when it was started, so it may have forgotten what it granted; permit"
+                    " INFO, or give Quorum(rejoin_after=0) if these masters forget nothing"
+                )
+            # The server counts whole seconds between whole seconds.
+            self._up_since = time.monotonic() - (int(seen[1]) - 1)
+        self._wire = wire
+        self._settle_debts(wire)
+
+    def _failed(self, error: BaseException | None) -> None:
+        if isinstance(error, RedisTimeoutError):
+            self._why = f"no answer within {self._reply_within:g} s"
+        elif isinstance(error, (RedisConnectionError, OSError)):
+            self._why = f"cannot be reached: {error}"
+        else:
+            self._why = str(error)
+        if time.monotonic() >= self._not_before:
+            # All calls on a connection that breaks fail at once; that is one failure.
+            self._failures += 1
+            pause = min(SHORTEST_BREAK * 2 ** (self._failures - 1), LONGEST_BREAK)
+            self._not_before = time.monotonic() + pause
+
+    def _absent(self) -> str:
+        """Why its grants do not count now; "" when they do."""
+        up = time.monotonic() - self._up_since
+        if up >= self.rejoin_after:
+            return ""
+        return f"restarted {max(up, 0.0):.1f} s ago, takes part again in {self.rejoin_after - up:.1f} s"
+
+    def _spawn(self, work: Any) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def aclose(self) -> None:
+        self._closed = True
+        if self._coming_back is not None:
+            self._coming_back.cancel()
+        await self.pushes.aclose()
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks))
+        if self._wire is not None:
+            self._wire.close()
+        if self._by_client is not None:
+            await self._by_client.aclose()
+
+
+class _ByMaster(Redis):
+    """redis-py's commands, sent by a :class:`Master`."""
+
+    def __init__(self, master: Master, pool: Any) -> None:
+        super().__init__(connection_pool=pool)
+        self._master = master
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """The bare reply: what becomes of it in redis-py is not needed."""
+        try:
+            reply = await self._master.command(*str(args[0]).split(), *args[1:])  # "SCRIPT LOAD" is two words
+        except Silent as why:
+            raise RedisConnectionError(str(why)) from None
+        if isinstance(reply, hiredis.ReplyError):
+            raise NoScriptError(str(reply)) if str(reply).startswith("NOSCRIPT") else ResponseError(str(reply))
+        return reply
+
+
+def packed_call(call: Call) -> bytes:
+    """The call as it is sent."""
+    return _packed("EVALSHA", script(call.script).sha, call)
+
+
+def _packed(command: str, text: str, call: Call) -> bytes:
+    return pack(command, text, len(call.keys), *call.keys, *call.args)
+
+
+def _resolve(future: asyncio.Future[Any], reply: Any) -> None:
+    if future.done():
+        return
+    if isinstance(reply, Silent):
+        future.set_exception(reply)
+        future.exception()  # nobody may be left to fetch it
+    else:
+        future.set_result(reply)
+
+
+def _ignore(reply: Any) -> None:
+    """Nobody waits for it."""
