@@ -215,7 +215,7 @@ class Acquisition:
         waiter.room.lease_ends = now + push.claim
         snapshot = push.snapshot
         if snapshot is None and self._wanted.session is None:
-            snapshot = protocol.Snapshot({}, 0, "")
+            snapshot = protocol.EMPTY
         if snapshot is not None and waiter.last is not None:
             seen = waiter.last
             granted = protocol.granted_by_push(push, snapshot, seen.server_us, seen.asked_at, now)

@@ -36,14 +36,13 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .protocol import Busy, Granted, Handover, Holder, Queued, Snapshot, granted_by_push
+from .protocol import EMPTY, Busy, Granted, Handover, Holder, Queued, granted_by_push
 
 __all__ = ["Ballot", "Won"]
 
 SHORTEST_HOLD = 0.01  # seconds for which a minority of grants is kept
 LONGEST_HOLD = 0.05
 FIRST_IN_LINE = 3  # so many times longer by whom the others should give way to
-EMPTY = Snapshot({}, 0, "")
 NEVER = float("inf")
 
 
@@ -141,6 +140,11 @@ class Ballot:
         vote = self._heard(master)
         vote.held, vote.queued, vote.holder = None, None, busy.holder
 
+    def taken(self, master: str) -> None:
+        """Not granted; by whom it is held was not told."""
+        vote = self._heard(master)
+        vote.held, vote.queued, vote.holder = None, None, None
+
     def silent(self, master: str, why: str) -> None:
         """No answer, or none that counts. What it granted before runs on; it may also have granted this."""
         vote = self._heard(master)
@@ -181,11 +185,15 @@ class Ballot:
 
     def decided(self, now: float) -> bool:
         """Whether the answers that are still out can change nothing, or need not be waited for."""
-        if self.won(now) is not None:
+        pending = held = possible = 0
+        for vote in self._votes.values():
+            counts = vote.held is not None and vote.held.until > now
+            pending += vote.pending
+            held += counts
+            possible += counts or vote.pending
+        if held >= self.majority and self.won(now) is not None:
             return True
-        pending = sum(vote.pending for vote in self._votes.values())
-        held = sum(vote.counts(now) and not vote.pending for vote in self._votes.values())
-        return held + pending < self.majority or not pending
+        return possible < self.majority or not pending
 
     def reached(self) -> bool:
         """Whether enough masters have a say for anybody to win."""

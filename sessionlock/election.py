@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, TypeVar
 
 from . import protocol
 from .acquisition import StillWaiting, Wanted
 from .ballot import Ballot, Won
 from .errors import (
+    CodecError,
     LockNotAcquired,
     QueueFull,
     QuorumNotReached,
@@ -25,7 +27,7 @@ from .errors import (
     WaitTimedOut,
 )
 from .keys import SessionKeys, new_token
-from .masters import Master, Masters, Voter
+from .masters import Master, Masters, Silent, Voter
 from .patience import Patience
 from .protocol import PATIENCE, Busy, Call, Granted, Handover, Holder, Queued
 from .quorum import QuorumExecutor, lock_keys
@@ -33,6 +35,7 @@ from .runtime import Runtime
 
 __all__ = ["QuorumAcquisition"]
 
+T = TypeVar("T")
 LATEST_AFTER_EXPIRY = 0.05  # seconds, spread over the waiters that look when a lease has run out
 SOONEST_AFTER_EXPIRY = 0.005
 HEARD_OF_EVERY = PATIENCE / 3
@@ -62,11 +65,13 @@ class QuorumAcquisition(Voter):
         self._full: Busy | None = None
         self._ticket = "0"
         self._change: asyncio.Future[None] | None = None
+        self._deciding = False  # only a decision is worth waking up for
         self._told_to_look = False
         self._destroyed = False
         self._heard_at = 0.0
         self._unreached_since: float | None = None
         self._over = False
+        self._once = True  # no master was asked more than once under this token
 
     async def run(self) -> Granted:
         """Wait for the grant.
@@ -137,7 +142,8 @@ class QuorumAcquisition(Voter):
     async def _abandon(self, *, wait: bool) -> None:
         """Give up whatever there is under this token, at the store and at the masters."""
         self._over = True
-        call = Call("abandon", self._wanted.keys.all, (self.token, 0, 0))
+        self._executor.voted_once.discard(self.token)
+        call = protocol.abandon(self._wanted.keys, self.token, push_limit=0, once=self._once)
         await self._runtime.see_through(self._abandon_all(call), wait=wait)
 
     async def _abandon_all(self, call: Call) -> None:
@@ -151,20 +157,60 @@ class QuorumAcquisition(Voter):
 
     async def _first_round(self) -> Won | None:
         """One parallel round trip. None when others hold it, and it is to be waited for."""
-        self._masters.expect(self.token, self)
-        call = self._acquire()
-        for master in self._masters.all:
-            self._send(master, call)
+        self._ask_all(protocol.vote(self._keys, self.token, self._wanted.lease, label=self._wanted.label), self._voted)
         await self._until_decided()
         won = self._ballot.won(time.monotonic())
-        if won is None and not self._wanted.wait.queues:
+        if won is not None:
+            self._executor.voted_once.add(self.token)
+        elif not self._wanted.wait.queues:
+            return await self._second_round()
+        return won
+
+    async def _second_round(self) -> Won:
+        """For who does not wait: a vote does not tell who holds the lock, or it may be free by now."""
+        self._once = False
+        self._ask_all(self._acquire(), self._answered)
+        await self._until_decided()
+        won = self._ballot.won(time.monotonic())
+        if won is None:
             raise self._not_now()
         return won
 
+    def _ask_all(self, call: Call, answered: Callable[[float, Master, Any], None]) -> None:
+        for name in self._by_name:
+            self._ballot.asked(name)
+        self._masters.send(call, partial(answered, time.monotonic()), voting=True)
+
+    def _voted(self, asked_at: float, master: Master, reply: Any) -> None:
+        if self._over:
+            return
+        outcome = reply if isinstance(reply, Silent) else _read(protocol.voted, reply, asked_at)
+        if isinstance(outcome, Granted):
+            self._ballot.granted(master.name, outcome)
+        elif isinstance(outcome, Silent):
+            self._ballot.silent(master.name, str(outcome))
+        else:
+            self._ballot.taken(master.name)
+            if self._ticket != "0":
+                self._queue_at(master)  # asked before this acquisition knew that it has to wait
+        self._changed()
+
     def _ask(self, master: Master) -> asyncio.Future[Any]:
-        """Get into that master's queue, or back into it, or its lock."""
+        """Get into that master's queue, or back into it, or its lock; done when it has answered."""
+        self._once = False
+        self._ballot.asked(master.name)
         ticket = self._ballot.ticket(master.name) or self._ticket
-        return self._send(master, self._acquire(master.pushes.channel(self._keys), ticket))
+        call = self._acquire(master.pushes.channel(self._keys), ticket)
+        told = partial(self._answered, time.monotonic(), master)
+        done = asyncio.get_running_loop().create_future()
+
+        def answered(reply: Any) -> None:
+            told(reply)
+            if not done.done():
+                done.set_result(None)
+
+        master.send(call, answered, voting=True)
+        return done
 
     def _acquire(self, channel: str = "-", ticket: str = "0") -> Call:
         """``channel`` "-": not to be queued."""
@@ -181,36 +227,28 @@ class QuorumAcquisition(Voter):
             ticket=ticket,
         )
 
-    def _send(self, master: Master, call: Call) -> asyncio.Future[Any]:
-        asked_at = time.monotonic()
-        self._ballot.asked(master.name)
-        future = master.ask(call, voting=True)
-        future.add_done_callback(lambda reply: self._answered(master, reply, asked_at))
-        return future
-
-    def _answered(self, master: Master, reply: asyncio.Future[Any], asked_at: float) -> None:
-        if self._over or reply.cancelled():
+    def _answered(self, asked_at: float, master: Master, reply: Any) -> None:
+        if self._over:
             return
-        error, name = reply.exception(), master.name
-        if error is not None:
-            self._ballot.silent(name, str(error))
+        name = master.name
+        outcome = reply if isinstance(reply, Silent) else _read(protocol.acquired, reply, asked_at)
+        if isinstance(outcome, Granted):
+            self._ballot.granted(name, outcome)
+        elif isinstance(outcome, Queued):
+            self._ballot.queued(name, outcome)
+            self._heard_at = time.monotonic()
+            if self._ticket == "0":
+                self._ticket = outcome.ticket
+        elif isinstance(outcome, Busy):
+            self._ballot.busy(name, outcome)
+            if outcome.full:
+                self._full = outcome
+            elif self._ticket != "0":
+                self._queue_at(master)  # asked before this acquisition knew that it has to wait
+        elif isinstance(outcome, Silent):
+            self._ballot.silent(name, str(outcome))
         else:
-            outcome = protocol.acquired(reply.result(), asked_at)
-            if isinstance(outcome, Granted):
-                self._ballot.granted(name, outcome)
-            elif isinstance(outcome, Queued):
-                self._ballot.queued(name, outcome)
-                self._heard_at = time.monotonic()
-                if self._ticket == "0":
-                    self._ticket = outcome.ticket
-            elif isinstance(outcome, Busy):
-                self._ballot.busy(name, outcome)
-                if outcome.full:
-                    self._full = outcome
-                elif self._ticket != "0":
-                    self._queue_at(master)  # asked before this acquisition knew that it has to wait
-            else:
-                self._ballot.silent(name, f"refused the acquire call: {outcome.kind}")
+            self._ballot.silent(name, f"refused the acquire call: {outcome.kind}")
         self._changed()
 
     def pushed(self, master: Master, push: Handover) -> None:
@@ -231,8 +269,10 @@ class QuorumAcquisition(Voter):
         self._changed()
 
     def _changed(self) -> None:
-        if self._change is not None and not self._change.done():
-            self._change.set_result(None)
+        change = self._change
+        if change is None or change.done() or (self._deciding and not self._ballot.decided(time.monotonic())):
+            return
+        change.set_result(None)
 
     async def _change_before(self, until: float) -> None:
         """Return when something changed, at ``until`` (monotonic) at the latest."""
@@ -247,12 +287,17 @@ class QuorumAcquisition(Voter):
             self._change = None
 
     async def _until_decided(self) -> None:
-        while not self._ballot.decided(time.monotonic()):
-            await self._change_before(float("inf"))  # every call to a master ends
+        self._deciding = True
+        try:
+            while not self._ballot.decided(time.monotonic()):
+                await self._change_before(float("inf"))  # every call to a master ends
+        finally:
+            self._deciding = False
 
     # --- waiting
 
     async def _wait(self, patience: Patience) -> Won:
+        self._masters.expect(self.token, self)
         self._masters.join(self._keys.digest, self.token, self)
         # A process that waits also hears from the store when a lease is taken from it.
         self._listens = True
@@ -335,14 +380,13 @@ class QuorumAcquisition(Voter):
 
     def _give_back(self, master: Master) -> None:
         """Hand a grant on that is of no use without others, and get into that queue again."""
-        call = Call("force_release", self._keys.all, (self.token, 0, 0))
-        future = master.ask(call)
-        future.add_done_callback(lambda reply: self._gave_back(master, reply))
+        call = protocol.force_release(self._keys, self.token, push_limit=0)
+        master.send(call, partial(self._gave_back, master))
 
-    def _gave_back(self, master: Master, reply: asyncio.Future[Any]) -> None:
-        if self._over or reply.cancelled():
+    def _gave_back(self, master: Master, reply: Any) -> None:
+        if self._over:
             return
-        answered = reply.exception() is None
+        answered = not isinstance(reply, Silent)
         self._ballot.gave_back(master.name, answered=answered)
         if answered:
             self._queue_at(master)
@@ -397,6 +441,14 @@ class QuorumAcquisition(Voter):
             holder_age=busy.holder.age,
             position=busy.waiting,
         )
+
+
+def _read(parse: Callable[[Any, float], T], reply: Any, asked_at: float) -> T | Silent:
+    """What a master said; one whose reserved fields are damaged has no say."""
+    try:
+        return parse(reply, asked_at)
+    except CodecError as error:
+        return Silent(str(error))
 
 
 def _describe(holder: Holder) -> str:

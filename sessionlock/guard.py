@@ -500,7 +500,7 @@ class SessionGuard:
                 raise InvalidSessionId(
                     "an id that regenerate() gave out names its own session; it cannot begin another"
                 )
-            draft = self._loaded(chosen, Snapshot({}, 0, ""))
+            draft = self._loaded(chosen, protocol.EMPTY)
             draft.update(data or {})
             changes = draft.changes()
             call = protocol.create(keys, new_token(), self.session_policy, changes)

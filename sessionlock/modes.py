@@ -22,7 +22,7 @@ from .errors import ReadOnlySession, SessionConflict
 from .holding import once, renew_id
 from .keys import SessionKeys
 from .policies import SessionPolicy
-from .protocol import Conflict, Refused, Snapshot, refusal
+from .protocol import EMPTY, Conflict, Refused, Snapshot, refusal
 from .runtime import Runtime
 from .session import Session
 
@@ -30,7 +30,6 @@ __all__ = ["Attempt", "Unlocked", "UnlockedContext", "attempts"]
 
 UnlockedMode = Literal["read", "optimistic", "last_write_wins"]
 MOST_MERGES = 10
-EMPTY = Snapshot({}, 0, "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,9 @@ class Snapshot(NamedTuple):
     created: str
 
 
+EMPTY = Snapshot({}, 0, "")  # of a lock without a session
+
+
 class Holder(NamedTuple):
     """Who holds the lock, as far as Redis knows; ``age`` in seconds, None for a foreign Redlock client."""
 
@@ -248,6 +251,11 @@ def install(
     )
 
 
+def vote(keys: SessionKeys, token: str, lease: LeasePolicy, *, channel: str = "-", label: str = "") -> Call:
+    """The lock of one master of a quorum, if it is free and nobody waits for it. For a token's very first call."""
+    return Call("vote", keys.all, (token, lease.ttl_ms, channel, label))
+
+
 def adopt(keys: SessionKeys, token: str, *, channel: str = "-", label: str = "") -> Call:
     """The plain lock that somebody took for ``token`` becomes a grant, with a counter."""
     return Call("adopt", keys.all, (token, channel, label))
@@ -284,8 +292,9 @@ def save(
     return Call("save", keys.all, _with_changes([token, fence, op, created, *_life(session)], changes))
 
 
-def abandon(keys: SessionKeys, token: str, *, push_limit: int = 65536, deaf: bool = False) -> Call:
-    return Call("abandon", keys.all, (token, push_limit, 1 if deaf else 0))
+def abandon(keys: SessionKeys, token: str, *, push_limit: int = 65536, deaf: bool = False, once: bool = False) -> Call:
+    """``once``: the token was in a single call before, which was not and will not be repeated."""
+    return Call("abandon", keys.all, (token, push_limit, 1 if deaf else 0, 1 if once else 0))
 
 
 def renew(leases: Sequence[tuple[SessionKeys, str, int]]) -> Call:
@@ -440,12 +449,12 @@ def acquired(reply: list[object], asked_at: float) -> Granted | Queued | Busy | 
 
 
 @_readable
-def adopted(reply: list[object], asked_at: float) -> Granted | Refused:
-    """The outcome of ``adopt``."""
+def voted(reply: list[object], asked_at: float) -> Granted | Refused:
+    """The outcome of ``vote`` and ``adopt``: no session comes with it."""
     words: list[bytes] = reply  # type: ignore[assignment]
-    if words[0] != b"adopted":
+    if words[0] not in (b"granted", b"adopted"):
         return Refused(words[0].decode())
-    return Granted(int(words[1]), int(words[2]), asked_at, int(words[3]) / 1000, Snapshot({}, 0, ""))
+    return Granted(int(words[1]), int(words[2]), asked_at, int(words[3]) / 1000, EMPTY)
 
 
 @_readable

@@ -19,7 +19,7 @@ from .executor import Executor
 from .keys import SessionKeys
 from .masters import Master, Masters, Silent
 from .policies import check_seconds
-from .protocol import Call
+from .protocol import Call, Word
 from .wire import Wire
 
 __all__ = ["Quorum", "QuorumExecutor"]
@@ -182,6 +182,7 @@ class QuorumExecutor(Executor):
         self.engine = quorum.engine
         self.masters = masters
         self._background = background
+        self.voted_once: set[Word] = set()  # holders whose tokens were in one call to each master
         self._routes = {
             "release": self._release,
             "renew": self._renew,
@@ -225,7 +226,10 @@ class QuorumExecutor(Executor):
         return reply, safety
 
     def give_up(self, call: Call) -> None:
-        self.masters.settle(Call("abandon", call.keys, (call.args[0], 0, 0)))
+        token = call.args[0]
+        once = token in self.voted_once
+        self.voted_once.discard(token)
+        self.masters.settle(Call("abandon", call.keys, (token, 0, 0, 1 if once else 0)))
 
     async def _renew(self, call: Call) -> list[int | None]:
         """Extended, where a majority of masters and the store say so; None while that is not known."""

@@ -13,8 +13,8 @@ from ..errors import ReadOnlySession, SessionLockError, SessionNotFound
 from ..guard import SessionGuard
 from ..holding import SessionContext
 from ..keys import SessionKeys, new_sid
-from ..modes import EMPTY, UnlockedContext, check_unchanged
-from ..protocol import Snapshot
+from ..modes import UnlockedContext, check_unchanged
+from ..protocol import EMPTY, Snapshot
 from ..session import Session
 from .cookies import CookieSettings
 from .nesting import Held, refuse_nested

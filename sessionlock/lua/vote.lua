@@ -1,0 +1,20 @@
+-- Take the lock of one master of a quorum if it is free and nobody waits for it: the short way of `acquire`, for the first
+-- round of an election, in which most find it so. It is asked once for each token and never repeated; when it comes late,
+-- after its acquisition ended, the receipt makes it take nothing.
+--
+-- uses  base receipts queue
+-- KEYS  lock queue waiters session receipts
+-- ARGV  token ttl_ms channel label
+-- reply granted fence now_us left_ms | busy | finished
+
+local token, ttl, channel, label = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+if call('EXISTS', LOCK, QUEUE) > 0 then
+  return {'busy'}
+end
+local state = call('HMGET', SESSION, '#fence', '#commit', '#created')
+if finished(token, state[2]) then
+  return {'finished'}
+end
+local now, now_digits = server_time()
+local fence = grant(token, ttl, 'held', channel, label, now, now_digits, state[1], state[3])
+return {'granted', fence, now_digits, tonumber(ttl)}
