@@ -106,7 +106,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
         "leaving gives up whoever holds",
         3,
         "lua/abandon.lua",
-        LOCK_CHECK,
+        "if not holds then\n",
         NEVER,
         (LATE + "test_a_delayed_abandon", REPLIES + "test_a_lost_leave_taking"),
     ),

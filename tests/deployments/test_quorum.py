@@ -395,6 +395,19 @@ class TestWhatIsLeftBehind:
             await count(guard, 1)
             await asyncio.sleep(0.05)
 
+    async def test_a_master_that_hung_settles_by_itself(self, three: Place) -> None:
+        """It was asked for its vote, and given up; nobody asks anything any more. What it grants when it is back is
+        given back nevertheless, not after the lease."""
+        guard = three.guard(lease=LeasePolicy(ttl=60))
+        await count(guard, 1)
+        await until(three.is_free)
+        executor: Any = guard.runtime().executor
+        three.masters[0].pause()
+        async with guard.session_lock(SID):
+            await until(lambda: not executor.masters.all[0].available)
+        three.masters[0].resume()
+        await until(lambda: three.at(0).free)
+
 
 class TestOthers:
     async def test_a_foreign_client_on_a_majority(self, three: Place) -> None:
