@@ -251,20 +251,27 @@ class Master:
         for name in SCRIPTS:
             # Beforehand, for a NOSCRIPT would let the next call overtake the one that is sent again.
             wire.send(pack("SCRIPT", "LOAD", script(name).text), _ignore)
-        if self.rejoin_after > 0:
-            # Every new connection may lead to a server that has restarted meanwhile.
-            reply = await wire.call(("INFO", "server"))
-            seen = UPTIME.search(reply) if isinstance(reply, bytes) else None
-            if seen is None:
-                wire.close()
-                raise RedisError(
-                    "it does not tell by INFO when it was started, so it may have forgotten what it granted; permit"
-                    " INFO, or give Quorum(rejoin_after=0) if these masters forget nothing"
-                )
-            # The server counts whole seconds between whole seconds.
-            self._up_since = time.monotonic() - (int(seen[1]) - 1)
+        try:
+            await self._look_when_it_started(wire)
+        except BaseException:
+            wire.close()
+            raise
         self._wire = wire
         self._settle_debts(wire)
+
+    async def _look_when_it_started(self, wire: Wire) -> None:
+        """Every new connection may lead to a server that has restarted meanwhile."""
+        if self.rejoin_after <= 0:
+            return
+        reply = await wire.call(("INFO", "server"))
+        seen = UPTIME.search(reply) if isinstance(reply, bytes) else None
+        if seen is None:
+            raise RedisError(
+                "it does not tell by INFO when it was started, so it may have forgotten what it granted; permit"
+                " INFO, or give Quorum(rejoin_after=0) if these masters forget nothing"
+            )
+        # The server counts whole seconds between whole seconds.
+        self._up_since = time.monotonic() - (int(seen[1]) - 1)
 
     def _failed(self, error: BaseException | None) -> None:
         if isinstance(error, RedisTimeoutError):

@@ -251,7 +251,7 @@ class TestMastersThatFail:
         assert set(answers) == {f"127.0.0.1:{master.port}/0" for master in five.masters}
         await until(lambda: five.is_free([1, 3]))
         five.masters[0].start()
-        assert await count(guard, 1, wait=10) == 1
+        assert await count(five.guard(), 1, wait=10) == 1
 
     async def test_one_hangs(self, five: Place) -> None:
         """Nobody waits for it, also when they contend."""
