@@ -5,8 +5,12 @@ Whatever ends it early (cancellation, giving up, an error) leaves neither a lock
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 from . import protocol
 from .errors import (
@@ -25,7 +29,12 @@ from .protocol import Busy, Granted, Handover, Holder, Queued
 from .runtime import Runtime
 from .wakeup import Waiter
 
-__all__ = ["Acquisition", "StillWaiting", "Wanted"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Acquisition", "Objection", "OnWait", "StillWaiting", "Wanted"]
+
+BRIEF_WAIT = 0.05  # seconds of waiting that are not worth asking whether it makes sense
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +55,72 @@ class StillWaiting(SessionLockError):
     """Not yet."""
 
 
+# Awaited beside the wait, once, with who is waited for. What it raises ends the wait, unless the grant comes first.
+OnWait = Callable[[Wanted, Holder], Coroutine[Any, Any, None]]
+
+
+class Objection:
+    """What speaks against a wait, found out while it lasts. ``wake`` is called when something does.
+
+    Asked for by ``on_wait`` (None: nobody asks) when the wait has lasted for :data:`BRIEF_WAIT`, one after the other
+    of a loop's waits, so that a crowd of waiters costs no more than one of them at a time.
+    """
+
+    def __init__(self, runtime: Runtime, wanted: Wanted, on_wait: OnWait | None, wake: Callable[[], object]) -> None:
+        self._runtime = runtime
+        self._wanted = wanted
+        self._on_wait = on_wait
+        self._wake = wake
+        self._timer: asyncio.TimerHandle | None = None
+        self._asking: asyncio.Task[None] | None = None
+
+    @property
+    def unasked(self) -> bool:
+        """Whether somebody wants to know whom this wait is for, and has not been told."""
+        return self._on_wait is not None and self._timer is None
+
+    def consider(self, holder: Holder) -> None:
+        """This holder is waited for; only the first counts."""
+        if self.unasked:
+            self._timer = self._runtime.loop.call_later(BRIEF_WAIT, self._ask, holder)
+
+    def check(self) -> None:
+        """Raise what was found. To be called where no grant has come."""
+        if self._asking is not None and self._asking.done():
+            self._asking.result()
+
+    def _ask(self, holder: Holder) -> None:
+        self._asking = self._runtime.background(self._asked(holder))
+        self._asking.add_done_callback(self._answered)
+
+    async def _asked(self, holder: Holder) -> None:
+        assert self._on_wait is not None
+        async with self._runtime.objecting:
+            await self._on_wait(self._wanted, holder)
+
+    def _answered(self, asking: asyncio.Task[None]) -> None:
+        if not asking.cancelled() and asking.exception() is not None:
+            self._wake()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """The wait is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._asking is not None:
+            self._asking.cancel()
+
+
 class Acquisition:
     """One try to become the holder. ``token`` names it in Redis."""
 
-    def __init__(self, runtime: Runtime, wanted: Wanted) -> None:
+    def __init__(self, runtime: Runtime, wanted: Wanted, on_wait: OnWait | None = None) -> None:
         self.token = new_token()
         self._runtime = runtime
         self._wanted = wanted
+        self._on_wait = on_wait
         self._waiter: Waiter | None = None
         self._asked = False
         self._new_in_queue = True
@@ -178,14 +246,17 @@ class Acquisition:
         )
         waiter.heard(queued)
         patience = Patience(self._wanted.wait, StillWaiting(f"session {self._wanted.name} is locked"))
-        while True:
-            granted = await self._turn(waiter)
-            if granted is not None:
-                return granted
-            pause = await patience.next_pause()
-            if pause is None:
-                raise self._timed_out(waiter, patience.elapsed())
-            await waiter.pause(min(pause, patience.left()), deaf=not self._hears())
+        with Objection(self._runtime, self._wanted, self._on_wait, waiter.look) as objection:
+            objection.consider(queued.holder)
+            while True:
+                granted = await self._turn(waiter)
+                if granted is not None:
+                    return granted
+                objection.check()
+                pause = await patience.next_pause()
+                if pause is None:
+                    raise self._timed_out(waiter, patience.elapsed())
+                await waiter.pause(min(pause, patience.left()), deaf=not self._hears())
 
     async def _turn(self, waiter: Waiter) -> Granted | None:
         """One attempt in tenacity's sense: take what was pushed, or look if that is this waiter's business."""

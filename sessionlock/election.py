@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 from . import protocol
-from .acquisition import StillWaiting, Wanted
+from .acquisition import Objection, OnWait, StillWaiting, Wanted
 from .ballot import Ballot, Won
 from .errors import (
     CodecError,
@@ -47,11 +47,14 @@ _keys_at_masters = lru_cache(maxsize=4096)(lock_keys)
 class QuorumAcquisition(Voter):
     """One try to become the holder. ``token`` names it at the masters and at the store."""
 
-    def __init__(self, runtime: Runtime, executor: QuorumExecutor, wanted: Wanted) -> None:
+    def __init__(
+        self, runtime: Runtime, executor: QuorumExecutor, wanted: Wanted, on_wait: OnWait | None = None
+    ) -> None:
         self.token = new_token()
         self._runtime = runtime
         self._executor = executor
         self._wanted = wanted
+        self._on_wait = on_wait
         self._retry_for = executor.retry_for
         self._masters: Masters = executor.masters
         self._keys: SessionKeys = _keys_at_masters(wanted.keys)
@@ -303,21 +306,34 @@ class QuorumAcquisition(Voter):
         self._listens = True
         self._runtime.background(self._runtime.wakeup.pushes.listen(self._wanted.keys, self.token))
         await self._queue_up()
-        while True:
-            won = self._ballot.won(time.monotonic())
-            if won is not None:
-                return won
-            if self._destroyed:
-                raise protocol.refusal(self._wanted.name, "destroyed")
-            if self._full is not None:
-                raise self._queue_full(self._full)
-            self._check_reached()
-            pause = await patience.next_pause()
-            if pause is None:
-                raise self._not_now(patience.elapsed())
-            await self._pause(time.monotonic() + min(pause, patience.left()))
-            if self._ballot.won(time.monotonic()) is None and self._is_to_look():
-                await self._look()
+        with self._objection() as objection:
+            while True:
+                won = self._ballot.won(time.monotonic())
+                if won is not None:
+                    return won
+                self._check_worth_waiting()
+                self._hear(objection)
+                pause = await patience.next_pause()
+                if pause is None:
+                    raise self._not_now(patience.elapsed())
+                await self._pause(time.monotonic() + min(pause, patience.left()))
+                if self._ballot.won(time.monotonic()) is None and self._is_to_look():
+                    await self._look()
+
+    def _objection(self) -> Objection:
+        return Objection(self._runtime, self._wanted, self._on_wait, self.look)
+
+    def _hear(self, objection: Objection) -> None:
+        if objection.unasked and (holder := self._ballot.holder()) is not None:
+            objection.consider(holder)
+        objection.check()
+
+    def _check_worth_waiting(self) -> None:
+        if self._destroyed:
+            raise protocol.refusal(self._wanted.name, "destroyed")
+        if self._full is not None:
+            raise self._queue_full(self._full)
+        self._check_reached()
 
     async def _queue_up(self) -> None:
         """Into all queues at the same place: the ticket of the first master that answers is shown to the others."""

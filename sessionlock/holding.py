@@ -11,7 +11,7 @@ from types import TracebackType
 import anyio
 
 from . import protocol
-from .acquisition import Acquisition, Wanted
+from .acquisition import Acquisition, OnWait, Wanted
 from .codec import Codec
 from .election import QuorumAcquisition
 from .engines import increment
@@ -43,6 +43,9 @@ MOST_MERGES = 10  # a holder's save meets lock-free writers at the most this oft
 class _Held:
     """What ``async with guard.lock`` and ``guard.session_lock`` have in common: one acquisition, one lease."""
 
+    on_wait: OnWait | None = None
+    """Set before entering: awaited once when others hold the lock; what it raises is raised instead of waiting on."""
+
     def __init__(self, runtime: Callable[[], Runtime], wanted: Wanted) -> None:
         self._find_runtime = runtime
         self._wanted = wanted
@@ -56,10 +59,10 @@ class _Held:
         runtime = self._runtime = self._find_runtime()
         wanted = self._wanted
         runtime.enter(wanted.keys, wanted.name)
-        acquisition = _acquisition(runtime, wanted)
+        acquisition = _acquisition(runtime, wanted, self.on_wait)
         granted = await acquisition.run()
         lease = self._lease = _lease(acquisition.token, granted, wanted)
-        runtime.entered(wanted.keys, acquisition.token)
+        runtime.entered(wanted.keys, acquisition.token, wanted.label)
         runtime.watchdog.watch(lease, wanted.keys, wanted.lease)
         return lease, granted.snapshot
 
@@ -164,13 +167,13 @@ class _Held:
         return LeaseLost(lease.why_lost())
 
 
-def _acquisition(runtime: Runtime, wanted: Wanted) -> Acquisition | QuorumAcquisition:
+def _acquisition(runtime: Runtime, wanted: Wanted, on_wait: OnWait | None) -> Acquisition | QuorumAcquisition:
     executor = runtime.executor
     if not isinstance(executor, QuorumExecutor):
-        return Acquisition(runtime, wanted)
+        return Acquisition(runtime, wanted, on_wait)
     if executor.engine == "pottery":
-        return PotteryAcquisition(runtime, executor, wanted)
-    return QuorumAcquisition(runtime, executor, wanted)
+        return PotteryAcquisition(runtime, executor, wanted, on_wait)
+    return QuorumAcquisition(runtime, executor, wanted, on_wait)
 
 
 def once(entered: bool) -> bool:

@@ -21,6 +21,7 @@ from functools import cache
 from typing import Any
 
 from . import protocol
+from .acquisition import Objection
 from .ballot import Ballot, Won
 from .election import QuorumAcquisition
 from .errors import ConfigurationError
@@ -53,22 +54,32 @@ class PotteryAcquisition(QuorumAcquisition):
     _lock: Any = None
 
     async def _elect(self, patience: Patience) -> Won:
-        while True:
-            won = await self._try()
-            if won is not None:
-                return won
-            if not self._wanted.wait.queues:
-                raise await self._refusal()
-            pause = await patience.next_pause()
-            if pause is None:
-                raise await self._refusal(patience.elapsed())
-            until = time.monotonic() + min(pause, patience.left())
-            while (left := until - time.monotonic()) > 0:
-                await asyncio.sleep(min(left, random.uniform(0, LONGEST_PAUSE)))
-                if time.monotonic() < until:
-                    won = await self._try()
-                    if won is not None:
-                        return won
+        with self._objection() as objection:
+            while True:
+                won = await self._try()
+                if won is not None:
+                    return won
+                if not self._wanted.wait.queues:
+                    raise await self._refusal()
+                if objection.unasked:
+                    await self._ask_who_holds()
+                self._hear(objection)
+                pause = await patience.next_pause()
+                if pause is None:
+                    raise await self._refusal(patience.elapsed())
+                won = await self._try_until(time.monotonic() + min(pause, patience.left()), objection)
+                if won is not None:
+                    return won
+
+    async def _try_until(self, until: float, objection: Objection) -> Won | None:
+        while (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, random.uniform(0, LONGEST_PAUSE)))
+            if time.monotonic() < until:
+                won = await self._try()
+                if won is not None:
+                    return won
+            objection.check()
+        return None
 
     async def _try(self) -> Won | None:
         keys, ttl = self._keys, self._wanted.lease.ttl_ms / 1000
@@ -119,7 +130,11 @@ class PotteryAcquisition(QuorumAcquisition):
         await super()._abandon_all(call)
 
     async def _refusal(self, waited: float | None = None) -> Exception:
-        """Why not: asked for now, since a try by pottery does not tell."""
+        await self._ask_who_holds()
+        return self._not_now(waited)
+
+    async def _ask_who_holds(self) -> None:
+        """A try by pottery does not tell."""
         self._ballot = Ballot([master.name for master in self._masters.all], claim=self._wanted.lease.claim_ms / 1000)
         views = await self._masters.ask(protocol.inspect(self._keys))
         for name, view in views.items():
@@ -127,4 +142,3 @@ class PotteryAcquisition(QuorumAcquisition):
                 self._ballot.silent(name, str(view))
             elif (holder := protocol.inspected(view).holder) is not None:
                 self._ballot.busy(name, protocol.Busy(holder, 0, False))
-        return self._not_now(waited)

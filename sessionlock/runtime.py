@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import weakref
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import suppress
 from contextvars import ContextVar
@@ -27,9 +28,11 @@ from .routes import NotNow
 from .wakeup import Wakeup
 from .watchdog import Watchdog
 
-__all__ = ["Runtime", "asking", "node_name"]
+__all__ = ["Runtime", "asking", "held_here", "node_name"]
 
 T = TypeVar("T")
+_NOBODY: tuple[str, object, str | None] = ("", None, None)
+_runtimes: weakref.WeakValueDictionary[int, Runtime] = weakref.WeakValueDictionary()  # all of this process
 CLEAN_UP_WITHIN = 2.0  # seconds for which a cancelled caller waits until its lock is given back
 # Who asks for a lock, where that is not the task that runs the request: a thread that waits for this task.
 asking: ContextVar[object] = ContextVar("sessionlock_asking")
@@ -82,6 +85,7 @@ class Runtime:
             self.executor = QuorumExecutor(self.executor, quorum, masters, self.background, retry_for=retry_for)
         self.watchdog = Watchdog(self.executor, self.background)
         self.wakeup = Wakeup(self._listener, on_taken=self.watchdog.taken, on_crowd=self._crowd)
+        self.objecting = asyncio.Lock()  # one waiter at a time finds out whether its wait makes sense
         self.engine: object = None  # chosen by the guard when it first commits without a lock
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
@@ -89,7 +93,8 @@ class Runtime:
         with suppress(StopIteration):
             # Up to its first yield, so that the loop knows it and ends it when the loop itself is shut down.
             self._farewell.__anext__().send(None)
-        self._held_by: dict[str, tuple[str, object]] = {}  # session -> token and owner
+        self._held_by: dict[str, tuple[str, object, str]] = {}  # session -> token, owner, and label as others see it
+        _runtimes[id(self)] = self
 
     def _listener(self, **hooks: Any) -> Pushes:
         route = self.executor.route
@@ -166,20 +171,25 @@ class Runtime:
 
     def enter(self, keys: SessionKeys, name: str) -> None:
         owner = _owner()
-        if owner is not None and self._held_by.get(keys.digest, ("", None))[1] is owner:
+        if owner is not None and self._held_by.get(keys.digest, _NOBODY)[1] is owner:
             raise ReentrantLock(
                 f"this {'task' if isinstance(owner, asyncio.Task) else 'thread'} already holds the lock of {name};"
                 " waiting for it would never end."
                 " Pass the session on instead of locking it again"
             )
 
-    def entered(self, keys: SessionKeys, token: str) -> None:
-        self._held_by[keys.digest] = (token, _owner())
+    def entered(self, keys: SessionKeys, token: str, label: str) -> None:
+        self._held_by[keys.digest] = (token, _owner(), label)
 
     def left(self, keys: SessionKeys, token: str) -> None:
         # After a lost lease another task of this process may be the holder by now.
-        if self._held_by.get(keys.digest, ("", None))[0] == token:
+        if self._held_by.get(keys.digest, _NOBODY)[0] == token:
             del self._held_by[keys.digest]
+
+    def holds(self, keys: SessionKeys, label: str) -> bool:
+        """Whether something of this loop holds that lock under that label. Any thread may ask."""
+        found = self._held_by.get(keys.digest, _NOBODY)
+        return found[2] == label and self._prefix == keys.prefix and self.pid == os.getpid()
 
     def close_soon(self) -> None:
         """For :meth:`call_soon_threadsafe` of this loop."""
@@ -209,6 +219,12 @@ async def _farewell(runtime: Runtime) -> AsyncGenerator[None, None]:
         yield
     finally:
         await runtime.aclose()
+
+
+def held_here(keys: SessionKeys, label: str) -> bool:
+    """Whether this process, in whichever of its event loops, holds that lock under that label."""
+    runtimes = [reference() for reference in _runtimes.valuerefs()]
+    return any(runtime is not None and runtime.holds(keys, label) for runtime in runtimes)
 
 
 def _owner() -> object:

@@ -1,0 +1,135 @@
+"""Whether a wait makes sense may be asked while it lasts (``on_wait``); what is raised ends it, unless it is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from conformance.topologies import Node, Record
+
+from sessionlock import SessionGuard, WaitPolicy, WaitTimedOut
+from sessionlock.acquisition import Wanted
+from sessionlock.holding import SessionContext
+from sessionlock.protocol import Holder
+
+pytestmark = pytest.mark.anyio
+
+Look = Callable[[str], Record]
+HELD = 60.0  # seconds; longer than any test
+WITHIN = 10.0
+
+
+class Senseless(Exception):
+    """This wait would never end."""
+
+
+def context_of(guard: SessionGuard, wait: float = HELD) -> SessionContext:
+    context: Any = guard.session_lock("s", wait=WaitPolicy.seconds(wait))
+    assert isinstance(context, SessionContext)
+    return context
+
+
+async def enters(context: SessionContext) -> None:
+    async with context as session:
+        session["seen"] = session["seen"] + 1
+
+
+async def test_an_objection_ends_the_wait(node: Node, record: Look) -> None:
+    """With who is waited for; nothing of the waiter stays behind, and the holder is not disturbed."""
+    told: list[str] = []
+
+    async def object_to(wanted: Wanted, holder: Holder) -> None:
+        told.append(holder.label)
+        raise Senseless(wanted.name)
+
+    context = context_of(node())
+    context.on_wait = object_to
+    async with node().session_lock("s", name="the holder") as session:
+        with pytest.raises(Senseless, match=session.name):
+            await asyncio.wait_for(enters(context), WITHIN)
+        assert [label.rpartition(" ")[2] for label in told] == ["holder"]
+        assert record("s").waiting == []
+        session["seen"] = 0
+    assert record("s").free
+    assert record("s").data == {"seen": 0}
+
+
+async def test_who_has_no_objection_waits_on(node: Node) -> None:
+    """It is asked once, however long the wait lasts."""
+    asked: list[str] = []
+    answered = asyncio.Event()
+
+    async def agree(wanted: Wanted, holder: Holder) -> None:
+        asked.append(holder.label)
+        answered.set()
+
+    guard, context = node(), context_of(node())
+    context.on_wait = agree
+    async with guard.session_lock("s") as session:
+        session["seen"] = 0
+        waiting = asyncio.create_task(enters(context))
+        await asyncio.wait_for(answered.wait(), WITHIN)
+        with pytest.raises(WaitTimedOut):
+            await enters(context_of(node(), wait=0.2))
+        assert not waiting.done()
+    await asyncio.wait_for(waiting, WITHIN)
+    assert len(asked) == 1
+    assert await guard.read("s") == {"seen": 1}
+
+
+async def test_a_grant_comes_before_an_objection(node: Node) -> None:
+    """The lock is not withheld until the question is answered; the answer is of no interest any more."""
+    asked, left = asyncio.Event(), asyncio.Event()
+
+    async def never_finish(wanted: Wanted, holder: Holder) -> None:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            left.set()
+
+    guard, context = node(), context_of(node())
+    context.on_wait = never_finish
+    async with guard.session_lock("s") as session:
+        session["seen"] = 0
+        waiting = asyncio.create_task(enters(context))
+        await asyncio.wait_for(asked.wait(), WITHIN)
+    await asyncio.wait_for(waiting, WITHIN)
+    await asyncio.wait_for(left.wait(), WITHIN)
+    assert await guard.read("s") == {"seen": 1}
+
+
+async def test_nobody_is_asked_without_a_wait(node: Node) -> None:
+    async def object_to(wanted: Wanted, holder: Holder) -> None:
+        raise Senseless
+
+    guard, context = node(), context_of(node())
+    await guard.create({"seen": 0}, sid="s")
+    context.on_wait = object_to
+    await enters(context)
+    assert await guard.read("s") == {"seen": 1}
+
+
+async def test_a_waiter_that_is_cancelled_while_it_asks(node: Node, record: Look) -> None:
+    asked, left = asyncio.Event(), asyncio.Event()
+
+    async def never_finish(wanted: Wanted, holder: Holder) -> None:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            left.set()
+
+    context = context_of(node())
+    context.on_wait = never_finish
+    async with node().session_lock("s"):
+        waiting = asyncio.create_task(enters(context))
+        await asyncio.wait_for(asked.wait(), WITHIN)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await asyncio.wait_for(left.wait(), WITHIN)
+        assert record("s").waiting == []
+    assert record("s").free
