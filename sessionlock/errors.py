@@ -161,7 +161,10 @@ class ReadOnlySession(SessionLockError, TypeError):
 
 
 class ReentrantLock(SessionLockError):
-    """This task (or thread) already holds this session's lock: waiting for it would never end."""
+    """This task (or thread) already holds this session's lock: waiting for it would never end.
+
+    Or a web request comes from the process that holds it and, most likely, waits for this answer.
+    """
 
 
 class RedisUnavailable(SessionLockError):

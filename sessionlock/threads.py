@@ -172,7 +172,7 @@ class Block(Generic[T]):
         hand_out: Callable[[Portal, Any, object], T],
     ) -> None:
         self._find_loop = find_loop
-        self._context = context
+        self.context = context  # what is entered, in the loop
         self._hand_out = hand_out
 
     def __enter__(self) -> T:
@@ -206,9 +206,9 @@ class Block(Generic[T]):
 
     async def _enter(self) -> Any:
         assert self._loop is not None
-        value = await self._context.__aenter__()
+        value = await self.context.__aenter__()
         self._entered = True
-        self._loop.held[id(self)] = self._context
+        self._loop.held[id(self)] = self.context
         return value
 
     async def _leave(
@@ -218,7 +218,7 @@ class Block(Generic[T]):
             self._left = True
             assert self._loop is not None
             self._loop.held.pop(id(self), None)
-            await self._context.__aexit__(kind, error, tb)
+            await self.context.__aexit__(kind, error, tb)
 
 
 class Attempt:

@@ -11,8 +11,12 @@ from types import UnionType
 from typing import Annotated, Any, Concatenate, ParamSpec, Protocol, TypeVar, Union, get_args, get_origin, overload
 
 from .errors import ConfigurationError
+from .holding import SessionContext
+from .peers import Peer, client_of
+from .selfcall import refusing
 from .session import Session
-from .sources import SidFrom
+from .sources import SidFrom, find_request
+from .threads import Block
 from .threads import Session as ThreadSession
 
 __all__ = ["Decorator", "Locks", "locked_view"]
@@ -113,7 +117,7 @@ def _async(view: Callable[..., Awaitable[Any]], where: _Place, locks: Locks) -> 
         sid = sid_from(*args, **kwargs)
         if not isinstance(sid, str) and inspect.isawaitable(sid):
             sid = await sid
-        async with lock(sid) as session:
+        async with _sent_by(args, kwargs, lock(sid)) as session:
             args, kwargs = where.put(session, args, kwargs)
             return await view(*args, **kwargs)
 
@@ -131,7 +135,7 @@ def _sync(view: Callable[..., Any], where: _Place, locks: Locks) -> Any:
         if not isinstance(sid, str) and inspect.isawaitable(sid):
             _never_awaited(sid)
             raise ConfigurationError(f"{_name(view)} is not async, so the callable for its session id cannot be")
-        with lock(sid) as session:
+        with _sent_by(args, kwargs, lock(sid)) as session:
             args, kwargs = where.put(session, args, kwargs)
             answer = view(*args, **kwargs)
             if inspect.isawaitable(answer):
@@ -143,6 +147,21 @@ def _sync(view: Callable[..., Any], where: _Place, locks: Locks) -> Any:
             return answer
 
     return locked
+
+
+def _sent_by(args: tuple[Any, ...], kwargs: dict[str, Any], block: T) -> T:
+    """``block``, which knows who asks, should it have to wait."""
+    context = block.context if isinstance(block, Block) else block
+    if isinstance(context, SessionContext):
+        context.on_wait = refusing(functools.partial(_client, args, kwargs))
+    return block
+
+
+def _client(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Peer | None:
+    try:
+        return client_of(find_request(args, kwargs))
+    except ConfigurationError:
+        return None  # its session id comes from elsewhere
 
 
 def _never_awaited(thing: Any) -> None:

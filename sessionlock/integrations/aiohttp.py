@@ -21,6 +21,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -28,6 +29,7 @@ from aiohttp import web
 from ..default import default_guard
 from ..errors import ConfigurationError, LeaseLost, LockNotAcquired, SessionLockError
 from ..guard import SessionGuard
+from ..peers import client_of_transport
 from ..policies import LeasePolicy, WaitPolicy
 from ..session import Session
 from .marks import lease_of, policy_of, session_lock, session_lock_exempt, session_readonly
@@ -182,6 +184,7 @@ class _Request:
             method=request.method,
             path=request.path,
             https=request.secure,
+            client=partial(client_of_transport, request),
         )
 
     async def _open_while_the_client_is_there(self, visit: Visit) -> None:

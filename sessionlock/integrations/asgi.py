@@ -16,6 +16,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import anyio
@@ -23,6 +24,7 @@ import anyio
 from ..default import default_guard
 from ..errors import CodecError, SessionLockError
 from ..guard import SessionGuard
+from ..peers import client_of_scope
 from ..policies import LeasePolicy, WaitPolicy
 from .ahead import Ahead
 from .rules import Mode
@@ -101,6 +103,7 @@ class SessionLockMiddleware:
             method=method,
             path=path,
             https=scope.get("scheme") in ("https", "wss"),
+            client=partial(client_of_scope, scope),
         )
         if http:
             await _Exchange(visit, self.problems, scope, receive, send).run(self.app)

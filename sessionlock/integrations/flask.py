@@ -41,6 +41,7 @@ from ..default import default_guard
 from ..errors import ConfigurationError, LeaseLost, LockNotAcquired, ReentrantLock, SessionLockError
 from ..guard import SessionGuard
 from ..lease import Lease
+from ..peers import client_of_environ
 from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
 from ..portal import portal
 from ..session import Session
@@ -437,6 +438,7 @@ class SessionLockInterface(SessionInterface):
             method=request.method,
             path=request.path,
             https=request.is_secure,
+            client=partial(client_of_environ, request.environ),
         )
 
     def _policy(self, app: Flask, request: Request) -> RoutePolicy:

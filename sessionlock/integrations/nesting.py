@@ -1,7 +1,7 @@
 """A request that is made while handling another one of the same session would wait for itself: refuse it at once.
 
 The handler's context (:mod:`contextvars`) knows which sessions its request holds; a call to the own application within
-this process carries that context along.
+this process carries that context along. A call by HTTP does not: that is :mod:`sessionlock.selfcall`'s.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import ContextVar
 
-from ..errors import ReentrantLock
 from ..guard import SessionGuard
 from ..keys import check_sid, keys_for
+from ..selfcall import calls_itself
 
 __all__ = ["Held", "held_here", "refuse_nested"]
 
@@ -50,8 +50,5 @@ def refuse_nested(guard: SessionGuard, sid: str) -> None:
     """
     held = held_here(guard, sid)
     if held is not None:
-        raise ReentrantLock(
-            f"session {held.name[1]} is held by the request that is being handled here ({held.label or 'unnamed'}),"
-            " which calls its own application with the same session: each would wait for the other."
-            " Call release() on its session first, call without the session cookie, or use a safe method"
-        )
+        who = f"the request that is being handled here ({held.label or 'unnamed'})"
+        raise calls_itself(held.name[1], who)

@@ -14,7 +14,9 @@ from ..guard import SessionGuard
 from ..holding import SessionContext
 from ..keys import SessionKeys, new_sid
 from ..modes import UnlockedContext, check_unchanged
+from ..peers import Client
 from ..protocol import EMPTY, Snapshot
+from ..selfcall import refusing
 from ..session import Session
 from .cookies import CookieSettings
 from .nesting import Held, refuse_nested
@@ -32,6 +34,8 @@ Context = SessionContext | UnlockedContext
 
 class Visit:
     """One request. ``sid``: what its cookie says, if it says anything usable. :attr:`session` is the handler's.
+
+    ``client`` tells who sent it.
 
     ::
 
@@ -57,6 +61,7 @@ class Visit:
         method: str = "GET",
         path: str = "/",
         https: bool = False,
+        client: Client | None = None,
     ) -> None:
         self.guard = guard
         self.policy = policy
@@ -64,6 +69,7 @@ class Visit:
         self._cookie = cookie
         self._sid = sid
         self._https = https
+        self._client = client
         self._label = label_of(method, path)
         self._opened: Context  # by open(), in whose task it must be left
         self._context: Context  # of the session as it is now
@@ -82,7 +88,8 @@ class Visit:
 
         Raises:
             WaitTimedOut, QueueFull, RedisUnavailable, ScriptsForbidden, CodecError.
-            ReentrantLock: the request being handled in this context holds the same session.
+            ReentrantLock: the request being handled in this context, or the process of this host that is the client,
+                holds the same session.
         """
         if self._sid is None:
             await self._begin()
@@ -95,7 +102,9 @@ class Visit:
 
     def _to_lock(self, sid: str) -> Any:
         refuse_nested(self.guard, sid)
-        return self.guard.session_lock(sid, missing="reject", name=self._label, **self.policy.options())
+        context: Any = self.guard.session_lock(sid, missing="reject", name=self._label, **self.policy.options())
+        context.on_wait = refusing(self._client)
+        return context
 
     def _to_load(self, sid: str) -> Any:
         mode: Any = "read" if self.mode == "off" else self.mode

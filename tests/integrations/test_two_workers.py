@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 import anyio
 import pytest
@@ -22,6 +23,7 @@ from support.sites import BRIEF, NAMES, STREAMING, TABS, WITHIN, Site, Visitor
 
 from sessionlock import SessionGuard
 from sessionlock.embedded import EmbeddedServer
+from sessionlock.integrations.problems import BUSY, NESTED
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -90,26 +92,103 @@ async def test_who_only_reads_does_not_wait(site: Site, visitor: Visitor, guard:
     assert await guard.read(visitor.sid) == {"cart": ["first"], "held": "read"}
 
 
-async def test_a_handler_that_calls_its_own_site(visitor: Visitor, guard: SessionGuard, store: str) -> None:
-    """As any client would, with the cookie of its visitor: to the site that is just another tab.
+@pytest.mark.parametrize("worker", ["same", "other"])
+async def test_a_handler_that_calls_its_own_site(
+    visitor: Visitor, guard: SessionGuard, store: str, worker: str
+) -> None:
+    """As any client would, with the cookie of its visitor: refused, though the route would wait for twice as long.
 
-    It cannot be known that one waits for the other; the wait that the route allows bounds it.
+    Whether the process that holds the session answers, or its sibling.
     """
-    with anyio.fail_after(WITHIN):
-        answer = await visitor.ask("POST", f"/call?method=POST&path={quote('/brief?item=inner')}")
-        assert answer.is_success
-        inner = answer.json()
+    inner = await called(visitor, worker=worker, path="/add?item=inner")
+    assert inner["status"] == 409
+    assert inner["headers"]["content-type"] == "application/problem+json"
+    assert inner["body"]["detail"] == NESTED
+    assert (await called(visitor, worker=worker, method="GET", path="/cart"))["body"] == ["first"]
+    await nothing_is_left(visitor, guard, store)
+
+
+async def test_who_calls_its_own_site_through_a_proxy(visitor: Visitor, guard: SessionGuard, store: str) -> None:
+    """It cannot be known that one waits for the other; the wait that the route allows bounds it."""
+    async with relay(visitor.url) as where:
+        inner = await called(visitor, where=where, path="/brief?item=inner")
         assert (inner["status"], inner["headers"]["retry-after"]) == (503, "1")
-        assert inner["headers"]["content-type"] == "application/problem+json"
-        assert inner["body"]["detail"].startswith("Another request of this session is still being handled.")
-        reading = await visitor.ask("POST", "/call?method=GET&path=/cart")
-        assert (reading.json()["status"], reading.json()["body"]) == (200, ["first"])
+        assert inner["body"]["detail"] == BUSY
+        assert (await called(visitor, where=where, method="GET", path="/cart"))["body"] == ["first"]
+    await nothing_is_left(visitor, guard, store)
+
+
+async def test_a_second_tab_waits(site: Site, visitor: Visitor, guard: SessionGuard) -> None:
+    """It comes from this host, too, but not from the process that holds the session."""
+    slow = asyncio.create_task(visitor.ask("POST", "/hold?gate=tab"))
+
+    async def it_holds() -> bool:
+        return await holder(guard, visitor.sid) == "POST /hold"
+
+    await eventually(it_holds)
+    impatient = await visitor.together("POST", ["/brief?item=second"] * 4)
+    assert [answer.status_code for answer in impatient] == [503] * 4
+    patient = asyncio.create_task(visitor.together("POST", ["/add?item=second", "/add?item=third"]))
+
+    async def both_wait() -> bool:
+        return len((await guard.inspect(visitor.sid)).waiters) == 2
+
+    await eventually(both_wait)
+    site.open("tab")
+    assert (await slow).is_success
+    assert all(answer.is_success for answer in await patient)
+    assert sorted((await guard.read(visitor.sid))["cart"]) == ["first", "second", "third"]
+
+
+async def called(visitor: Visitor, **asked: str) -> dict[str, Any]:
+    """What a handler that holds the session was answered by its own site."""
+    query = urlencode({"method": "POST", **asked})
+    with anyio.fail_after(WITHIN):
+        answer = await visitor.ask("POST", f"/call?{query}")
+    assert answer.is_success
+    told: dict[str, Any] = answer.json()
+    return told
+
+
+async def nothing_is_left(visitor: Visitor, guard: SessionGuard, store: str) -> None:
+    """Neither lock nor place in the queue; and what the calling handler changed was saved."""
     seen = await guard.inspect(visitor.sid)
     assert (seen.holder, list(seen.waiters)) == (None, [])
     with connect(store) as redis:
         assert list(redis.scan_iter(match="*:lock")) == []
     assert await guard.read(visitor.sid) == {"cart": ["first"], "called": True}
     assert (await visitor.ask("POST", "/brief?item=after")).is_success
+
+
+@asynccontextmanager
+async def relay(url: str) -> AsyncIterator[str]:
+    """A proxy that passes everything on, both ways; where it is to be found."""
+    where = urlsplit(url)
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(where.hostname, where.port)
+        await asyncio.gather(pass_on(reader, back), pass_on(there, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        host, port = server.sockets[0].getsockname()
+        yield f"http://{host}:{port}"
+
+
+@pytest.mark.parametrize("name", ["starlette", "flask"])
+async def test_a_site_of_one_process_that_calls_itself(
+    name: str, store: str, guard: SessionGuard, tmp_path: Path
+) -> None:
+    with Site(name, store, tmp_path, workers=1) as site:
+        async with site.visitor() as visitor:
+            assert (await called(visitor, path="/add?item=inner"))["status"] == 409
+            await nothing_is_left(visitor, guard, store)
+        assert "Traceback" not in site.told()
 
 
 @pytest.mark.parametrize("site", [*STREAMING, "django-asgi"], indirect=True)

@@ -42,9 +42,8 @@ async def hold(request: Asked) -> web.Response:
 
 async def call(request: Asked) -> web.Response:
     (await session_of(request))["called"] = True
-    asked = request.query
-    where = str(request.url.origin())
-    return web.json_response(await handlers.call(where, asked["method"], asked["path"], request.headers["cookie"]))
+    own = str(request.url.origin())
+    return web.json_response(await handlers.call(own, request.query, request.headers["cookie"]))
 
 
 async def events(request: Asked) -> web.StreamResponse:

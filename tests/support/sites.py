@@ -43,12 +43,12 @@ TABS = 50
 
 
 def _uvicorn(application: str) -> list[str]:
-    served = ["-m", "uvicorn", "--factory", application, "--fd={}", "--workers=2"]
+    served = ["-m", "uvicorn", "--factory", application, "--fd={}"]
     return [*served, "--log-level=warning", "--no-access-log"]
 
 
 def _gunicorn(application: str) -> list[str]:
-    served = ["-m", "gunicorn", f"{application}()", "--bind=fd://{}", "--workers=2", "--threads=4"]
+    served = ["-m", "gunicorn", f"{application}()", "--bind=fd://{}", "--threads=4"]
     return [*served, "--keep-alive=30", "--log-level=warning"]
 
 
@@ -75,13 +75,15 @@ class Site:
     ``more``: further arguments for the server.
     """
 
-    def __init__(self, name: str, store: str, folder: Path, *more: str, way: str = "guarded") -> None:
+    def __init__(self, name: str, store: str, folder: Path, *more: str, way: str = "guarded", workers: int = 2) -> None:
         self.name = name
         self.log = folder / "log"
         self.processes: list[subprocess.Popen[bytes]] = []
         self._folder = folder
-        self._masters = 2 if _COMMANDS[name] is AIOHTTP else 1  # the others make two workers of one process
-        self._command = [sys.executable, *_COMMANDS[name], *more]
+        self._workers = workers
+        alone = _COMMANDS[name] is AIOHTTP  # the others make several workers of one process
+        self._masters = workers if alone else 1
+        self._command = [sys.executable, *_COMMANDS[name], *([] if alone else [f"--workers={workers}"]), *more]
         paths = (Path(sessionlock.__file__).parent.parent, Path(__file__).parent.parent)
         self._environment = {
             **os.environ,
@@ -96,7 +98,7 @@ class Site:
     # --- it runs
 
     def start(self) -> None:
-        """Returns at once; :meth:`visitor` waits for both workers."""
+        """Returns at once; :meth:`visitor` waits for all workers."""
         with socket.create_server(("127.0.0.1", 0), backlog=512) as listening, self.log.open("wb") as log:
             self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
             number = listening.fileno()
@@ -144,16 +146,16 @@ class Site:
 
     @asynccontextmanager
     async def visitor(self) -> AsyncIterator[Visitor]:
-        """A browser whose tabs both workers answer."""
+        """A browser whose tabs all workers answer."""
         started = time.monotonic()
         while True:
             async with Visitor(self.url) as visitor:
-                if len(await visitor.find_workers()) == 2:
+                if len(await visitor.find_workers()) == self._workers:
                     await visitor.begin()
                     yield visitor
                     return
             assert all(process.poll() is None for process in self.processes), self.told()
-            assert time.monotonic() < started + WITHIN, f"not both workers answer\n{self.told()}"
+            assert time.monotonic() < started + WITHIN, f"not all workers answer\n{self.told()}"
             await anyio.sleep(0.05)
 
 
@@ -161,6 +163,7 @@ class Visitor:
     """A browser: one session, many tabs, each with a connection of its own that stays with the worker that took it."""
 
     def __init__(self, url: str) -> None:
+        self.url = url
         limits = httpx.Limits(max_connections=1, keepalive_expiry=WITHIN)
         self.tabs = [
             httpx.AsyncClient(base_url=url, limits=limits, timeout=WITHIN, verify=False, trust_env=False)

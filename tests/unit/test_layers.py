@@ -14,7 +14,7 @@ PACKAGE = Path(sessionlock.__file__).parent
 # Within a line the order is of no importance, as they do not import each other, except where CHAINS says so.
 LAYERS = (
     "version errors",
-    "policies keys sources capabilities",
+    "policies keys sources capabilities peers",
     "durability",
     "lease protocol changes patience",
     "ballot",
@@ -32,7 +32,7 @@ LAYERS = (
     "engines wakeup watchdog",
     "runtime",
     "acquisition portal",
-    "election",
+    "election selfcall",
     "quorum_pottery",
     "holding",
     "modes users",

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from django.conf import settings as django_settings
@@ -21,6 +22,7 @@ from django.utils.cache import patch_vary_headers
 from django.utils.http import http_date
 
 from ...errors import SessionLockError
+from ...peers import client_of_environ
 from ..marks import policy_of
 from ..rules import RoutePolicy, label_of
 from . import settings
@@ -116,7 +118,8 @@ class SessionLockMiddleware(SessionMiddleware):  # type: ignore[misc]
     def _prepared(self, request: Any, home: Home) -> SessionStore:
         session: SessionStore = self.SessionStore(request.COOKIES.get(django_settings.SESSION_COOKIE_NAME))
         policy = _policy(request)
-        session.prepare(home, policy.mode_for(request.method), policy.options(), label_of(request.method, request.path))
+        label, client = label_of(request.method, request.path), partial(client_of_environ, request.META)
+        session.prepare(home, policy.mode_for(request.method), policy.options(), label, client)
         request.session = session
         return session
 

@@ -19,8 +19,10 @@ from ...guard import SessionGuard
 from ...holding import SessionContext
 from ...keys import SessionKeys, check_sid, keys_for, new_sid, new_token
 from ...modes import Unlocked, UnlockedMode, check_unchanged
+from ...peers import Client
 from ...policies import LeasePolicy, SessionPolicy
 from ...protocol import Committed, Snapshot, refusal
+from ...selfcall import refusing
 from ...session import Session
 from ..rules import RequestMode
 
@@ -31,13 +33,14 @@ SHORTEST = 0.01  # seconds; what lives shorter is not stored at all
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """How a record is opened. ``cancels``: losing the lease cancels the task that opened it."""
+    """How a record is opened. ``cancels``: losing the lease cancels the task that opened it. ``client``: who asks."""
 
     policy: SessionPolicy
     mode: RequestMode
     options: Mapping[str, Any]
     label: str | None = None
     cancels: bool = False
+    client: Client | None = None
 
     async def open(self, guard: SessionGuard, sid: str) -> Record:
         """Raises :class:`~sessionlock.SessionNotFound` for an id that is not known, and what session_lock() raises."""
@@ -72,6 +75,7 @@ class HeldRecord:
             options["lease"] = replace(lease, on_lost="flag")
         context = guard.session_lock(sid, missing="reject", session=how.policy, name=how.label, **options)
         assert isinstance(context, SessionContext)
+        context.on_wait = refusing(how.client)
         seen: list[bool] = []
         notice = context._noticed
 

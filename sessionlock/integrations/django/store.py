@@ -12,6 +12,7 @@ from django.contrib.sessions.exceptions import SessionInterrupted
 from ...errors import InvalidSessionId, ReadOnlySession, SessionConflict, SessionLockError, SessionNotFound
 from ...guard import SessionGuard
 from ...keys import new_sid
+from ...peers import Client
 from ...policies import SessionPolicy
 from ..cookies import usable_sid
 from ..nesting import Held, refuse_nested
@@ -50,6 +51,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         self._mode: RequestMode = "optimistic"
         self._options: dict[str, Any] = {}
         self._label: str | None = None
+        self._client: Client | None = None
         self.failure: SessionLockError | None = None
         super().__init__(session_key)
 
@@ -161,9 +163,11 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         record = self._record
         return record is not None and record.outdated and record.session.sid == self.session_key
 
-    def prepare(self, home: Home, mode: RequestMode, options: dict[str, Any], label: str | None) -> None:
-        """Say how the session is to be opened, before it is."""
-        self._home, self._mode, self._options, self._label = home, mode, options, label
+    def prepare(
+        self, home: Home, mode: RequestMode, options: dict[str, Any], label: str | None, client: Client | None = None
+    ) -> None:
+        """Say how the session is to be opened, before it is. ``client`` tells who sent the request."""
+        self._home, self._mode, self._options, self._label, self._client = home, mode, options, label, client
 
     def begin(self) -> None:
         """Open it now. It does not count as accessed.
@@ -232,7 +236,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         if key is None:
             return self._nothing(guard)
         cancels = self._home is not None and self._home.here()
-        how = Opening(self._policy(guard), self._mode, self._options, self._label, cancels)
+        how = Opening(self._policy(guard), self._mode, self._options, self._label, cancels, self._client)
         try:
             self._record = await how.open(guard, key)
         except (SessionNotFound, InvalidSessionId):

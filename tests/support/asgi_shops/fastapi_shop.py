@@ -45,9 +45,9 @@ async def hold(request: Request, gate: str) -> dict[str, Any]:
 
 
 @router.post("/call")
-async def call(request: Request, method: str, path: str) -> dict[str, Any]:
+async def call(request: Request) -> dict[str, Any]:
     request.session["called"] = True
-    return await handlers.call(str(request.base_url), method, path, request.headers["cookie"])
+    return await handlers.call(str(request.base_url), request.query_params, request.headers["cookie"])
 
 
 @router.post("/events")

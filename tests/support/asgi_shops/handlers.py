@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -69,10 +69,22 @@ async def poll(session: Any, name: str) -> dict[str, Any]:
     return {"pid": os.getpid()}
 
 
-async def call(where: str, method: str, path: str, cookie: str) -> dict[str, Any]:
-    """Calls an application, this one say, as any client would; what it answered."""
-    async with httpx.AsyncClient(base_url=where, timeout=NEVER, trust_env=False) as client:
-        return told(await client.request(method, path, headers={"cookie": cookie}))
+async def call(own: str, asked: Mapping[str, str], cookie: str) -> dict[str, Any]:
+    """Calls an application as any client would; what it answered.
+
+    ``method`` and ``path`` of what to call; ``where`` it is, if not here; ``worker``: that the ``same`` process as this
+    one is to answer, or the ``other``.
+    """
+    while True:
+        async with httpx.AsyncClient(base_url=asked.get("where", own), timeout=NEVER, trust_env=False) as client:
+            # A connection stays with the worker that took it.
+            if "worker" not in asked or is_meant(asked["worker"], await client.get("/pid")):
+                return told(await client.request(asked["method"], asked["path"], headers={"cookie": cookie}))
+
+
+def is_meant(worker: str, answer: httpx.Response) -> bool:
+    same: bool = answer.json() == os.getpid()
+    return same == (worker == "same")
 
 
 def told(answer: httpx.Response) -> dict[str, Any]:

@@ -46,8 +46,7 @@ async def hold(request: Asked) -> dict[str, Any]:
 @post("/call")
 async def call(request: Asked) -> dict[str, Any]:
     request.session["called"] = True
-    asked = request.query_params
-    return await handlers.call(str(request.base_url), asked["method"], asked["path"], request.headers["cookie"])
+    return await handlers.call(str(request.base_url), request.query_params, request.headers["cookie"])
 
 
 @post("/events")

@@ -39,9 +39,7 @@ async def hold() -> dict[str, Any]:
 
 async def call() -> dict[str, Any]:
     session["called"] = True
-    return await handlers.call(
-        request.host_url, request.args["method"], request.args["path"], request.headers["cookie"]
-    )
+    return await handlers.call(request.host_url, request.args, request.headers["cookie"])
 
 
 async def events() -> Response:

@@ -41,8 +41,7 @@ async def hold(request: Request) -> Response:
 
 async def call(request: Request) -> Response:
     request.session["called"] = True
-    asked = request.query_params
-    told = await handlers.call(str(request.base_url), asked["method"], asked["path"], request.headers["cookie"])
+    told = await handlers.call(str(request.base_url), request.query_params, request.headers["cookie"])
     return JSONResponse(told)
 
 

@@ -44,7 +44,7 @@ def hold(request: Asked) -> JsonResponse:
 def call(request: Asked) -> JsonResponse:
     request.session["called"] = True
     where = f"http://{request.get_host()}"
-    return JsonResponse(call_it(where, request.GET["method"], request.GET["path"], request.headers["cookie"]))
+    return JsonResponse(call_it(where, request.GET, request.headers["cookie"]))
 
 
 async def aadd(request: Asked) -> JsonResponse:
@@ -67,8 +67,7 @@ async def ahold(request: Asked) -> JsonResponse:
 async def acall(request: Asked) -> JsonResponse:
     await request.session.aset("called", True)
     where = f"http://{request.get_host()}"
-    asked = request.GET
-    return JsonResponse(await handlers.call(where, asked["method"], asked["path"], request.headers["cookie"]))
+    return JsonResponse(await handlers.call(where, request.GET, request.headers["cookie"]))
 
 
 urlpatterns: list[Any] = []

@@ -1,0 +1,194 @@
+"""Who waits for a session that the process of its own client holds; real servers are in ``test_two_workers``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support.stored import Stored
+from support.workers import Worker
+
+from sessionlock import (
+    ReentrantLock,
+    Session,
+    SessionGuard,
+    WaitTimedOut,
+    blocking,
+    cookie,
+    session_locked,
+)
+from sessionlock.keys import keys_for
+from sessionlock.peers import Peer, peer_of
+from sessionlock.protocol import Holder
+from sessionlock.runtime import held_here, node_name
+from sessionlock.selfcall import holding_process, refusing
+
+pytestmark = pytest.mark.anyio
+
+LONG = 60.0  # seconds; longer than any test
+WITHIN = 10.0
+KEYS = keys_for("sl", "s")
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    """The client of a connection that this process has with itself."""
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        stack.enter_context(socket.create_connection(server.getsockname()))
+        connection, name = server.accept()
+        stack.enter_context(connection)
+        found = peer_of(*name)
+        assert found is not None
+        yield found
+
+
+@pytest.fixture
+async def caller(redis_url: str) -> AsyncIterator[SessionGuard]:
+    """What the inner request uses."""
+    async with SessionGuard.from_url(redis_url) as guard:
+        yield guard
+
+
+async def called(guard: SessionGuard, peer: Peer | None, wait: float = LONG) -> None:
+    context: Any = guard.session_lock("s", wait=wait)
+    context.on_wait = refusing(lambda: peer)
+    async with context:
+        pass
+
+
+@pytest.mark.parametrize("name", [None, "web", "a name: of several words"])
+async def test_held_by_this_process(redis_url: str, caller: SessionGuard, peer: Peer, name: str | None) -> None:
+    """By another guard, whatever it is called."""
+    async with SessionGuard.from_url(redis_url, name=name) as holder, holder.session_lock("s", name="POST /x"):
+        with pytest.raises(ReentrantLock, match=r"this request \(.* POST /x\), which calls its own application"):
+            await asyncio.wait_for(called(caller, peer), WITHIN)
+        with Stored(redis_url, "s") as stored:
+            assert stored.waiting == []
+    await called(caller, peer)
+
+
+async def test_held_by_another_loop_of_this_process(redis_url: str, caller: SessionGuard, peer: Peer) -> None:
+    """As a view in a thread holds it."""
+    held, over = threading.Event(), threading.Event()
+
+    def view() -> None:
+        with blocking.SessionGuard.from_url(redis_url) as guard, guard.session_lock("s"):
+            held.set()
+            over.wait(LONG)
+
+    thread = threading.Thread(target=view)
+    thread.start()
+    try:
+        await asyncio.to_thread(held.wait, WITHIN)
+        with pytest.raises(ReentrantLock):
+            await asyncio.wait_for(called(caller, peer), WITHIN)
+    finally:
+        over.set()
+        await asyncio.to_thread(thread.join)
+    await called(caller, peer)
+
+
+async def test_held_by_another_process(redis_url: str, caller: SessionGuard, peer: Peer) -> None:
+    """That waits for nothing here, so it is waited for, as long as was said."""
+    async with Worker(redis_url) as worker:
+        await worker.hold("s")
+        with pytest.raises(WaitTimedOut):
+            await called(caller, peer, wait=0.5)
+        await worker.finish()
+    await called(caller, peer)
+
+
+@pytest.mark.parametrize("other", [None, ("192.0.2.1", 80), ("127.0.0.1", 1), ("testclient", 50000)])
+async def test_other_clients(redis_url: str, caller: SessionGuard, other: Peer | None) -> None:
+    async with SessionGuard.from_url(redis_url) as holder, holder.session_lock("s"):
+        with pytest.raises(WaitTimedOut):
+            await called(caller, other, wait=0.3)
+
+
+async def test_who_has_released(redis_url: str, caller: SessionGuard, peer: Peer) -> None:
+    """It may call itself: nothing waits for it any more."""
+    async with SessionGuard.from_url(redis_url) as holder, holder.session_lock("s") as session:
+        await session.release()
+        await asyncio.wait_for(called(caller, peer), WITHIN)
+
+
+async def test_what_is_held_here(caller: SessionGuard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known by label, prefix and process, for as long as it lasts."""
+    async with caller.session_lock("s", name="POST /x"):
+        label = f"{node_name()} POST /x"
+        assert held_here(KEYS, label)
+        assert not held_here(KEYS, f"{node_name()} POST /y")
+        assert not held_here(keys_for("sl", "t"), label)
+        assert not held_here(keys_for("other", "s"), label)
+        with monkeypatch.context() as forked:
+            forked.setattr(os, "getpid", lambda: -1)
+            assert not held_here(KEYS, label)
+        assert held_here(KEYS, label)
+    assert not held_here(KEYS, label)
+
+
+@pytest.fixture
+def asked(peer: Peer) -> SimpleNamespace:
+    """A request from this very process."""
+    return SimpleNamespace(headers={}, cookies={"sid": "s"}, method="POST", scope={"client": peer})
+
+
+async def test_a_decorated_view(redis_url: str, caller: SessionGuard, asked: SimpleNamespace) -> None:
+    @session_locked(cookie("sid"), guard=caller, wait=LONG)
+    async def view(request: SimpleNamespace, session: Session) -> None:
+        session["added"] = True
+
+    async with SessionGuard.from_url(redis_url) as holder:
+        await holder.create({}, sid="s")
+        async with holder.session_lock("s"):
+            with pytest.raises(ReentrantLock, match="calls its own application"):
+                await asyncio.wait_for(view(asked), WITHIN)
+        await view(asked)
+        assert await holder.read("s") == {"added": True}
+
+
+async def test_a_decorated_view_in_a_thread(redis_url: str, asked: SimpleNamespace) -> None:
+    guard = blocking.SessionGuard.from_url(redis_url)
+
+    @session_locked(cookie("sid"), guard=guard, wait=LONG)
+    def view(request: SimpleNamespace, session: blocking.Session) -> None:
+        session["added"] = True
+
+    async with SessionGuard.from_url(redis_url) as holder:
+        await holder.create({}, sid="s")
+        async with holder.session_lock("s"):
+            with pytest.raises(ReentrantLock, match="calls its own application"):
+                await asyncio.wait_for(asyncio.to_thread(view, asked), WITHIN)
+        await asyncio.to_thread(view, asked)
+        assert await holder.read("s") == {"added": True}
+    await asyncio.to_thread(guard.close)
+
+
+HOST = socket.gethostname()
+
+
+@pytest.mark.parametrize(
+    ("label", "process"),
+    [
+        (f"{HOST}:1", 1),
+        (f"{HOST}:1 POST /x", 1),
+        (f"{HOST}:{os.getpid()} POST /x", None),  # it is not held here, so somebody else is called the same
+        (f"{HOST}.example:1", None),
+        ("1", None),
+        (":1", None),
+        (f"{HOST}:", None),
+        (f"{HOST}:²", None),
+        ("web POST /x", None),
+        ("", None),
+    ],
+)
+def test_what_a_label_tells(label: str, process: int | None) -> None:
+    assert holding_process(KEYS, Holder(label, None)) == process
