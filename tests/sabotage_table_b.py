@@ -13,6 +13,9 @@ LOOP = "tests/attacks/test_event_loop.py::"
 RACES = "tests/attacks/test_release_races.py::"
 EDGES = "tests/attacks/test_edges.py::"
 TABLES = "tests/protocol/test_tables.py::"
+SELF = "tests/integrations/test_self_calls.py::"
+PEERS = "tests/unit/test_peers.py::"
+OBJECTIONS = "tests/conformance/test_objections.py::"
 
 LOCK_CHECK = "if call('GET', LOCK) ~= token then\n"
 FENCE_CHECK = "if (number_in(state.fence) or 0) > tonumber(fence) then\n"
@@ -434,5 +437,70 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "if push(channel, message, deaf) > 0 then\n",
         "if push(channel, message, deaf) >= 0 then\n",
         TABLES + "test_row[hand-over-to-dead-waiters]",
+    ),
+    # an application that calls itself
+    (
+        "who calls itself waits for itself",
+        "self-call",
+        "selfcall.py",
+        "if await asyncio.to_thread(is_of_process, peer, pid):\n",
+        "if False:\n",
+        (
+            SELF + "test_held_by_this_process",
+            SELF + "test_a_decorated_view",
+            SELF + "test_a_decorated_view_in_a_thread",
+        ),
+    ),
+    (
+        "only the own loop's holds are known",
+        "self-call",
+        "runtime.py",
+        "return any(runtime is not None and runtime.holds(keys, label) for runtime in runtimes)",
+        "return any(runtime and runtime.loop is asyncio.get_running_loop() and runtime.holds(keys, label)"
+        " for runtime in runtimes)",
+        SELF + "test_held_by_another_loop_of_this_process",
+    ),
+    (
+        "everything on this host is taken for the holder",
+        "self-call",
+        "peers.py",
+        "return _has(pid, theirs)",
+        "return True",
+        (PEERS + "test_a_socket_of_another_process", PEERS + "test_a_port_that_is_in_use_towards_two_servers"),
+    ),
+    (
+        "any connection from the client's port is taken for the request's",
+        "self-call",
+        "peers.py",
+        "            if _has(os.getpid(), ours):\n                return _has(pid, theirs)\n",
+        "            if _has(pid, theirs):\n                return True\n",
+        PEERS + "test_a_port_that_is_in_use_towards_two_servers",
+    ),
+    (
+        "a parent's holds are taken for the child's",
+        "self-call",
+        "runtime.py",
+        "self._prefix == keys.prefix and self.pid == os.getpid()",
+        "self._prefix == keys.prefix",
+        SELF + "test_what_is_held_here",
+    ),
+    (
+        "an objection is not raised",
+        "self-call",
+        "acquisition.py",
+        "            self._asking.result()\n",
+        "            pass\n",
+        OBJECTIONS + "test_an_objection_ends_the_wait",
+    ),
+    (
+        "the question outlives the wait",
+        "self-call",
+        "acquisition.py",
+        "        if self._asking is not None:\n            self._asking.cancel()\n",
+        "",
+        (
+            OBJECTIONS + "test_a_grant_comes_before_an_objection",
+            OBJECTIONS + "test_a_waiter_that_is_cancelled_while_it_asks",
+        ),
     ),
 ]
