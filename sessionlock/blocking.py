@@ -77,7 +77,8 @@ class SessionGuard:
     """:class:`sessionlock.SessionGuard` for threads; share it between them.
 
     ``client`` is a ``redis.asyncio`` client (its settings are taken, not its connections), or a
-    :class:`sessionlock.SessionGuard`, whose policies are then shared. ``options`` as there.
+    :class:`sessionlock.SessionGuard`, whose policies are then shared. ``options`` as there. ``inner``: the async guard
+    that does it, on the loop of the portal.
     """
 
     def __init__(self, client: Any, **options: Any) -> None:
@@ -86,9 +87,9 @@ class SessionGuard:
         if isinstance(client, AsyncGuard):
             if options:
                 raise ConfigurationError("options belong to the guard that is handed over; give them there")
-            self._guard = _twin(client)
+            self.inner = _twin(client)
         else:
-            self._guard = AsyncGuard(client, **options)
+            self.inner = AsyncGuard(client, **options)
         self._known: Portal | None = None
 
     @classmethod
@@ -99,13 +100,13 @@ class SessionGuard:
             ConfigurationError: a scheme or option that does not exist.
         """
         made = cls(AsyncGuard.from_url(url, **options))
-        made._guard._owns_client = True
+        made.inner._owns_client = True
         return made
 
     def _loop(self) -> Portal:
         found = portal()
         if found is not self._known:
-            found.guards.add(self._guard)
+            found.guards.add(self.inner)
             self._known = found
         return found
 
@@ -147,8 +148,8 @@ class SessionGuard:
     ) -> AbstractContextManager[Any, None]:
         """``with guard.session_lock(sid) as session``; as :meth:`sessionlock.SessionGuard.session_lock`, which names
         the options and the errors. Further: LeaseLost at any use of a session whose lease was lost."""
-        policy = lease or self._guard.lease_policy
-        context = self._guard.session_lock(*sids, lease=_flagged(policy), **options)
+        policy = lease or self.inner.lease_policy
+        context = self.inner.session_lock(*sids, lease=_flagged(policy), **options)
         hand_over = hand_out if len(sids) == 1 else hand_out_all
         return Block(self._loop, context, partial(hand_over, policy.on_lost == "flag"))
 
@@ -164,8 +165,8 @@ class SessionGuard:
 
         Ask ``lease.check()`` before what must not happen without the lock; it raises LeaseLost.
         """
-        policy = _flagged(lease or self._guard.lease_policy)
-        return Block(self._loop, self._guard.lock(lock_name, lease=policy, wait=wait, name=name), hand_out_lease)
+        policy = _flagged(lease or self.inner.lease_policy)
+        return Block(self._loop, self.inner.lock(lock_name, lease=policy, wait=wait, name=name), hand_out_lease)
 
     # --- without the lock
 
@@ -189,7 +190,7 @@ class SessionGuard:
         loop = self._loop()
 
         async def begin() -> Any:
-            return self._guard.attempts(sid, missing=missing, retry=tries, session=session)
+            return self.inner.attempts(sid, missing=missing, retry=tries, session=session)
 
         running = loop.call(begin)
         try:
@@ -216,56 +217,56 @@ class SessionGuard:
     def create(self, data: Mapping[str, Any] | None = None, *, sid: str | None = None) -> Session:
         """:meth:`sessionlock.SessionGuard.create`."""
         loop = self._loop()
-        return Session(loop, loop.call(partial(self._guard.create, data, sid=sid)))
+        return Session(loop, loop.call(partial(self.inner.create, data, sid=sid)))
 
     def read(self, sid: str) -> Session:
         """:meth:`sessionlock.SessionGuard.read`."""
         loop = self._loop()
-        return Session(loop, loop.call(self._guard.read, sid))
+        return Session(loop, loop.call(self.inner.read, sid))
 
     def destroy(self, sid: str) -> bool:
         """:meth:`sessionlock.SessionGuard.destroy`."""
-        return self._loop().call(self._guard.destroy, sid)
+        return self._loop().call(self.inner.destroy, sid)
 
     def incr(self, sid: str, key: str, by: int = 1) -> int:
         """:meth:`sessionlock.SessionGuard.incr`."""
-        return self._loop().call(self._guard.incr, sid, key, by)
+        return self._loop().call(self.inner.incr, sid, key, by)
 
     def regenerate(self, sid: str, *, grace: float = 30.0) -> str:
         """:meth:`sessionlock.SessionGuard.regenerate`."""
-        return self._loop().call(partial(self._guard.regenerate, sid, grace=grace))
+        return self._loop().call(partial(self.inner.regenerate, sid, grace=grace))
 
     def inspect(self, sid: str) -> SessionInfo:
         """:meth:`sessionlock.SessionGuard.inspect`."""
-        return self._loop().call(self._guard.inspect, sid)
+        return self._loop().call(self.inner.inspect, sid)
 
     def force_release(self, sid: str, token: str) -> bool:
         """:meth:`sessionlock.SessionGuard.force_release`."""
-        return self._loop().call(self._guard.force_release, sid, token)
+        return self._loop().call(self.inner.force_release, sid, token)
 
     # --- a user's sessions
 
     def bind(self, sid: str, user: str) -> None:
         """:meth:`sessionlock.SessionGuard.bind`."""
-        self._loop().call(self._guard.bind, sid, user)
+        self._loop().call(self.inner.bind, sid, user)
 
     def sessions_of(self, user: str) -> list[SessionInfo]:
         """:meth:`sessionlock.SessionGuard.sessions_of`."""
-        return self._loop().call(self._guard.sessions_of, user)
+        return self._loop().call(self.inner.sessions_of, user)
 
     def destroy_all(self, user: str, *, keep: str | None = None) -> int:
         """:meth:`sessionlock.SessionGuard.destroy_all`."""
-        return self._loop().call(partial(self._guard.destroy_all, user, keep=keep))
+        return self._loop().call(partial(self.inner.destroy_all, user, keep=keep))
 
     def repair_index(self) -> int:
         """:meth:`sessionlock.SessionGuard.repair_index`."""
-        return self._loop().call(self._guard.repair_index)
+        return self._loop().call(self.inner.repair_index)
 
     # --- life
 
     def close(self) -> None:
         """Close the guard's connections. The loop goes on for other guards; the process' end closes what is left."""
-        self._loop().call(self._guard.aclose)
+        self._loop().call(self.inner.aclose)
 
     def __enter__(self) -> SessionGuard:
         return self
@@ -311,7 +312,7 @@ def blocking_guard(guard: AsyncGuard) -> SessionGuard:
 def configure(guard_or_url: SessionGuard | AsyncGuard | str, **options: Any) -> SessionGuard:
     """Set the default guard, of the async face as well: there is one. Nothing is connected yet."""
     if isinstance(guard_or_url, SessionGuard):
-        origin = default.configure(_twin(guard_or_url._guard), **options)
+        origin = default.configure(_twin(guard_or_url.inner), **options)
         _faces[origin] = guard_or_url
         return guard_or_url
     return blocking_guard(default.configure(guard_or_url, **options))

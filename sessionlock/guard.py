@@ -27,7 +27,7 @@ from .errors import (
 )
 from .holding import LockContext, SessionContext, SessionsContext, renew_id
 from .keys import SessionKeys, check_prefix, check_sid, keys_for, new_sid, new_token
-from .modes import Attempt, Unlocked, UnlockedContext, UnlockedMode, attempts
+from .modes import Attempt, BeginningContext, Unlocked, UnlockedContext, UnlockedMode, attempts
 from .policies import LeasePolicy, SessionPolicy, WaitPolicy, check_seconds
 from .protocol import Snapshot
 from .quorum import Quorum
@@ -230,7 +230,7 @@ class SessionGuard:
         policy = session or self.session_policy
         if mode != "lock":
             return UnlockedContext(
-                partial(self._unlocked, sid, policy, mode, missing, expected_version), self.runtime, self._noticed
+                partial(self.unlocked, sid, policy, mode, missing, expected_version), self.runtime, self.noticed
             )
         if expected_version is not None:
             raise ConfigurationError(
@@ -257,7 +257,7 @@ class SessionGuard:
             self.codec,
             save_on_error=save_on_error,
             exact=self._exact,
-            noticed=self._noticed,
+            noticed=self.noticed,
         )
 
     def _together(
@@ -336,14 +336,6 @@ class SessionGuard:
 
     # --- without the lock
 
-    def _unlocked(
-        self, sid: str, policy: SessionPolicy, mode: UnlockedMode, missing: Missing, expected_version: int | None
-    ) -> Unlocked:
-        if mode not in ("read", "optimistic", "last_write_wins"):
-            raise ConfigurationError(f"mode must be lock, read, optimistic or last_write_wins, not {mode!r}")
-        keys = keys_for(self.prefix, check_sid(sid))
-        return Unlocked(keys, sid, self._engine(), self.codec, policy, mode, missing, expected_version, self._exact)
-
     def attempts(
         self,
         sid: str,
@@ -365,7 +357,7 @@ class SessionGuard:
         """
         if session is not None:
             check_strategies(session.merge)
-        wanted = self._unlocked(sid, session or self.session_policy, "optimistic", missing, None)
+        wanted = self.unlocked(sid, session or self.session_policy, "optimistic", missing, None)
         return attempts(wanted, retry)
 
     @overload
@@ -464,27 +456,9 @@ class SessionGuard:
         """
         return await self._users().repair()
 
-    def _noticed(self, keys: SessionKeys, snapshot: Snapshot) -> None:
-        """A session was loaded: keep its entry in the index of users alive, beside the request."""
-        if b"#user" in snapshot.fields and self._users().overdue(snapshot):
-            self.runtime().background(self._users().enter_again(keys, snapshot))
-
     def _users(self) -> UserIndex:
         runtime = self.runtime()
         return UserIndex(runtime.client, runtime.executor, self.prefix, self.session_policy, self._reply_within)
-
-    def _engine(self) -> Engine:
-        runtime = self.runtime()
-        if self._commit_by == "script":
-            return ScriptEngine(runtime.executor)
-        if self._commit_by == "watch":
-            return self._watch_engine(runtime)
-        if runtime.engine is None:
-            runtime.engine = whichever_works(runtime.executor, self._watch_engine(runtime))
-        return cast(Engine, runtime.engine)
-
-    def _watch_engine(self, runtime: Runtime) -> WatchEngine:
-        return WatchEngine(runtime.client, reply_within=self._reply_within, retry_for=self._retry_for)
 
     async def create(self, data: Mapping[str, Any] | None = None, *, sid: str | None = None) -> Session:
         """Store a new session, by default under a new random id (``session.sid``); nothing is ever overwritten.
@@ -581,6 +555,50 @@ class SessionGuard:
             RedisUnavailable: no answer.
         """
         return await self.runtime().capabilities()
+
+    # --- for the integrations: what session_lock() does without a lock, step by step
+
+    def unlocked(
+        self,
+        sid: str,
+        policy: SessionPolicy,
+        mode: UnlockedMode,
+        missing: Missing = "reject",
+        expected_version: int | None = None,
+    ) -> Unlocked:
+        """How a session is loaded and committed in this mode.
+
+        Raises:
+            InvalidSessionId, ConfigurationError.
+        """
+        if mode not in ("read", "optimistic", "last_write_wins"):
+            raise ConfigurationError(f"mode must be lock, read, optimistic or last_write_wins, not {mode!r}")
+        keys = keys_for(self.prefix, check_sid(sid))
+        return Unlocked(keys, sid, self.engine(), self.codec, policy, mode, missing, expected_version, self._exact)
+
+    def beginning(self, mode: UnlockedMode) -> BeginningContext:
+        """``async with guard.beginning(mode) as session``: a new session, which is stored if something is put in."""
+        wanted = partial(self.unlocked, new_sid(), self.session_policy, mode, "create")
+        return BeginningContext(wanted, self.runtime, self.noticed)
+
+    def noticed(self, keys: SessionKeys, snapshot: Snapshot) -> None:
+        """A session was loaded: keep its entry in the index of users alive, beside the request."""
+        if b"#user" in snapshot.fields and self._users().overdue(snapshot):
+            self.runtime().background(self._users().enter_again(keys, snapshot))
+
+    def engine(self) -> Engine:
+        """What commits without a lock, for the current event loop."""
+        runtime = self.runtime()
+        if self._commit_by == "script":
+            return ScriptEngine(runtime.executor)
+        if self._commit_by == "watch":
+            return self._watch_engine(runtime)
+        if runtime.engine is None:
+            runtime.engine = whichever_works(runtime.executor, self._watch_engine(runtime))
+        return cast(Engine, runtime.engine)
+
+    def _watch_engine(self, runtime: Runtime) -> WatchEngine:
+        return WatchEngine(runtime.client, reply_within=self._reply_within, retry_for=self._retry_for)
 
     # --- life
 

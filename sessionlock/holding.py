@@ -28,7 +28,7 @@ from .errors import (
 from .keys import SessionKeys, keys_for, renewed_sid
 from .lease import Lease
 from .policies import SessionPolicy
-from .protocol import Change, Committed, Conflict, Granted, Refused, Snapshot, refusal
+from .protocol import Change, Committed, Conflict, Granted, Refused, Snapshot, outdated, refusal
 from .quorum import QuorumExecutor
 from .quorum_pottery import PotteryAcquisition
 from .runtime import Runtime
@@ -260,6 +260,8 @@ class SessionContext(_Held):
         self._session: Session
         self._saving: asyncio.Task[None] | None = None
         self._saves = 0
+        self.outdated = False
+        """Whether it was opened by an id that has been replaced."""
 
     async def __aenter__(self) -> Session:
         lease, snapshot = await self._enter()
@@ -272,6 +274,7 @@ class SessionContext(_Held):
         session.sid = self._sid
         session._actions = self
         self._session = session
+        self.outdated = outdated(self._wanted.keys, snapshot)
         if self._noticed is not None:
             self._noticed(self._wanted.keys, snapshot)
         self._guard_body()
@@ -297,6 +300,11 @@ class SessionContext(_Held):
             except SessionLockError as trouble:
                 _note(error, trouble)
 
+    @property
+    def keys(self) -> SessionKeys:
+        """The session's keys, by its newest id."""
+        return self._wanted.keys
+
     async def discard(self) -> None:
         """Release without saving; any task may do it, and more than once."""
         if not self._the_lease.released:
@@ -314,10 +322,10 @@ class SessionContext(_Held):
                 kept = False
                 raise self._loss(await self._without_saving())
             await self._saves_done()
-            session._close("is being saved and released")
+            session.close("is being saved and released")
             for _ in range(MOST_MERGES):
                 changes = session.changes()
-                outcome = await self._give_up(changes, session._created)
+                outcome = await self._give_up(changes, session.created)
                 if not isinstance(outcome, Conflict):
                     kept = False
                     return self._saved(changes, outcome)
@@ -332,7 +340,7 @@ class SessionContext(_Held):
 
     def _saved(self, changes: list[Change], outcome: Committed | Refused) -> None:
         if isinstance(outcome, Committed):
-            self._session._saved(changes, outcome)
+            self._session.was_saved(changes, outcome)
         elif outcome.kind == "lost":
             raise self._loss(outcome.fence)
         elif changes or outcome.kind == "destroyed":
@@ -356,7 +364,7 @@ class SessionContext(_Held):
 
     def _end(self) -> None:
         self._finish()
-        self._session._close("was saved and released already")
+        self._session.close("was saved and released already")
 
     # --- what the session asks for
 
@@ -397,7 +405,7 @@ class SessionContext(_Held):
             self._saves += 1
             op = f"{lease.token}.{self._saves}"
             call = protocol.save(
-                self._wanted.keys, lease.token, lease.fencing_token, op, session._created, self._policy, changes
+                self._wanted.keys, lease.token, lease.fencing_token, op, session.created, self._policy, changes
             )
             reply, safety = await self._runtime.executor.save(call)
             outcome = protocol.so_safe(protocol.committed(reply), safety)
@@ -418,8 +426,8 @@ class SessionContext(_Held):
         session, lease = self._session, self._the_lease
         holds = (lease.token, lease.fencing_token)
         executor, keys = self._runtime.executor, self._wanted.keys
-        outcome = await increment(executor, keys, self._codec, self._policy, key, by, holds, session._created)
-        return session._counted(key, outcome)
+        outcome = await increment(executor, keys, self._codec, self._policy, key, by, holds, session.created)
+        return session.was_counted(key, outcome)
 
     async def regenerate(self, grace: float) -> str:
         lease = self._the_lease
@@ -433,7 +441,7 @@ class SessionContext(_Held):
         _, safety = await self._runtime.executor.save(protocol.destroy(self._wanted.keys, self._policy))
         self._the_lease.when_lost(None)
         await self._without_saving()
-        self._session._close("was destroyed")
+        self._session.close("was destroyed")
         if safety is not None:
             safety.insist()
 

@@ -22,11 +22,11 @@ from .errors import ReadOnlySession, SessionConflict
 from .holding import once, renew_id
 from .keys import SessionKeys
 from .policies import SessionPolicy
-from .protocol import EMPTY, Conflict, Refused, Snapshot, refusal
+from .protocol import EMPTY, Conflict, Refused, Snapshot, outdated, refusal
 from .runtime import Runtime
 from .session import Session
 
-__all__ = ["Attempt", "Unlocked", "UnlockedContext", "attempts"]
+__all__ = ["Attempt", "BeginningContext", "Unlocked", "UnlockedContext", "attempts"]
 
 UnlockedMode = Literal["read", "optimistic", "last_write_wins"]
 MOST_MERGES = 10
@@ -73,11 +73,11 @@ class Unlocked:
                 if self.expected_version not in (None, session.version):
                     raise self._other_version(session, session.version, session)
                 return None
-            outcome = await self.engine.commit(self.keys, session._created, changes, self.policy, self.expected_version)
+            outcome = await self.engine.commit(self.keys, session.created, changes, self.policy, self.expected_version)
             if isinstance(outcome, Refused):
                 raise refusal(self.keys.digest, outcome.kind)
             if not isinstance(outcome, Conflict):
-                session._saved(changes, outcome)
+                session.was_saved(changes, outcome)
                 return None
             if self.expected_version is not None and outcome.version != self.expected_version:
                 current = self.session(outcome.snapshot or EMPTY)
@@ -112,27 +112,34 @@ class UnlockedContext:
         self._session: Session
         self._done = False
         self._entered = False
+        self.outdated = False
+        """Whether it was opened by an id that has been replaced."""
 
     async def __aenter__(self) -> Session:
         self._entered = once(self._entered)
         self._wanted = self._prepare()
-        snapshot = await self._wanted.load()
+        snapshot = await self._load(self._wanted)
         self._session = self._wanted.session(snapshot)
-        self._noticed(self._wanted.keys, snapshot)
         if self._wanted.mode != "read":
             self._session._actions = self
         return self._session
+
+    async def _load(self, wanted: Unlocked) -> Snapshot:
+        snapshot = await wanted.load()
+        self.outdated = outdated(wanted.keys, snapshot)
+        self._noticed(wanted.keys, snapshot)
+        return snapshot
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         if error is None and not self._done:
-            self._session._close("is being saved")
+            self._session.close("is being saved")
             if self._wanted.mode == "read":
                 check_unchanged(self._session)
             else:
                 await self.save()
-        self._session._close("was saved already")
+        self._session.close("was saved already")
 
     def changed(self) -> None:
         """Without a lock nothing is saved in passing: a merge may be needed, and that is for the end."""
@@ -147,17 +154,17 @@ class UnlockedContext:
             )
 
     async def release(self) -> None:
-        self._close("is being saved")
+        self.close("is being saved")
         await self.save()
-        self._close("was saved already")
+        self.close("was saved already")
 
     async def incr(self, key: str, by: int) -> int:
         session, wanted = self._session, self._wanted
         executor = self._find_runtime().executor
-        created = session._created or (NEW if wanted.missing == "create" else "")
+        created = session.created or (NEW if wanted.missing == "create" else "")
         outcome = await increment(executor, wanted.keys, wanted.codec, wanted.policy, key, by, None, created)
         self._expect_no_version()
-        return session._counted(key, outcome)
+        return session.was_counted(key, outcome)
 
     def _expect_no_version(self) -> None:
         """The version that was expected was there; from now on this request's own commits move it."""
@@ -170,18 +177,37 @@ class UnlockedContext:
 
     async def destroy(self) -> None:
         _, safety = await self._find_runtime().executor.save(protocol.destroy(self._wanted.keys, self._wanted.policy))
-        self._close("was destroyed")
+        self.close("was destroyed")
         if safety is not None:
             safety.insist()
 
-    def _close(self, why: str) -> None:
+    def close(self, why: str) -> None:
+        """Give up what was changed; nothing is saved at the end. ``why`` as :meth:`Session.close` has it."""
         self._done = True
-        self._session._close(why)
+        self._session.close(why)
+
+
+class BeginningContext(UnlockedContext):
+    """A session that has no record yet: there is nothing to load, and nobody to lock out; one use."""
+
+    async def _load(self, wanted: Unlocked) -> Snapshot:
+        return EMPTY
+
+    async def regenerate(self, grace: float) -> str:
+        if self._session.new:
+            return self._session.sid  # nobody has been told it yet
+        return await super().regenerate(grace)
+
+    async def destroy(self) -> None:
+        if self._session.new:
+            self.close("was destroyed")
+        else:
+            await super().destroy()
 
 
 def check_unchanged(session: Session) -> None:
     """A change deep inside a value of a read-only session cannot be prevented, but it is not lost in silence."""
-    changed = session._changed_keys()
+    changed = session.changed_keys()
     if changed:
         raise ReadOnlySession(
             f"session {session.name} was loaded for reading only, but {', '.join(map(repr, changed))} was changed;"
@@ -206,7 +232,7 @@ class Attempt:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self._session._close("belongs to an attempt that is over")
+        self._session.close("belongs to an attempt that is over")
         if error is None:
             self.conflict = await self._wanted.commit(self._session, merges=0)
 

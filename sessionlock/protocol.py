@@ -586,6 +586,12 @@ def admitted(keys: SessionKeys, fields: Mapping[bytes, bytes], now_us: int) -> b
     return current == proof or any(other == proof and int(until) > now_us for other, _, until in old)
 
 
+def outdated(keys: SessionKeys, snapshot: Snapshot) -> bool:
+    """Whether the session has a newer id, and the one of ``keys`` only works for its grace."""
+    newest = snapshot.fields.get(b"#id")
+    return newest is not None and newest != keys.proof.encode()
+
+
 def refusal(name: str, kind: str) -> SessionNotFound:
     """Why there is no session."""
     if kind == "destroyed":

@@ -46,7 +46,8 @@ class Session(MutableMapping[str, Any]):
 
     ``name`` is the digest under which Redis, logs and errors know it; ``sid`` is the secret id itself.
     ``lease`` is None for a session that was loaded without a lock. ``new``: there was no record when it was loaded.
-    ``version`` counts the commits of this session (usable as an ETag).
+    ``version`` counts the commits of this session (usable as an ETag). ``created``: when it began, by the server's
+    clock in microseconds; empty for a new one.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Session(MutableMapping[str, Any]):
     def _rebase(self, snapshot: Snapshot) -> None:
         """Take ``snapshot`` as what was loaded."""
         self.version = snapshot.version
-        self._created = snapshot.created
+        self.created = snapshot.created
         self._raw: dict[str, bytes] = {}
         for field, raw in snapshot.fields.items():
             try:
@@ -149,7 +150,7 @@ class Session(MutableMapping[str, Any]):
     @property
     def new(self) -> bool:
         """Whether there was no record when this session was loaded."""
-        return not self._created
+        return not self.created
 
     @property
     def modified(self) -> bool:
@@ -201,7 +202,7 @@ class Session(MutableMapping[str, Any]):
         Raises:
             SessionConflict: what is stored is not an integer. Otherwise as :meth:`save`.
         """
-        if key in self._changed_keys():
+        if key in self.changed_keys():
             await self.save()
         return await self._do().incr(key, by)
 
@@ -244,9 +245,6 @@ class Session(MutableMapping[str, Any]):
         taken = self[FLASHES]
         self[FLASHES] = []
         return [(category, message) for _, category, message in taken]
-
-    def _close(self, why: str) -> None:
-        self._closed = why
 
     # --- what changed
 
@@ -318,7 +316,27 @@ class Session(MutableMapping[str, Any]):
                 f" {self._policy.max_session}; nothing was saved"
             )
 
-    def _saved(self, changes: list[Change], outcome: Committed) -> None:
+    # --- for those who open and save it: the guard, its modes and the integrations
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be changed."""
+        return self._closed is None
+
+    @property
+    def has_stored_keys(self) -> bool:
+        """Whether there was anything in it when it was loaded, or saved last. Asking is no access."""
+        return bool(self._raw)
+
+    def changed_keys(self) -> list[str]:
+        """The keys that :meth:`changes` is about."""
+        return [key_of_field(change.field) or "" for change in self.changes()]
+
+    def close(self, why: str) -> None:
+        """From now on it can be read only; ``why`` completes the sentence "session x ..." for who changes it still."""
+        self._closed = why
+
+    def was_saved(self, changes: list[Change], outcome: Committed) -> None:
         """``changes`` are in the store now: later differences count from here.
 
         Raises:
@@ -338,19 +356,19 @@ class Session(MutableMapping[str, Any]):
                 self._assigned.discard(key)
         if outcome.version is not None:
             self.version = outcome.version
-        self._created = outcome.created or self._created
+        self.created = outcome.created or self.created
         if outcome.safety is not None:
             self.saved = outcome.safety
             outcome.safety.insist()
 
-    def _counted(self, key: str, outcome: Committed) -> int:
-        """An increment was committed."""
+    def was_counted(self, key: str, outcome: Committed) -> int:
+        """An increment was committed; returns the new value."""
         assert outcome.value is not None
         self._raw[key] = b"%d" % outcome.value
         self._values[key] = outcome.value
         self._assigned.discard(key)
         self._deleted.discard(key)
-        self._saved([], outcome)
+        self.was_saved([], outcome)
         return outcome.value
 
     def _merge(self, conflict: Conflict) -> None:
@@ -379,9 +397,6 @@ class Session(MutableMapping[str, Any]):
                 theirs=_present(theirs),
             )
         self.version = conflict.version
-
-    def _changed_keys(self) -> list[str]:
-        return [key_of_field(change.field) or "" for change in self.changes()]
 
     def _theirs(self, conflict: Conflict) -> dict[str, Any]:
         """The keys of a conflict with the values in the store, MISSING where they were deleted."""

@@ -52,8 +52,8 @@ class _Locked(aiohttp_session.Session):
         new = locked.new
         super().__init__(None if new else locked.sid, data=None, new=new, max_age=max_age)
         self._mapping = cast("dict[str, Any]", locked)
-        if locked._created.isdigit():
-            self._created = int(locked._created) // 1_000_000
+        if locked.created.isdigit():
+            self._created = int(locked.created) // 1_000_000
 
     def invalidate(self) -> None:
         self._mapping.clear()

@@ -128,7 +128,7 @@ class SessionLockMiddleware:
         session = visit.session
         if session.new:
             session.sid = ""  # nothing is stored, and there is no later moment to give the browser a cookie
-        session._close(
+        session.close(
             "is a snapshot for this websocket; change it in a short `async with guard.session_lock(session.sid)`"
         )
         scope["session"] = session

@@ -127,7 +127,7 @@ class SessionLock:
         if not isinstance(given, (SessionGuard, BlockingGuard)):
             raise ConfigurationError(f"SessionLock wants a guard or a URL, not {given!r}")
         face = given if isinstance(given, BlockingGuard) else blocking_guard(given)
-        guard = face._guard
+        guard = face.inner
         if FLASHES not in guard.session_policy.merge:  # two requests at once may both flash
             merge = {**guard.session_policy.merge, FLASHES: "append"}
             guard.session_policy = replace(guard.session_policy, merge=merge)
@@ -318,7 +318,25 @@ class LockedSession(SessionMixin):
     def _do(work: Callable[..., Coroutine[Any, Any, T]], *args: Any, cancel: bool = True) -> T:
         return _call(work, *args, cancel=cancel)
 
-    # --- the end
+    # --- for the interface: the beginning and the end
+
+    def begin_in(self, context: Any) -> None:
+        """It belongs to the request that this context of Flask's is for."""
+        self._context = weakref.ref(context)
+
+    def began_in(self, context: Any) -> bool:
+        """Whether that very context: a copy of it, for another thread, may end earlier than the request itself."""
+        return self._context is not None and self._context() is context
+
+    @property
+    def visit(self) -> Visit | None:
+        """What the request did with its session; None when it has not touched it."""
+        return self._visit
+
+    @property
+    def permanence_changed(self) -> bool:
+        """Whether ``permanent`` is another than it was when the session was loaded."""
+        return self.permanent != self._was_permanent
 
     def give_up(self) -> None:
         """Nothing of this request is to be saved, whatever the answer's status will be."""
@@ -346,7 +364,7 @@ class LockedSession(SessionMixin):
         if visit is None:
             return
         if self._left:
-            if visit._saved and not visit._gone:
+            if visit.saved:
                 visit.tell_unsaved()
             return
         self._left = True
@@ -384,7 +402,7 @@ class SessionLockInterface(SessionInterface):
 
     def open_session(self, app: Flask, request: Request) -> LockedSession:
         session = self.session_class(partial(self._begin, app, request))
-        session._context = weakref.ref(request_ctx._get_current_object())  # type: ignore[attr-defined]
+        session.begin_in(request_ctx._get_current_object())  # type: ignore[attr-defined]
         request.environ[SESSION] = session
         return session
 
@@ -394,7 +412,7 @@ class SessionLockInterface(SessionInterface):
         try:
             visit = session.finish(failed=response.status_code >= 500)
         except SessionLockError as error:
-            visit = session._visit
+            visit = session.visit
             _become(response, app.make_response(app.handle_user_exception(error)))
         if visit is not None:
             self._tell_cookie(app, session, visit, response)
@@ -405,8 +423,7 @@ class SessionLockInterface(SessionInterface):
         """For ``teardown_request``, which is called in any case."""
         context = request_ctx._get_current_object()  # type: ignore[attr-defined]
         session = context.request.environ.get(SESSION)
-        # A copy of the context, for another thread, may end earlier than the request itself.
-        if isinstance(session, LockedSession) and session._context is not None and session._context() is context:
+        if isinstance(session, LockedSession) and session.began_in(context):
             try:
                 session.leave(error)
             except SessionLockError as trouble:
@@ -458,15 +475,14 @@ class SessionLockInterface(SessionInterface):
             session.accessed = True
 
     def _gives_cookie(self, app: Flask, session: LockedSession, visit: Visit) -> bool:
-        sid = visit.new_sid
-        if sid is not None and sid != visit._sid:
+        if visit.has_new_id:
             return True  # a new session, or a new id
-        if visit.session.new or visit._by_old_id:
+        if visit.session.new or visit.by_old_id:
             return False
         # Without the lock, only if the cookie's own life changed: a late answer must not bring an old id back.
-        if session.permanent != session._was_permanent:
+        if session.permanence_changed:
             return True
-        return sid is not None and self.should_set_cookie(app, session)
+        return visit.new_sid is not None and self.should_set_cookie(app, session)
 
     def get_cookie_samesite(self, app: Flask) -> str | None:
         """Not every browser takes a missing attribute for Lax, and without it other sites can use the session."""

@@ -5,17 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ReadOnlySession, SessionLockError, SessionNotFound
 from ..guard import SessionGuard
 from ..holding import SessionContext
-from ..keys import SessionKeys, new_sid
 from ..modes import UnlockedContext, check_unchanged
 from ..peers import Client
-from ..protocol import EMPTY, Snapshot
 from ..selfcall import refusing
 from ..session import Session
 from .cookies import CookieSettings
@@ -74,7 +71,8 @@ class Visit:
         self._opened: Context  # by open(), in whose task it must be left
         self._context: Context  # of the session as it is now
         self._held: Held | None = None
-        self._by_old_id = False
+        self.by_old_id = False
+        """Whether it came with an id that has been replaced."""
         self._had_keys = False
         self._accessed = False
         self._gone = False
@@ -111,13 +109,13 @@ class Visit:
         return self.guard.session_lock(sid, mode=mode, missing="reject")
 
     async def _enter(self, context: Context) -> None:
-        self._notice(context)
         try:
             session = await context.__aenter__()
         except SessionNotFound:  # unknown, expired or destroyed
             return await self._begin()
         self.session, self._context = session, context
-        self._had_keys = bool(session._raw)
+        self.by_old_id = context.outdated
+        self._had_keys = session.has_stored_keys
         lease = session.lease
         if lease is not None:
             assert self._sid is not None
@@ -127,22 +125,9 @@ class Visit:
 
     async def _begin(self) -> None:
         mode: Any = "read" if self.mode == "read" else "optimistic"
-        wanted = partial(self.guard._unlocked, new_sid(), self.guard.session_policy, mode, "create", None)
-        self._context = _Beginning(wanted, self.guard.runtime, self.guard._noticed)
+        self._context = self.guard.beginning(mode)
         self.session = await self._context.__aenter__()
         self._had_keys = self._gone = False
-
-    def _notice(self, context: Context) -> None:
-        """See on the way whether the request came with an id that has been replaced."""
-        also = context._noticed
-
-        def noticed(keys: SessionKeys, snapshot: Snapshot) -> None:
-            own = keys.proof.encode()
-            self._by_old_id = snapshot.fields.get(b"#id", own) != own
-            if also is not None:
-                also(keys, snapshot)
-
-        context._noticed = noticed
 
     # --- in the handler
 
@@ -220,7 +205,7 @@ class Visit:
             self._gone = True
             return
         try:
-            if self._had_keys and not len(session) and session._closed is None:
+            if self._had_keys and not len(session) and session.is_open:
                 await session.destroy()
                 self._gone = True
             elif self.mode == "read":
@@ -243,7 +228,7 @@ class Visit:
 
     def _close_unlocked(self) -> None:
         assert isinstance(self._context, UnlockedContext)
-        self._context._close("belongs to a request that is answered already")
+        self._context.close("belongs to a request that is answered already")
 
     # --- what to tell the browser
 
@@ -259,7 +244,12 @@ class Visit:
     def _rolls(self) -> bool:
         cookie = self._cookie
         rolling = cookie.rolling and cookie.max_age is not None
-        return rolling and self._saved and self._held is not None and not self._by_old_id
+        return rolling and self._saved and self._held is not None and not self.by_old_id
+
+    @property
+    def has_new_id(self) -> bool:
+        """Whether :attr:`new_sid` is another one than the request came with."""
+        return self.new_sid not in (None, self._sid)
 
     @property
     def clears_cookie(self) -> bool:
@@ -298,17 +288,22 @@ class Visit:
         finally:
             if self._held is not None:
                 self._held.leave()
-        if self._saved and not self._gone:
+        if self.saved:
             self.tell_unsaved()
 
     @property
     def is_open(self) -> bool:
         return hasattr(self, "_opened")
 
+    @property
+    def saved(self) -> bool:
+        """Whether :meth:`finish` has saved the session, and it is still there."""
+        return self._saved and not self._gone
+
     def tell_unsaved(self) -> None:
         """Log what was changed deep in the session where that has no effect any more; nothing can prevent it."""
         try:
-            late = self.session._changed_keys()
+            late = self.session.changed_keys()
         except SessionLockError as error:
             late = [str(error)]
         if late:
@@ -328,25 +323,3 @@ class Visit:
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         await self.aclose(error)
-
-
-class _Beginning(UnlockedContext):
-    """A session that has no record yet: there is nothing to load, and nobody to lock out."""
-
-    async def __aenter__(self) -> Session:
-        self._wanted = self._prepare()
-        self._session = self._wanted.session(EMPTY)
-        if self._wanted.mode != "read":
-            self._session._actions = self
-        return self._session
-
-    async def regenerate(self, grace: float) -> str:
-        if self._session.new:
-            return self._session.sid  # nobody has been told it yet
-        return await super().regenerate(grace)
-
-    async def destroy(self) -> None:
-        if self._session.new:
-            self._close("was destroyed")
-        else:
-            await super().destroy()

@@ -283,7 +283,7 @@ def test_refused_in_an_event_loop(guard: blocking.SessionGuard) -> None:
             pass
         with pytest.raises(ConfigurationError, match="async face"):
             guard.read("s")
-        async with sessionlock.SessionGuard(guard._guard._client) as its_own, its_own.session_lock("s") as session:
+        async with sessionlock.SessionGuard(guard.inner._client) as its_own, its_own.session_lock("s") as session:
             session["a"] = 1
             assert (await asyncio.to_thread(guard.inspect, "s")).holder is not None
 

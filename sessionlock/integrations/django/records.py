@@ -21,7 +21,7 @@ from ...keys import SessionKeys, check_sid, keys_for, new_sid, new_token
 from ...modes import Unlocked, UnlockedMode, check_unchanged
 from ...peers import Client
 from ...policies import LeasePolicy, SessionPolicy
-from ...protocol import Committed, Snapshot, refusal
+from ...protocol import Committed, Snapshot, outdated, refusal
 from ...selfcall import refusing
 from ...session import Session
 from ..rules import RequestMode
@@ -76,17 +76,8 @@ class HeldRecord:
         context = guard.session_lock(sid, missing="reject", session=how.policy, name=how.label, **options)
         assert isinstance(context, SessionContext)
         context.on_wait = refusing(how.client)
-        seen: list[bool] = []
-        notice = context._noticed
-
-        def noticed(keys: SessionKeys, snapshot: Snapshot) -> None:
-            seen.append(_outdated(keys, snapshot))
-            if notice is not None:
-                notice(keys, snapshot)
-
-        context._noticed = noticed
         session = await context.__aenter__()
-        return cls(guard, context, session, any(seen))
+        return cls(guard, context, session, context.outdated)
 
     async def save(self, ttl: float) -> None:
         """Save what changed, let it live ``ttl`` seconds from now, and keep the lock."""
@@ -124,7 +115,7 @@ class HeldRecord:
         await self.session.destroy()
 
     async def _expire(self, ttl: float) -> None:
-        await _expire(self._guard, self._context._wanted.keys, ttl)
+        await _expire(self._guard, self._context.keys, ttl)
 
 
 class FreeRecord:
@@ -140,16 +131,16 @@ class FreeRecord:
 
     @classmethod
     async def open(cls, guard: SessionGuard, sid: str, policy: SessionPolicy, mode: UnlockedMode) -> FreeRecord:
-        unlocked = guard._unlocked(sid, policy, mode, "reject", None)
+        unlocked = guard.unlocked(sid, policy, mode)
         snapshot = await unlocked.load()
-        guard._noticed(unlocked.keys, snapshot)
-        return cls(guard, unlocked, unlocked.session(snapshot), _outdated(unlocked.keys, snapshot))
+        guard.noticed(unlocked.keys, snapshot)
+        return cls(guard, unlocked, unlocked.session(snapshot), outdated(unlocked.keys, snapshot))
 
     def moved_to(self, guard: SessionGuard) -> FreeRecord:
         """The same for the guard of another event loop."""
         if guard is not self._guard:
             self._guard = guard
-            self._unlocked = replace(self._unlocked, engine=guard._engine())
+            self._unlocked = replace(self._unlocked, engine=guard.engine())
         return self
 
     async def save(self, ttl: float) -> None:
@@ -157,7 +148,7 @@ class FreeRecord:
 
     async def finish(self, ttl: float) -> None:
         self.over = True
-        self.session._close("was saved already")
+        self.session.close("was saved already")
         await self.save(ttl)
 
     async def drop(self) -> None:
@@ -167,7 +158,7 @@ class FreeRecord:
             ReadOnlySession: it was opened for reading only, and a value was changed deep inside.
         """
         self.over = True
-        self.session._close("was given up")
+        self.session.close("was given up")
         if self.mode == "read":
             check_unchanged(self.session)
 
@@ -180,15 +171,15 @@ class FreeRecord:
 
     async def incr(self, key: str, by: int) -> int:
         guard, session = self._guard, self.session
-        if key in session._changed_keys():
+        if key in session.changed_keys():
             await self._commit()
         executor, policy = guard.runtime().executor, self._unlocked.policy
-        outcome = await increment(executor, self._unlocked.keys, guard.codec, policy, key, by, None, session._created)
-        return session._counted(key, outcome)
+        outcome = await increment(executor, self._unlocked.keys, guard.codec, policy, key, by, None, session.created)
+        return session.was_counted(key, outcome)
 
     async def destroy(self) -> None:
         self.over = True
-        self.session._close("was destroyed")
+        self.session.close("was destroyed")
         await self._guard.destroy(self.session.sid)
 
     async def _commit(self) -> None:
@@ -213,7 +204,7 @@ async def create(
         SessionConflict: there is one of that id. InvalidSessionId, CodecError, SessionTooLarge, RedisUnavailable.
     """
     sid = check_sid(sid) if sid is not None else new_sid()
-    unlocked = guard._unlocked(sid, policy, "optimistic", "reject", None)
+    unlocked = guard.unlocked(sid, policy, "optimistic")
     session = unlocked.session(Snapshot({}, 0, ""))
     session.update(data)
     changes = session.changes()
@@ -222,28 +213,22 @@ async def create(
     outcome = protocol.loaded(reply)
     if not isinstance(outcome, Snapshot):
         raise SessionConflict(f"session {session.name} exists already; it was not overwritten")
-    session._saved(changes, Committed(outcome.version, outcome.created, safety=safety))
+    session.was_saved(changes, Committed(outcome.version, outcome.created, safety=safety))
     return FreeRecord(guard, unlocked, session)
 
 
 def empty(guard: SessionGuard, policy: SessionPolicy) -> Session:
     """What a request that only reads sees when there is no session."""
-    return guard._unlocked(new_sid(), policy, "read", "reject", None).session(Snapshot({}, 0, ""))
+    return guard.unlocked(new_sid(), policy, "read").session(Snapshot({}, 0, ""))
 
 
 async def exists(guard: SessionGuard, sid: str, policy: SessionPolicy) -> bool:
     """Whether there is a session of this id."""
     try:
-        await guard._unlocked(sid, policy, "read", "reject", None).load()
+        await guard.unlocked(sid, policy, "read").load()
     except SessionNotFound:
         return False
     return True
-
-
-def _outdated(keys: SessionKeys, snapshot: Snapshot) -> bool:
-    """Whether the session has a newer id, and this one only works for its grace."""
-    newest = snapshot.fields.get(b"#id")
-    return newest is not None and newest != keys.proof.encode()
 
 
 async def _expire(guard: SessionGuard, keys: SessionKeys, ttl: float) -> None:
