@@ -32,7 +32,7 @@ from .wakeup import Waiter
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Acquisition", "Objection", "OnWait", "StillWaiting", "Wanted"]
+__all__ = ["Acquisition", "Objection", "OnWait", "Question", "StillWaiting", "Wanted"]
 
 BRIEF_WAIT = 0.05  # seconds of waiting that are not worth asking whether it makes sense
 
@@ -55,15 +55,17 @@ class StillWaiting(SessionLockError):
     """Not yet."""
 
 
-# Awaited beside the wait, once, with who is waited for. What it raises ends the wait, unless the grant comes first.
-OnWait = Callable[[Wanted, Holder], Coroutine[Any, Any, None]]
+# What may speak against a wait: awaited beside it; what that raises ends the wait, unless the grant comes first.
+Question = Callable[[], Coroutine[Any, Any, None]]
+# Called once, as the wait begins, with who is waited for; None: there is no question.
+OnWait = Callable[[Wanted, Holder], "Question | None"]
 
 
 class Objection:
     """What speaks against a wait, found out while it lasts. ``wake`` is called when something does.
 
-    Asked for by ``on_wait`` (None: nobody asks) when the wait has lasted for :data:`BRIEF_WAIT`, one after the other
-    of a loop's waits, so that a crowd of waiters costs no more than one of them at a time.
+    ``on_wait`` (None: nobody asks) says what the question is. It is put when the wait has lasted for
+    :data:`BRIEF_WAIT`, one after the other of a loop's waits: a crowd of waiters costs no more than one at a time.
     """
 
     def __init__(self, runtime: Runtime, wanted: Wanted, on_wait: OnWait | None, wake: Callable[[], object]) -> None:
@@ -75,28 +77,29 @@ class Objection:
         self._asking: asyncio.Task[None] | None = None
 
     @property
-    def unasked(self) -> bool:
+    def untold(self) -> bool:
         """Whether somebody wants to know whom this wait is for, and has not been told."""
-        return self._on_wait is not None and self._timer is None
+        return self._on_wait is not None
 
     def consider(self, holder: Holder) -> None:
         """This holder is waited for; only the first counts."""
-        if self.unasked:
-            self._timer = self._runtime.loop.call_later(BRIEF_WAIT, self._ask, holder)
+        on_wait, self._on_wait = self._on_wait, None
+        question = on_wait(self._wanted, holder) if on_wait is not None else None
+        if question is not None:
+            self._timer = self._runtime.loop.call_later(BRIEF_WAIT, self._ask, question)
 
     def check(self) -> None:
         """Raise what was found. To be called where no grant has come."""
         if self._asking is not None and self._asking.done():
             self._asking.result()
 
-    def _ask(self, holder: Holder) -> None:
-        self._asking = self._runtime.background(self._asked(holder))
+    def _ask(self, question: Question) -> None:
+        self._asking = self._runtime.background(self._asked(question))
         self._asking.add_done_callback(self._answered)
 
-    async def _asked(self, holder: Holder) -> None:
-        assert self._on_wait is not None
+    async def _asked(self, question: Question) -> None:
         async with self._runtime.objecting:
-            await self._on_wait(self._wanted, holder)
+            await question()
 
     def _answered(self, asking: asyncio.Task[None]) -> None:
         if not asking.cancelled() and asking.exception() is not None:

@@ -324,7 +324,7 @@ class QuorumAcquisition(Voter):
         return Objection(self._runtime, self._wanted, self._on_wait, self.look)
 
     def _hear(self, objection: Objection) -> None:
-        if objection.unasked and (holder := self._ballot.holder()) is not None:
+        if objection.untold and (holder := self._ballot.holder()) is not None:
             objection.consider(holder)
         objection.check()
 

@@ -44,7 +44,7 @@ class _Held:
     """What ``async with guard.lock`` and ``guard.session_lock`` have in common: one acquisition, one lease."""
 
     on_wait: OnWait | None = None
-    """Set before entering: awaited once when others hold the lock; what it raises is raised instead of waiting on."""
+    """Set before entering: asked once when others hold the lock. It may find a reason not to wait for them."""
 
     def __init__(self, runtime: Callable[[], Runtime], wanted: Wanted) -> None:
         self._find_runtime = runtime

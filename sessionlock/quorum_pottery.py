@@ -61,7 +61,7 @@ class PotteryAcquisition(QuorumAcquisition):
                     return won
                 if not self._wanted.wait.queues:
                     raise await self._refusal()
-                if objection.unasked:
+                if objection.untold:
                     await self._ask_who_holds()
                 self._hear(objection)
                 pause = await patience.next_pause()

@@ -186,10 +186,10 @@ class Runtime:
         if self._held_by.get(keys.digest, _NOBODY)[0] == token:
             del self._held_by[keys.digest]
 
-    def holds(self, keys: SessionKeys, label: str) -> bool:
-        """Whether something of this loop holds that lock under that label. Any thread may ask."""
-        found = self._held_by.get(keys.digest, _NOBODY)
-        return found[2] == label and self._prefix == keys.prefix and self.pid == os.getpid()
+    def token_of(self, keys: SessionKeys, label: str) -> str | None:
+        """By which token something of this loop holds that lock under that label. Any thread may ask."""
+        token, _, held_as = self._held_by.get(keys.digest, _NOBODY)
+        return token if held_as == label and self._prefix == keys.prefix and self.pid == os.getpid() else None
 
     def close_soon(self) -> None:
         """For :meth:`call_soon_threadsafe` of this loop."""
@@ -221,10 +221,11 @@ async def _farewell(runtime: Runtime) -> AsyncGenerator[None, None]:
         await runtime.aclose()
 
 
-def held_here(keys: SessionKeys, label: str) -> bool:
-    """Whether this process, in whichever of its event loops, holds that lock under that label."""
+def held_here(keys: SessionKeys, label: str) -> str | None:
+    """By which token this process, in whichever of its event loops, holds that lock under that label; None: not."""
     runtimes = [reference() for reference in _runtimes.valuerefs()]
-    return any(runtime is not None and runtime.holds(keys, label) for runtime in runtimes)
+    tokens = (runtime.token_of(keys, label) for runtime in runtimes if runtime is not None)
+    return next((token for token in tokens if token is not None), None)
 
 
 def _owner() -> object:

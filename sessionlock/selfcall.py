@@ -10,14 +10,13 @@ import asyncio
 import os
 from functools import partial
 
-from .acquisition import OnWait, Wanted
+from .acquisition import OnWait, Question, Wanted
 from .errors import ReentrantLock
-from .keys import SessionKeys
-from .peers import Client, is_of_process, is_on_this_host
+from .peers import Client, Peer, is_of_process, is_on_this_host
 from .protocol import Holder
 from .runtime import held_here, node_name
 
-__all__ = ["calls_itself", "holding_process", "refusing"]
+__all__ = ["calls_itself", "process_of", "refusing"]
 
 WAY_OUT = "Call release() on its session first, call without the session cookie, or use a safe method"
 
@@ -31,25 +30,30 @@ def calls_itself(name: str, holder: str) -> ReentrantLock:
 
 
 def refusing(client: Client | None) -> OnWait | None:
-    """For :attr:`SessionContext.on_wait`: raises ReentrantLock if the client of a request is the holder's process.
+    """For :attr:`SessionContext.on_wait`: ReentrantLock if the client of a request is the holder's process.
 
     What the holder's process calls for other reasons than to answer the holding request is refused, too.
     """
-    return None if client is None else partial(_refuse, client)
+    return None if client is None else partial(_suspect, client)
 
 
-async def _refuse(client: Client, wanted: Wanted, holder: Holder) -> None:
-    pid, peer = holding_process(wanted.keys, holder), client()
-    if pid is None or peer is None or not is_on_this_host(peer):
-        return
-    if await asyncio.to_thread(is_of_process, peer, pid):
+def _suspect(client: Client, wanted: Wanted, holder: Holder) -> Question | None:
+    """What is to be found out, if the wait lasts: nothing where the holder is elsewhere, or the client not known."""
+    token = held_here(wanted.keys, holder.label)
+    pid = os.getpid() if token is not None else process_of(holder)
+    peer = client() if pid is not None else None
+    return None if pid is None or peer is None else partial(_refuse, wanted, holder, token, pid, peer)
+
+
+async def _refuse(wanted: Wanted, holder: Holder, token: str | None, pid: int, peer: Peer) -> None:
+    if token is not None and held_here(wanted.keys, holder.label) != token:
+        return  # that hold has ended meanwhile: it did not wait for this request
+    if is_on_this_host(peer) and await asyncio.to_thread(is_of_process, peer, pid):
         raise calls_itself(wanted.name, f"the very process that made this request ({holder.label})")
 
 
-def holding_process(keys: SessionKeys, holder: Holder) -> int | None:
-    """The process of this host that holds the session; None when it cannot be told, or is another host's."""
-    if held_here(keys, holder.label):
-        return os.getpid()
+def process_of(holder: Holder) -> int | None:
+    """The sibling of this process that holds the session; None when it cannot be told, or is on another host."""
     host, _, pid = holder.label.split(" ", 1)[0].rpartition(":")
     if host != node_name().rpartition(":")[0] or not pid.isdecimal() or int(pid) == os.getpid():
         return None

@@ -443,7 +443,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "who calls itself waits for itself",
         "self-call",
         "selfcall.py",
-        "if await asyncio.to_thread(is_of_process, peer, pid):\n",
+        "if is_on_this_host(peer) and await asyncio.to_thread(is_of_process, peer, pid):\n",
         "if False:\n",
         (
             SELF + "test_held_by_this_process",
@@ -455,9 +455,8 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "only the own loop's holds are known",
         "self-call",
         "runtime.py",
-        "return any(runtime is not None and runtime.holds(keys, label) for runtime in runtimes)",
-        "return any(runtime and runtime.loop is asyncio.get_running_loop() and runtime.holds(keys, label)"
-        " for runtime in runtimes)",
+        "for runtime in runtimes if runtime is not None)\n",
+        "for runtime in runtimes if runtime is not None and runtime.loop is asyncio.get_running_loop())\n",
         SELF + "test_held_by_another_loop_of_this_process",
     ),
     (
@@ -480,9 +479,17 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "a parent's holds are taken for the child's",
         "self-call",
         "runtime.py",
-        "self._prefix == keys.prefix and self.pid == os.getpid()",
-        "self._prefix == keys.prefix",
+        "self._prefix == keys.prefix and self.pid == os.getpid() else",
+        "self._prefix == keys.prefix else",
         SELF + "test_what_is_held_here",
+    ),
+    (
+        "whoever holds later is taken for whom the wait began for",
+        "self-call",
+        "selfcall.py",
+        "    if token is not None and held_here(wanted.keys, holder.label) != token:\n",
+        "    if False:\n",
+        SELF + "test_short_holds_of_this_process",
     ),
     (
         "an objection is not raised",

@@ -10,7 +10,7 @@ import pytest
 from conformance.topologies import Node, Record
 
 from sessionlock import SessionGuard, WaitPolicy, WaitTimedOut
-from sessionlock.acquisition import Wanted
+from sessionlock.acquisition import Question, Wanted
 from sessionlock.holding import SessionContext
 from sessionlock.protocol import Holder
 
@@ -40,9 +40,13 @@ async def test_an_objection_ends_the_wait(node: Node, record: Look) -> None:
     """With who is waited for; nothing of the waiter stays behind, and the holder is not disturbed."""
     told: list[str] = []
 
-    async def object_to(wanted: Wanted, holder: Holder) -> None:
+    def object_to(wanted: Wanted, holder: Holder) -> Question:
         told.append(holder.label)
-        raise Senseless(wanted.name)
+
+        async def refuse() -> None:
+            raise Senseless(wanted.name)
+
+        return refuse
 
     context = context_of(node())
     context.on_wait = object_to
@@ -61,12 +65,12 @@ async def test_who_has_no_objection_waits_on(node: Node) -> None:
     asked: list[str] = []
     answered = asyncio.Event()
 
-    async def agree(wanted: Wanted, holder: Holder) -> None:
-        asked.append(holder.label)
+    async def agree() -> None:
+        asked.append("agreed")
         answered.set()
 
     guard, context = node(), context_of(node())
-    context.on_wait = agree
+    context.on_wait = lambda wanted, holder: agree
     async with guard.session_lock("s") as session:
         session["seen"] = 0
         waiting = asyncio.create_task(enters(context))
@@ -79,11 +83,22 @@ async def test_who_has_no_objection_waits_on(node: Node) -> None:
     assert await guard.read("s") == {"seen": 1}
 
 
+async def test_there_may_be_no_question(node: Node) -> None:
+    """It is said once, however long the wait lasts, who is waited for."""
+    told: list[str] = []
+    guard, context = node(), context_of(node(), wait=0.5)
+    context.on_wait = lambda wanted, holder: told.append(holder.label)
+    async with guard.session_lock("s", name="the holder"):
+        with pytest.raises(WaitTimedOut):
+            await enters(context)
+    assert [label.rpartition(" ")[2] for label in told] == ["holder"]
+
+
 async def test_a_grant_comes_before_an_objection(node: Node) -> None:
     """The lock is not withheld until the question is answered; the answer is of no interest any more."""
     asked, left = asyncio.Event(), asyncio.Event()
 
-    async def never_finish(wanted: Wanted, holder: Holder) -> None:
+    async def never_finish() -> None:
         asked.set()
         try:
             await asyncio.Event().wait()
@@ -91,7 +106,7 @@ async def test_a_grant_comes_before_an_objection(node: Node) -> None:
             left.set()
 
     guard, context = node(), context_of(node())
-    context.on_wait = never_finish
+    context.on_wait = lambda wanted, holder: never_finish
     async with guard.session_lock("s") as session:
         session["seen"] = 0
         waiting = asyncio.create_task(enters(context))
@@ -102,7 +117,7 @@ async def test_a_grant_comes_before_an_objection(node: Node) -> None:
 
 
 async def test_nobody_is_asked_without_a_wait(node: Node) -> None:
-    async def object_to(wanted: Wanted, holder: Holder) -> None:
+    def object_to(wanted: Wanted, holder: Holder) -> Question | None:
         raise Senseless
 
     guard, context = node(), context_of(node())
@@ -115,7 +130,7 @@ async def test_nobody_is_asked_without_a_wait(node: Node) -> None:
 async def test_a_waiter_that_is_cancelled_while_it_asks(node: Node, record: Look) -> None:
     asked, left = asyncio.Event(), asyncio.Event()
 
-    async def never_finish(wanted: Wanted, holder: Holder) -> None:
+    async def never_finish() -> None:
         asked.set()
         try:
             await asyncio.Event().wait()
@@ -123,7 +138,7 @@ async def test_a_waiter_that_is_cancelled_while_it_asks(node: Node, record: Look
             left.set()
 
     context = context_of(node())
-    context.on_wait = never_finish
+    context.on_wait = lambda wanted, holder: never_finish
     async with node().session_lock("s"):
         waiting = asyncio.create_task(enters(context))
         await asyncio.wait_for(asked.wait(), WITHIN)

@@ -13,7 +13,7 @@ from aiohttp import ClientSession, CookieJar, WSMsgType, web
 from aiohttp.test_utils import TestServer
 from support.commands import CommandCounter
 
-from sessionlock import LeasePolicy, SessionGuard
+from sessionlock import LeasePolicy, SessionGuard, selfcall
 from sessionlock.errors import ConfigurationError, ReadOnlySession
 from sessionlock.integrations.aiohttp import (
     get_session,
@@ -89,6 +89,12 @@ async def shop_on(guard: SessionGuard, **options: Any) -> AsyncIterator[Shop]:
     finally:
         await shop.browser.close()
         await shop.server.close()
+
+
+@pytest.fixture(autouse=True)
+def browser_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The browser of these tests is in the server's process, but it stands for one that is not."""
+    monkeypatch.setattr(selfcall, "is_of_process", lambda peer, pid: False)
 
 
 @pytest.fixture

@@ -24,11 +24,12 @@ from sessionlock import (
     cookie,
     session_locked,
 )
+from sessionlock.acquisition import BRIEF_WAIT
 from sessionlock.keys import keys_for
 from sessionlock.peers import Peer, peer_of
 from sessionlock.protocol import Holder
 from sessionlock.runtime import held_here, node_name
-from sessionlock.selfcall import holding_process, refusing
+from sessionlock.selfcall import process_of, refusing
 
 pytestmark = pytest.mark.anyio
 
@@ -120,6 +121,38 @@ async def test_who_has_released(redis_url: str, caller: SessionGuard, peer: Peer
         await asyncio.wait_for(called(caller, peer), WITHIN)
 
 
+async def test_short_holds_of_this_process(redis_url: str, caller: SessionGuard, peer: Peer) -> None:
+    """One after the other, all under the same label: none of them waits for an answer, so nobody is refused."""
+    async with SessionGuard.from_url(redis_url) as holder:
+        asked = asyncio.Event()
+
+        def noticing() -> Peer:
+            asked.set()
+            return peer
+
+        context: Any = caller.session_lock("s", wait=LONG)
+        context.on_wait = refusing(noticing)
+
+        async def wait() -> None:
+            async with context:
+                pass
+
+        async with holder.session_lock("s"):
+            behind = asyncio.create_task(holds_until_asked(redis_url, asked))
+            with Stored(redis_url, "s") as stored:
+                await stored.until(lambda seen: len(seen.waiting) == 1)
+            waiting = asyncio.create_task(wait())
+            await asyncio.wait_for(asked.wait(), WITHIN)
+        await asyncio.wait_for(asyncio.gather(behind, waiting), WITHIN)
+
+
+async def holds_until_asked(redis_url: str, asked: asyncio.Event) -> None:
+    """The next one in line: it holds for as long as a suspicion would need."""
+    async with SessionGuard.from_url(redis_url) as holder, holder.session_lock("s", wait=LONG):
+        assert asked.is_set()
+        await asyncio.sleep(4 * BRIEF_WAIT)  # nothing is to happen meanwhile
+
+
 async def test_what_is_held_here(caller: SessionGuard, monkeypatch: pytest.MonkeyPatch) -> None:
     """Known by label, prefix and process, for as long as it lasts."""
     async with caller.session_lock("s", name="POST /x"):
@@ -180,7 +213,7 @@ HOST = socket.gethostname()
     [
         (f"{HOST}:1", 1),
         (f"{HOST}:1 POST /x", 1),
-        (f"{HOST}:{os.getpid()} POST /x", None),  # it is not held here, so somebody else is called the same
+        (f"{HOST}:{os.getpid()} POST /x", None),  # what is held here is known otherwise
         (f"{HOST}.example:1", None),
         ("1", None),
         (":1", None),
@@ -191,4 +224,4 @@ HOST = socket.gethostname()
     ],
 )
 def test_what_a_label_tells(label: str, process: int | None) -> None:
-    assert holding_process(KEYS, Holder(label, None)) == process
+    assert process_of(Holder(label, None)) == process
