@@ -90,7 +90,7 @@ class Objection:
 
     def check(self) -> None:
         """Raise what was found. To be called where no grant has come."""
-        if self._asking is not None and self._asking.done():
+        if self._asking is not None and self._asking.done() and not self._asking.cancelled():
             self._asking.result()
 
     def _ask(self, question: Question) -> None:
