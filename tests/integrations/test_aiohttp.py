@@ -13,7 +13,7 @@ from aiohttp import ClientSession, CookieJar, WSMsgType, web
 from aiohttp.test_utils import TestServer
 from support.commands import CommandCounter
 
-from sessionlock import LeasePolicy, SessionGuard, selfcall
+from sessionlock import LeasePolicy, SessionGuard
 from sessionlock.errors import ConfigurationError, ReadOnlySession
 from sessionlock.integrations.aiohttp import (
     get_session,
@@ -94,7 +94,7 @@ async def shop_on(guard: SessionGuard, **options: Any) -> AsyncIterator[Shop]:
 @pytest.fixture(autouse=True)
 def browser_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """The browser of these tests is in the server's process, but it stands for one that is not."""
-    monkeypatch.setattr(selfcall, "is_of_process", lambda peer, pid: False)
+    monkeypatch.setenv("SESSIONLOCK_SELF_CALLS", "wait")
 
 
 @pytest.fixture
