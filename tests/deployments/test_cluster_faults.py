@@ -16,6 +16,7 @@ from support.polling import eventually
 from support.proof import Fault, longest_pause, stored
 
 from sessionlock import LeaseLost, LeasePolicy, SessionGuard, SessionLockError
+from sessionlock.embedded import find_server
 from sessionlock.keys import keys_for
 
 pytestmark = pytest.mark.anyio
@@ -42,6 +43,31 @@ async def nothing_is_left(cluster: Cluster, sids: tuple[str, ...]) -> None:
     await eventually(free, "nothing is held or waited for")
     for master in cluster.masters:
         assert keys_without_ttl(master.unix_url) == []
+
+
+async def test_without_sharded_pubsub(node: MakeGuard) -> None:
+    """As before 7.0. A holder that never waited has not found that out yet when its lock is taken away."""
+    known = find_server().version >= (7, 0)
+    gone = {f"rename-command {command}": '""' for command in ("SPUBLISH", "SSUBSCRIBE")} if known else {}
+    with Cluster(masters=1, replicas=0, config=gone) as cluster:
+        holder, waiter = node(cluster.url), node(cluster.url, wait=20.0)
+        with pytest.raises(LeaseLost):
+            async with holder.session_lock(SID, lease=LeasePolicy(on_lost="flag")) as session:
+                assert session.lease is not None
+                assert await waiter.force_release(SID, session.lease.token)
+        await holder.create({"n": 0}, sid=SID)
+
+        async def add(guard: SessionGuard) -> None:
+            async with guard.session_lock(SID) as session:
+                session["n"] += 1
+
+        began = time.monotonic()
+        async with anyio.create_task_group() as tasks:
+            for guard in (holder, waiter) * 5:
+                tasks.start_soon(add, guard)
+        assert time.monotonic() - began < LeasePolicy().ttl / 2, "a waiter found out by the end of the lease only"
+        assert (await holder.read(SID))["n"] == 10
+        await nothing_is_left(cluster, (SID,))
 
 
 # --- slots move -------------------------------------------------------------------------------------------------------
