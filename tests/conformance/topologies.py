@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import redis.asyncio
-from support.choice import NO_RESP3, speaks_resp3
+from support.choice import NO_RESP3, by_default, in_chosen_protocol, speaks_resp3
 from support.cluster import Cluster, slot_of
 from support.commands import connect
 from support.sentinels import Sentinels
@@ -122,10 +122,14 @@ class OneServer(Topology):
 
 
 class DecodingClient(OneServer):
-    """A client of the application's own, which turns replies into text."""
+    """A client of the application's own, which turns replies into text; redis-py chooses its protocol."""
+
+    def __init__(self, server: EmbeddedServer, url: str) -> None:
+        super().__init__(server, url)
+        self._options = by_default(server)
 
     def _guard(self, **options: Any) -> SessionGuard:
-        client = redis.asyncio.Redis.from_url(self.url, decode_responses=True)
+        client = redis.asyncio.Redis.from_url(self.url, decode_responses=True, **self._options)
         self._stack.push_async_callback(client.aclose)
         return SessionGuard(client, **options)
 
@@ -304,9 +308,11 @@ class OnQuorum(Topology):
         super().__init__()
         if engine == "pottery":
             self.lacks = {**self.lacks, "queue": "pottery's waiters stand in no queue: they try again at random times"}
-        self.url = store.tcp_url
+        self.url = in_chosen_protocol(store.tcp_url)
         # They have just been started, and forget nothing: nobody restarts them.
-        self._quorum = Quorum(*(master.tcp_url for master in masters), engine=engine, rejoin_after=0)
+        self._quorum = Quorum(
+            *(in_chosen_protocol(master.tcp_url) for master in masters), engine=engine, rejoin_after=0
+        )
         self.raw = MastersAndStore([connect(master.unix_url) for master in masters], connect(store.unix_url))
         self.raw.flushall()
 
@@ -343,8 +349,7 @@ def _unix(request: pytest.FixtureRequest) -> Topology:
 
 def _decoding(request: pytest.FixtureRequest) -> Topology:
     server = _server(request)
-    # redis-py's own choice of protocol, wherever the server leaves one.
-    return DecodingClient(server, server.unix_url if speaks_resp3(server) else f"{server.unix_url}&protocol=2")
+    return DecodingClient(server, server.unix_url)
 
 
 def _memory(request: pytest.FixtureRequest) -> Topology:

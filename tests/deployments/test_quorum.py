@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import pytest
 import redis.asyncio
+from support.choice import by_default, in_chosen_protocol
 from support.cluster import Cluster
 from support.commands import CommandCounter, connect
 from support.proxy import FaultyProxy
@@ -51,11 +52,13 @@ class Place:
         self.stored = stack.enter_context(Stored(self.store.unix_url, SID))
 
     def quorum(self, **options: Any) -> Quorum:
-        return Quorum(*(master.tcp_url for master in self.masters), **{"rejoin_after": 0, **options})
+        return Quorum(
+            *(in_chosen_protocol(master.tcp_url) for master in self.masters), **{"rejoin_after": 0, **options}
+        )
 
     def guard(self, quorum: Quorum | None = None, **options: Any) -> SessionGuard:
         """As another process would have one."""
-        guard = SessionGuard.from_url(self.store.tcp_url, quorum=quorum or self.quorum(), **options)
+        guard = SessionGuard.from_url(in_chosen_protocol(self.store.tcp_url), quorum=quorum or self.quorum(), **options)
         self.guards.push_async_callback(guard.aclose)
         return guard
 
@@ -598,7 +601,7 @@ class TestConfiguration:
 
     async def test_clients(self, three: Place) -> None:
         """Of the application's own, which the guard does not close."""
-        clients = [redis.asyncio.Redis.from_url(master.tcp_url) for master in three.masters]
+        clients = [redis.asyncio.Redis.from_url(master.tcp_url, **by_default(master)) for master in three.masters]
         guard = three.guard(Quorum(clients, rejoin_after=0))
         assert await count(guard, 1) == 1
         await guard.aclose()

@@ -15,6 +15,7 @@ import anyio
 import pytest
 import redis.asyncio
 from deployments.test_quorum import KEYS, SID, Place, count, until
+from support.choice import by_default
 
 from sessionlock import QuorumNotReached, SessionGuard, WaitTimedOut
 
@@ -44,7 +45,7 @@ async def plain_lock(place: Place, stack: AsyncExitStack) -> Any:
 
     clients = []
     for master in place.masters:
-        client = redis.asyncio.Redis.from_url(master.tcp_url, socket_timeout=1)
+        client = redis.asyncio.Redis.from_url(master.tcp_url, socket_timeout=1, **by_default(master))
         stack.push_async_callback(client.aclose)
         clients.append(client)
     return _redlock("sl")(key=KEYS.lock.decode().removeprefix("sl:"), masters=clients, auto_release_time=30)

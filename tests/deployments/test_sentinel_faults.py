@@ -11,6 +11,7 @@ import pytest
 import redis.asyncio
 from deployments.common import LONG, LONG_SECONDS, SID, SIDS, MakeGuard, Tell, fence_of
 from redis.asyncio.sentinel import Sentinel
+from support.choice import by_default
 from support.commands import keys_without_ttl
 from support.ordeal import Ordeal
 from support.placed import PlacedServer
@@ -144,7 +145,7 @@ async def test_a_holder_at_the_old_master_cannot_save_at_the_new_one(sentinels: 
 async def test_a_client_that_the_application_got_from_sentinel(sentinels: Sentinels) -> None:
     """``SessionGuard(sentinel.master_for(...))`` follows the master as an URL does."""
     watched: Sentinel = Sentinel(sentinels.addresses)  # type: ignore[no-untyped-call]
-    client: redis.asyncio.Redis = watched.master_for(NAME)
+    client: redis.asyncio.Redis = watched.master_for(NAME, **by_default(sentinels.master))
     async with SessionGuard(client, retry_for=20.0) as guard:
         async with guard.session_lock(SID) as session:
             session["n"] = 1

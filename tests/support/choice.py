@@ -3,19 +3,20 @@
 ``SESSIONLOCK_TEST_SERVER=redis70``: a server by its name, fetched by ``python -m tests.servers`` if need be. Without
 it the library's own choice holds: ``SESSIONLOCK_SERVER`` (a path), ``PATH``, wheels.
 
-``SESSIONLOCK_TEST_PROTOCOL=3`` (or 2): RESP3 or RESP2 for everything that uses the urls of the shared server.
+``SESSIONLOCK_TEST_PROTOCOL=3`` (or 2): RESP3 or RESP2 for guards, by the urls of the shared server, of clusters, Sentinels and quorums.
 """
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 from servers import ServerNotHad, provide
 
 from sessionlock.embedded import SERVER_VARIABLE, EmbeddedServer
 
-__all__ = ["NO_RESP3", "choose_server", "in_chosen_protocol", "speaks_resp3"]
+__all__ = ["NO_RESP3", "by_default", "choose_server", "in_chosen_protocol", "speaks_resp3"]
 
 NAME_VARIABLE = "SESSIONLOCK_TEST_SERVER"
 PROTOCOL_VARIABLE = "SESSIONLOCK_TEST_PROTOCOL"
@@ -43,6 +44,11 @@ def in_chosen_protocol(url: str) -> str:
     if not protocol:
         return url
     return f"{url}{'&' if '?' in url else '?'}protocol={protocol}"
+
+
+def by_default(server: EmbeddedServer) -> dict[str, Any]:
+    """Options of a client of the application's own: none, for redis-py's choice of protocol, where the server knows it."""
+    return {} if speaks_resp3(server) else {"protocol": 2}
 
 
 def speaks_resp3(server: EmbeddedServer) -> bool:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import redis
 from redis.crc import key_slot
 
+from support.choice import in_chosen_protocol
 from support.placed import PlacedServer, start_all
 from support.polling import eventually, until
 from support.switchboard import Switchboard
@@ -203,7 +204,7 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        return "redis+cluster://" + ",".join(f"{host}:{port}" for host, port in self.startup_nodes)
+        return in_chosen_protocol("redis+cluster://" + ",".join(f"{host}:{port}" for host, port in self.startup_nodes))
 
     # --- who is what now
 

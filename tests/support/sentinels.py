@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from sessionlock.embedded import ServerBinary, find_server
+from support.choice import in_chosen_protocol
 from support.placed import PlacedServer, free_port, start_all
 from support.polling import eventually, until
 
@@ -122,7 +123,7 @@ class Sentinels:
     @property
     def url(self) -> str:
         addresses = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
-        return f"redis+sentinel://{addresses}/{NAME}"
+        return in_chosen_protocol(f"redis+sentinel://{addresses}/{NAME}")
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
