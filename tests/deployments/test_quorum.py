@@ -273,6 +273,7 @@ class TestMastersThatFail:
             five.masters[1].resume()
         await until(five.is_free)
 
+    @pytest.mark.slow
     async def test_calls_to_one_that_hangs_do_not_pile_up(self, three: Place) -> None:
         guard = three.guard()
         await count(guard, 1)
@@ -288,6 +289,7 @@ class TestMastersThatFail:
             three.masters[2].resume()
         await until(three.is_free)
 
+    @pytest.mark.slow
     async def test_one_restarted_empty(self, three: Place) -> None:
         """It may have granted this lock before it forgot: it has no say until all such leases have ended."""
         await until(lambda: three.uptime(0) >= 4)

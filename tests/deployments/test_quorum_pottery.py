@@ -110,6 +110,7 @@ async def test_a_long_body(three: Place) -> None:
     assert three.stored.data == {"n": 1}
 
 
+@pytest.mark.slow
 async def test_one_hangs(three: Place) -> None:
     """pottery would wait for it for ever; here once, for as long as one reply may take, then it is left out."""
     guard = by_pottery(three)

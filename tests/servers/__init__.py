@@ -6,6 +6,7 @@ Run it from the root of the repository::
     python -m tests.servers fetch redis70 redis50 # or --all
     python -m tests.servers path redis70          # the program's path, fetched if need be
     python -m tests.servers run redis70 -- --port 0 --unixsocket /tmp/s
+    python -m tests.servers python 3.14           # the path of a Python that the system lacks, for tox
     python -m tests.servers matrix                # the part of the suite that meets the server, on each; a table
 
 The tests take one by its name: ``SESSIONLOCK_TEST_SERVER=redis70 python -m pytest tests/conformance``. See README.md

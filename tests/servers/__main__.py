@@ -9,6 +9,7 @@ import sys
 from .cache import ServerNotHad, cached, provide
 from .matrix import add_arguments as matrix_arguments
 from .matrix import run as run_matrix
+from .pythons import PYTHONS, provide_python
 from .recipes import RECIPES
 
 
@@ -45,6 +46,10 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("arguments", nargs=argparse.REMAINDER)
     running.set_defaults(do=_run)
 
+    python = commands.add_parser("python", help="print an interpreter's path; fetch it if need be")
+    python.add_argument("name", metavar="VERSION", choices=list(PYTHONS))
+    python.set_defaults(do=_python)
+
     matrix = commands.add_parser("matrix", help="run the tests that meet the server on each; print a table")
     matrix_arguments(matrix)
     matrix.set_defaults(do=run_matrix)
@@ -76,6 +81,11 @@ def _fetch(options: argparse.Namespace) -> int:
 
 def _path(options: argparse.Namespace) -> int:
     print(provide(options.name).path)
+    return 0
+
+
+def _python(options: argparse.Namespace) -> int:
+    print(provide_python(options.name))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""A Python that this system lacks, out of Debian's packages: unpacked aside like a server, for tox to make environments.
+"""A Python that this system lacks, out of Debian's packages, for tox: unpacked aside like a server.
 
 Unlike a server it is started by its own name (``sys.executable``), so no script stands before it: the loader and the
 libraries that were unpacked with it are written into the program, by patchelf. It stays where it was made.

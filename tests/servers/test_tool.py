@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from servers import RECIPES, Recipe, ServerNotHad, cache, debian, matrix, provide
+from servers import RECIPES, Recipe, ServerNotHad, cache, cells, debian, provide, table
+from servers.cells import Cell, Column
+from servers.pythons import provide_python
 from servers.recipes import Wheel
 
 ROOT = Path(__file__).parent.parent.parent
@@ -116,15 +118,89 @@ def test_tox_knows_every_server() -> None:
 
 
 def test_the_table_tells_what_is_red_and_what_was_skipped() -> None:
-    green = matrix.Cell("redis50", "5.0.10", "3.11", passed=5, seconds=1.4)
+    by = Column("3.11")
+    green = Cell("redis50", "5.0.10", by, passed=5, seconds=1.4)
     green.skipped["too old"] = 2
-    red = matrix.Cell("redis70", "7.0.15", "3.11", passed=5, failed=["a.b"])
-    gone = matrix.Cell("redis80", "", "3.11", trouble="not to be had: why")
-    table = matrix._report([green, red, gone])
-    assert "| Redis 5.0.10 (`redis50`) | 5 passed, 2 skipped | 1 |" in table
-    assert "| Redis 7.0.15 (`redis70`) | **1 failed**, 5 passed, 0 skipped | 0 |" in table
-    assert "- redis50: too old (tests: 2)" in table
-    assert "- redis70, Python 3.11: `a.b`" in table
-    assert "- redis80, Python 3.11: not to be had: why" in table
-    assert "green" not in table
-    assert "Every cell is green." in matrix._report([green])
+    red = Cell("redis70", "7.0.15", by, passed=5, failed=["a.b"])
+    gone = Cell("redis80", "", Column("3.11", ("oldredispy", "resp3")), trouble="not to be had: why")
+    said = table.report([green, red, gone], "the command", ["Python 3.9: not there"])
+    assert "| Redis 5.0.10 | Python 3.11 | 5 passed, 2 skipped | 1 |" in said
+    assert "| Redis 7.0.15 | Python 3.11 | **1 failed**, 5 passed, 0 skipped | 0 |" in said
+    assert "- redis50: too old (tests: 2)" in said
+    assert "- py311-redis70: `a.b`" in said
+    assert "- py311-redis80-oldredispy-resp3: not to be had: why" in said
+    assert "- Python 3.9: not there" in said
+    assert "green" not in said
+    assert "Every cell is green." in table.report([green], "the command")
+
+
+def test_the_short_table(tmp_path: Path) -> None:
+    """A column for each Python, then one for each variation; it replaces what stood in its place."""
+    cells = [
+        Cell("redis70", "7.0.15", Column("3.10", ("resp3",)), passed=5),
+        Cell("redis50", "5.0.10", Column("3.11"), passed=7),
+        Cell("redis70", "7.0.15", Column("3.11"), failed=["a.b"]),
+        Cell("redis50", "", Column("3.10"), trouble="not to be had"),
+    ]
+    short = table.short_table(cells)
+    assert short.splitlines() == [
+        "|  | Python 3.10 | Python 3.11 | Python 3.10, RESP3 |",
+        "| --- | ---: | ---: | ---: |",
+        "| Redis 5.0.10 | **no result** | 7 | – |",
+        "| Redis 7.0.15 | – | **1 red** | 5 |",
+    ]
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{table.BEGIN}\n| old |\n{table.END}\nafter\n")
+    table.put_into(readme, short)
+    assert readme.read_text() == f"before\n{table.BEGIN}\n{short}{table.END}\nafter\n"
+    readme.write_text("no place")
+    with pytest.raises(ValueError, match="no place"):
+        table.put_into(readme, short)
+
+
+def test_the_readme_has_a_place_for_the_table() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert text.index(f"{table.BEGIN}\n") < text.index(f"{table.END}\n")
+
+
+def test_what_was_green_is_not_run_again(offer: Offer, tmp_path: Path) -> None:
+    """What was red is, and what was green with another server or other code."""
+    offer("Redis server v=7.0.15 sha=0")
+    ran, report = tmp_path / "ran", '<testsuite time="1.5"><testcase classname="a" name="b">{}</testcase></testsuite>'
+    pytest_ = tmp_path / "pytest"
+
+    def run(inside: str = "") -> Cell:
+        pytest_.write_text(
+            f"#!/bin/sh\necho $SESSIONLOCK_TEST_SERVER $SESSIONLOCK_TEST_PROTOCOL >>{ran}\n"
+            f"for last; do :; done; echo '{report.format(inside)}' >\"${{last#*=}}\"\n"
+        )
+        pytest_.chmod(stat.S_IRWXU)
+        return cells.run_cell("redis70", Column("3.11", ("resp3",)), [str(pytest_)], tmp_path)
+
+    assert run("<failure/>").failed == ["a.b"]
+    first, second = run(), run()
+    assert first == second
+    assert (first.passed, first.seconds, first.name) == (1, 1.5, "py311-redis70-resp3")
+    assert ran.read_text() == "redis70 3\n" * 2
+    kept = tmp_path / "py311-redis70-resp3.json"
+    kept.write_text(kept.read_text().replace("7.0.15", "7.0.14"))
+    run()
+    kept.write_text(kept.read_text().replace('"of": "', '"of": "other'))
+    run()
+    assert len(ran.read_text().splitlines()) == 4
+
+
+def test_a_column_needs_an_environment_for_another_redis_py_only() -> None:
+    assert Column("3.11", ("resp3",)).environment == "py311"
+    column = Column("3.10", ("oldredispy", "resp3"))
+    assert (column.environment, column.protocol, str(column)) == (
+        "py310-oldredispy",
+        "3",
+        "Python 3.10, oldest redis-py, RESP3",
+    )
+    assert Column("3.11").protocol is None
+
+
+def test_a_python_without_a_recipe() -> None:
+    with pytest.raises(ServerNotHad, match=r"Python 3\.9; there is one for: 3\.14"):
+        provide_python("3.9")

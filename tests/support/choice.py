@@ -3,7 +3,8 @@
 ``SESSIONLOCK_TEST_SERVER=redis70``: a server by its name, fetched by ``python -m tests.servers`` if need be. Without
 it the library's own choice holds: ``SESSIONLOCK_SERVER`` (a path), ``PATH``, wheels.
 
-``SESSIONLOCK_TEST_PROTOCOL=3`` (or 2): RESP3 or RESP2 for guards, by the urls of the shared server, of clusters, Sentinels and quorums.
+``SESSIONLOCK_TEST_PROTOCOL=3`` (or 2): RESP3 or RESP2 for guards, by the urls of the shared server, of clusters, Sentinels
+and quorums.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def in_chosen_protocol(url: str) -> str:
 
 
 def by_default(server: EmbeddedServer) -> dict[str, Any]:
-    """Options of a client of the application's own: none, for redis-py's choice of protocol, where the server knows it."""
+    """Options of an application's own client: redis-py chooses the protocol, where the server leaves it a choice."""
     return {} if speaks_resp3(server) else {"protocol": 2}
 
 
