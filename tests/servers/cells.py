@@ -143,8 +143,8 @@ def _read(told: Path, cell: Cell) -> None:
 def _what_is_tested() -> str:
     """Names the code and the tests as they are now."""
     seen = hashlib.sha256()
-    files = [*ROOT.glob("sessionlock/**/*"), *ROOT.glob("tests/**/*"), ROOT / "setup.cfg"]
-    for path in sorted(files):
-        if (path.suffix in (".py", ".lua", ".txt", ".cfg") and path.parent.name != "servers") or path.name == "cell.txt":
-            seen.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    folders = [path for folder in ("sessionlock", "tests") for path in (ROOT / folder).glob("**/*")]
+    files = [path for path in folders if path.suffix in (".py", ".lua") and path.parent.name != "servers"]
+    for path in sorted([*files, HERE / "cell.txt", ROOT / "setup.cfg"]):
+        seen.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
     return seen.hexdigest()

@@ -3,8 +3,8 @@
 ``SESSIONLOCK_TEST_SERVER=redis70``: a server by its name, fetched by ``python -m tests.servers`` if need be. Without
 it the library's own choice holds: ``SESSIONLOCK_SERVER`` (a path), ``PATH``, wheels.
 
-``SESSIONLOCK_TEST_PROTOCOL=3`` (or 2): RESP3 or RESP2 for guards, by the urls of the shared server, of clusters, Sentinels
-and quorums.
+``SESSIONLOCK_TEST_PROTOCOL=3`` (or 2): RESP3 or RESP2 for guards, by the urls of the shared server, of
+clusters, Sentinels and quorums.
 """
 
 from __future__ import annotations
