@@ -61,6 +61,8 @@ class Cell:
     skipped: Counter[str] = field(default_factory=Counter)
     trouble: str = ""
     """Why there is no result, where there is none."""
+    said: str = ""
+    """The end of what pytest printed, when it is red."""
 
     @property
     def green(self) -> bool:
@@ -119,10 +121,11 @@ def _run(cell: Cell, pytest: Sequence[str], folder: Path) -> None:
             check=False,
         )
     if done.returncode not in (0, 1) or not told.exists():
-        said = log.read_text(errors="replace").strip()[-2000:]
-        cell.trouble = f"pytest ended with status {done.returncode}: {said}"
+        cell.trouble = f"pytest ended with status {done.returncode}"
     else:
         _read(told, cell)
+    if not cell.green:
+        cell.said = log.read_text(encoding="utf-8", errors="replace")[-20_000:]
 
 
 def _read(told: Path, cell: Cell) -> None:

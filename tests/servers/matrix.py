@@ -77,7 +77,7 @@ def _run_all(todo: _Todo, interpreters: Mapping[str, list[str]], jobs: int, keep
     def one(of: tuple[str, Column]) -> Cell:
         server, column = of
         cell = run_cell(server, column, interpreters[column.environment], keep)
-        print(f"{cell.name}: {cell.trouble or cell} ({cell.seconds:.0f} s)", file=sys.stderr, flush=True)
+        print(f"{cell.said}{cell.name}: {cell.trouble or cell} ({cell.seconds:.0f} s)", file=sys.stderr, flush=True)
         return cell
 
     with ThreadPoolExecutor(jobs) as pool:
