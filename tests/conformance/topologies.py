@@ -156,21 +156,25 @@ class Memory(Topology):
 
 
 class AllMasters:
-    """Blocking clients of a cluster's masters as one: a command goes where its first argument, a key, is served."""
+    """Blocking clients of a cluster's masters as one: a command goes where its first argument, a key, is served.
+
+    Who is a master of what is asked once: no slot moves here, and no master dies.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
-        self._owner = {slot: master for master in cluster.masters for slot in master.itself.slots}
+        self.url = cluster.url
+        self._masters = cluster.masters
+        self._owner = {slot: master for master in self._masters for slot in master.itself.slots}
 
     def client_for(self, key: bytes) -> Any:
         return self._owner[slot_of(key)].raw
 
     def scan_iter(self, **options: Any) -> Iterator[bytes]:
-        for master in self._cluster.masters:
+        for master in self._masters:
             yield from master.raw.scan_iter(**options)
 
     def flushall(self) -> None:
-        for master in self._cluster.masters:
+        for master in self._masters:
             master.raw.flushall()
 
     def close(self) -> None:
@@ -188,10 +192,10 @@ class OnCluster(Topology):
         "statistics": "INFO counts one node's bytes, and a session may be at any",
     }
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, masters: AllMasters) -> None:
         super().__init__()
-        self.url = cluster.url
-        self.raw = AllMasters(cluster)
+        self.url = masters.url
+        self.raw = masters
         self.raw.flushall()
 
     def _guard(self, **options: Any) -> SessionGuard:
@@ -357,7 +361,7 @@ def _memory(request: pytest.FixtureRequest) -> Topology:
 
 
 # Started by the first test that needs them, for all.
-_CLUSTER = pytest.StashKey[Cluster]()
+_CLUSTER = pytest.StashKey[AllMasters]()
 _SENTINELS = pytest.StashKey[Sentinels]()
 _FOUR = pytest.StashKey[list[EmbeddedServer]]()
 
@@ -366,8 +370,9 @@ def _cluster(request: pytest.FixtureRequest) -> Topology:
     config = request.config
     if _CLUSTER not in config.stash:
         # Nothing is done to its nodes: on a busy machine none shall be taken for dead.
-        config.stash[_CLUSTER] = Cluster(node_timeout_ms=10_000).start()
-        config.add_cleanup(config.stash[_CLUSTER].stop)
+        cluster = Cluster(node_timeout_ms=10_000).start()
+        config.add_cleanup(cluster.stop)
+        config.stash[_CLUSTER] = AllMasters(cluster)
     return OnCluster(config.stash[_CLUSTER])
 
 
