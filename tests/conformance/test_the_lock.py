@@ -25,7 +25,9 @@ Look = Callable[[str], Record]
 PATIENT = WaitPolicy.seconds(60, max_waiters=1000)
 
 
-async def test_no_update_is_lost(node: Node, record: Look) -> None:
+async def test_no_update_is_lost(node: Node, record: Look, topology: Topology) -> None:
+    # Without a queue everybody tries again and again, which costs the more the slower the machine is.
+    requests = 15 if "queue" in topology.lacks else 60
     nodes = [node(wait=PATIENT) for _ in range(3)]
     inside = 0
 
@@ -39,8 +41,8 @@ async def test_no_update_is_lost(node: Node, record: Look) -> None:
             session["n"] = count + 1
             inside -= 1
 
-    await asyncio.gather(*(add_one(nodes[i % 3]) for i in range(60)))
-    assert record("s").data == {"n": 60}
+    await asyncio.gather(*(add_one(nodes[i % 3]) for i in range(requests)))
+    assert record("s").data == {"n": requests}
     assert record("s").free
 
 
