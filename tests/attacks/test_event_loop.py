@@ -22,6 +22,7 @@ Look = Callable[[str], Stored]
 Node = Callable[..., SessionGuard]
 OnLost = Literal["cancel", "flag"]
 
+SCHEDULING = 0.3  # seconds that a busy machine may add
 TTL = 0.15
 
 
@@ -154,8 +155,8 @@ async def test_a_hung_body_is_ended(redis_url: str, node: Node, stored: Look) ->
                 await anyio.sleep_forever()
         ended = time.monotonic() - began
         granted = await waiting - began
-    assert max_hold - 0.1 <= ended <= max_hold + 0.1
-    assert max_hold - 0.1 <= granted <= max_hold + 0.15
+    assert max_hold - 0.1 <= ended <= max_hold + SCHEDULING
+    assert max_hold - 0.1 <= granted <= max_hold + SCHEDULING + 0.05
     assert session.data == {"mine": 1}
     assert ran.script_calls <= 40
 
