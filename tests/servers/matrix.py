@@ -146,5 +146,5 @@ def _bin_of(environment: str) -> str:
 def _tox(*arguments: str) -> str:
     done = subprocess.run([*_TOX, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise ServerNotHad(f"tox {arguments[0]} failed (pip install tox brings it): {done.stderr.strip()[-500:]}")
+        raise ServerNotHad(f"tox {arguments[0]} failed: {done.stderr.strip()[-500:]}")
     return done.stdout
