@@ -14,7 +14,7 @@ PACKAGE = Path(sessionlock.__file__).parent
 # Within a line the order is of no importance, as they do not import each other, except where CHAINS says so.
 LAYERS = (
     "version errors",
-    "policies keys sources capabilities peers",
+    "policies keys sources peers capabilities_found capabilities_rules capabilities_probe capabilities",
     "durability",
     "lease protocol changes patience",
     "ballot",
@@ -46,7 +46,11 @@ LAYERS = (
     "cli",
 )
 # Lines that are one thing in several files: each may import those before it on its line.
-CHAINS = ("codec_tags codec_json codec_fast codec_crypto codec", "embedded urls")
+CHAINS = (
+    "capabilities_found capabilities_rules capabilities_probe capabilities",
+    "codec_tags codec_json codec_fast codec_crypto codec",
+    "embedded urls",
+)
 # Only for annotations, where the two are one thing in two files.
 FOR_TYPES = {("codec_crypto", "codec")}
 ABOVE_ALL = ("__init__", "__main__")
