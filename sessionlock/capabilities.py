@@ -6,9 +6,12 @@ process, beside the requests, and remembers. What an ACL does not let us find ou
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 from .capabilities_found import WRITES, Capabilities, ClientKind, Finding
@@ -21,6 +24,7 @@ __all__ = [
     "Capabilities",
     "Checkup",
     "ClientKind",
+    "Everyone",
     "Finding",
     "client_kind",
     "judge",
@@ -34,6 +38,9 @@ log = logging.getLogger("sessionlock")
 KNOWN_FOR = 300.0  # seconds for which what was found out about a server counts for this process' other event loops
 REFUSED_FOR = 5.0  # seconds after which a refused server is looked at again: a failover or an operator may have helped
 
+# How to ask each of several servers, by their names, for as long as it is entered.
+Everyone = Callable[[], AbstractAsyncContextManager[Mapping[str, Ask]]]
+
 _known: dict[tuple[str, ClientKind, str], tuple[float, Capabilities]] = {}
 _told: set[tuple[str, str]] = set()
 
@@ -41,14 +48,24 @@ _told: set[tuple[str, str]] = set()
 class Checkup:
     """One look at a server for one event loop, or none when this process knows that server already.
 
-    ``server`` names it (:func:`server_name`). Findings are logged once per process and server.
+    ``server`` names it (:func:`server_name`). Findings are logged once per process and server. ``everyone``, in the
+    place of ``ask``: the masters that are one store or one quorum together. They are looked at all at once, and one
+    that does not answer is done without.
     """
 
-    def __init__(self, ask: Ask, server: str, *, client: ClientKind = "single", prefix: str = "sl") -> None:
-        self._ask = ask
+    def __init__(
+        self,
+        ask: Ask | None,
+        server: str,
+        *,
+        client: ClientKind = "single",
+        prefix: str = "sl",
+        everyone: Everyone | None = None,
+    ) -> None:
         self._server = server
         self._client: ClientKind = client
         self._prefix = prefix
+        self._everyone = everyone or (lambda: nullcontext({} if ask is None else {server: ask}))
         self._refused_until = 0.0
         self.found: Capabilities | None = None
 
@@ -63,10 +80,12 @@ class Checkup:
     async def run(self) -> Capabilities:
         """Ask, whatever is known, remember, and log.
 
+        Of several masters one that is fit speaks for all: only where none is fit are calls refused.
+
         Raises:
             whatever ``ask`` raises for a lost connection; then nothing is known, and nothing refused.
         """
-        found = await probe(self._ask, client=self._client, prefix=self._prefix)
+        found = await self._probed()
         self.found = found
         if found.refusal() is None:
             _known[self._key] = (time.monotonic(), found)
@@ -74,8 +93,27 @@ class Checkup:
         else:
             _known.pop(self._key, None)
             self._refused_until = time.monotonic() + REFUSED_FOR
-        tell(found, self._server)
         return found
+
+    async def _probed(self) -> Capabilities:
+        async with self._everyone() as asks:
+            answers = await asyncio.gather(
+                *(probe(ask, client=self._client, prefix=self._prefix) for ask in asks.values()), return_exceptions=True
+            )
+        seen: dict[str, Capabilities] = {}
+        silent: dict[str, BaseException] = {}
+        for name, answer in zip(asks, answers, strict=True):
+            if isinstance(answer, BaseException):
+                silent[name] = answer
+            else:
+                seen[name] = answer
+        if not seen:
+            raise next(iter(silent.values()))
+        tell(seen)
+        for name, error in silent.items():
+            if _is_news(name, "silent"):
+                log.warning("%s: not looked at, for it did not answer: %s", name, error)
+        return min(seen.values(), key=lambda found: found.refusal() is not None)
 
     @property
     def due(self) -> bool:
@@ -93,16 +131,26 @@ class Checkup:
         return (self._server, self._client, self._prefix)
 
 
-def tell(found: Capabilities, server: str) -> None:
-    """Log what is worth knowing, each finding once per process and server."""
+def tell(seen: Mapping[str, Capabilities]) -> None:
+    """Log what is worth knowing, each finding once per process and server; what several share, in one line."""
     levels = {"refuse": logging.ERROR, "warn": logging.WARNING, "info": logging.INFO}
-    for finding in found.findings:
-        if (server, finding.code) not in _told:
-            _told.add((server, finding.code))
-            log.log(levels[finding.level], "%s: %s", server, finding)
-    if found.unknown and found.because and (server, "unknown") not in _told:
-        _told.add((server, "unknown"))
-        log.info("%s: unknown: %s (%s)", server, ", ".join(found.unknown), "; ".join(found.because))
+    about: dict[Finding, list[str]] = {}
+    for server, found in seen.items():
+        for finding in found.findings:
+            if _is_news(server, finding.code):
+                about.setdefault(finding, []).append(server)
+    for finding, servers in about.items():
+        log.log(levels[finding.level], "%s: %s", ", ".join(servers), finding)
+    for server, found in seen.items():
+        if found.unknown and found.because and _is_news(server, "unknown"):
+            log.info("%s: unknown: %s (%s)", server, ", ".join(found.unknown), "; ".join(found.because))
+
+
+def _is_news(server: str, code: str) -> bool:
+    if (server, code) in _told:
+        return False
+    _told.add((server, code))
+    return True
 
 
 def client_kind(client: Any) -> ClientKind:

@@ -11,7 +11,7 @@ from .errors import RedisUnavailable, ScriptsForbidden, SessionLockError
 
 __all__ = ["FORBIDDEN", "UNKNOWN", "UNNAMED", "WRITES", "Capabilities", "ClientKind", "Finding", "Level", "dotted"]
 
-ClientKind = Literal["single", "sentinel", "cluster"]
+ClientKind = Literal["single", "sentinel", "cluster", "quorum"]  # "quorum": of one of its masters
 Level = Literal["refuse", "warn", "info"]
 
 UNNAMED = "a server"

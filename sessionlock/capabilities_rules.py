@@ -68,12 +68,23 @@ def _not_a_master(found: Capabilities) -> Iterator[Finding]:
             "replica",
             "this server is a replica",
             "locks and sessions are written, and a replica takes no writes (or loses them)",
-            "Connect to the master, or use redis+sentinel:// or redis+cluster://, which find it",
+            "Name a master in its place"
+            if found.client == "quorum"
+            else "Connect to the master, or use redis+sentinel:// or redis+cluster://, which find it",
         )
 
 
 def _clustered(found: Capabilities) -> Iterator[Finding]:
-    if found.mode == "cluster" and found.client != "cluster":
+    if found.client == "quorum":
+        if found.mode == "cluster":
+            yield Finding(
+                "refuse",
+                "cluster",
+                "this server is a node of a Redis Cluster",
+                "it serves a part of the locks only, and the cluster may put a replica in its place",
+                "Name servers that know nothing of each other",
+            )
+    elif found.mode == "cluster" and found.client != "cluster":
         yield Finding(
             "refuse",
             "cluster",
@@ -117,15 +128,19 @@ def _evicting(found: Capabilities) -> Iterator[Finding]:
     policy = found.eviction
     if policy is None or policy == "noeviction":
         return
+    if found.client == "quorum":
+        lost = "locks that are held, so that another holder gets them, too"
+    else:
+        lost = "sessions of users who are logged in, locks that are held"
     which = "any key" if policy.startswith("allkeys") else "any key that expires, and all of ours do"
     unlimited = found.maxmemory == 0
     yield Finding(
         "info" if unlimited else "warn",
         "eviction",
         f"the eviction policy is {policy}" + (" (without a memory limit nothing is evicted yet)" if unlimited else ""),
-        f"when the memory is full, {which} may vanish: sessions of users who are logged in, locks that are held."
+        f"when the memory is full, {which} may vanish: {lost}."
         " Late saves stay refused, because fencing tokens go on by time",
-        "Set maxmemory-policy noeviction on a server of its own for sessions",
+        "Set maxmemory-policy noeviction on a server of its own for sessions and locks",
     )
 
 
@@ -152,6 +167,8 @@ def _unlasting(found: Capabilities) -> Iterator[Finding]:
             "the server could not write its data to disk, and may refuse writes until it can",
             "See the server's log",
         )
+    if found.client == "quorum":
+        return  # that a master may forget is what Quorum.rejoin_after is for
     if found.rdb is False and found.aof is False and found.server != "fakeredis":
         wiped = bool(found.replicas)
         yield Finding(
@@ -165,6 +182,16 @@ def _unlasting(found: Capabilities) -> Iterator[Finding]:
 
 
 def _splitting(found: Capabilities) -> Iterator[Finding]:
+    if found.client == "quorum":
+        if found.replicas:
+            yield Finding(
+                "warn",
+                "quorum-replicas",
+                f"this master of a quorum has replicas ({found.replicas})",
+                "one that is promoted may not know of the locks that its master granted, and votes at once",
+                "Let nothing promote it; a quorum goes on without a minority of its masters",
+            )
+        return
     replicated = bool(found.replicas) or found.client != "single" or found.mode == "cluster"
     if found.role in ("slave", "replica") or not replicated:
         return

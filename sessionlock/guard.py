@@ -81,8 +81,9 @@ class SessionGuard:
     ``reply_within``: seconds for one reply. ``push_limit``: sessions larger than this many bytes are not pushed with
     a grant but loaded. ``commit_by``: how the modes without a lock save: ``"script"``, ``"watch"``
     (WATCH/MULTI/EXEC), or ``"auto"``. ``durability``: a :class:`~sessionlock.Wait` for replicas behind every save.
-    ``check``: whether each process looks once at the server, beside its first call, logs what weakens a promise, and
-    refuses a server that cannot do (default: yes, unless the environment has ``SESSIONLOCK_CHECK=0``).
+    ``check``: whether each process looks once at the server (at every master of a Cluster or a quorum), beside its
+    first call, logs what weakens a promise, and refuses a server that cannot do (default: yes, unless the environment
+    has ``SESSIONLOCK_CHECK=0``).
     ``quorum``: a :class:`~sessionlock.Quorum` of independent masters that hold the locks; ``client`` then is the store
     of the sessions only.
     """
@@ -549,7 +550,8 @@ class SessionGuard:
     async def capabilities(self) -> Capabilities:
         """What the server is, what it can do, and what weakens a promise; asked now, with a dozen plain commands.
 
-        In a Cluster one master answers for all (``sessionlock doctor`` asks every one).
+        Of a Cluster's masters one that is fit speaks for all; what was found at each is logged (and ``sessionlock
+        doctor`` shows it).
 
         Raises:
             RedisUnavailable: no answer.

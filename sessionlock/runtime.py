@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import anyio
 from redis.exceptions import RedisError
 
-from .capabilities import Capabilities, Checkup, client_kind, server_name
+from .capabilities import Capabilities, Checkup
 from .clients import close_client, own_client
 from .cluster import ClusterRoute
 from .durability import Wait
@@ -25,6 +25,7 @@ from .keys import SessionKeys, new_token
 from .pushes import ClusterPushes, ProcessChannel, Pushes
 from .quorum import Quorum, QuorumExecutor
 from .routes import NotNow
+from .survey import checkup_of_quorum, checkup_of_store
 from .wakeup import Wakeup
 from .watchdog import Watchdog
 
@@ -74,10 +75,10 @@ class Runtime:
             durability=durability,
             on_break=self._mistrust_pushes,
         )
-        self.checkup = Checkup(
-            self.executor.ask, server_name(self.client), client=client_kind(self.client), prefix=prefix
-        )
+        self.checkup = checkup_of_store(self.client, self.executor, prefix=prefix, reply_within=reply_within)
+        self._quorum_checkup = checkup_of_quorum(quorum, prefix=prefix) if quorum is not None else None
         self._looking: asyncio.Task[Capabilities | None] | None = None
+        self._looking_at_quorum: asyncio.Task[Capabilities | None] | None = None
         if check:
             self._asked_executor.before_call = self._vet
         if quorum is not None:
@@ -119,18 +120,24 @@ class Runtime:
     # --- what the server is
 
     def _vet(self) -> None:
-        """Before a call: refuse a server that is unfit; look, beside the call, at one that is not known."""
+        """Before a call: refuse a server that is unfit; look, beside the call, at one that is not known.
+
+        The masters of a quorum are looked at once and never refused: those that can vote are enough.
+        """
+        also, self._quorum_checkup = self._quorum_checkup, None
+        if also is not None and also.known() is None:
+            self._looking_at_quorum = self.background(self._look(also))
         refusal = self.checkup.refusal()
         if refusal is not None:
             raise refusal
         if not self.checkup.due or self.checkup.known() is not None:
             self._asked_executor.before_call = None  # known to be fit: from now on nothing is looked at
         elif self._looking is None or self._looking.done():
-            self._looking = self.background(self._look())
+            self._looking = self.background(self._look(self.checkup))
 
-    async def _look(self) -> Capabilities | None:
+    async def _look(self, checkup: Checkup) -> Capabilities | None:
         with suppress(RedisError, NotNow, *LOST):
-            return await self.checkup.run()
+            return await checkup.run()
         return None  # no answer now; the next call tries again
 
     async def capabilities(self) -> Capabilities:
@@ -201,8 +208,9 @@ class Runtime:
             return
         self._closed = True
         self.watchdog.close()
-        if self._looking is not None:
-            self._looking.cancel()
+        for look in (self._looking, self._looking_at_quorum):
+            if look is not None:
+                look.cancel()
         await self.wakeup.pushes.aclose()
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=CLEAN_UP_WITHIN)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 
 import anyio
 import pytest
 import redis.asyncio
+from support.cluster import Cluster
 from support.commands import CommandCounter, connect
 from support.polling import eventually
 
-from sessionlock import LeasePolicy, RedisUnavailable, ScriptsForbidden, SessionGuard, capabilities
+from sessionlock import LeasePolicy, Quorum, RedisUnavailable, ScriptsForbidden, SessionGuard, capabilities
 from sessionlock.embedded import EmbeddedServer
+from sessionlock.keys import keys_for
 
 pytestmark = pytest.mark.anyio
 
@@ -117,6 +120,82 @@ async def test_a_hung_server_delays_nothing(own_server: OwnServer) -> None:
             await guard.aclose()
     finally:
         own.resume()
+
+
+async def test_every_master_of_a_cluster(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    """One master evicts sessions; whichever is asked first, that one is named."""
+    caplog.set_level(logging.WARNING, "sessionlock")
+    odd = cluster.masters[1]
+    odd.raw.config_set("maxmemory-policy", "allkeys-lru")
+    odd.raw.config_set("maxmemory", "100mb")
+    try:
+        async with SessionGuard.from_url(cluster.url, check=True) as guard:
+            async with guard.session_lock("s"):
+                pass
+            await looked(guard)
+    finally:
+        odd.raw.config_set("maxmemory-policy", "noeviction")
+        odd.raw.config_set("maxmemory", "0")
+    (warning,) = [message for message in caplog.messages if "allkeys-lru" in message]
+    assert warning.startswith(f"cluster master 127.0.0.1:{odd.port}: ")
+    (shared,) = [message for message in caplog.messages if "min-replicas-to-write" in message]
+    assert all(f":{master.port}" in shared for master in cluster.masters)
+
+
+async def test_a_hung_master_of_a_cluster(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    """The sessions of the others are served meanwhile; the hung one is named when it has not answered in time."""
+    hung = cluster.masters[0]
+    sid = next(sid for sid in map(str, range(100)) if cluster.master_of(keys_for("sl", sid).lock) is not hung)
+    async with SessionGuard.from_url(cluster.url, check=True, reply_within=1.0, wait=0.5) as guard:
+        async with guard.session_lock(sid):  # the map is known, so that nobody asks the hung one for it
+            pass
+        await looked(guard)
+        cluster.pause(hung)
+        try:
+            looking = asyncio.create_task(guard.capabilities())
+            with anyio.fail_after(0.9):
+                async with guard.session_lock(sid) as session:
+                    session["n"] = 1
+            assert not looking.done()
+            await looking
+        finally:
+            cluster.resume(hung)
+    assert any(f"{hung.port}: not looked at" in message for message in caplog.messages)
+
+
+async def test_every_master_of_a_quorum(
+    own_server: OwnServer, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One evicts locks, one is down: requests go on, and the log names both, once per process."""
+    caplog.set_level(logging.WARNING, "sessionlock")
+    odd = own_server(tcp=True, config={"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"})
+    urls = {"red": odd.tcp_url, "blue": own_server(tcp=True).tcp_url, "down": "redis://127.0.0.1:1"}
+    for _ in range(2):
+        quorum = Quorum(urls, rejoin_after=0)
+        async with SessionGuard.from_url(redis_url, quorum=quorum, check=True) as guard:
+            async with guard.session_lock("s") as session:
+                session["n"] = 1
+            await eventually(lambda: len(caplog.records) >= 2, "they are looked at")
+    down, evicts = sorted(caplog.messages)
+    assert evicts.startswith("quorum master red: the eviction policy is allkeys-lru")
+    assert "another holder" in evicts
+    assert down.startswith("quorum master down: not looked at")
+    with connect(odd.tcp_url) as client:
+        await eventually(lambda: len(client.client_list()) == 1, "the look keeps no connection")
+
+
+async def test_a_hung_master_of_a_quorum_delays_nothing(own_server: OwnServer, redis_url: str) -> None:
+    masters = [own_server(tcp=True) for _ in range(3)]
+    masters[0].pause()
+    try:
+        quorum = Quorum(*(master.tcp_url for master in masters), rejoin_after=0, reply_within=5.0)
+        guard = SessionGuard.from_url(redis_url, quorum=quorum, check=True)
+        with anyio.fail_after(1.5):
+            async with guard.session_lock("s") as session:
+                session["n"] = 1
+            await guard.aclose()
+    finally:
+        masters[0].resume()
 
 
 async def test_capabilities_are_public(redis_url: str, server: EmbeddedServer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import hiredis
@@ -97,6 +98,13 @@ def test_a_server_without_a_fault() -> None:
             {},
             id="cluster-cluster-client",
         ),
+        pytest.param(
+            {"info": {"connected_slaves": "1"}, "client": "quorum"}, {"quorum-replicas": "warn"}, id="quorum-replica"
+        ),
+        pytest.param(
+            {"info": {"aof_enabled": "0"}, "config": {"save": ""}, "client": "quorum"}, {}, id="quorum-in-memory"
+        ),
+        pytest.param({"info": {"cluster_enabled": "1"}, "client": "quorum"}, {"cluster": "refuse"}, id="quorum-node"),
         pytest.param({"trial": {"EVAL": NO_EVAL, "EVALSHA": NO_EVAL}}, {"scripts": "refuse"}, id="no-scripts"),
         pytest.param({"trial": {"EVALSHA": NO_EVAL}}, {"scripts": "refuse"}, id="no-evalsha"),
         pytest.param({"trial": {"PUBLISH": NO_CHANNEL}}, {"push": "refuse"}, id="no-channel"),
@@ -325,6 +333,41 @@ async def test_a_refusal_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> 
     await checkup.run()
     assert not checkup.due
     assert checkup.refusal() is None
+
+
+def at_once(asks: Mapping[str, Ask]) -> Checkup:
+    return Checkup(None, "all", client="cluster", everyone=lambda: nullcontext(asks))
+
+
+async def silent(*words: Any) -> Any:
+    raise ConnectionResetError("gone")
+
+
+async def test_several_masters_are_looked_at_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    """What some share is told in one line, one that is down is named; the next look tells nothing twice."""
+    asks: dict[str, Ask] = {"m1": Answering(("EVAL",)), "m2": silent, "m3": Answering(("EVAL",)), "m4": Answering()}
+    caplog.set_level(logging.WARNING, "sessionlock")
+    for _ in range(2):
+        checkup = at_once(asks)
+        await checkup.run()
+    refused, split, missing = caplog.messages
+    assert refused.startswith("m1, m3: scripts are not permitted")
+    assert split.startswith("m1, m3, m4: there may be a failover")
+    assert missing == "m2: not looked at, for it did not answer: gone"
+    assert checkup.refusal() is None, "m4 is fit: sessions there can be served"
+
+
+async def test_masters_that_are_all_unfit_are_refused() -> None:
+    checkup = at_once({"m1": Answering(("EVAL",)), "m2": silent, "m3": Answering(("EVAL",))})
+    await checkup.run()
+    assert isinstance(checkup.refusal(), ScriptsForbidden)
+
+
+async def test_masters_that_are_all_silent_are_not_judged() -> None:
+    checkup = at_once({"m1": silent, "m2": silent})
+    with pytest.raises(ConnectionResetError):
+        await checkup.run()
+    assert checkup.due
 
 
 async def test_names_of_servers_and_clients() -> None:

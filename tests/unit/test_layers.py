@@ -29,7 +29,7 @@ LAYERS = (
     "master",
     "masters",
     "quorum",
-    "engines wakeup watchdog",
+    "engines wakeup watchdog survey",
     "runtime",
     "acquisition portal",
     "election selfcall",
