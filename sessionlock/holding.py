@@ -37,7 +37,9 @@ from .session import Session
 __all__ = ["LockContext", "SessionContext", "SessionsContext"]
 
 MOST_GRACE = 86_400
-MOST_MERGES = 10  # a holder's save meets lock-free writers at the most this often in a row
+# How often in a row writers without a lock may be faster than a holder's save. More often than they give up themselves,
+# for the others who want the lock wait for this save.
+MOST_MERGES = 100
 
 
 class _Held:
