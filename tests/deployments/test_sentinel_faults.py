@@ -182,8 +182,10 @@ async def count_through(sentinels: Sentinels, folder: Path, tell: Tell, *, durab
             lossy.append(fault)
             if time.monotonic() >= until:
                 break
+            promoted = sentinels.master
             sentinels.restart(old)
             await sentinels.settled()
+            assert sentinels.master is promoted, f"the Sentinels replaced {promoted}, which nobody had killed"
             await ordeal.progress()
         await ordeal.end()
     accounts = ordeal.accounts(lambda sid: stored(sentinels.master.raw, sid), lossy)

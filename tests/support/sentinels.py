@@ -35,6 +35,10 @@ __all__ = ["NAME", "Sentinels"]
 NAME = "mymaster"
 FORMED_WITHIN = 20.0
 FAILED_OVER_WITHIN = 20.0
+# Longer than the second after which a Sentinel pings a server for the first time. As short as that, it takes the master
+# that it has just elected for down, the others' votes against the dead one still count, and it elects another: two
+# masters for ten seconds, without a fault of ours.
+DOWN_AFTER_MS = 2000
 
 # What a Sentinel is started as: the same program with one word more.
 _AS_SENTINEL = """\
@@ -55,7 +59,7 @@ class Sentinels:
         replicas: int = 2,
         watchers: int = 3,
         *,
-        down_after_ms: int = 1000,
+        down_after_ms: int = DOWN_AFTER_MS,
         failover_timeout_ms: int = 3000,
         min_replicas_to_write: int = 0,
         config: Mapping[str, str] | None = None,
