@@ -31,6 +31,7 @@ __all__ = [
     "probe",
     "server_name",
     "unreachable_advice",
+    "with_advice",
 ]
 
 log = logging.getLogger("sessionlock")
@@ -190,3 +191,9 @@ def unreachable_advice(error: BaseException) -> str:
     if re.search(r"\bMOVED\b", text):
         return "this is a node of a Redis Cluster: use redis+cluster://host:port"
     return ""
+
+
+def with_advice(said: str, error: BaseException) -> str:
+    """What is said about a connection that failed, with what to do about it."""
+    advice = unreachable_advice(error)
+    return f"{said}; {advice}" if advice else said

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from redis.exceptions import RedisError, WatchError
 from tenacity import (
     AsyncRetrying,
+    retry_if_exception,
     retry_if_exception_type,
     stop_after_attempt,
     stop_after_delay,
@@ -22,6 +23,7 @@ from tenacity import (
 )
 
 from . import protocol
+from .capabilities import with_advice
 from .codec import Codec, keeps_counters
 from .errors import (
     CodecError,
@@ -31,7 +33,7 @@ from .errors import (
     SessionConflict,
     StaleFencingToken,
 )
-from .executor import LOST, Executor
+from .executor import LOST, Executor, worth_repeating
 from .keys import SessionKeys, new_token
 from .policies import SessionPolicy
 from .protocol import Change, Committed, Conflict, Refused, Snapshot, admitted, refusal
@@ -84,7 +86,7 @@ class WatchEngine:
             reraise=True,
         )
         self._lost = AsyncRetrying(
-            retry=retry_if_exception_type(LOST),
+            retry=retry_if_exception(worth_repeating),
             stop=stop_after_delay(retry_for),
             wait=wait_random_exponential(multiplier=0.02, max=0.5),
             reraise=True,
@@ -111,7 +113,7 @@ class WatchEngine:
                 f"session {args[0].digest} was written by others {MOST_TRIES} times in a row; nothing was saved"
             ) from None
         except (RedisError, *LOST) as error:
-            raise RedisUnavailable(f"Redis did not carry out the transaction: {error}") from error
+            raise RedisUnavailable(with_advice(f"Redis did not carry out the transaction: {error}", error)) from error
 
     async def _in_time(self, do: Callable[..., Awaitable[T]], *args: Any) -> T:
         # Not wait_for: it would wait for the cancelled attempt, whose clean-up asks the silent Redis to UNWATCH.

@@ -24,12 +24,13 @@ from .routes import LOST, ClientRoute, NotNow, Route, ServerRoute
 from .scripts import Script, script
 from .wire import Wire
 
-__all__ = ["LOST", "Executor", "Script", "script"]
+__all__ = ["LOST", "Executor", "Script", "script", "worth_repeating"]
 
 T = TypeVar("T")
 FAILURES = (RedisError, hiredis.ReplyError, NotNow, *LOST)
 # Redis 6 and 7 word it differently; a missing key or channel permission is another matter.
 NO_SCRIPTS = re.compile(r"^NOPERM .*(run|execute|use|access).*'?(evalsha|eval)\b", re.IGNORECASE)
+NO_RESP3 = re.compile(r"unknown command\W+HELLO", re.IGNORECASE)
 # What ends something that was begun; it must go on when a server turns out to be unfit.
 ENDS = ("release", "abandon", "save", "renew")
 
@@ -59,7 +60,7 @@ class Executor:
         self.before_call: Callable[[], None] | None = None  # raises when the server is known to be unfit
         self._closed = False
         self._retrying = AsyncRetrying(
-            retry=retry_if_exception(_worth_repeating),
+            retry=retry_if_exception(worth_repeating),
             stop=stop_after_delay(retry_for),
             wait=wait_random_exponential(multiplier=0.02, max=0.5),
             reraise=True,
@@ -101,7 +102,7 @@ class Executor:
 
     async def _after(self, first: Exception, call: Call, send: Callable[..., Awaitable[T]], *args: Any) -> T:
         """The first try, which has none of tenacity's overhead, failed: more of them, where that is worth it."""
-        if not _worth_repeating(first):
+        if not worth_repeating(first):
             raise _mapped(first, call) from first
 
         async def again() -> T:
@@ -158,15 +159,16 @@ def _route(client: Any, reply_within: float, on_break: Callable[[], None]) -> Ro
     return ClientRoute(client)
 
 
-def _worth_repeating(error: BaseException) -> bool:
-    # redis-py takes a wrong password for a lost connection.
-    return isinstance(error, (*LOST, NotNow)) and not isinstance(error, AuthenticationError)
+def worth_repeating(error: BaseException) -> bool:
+    # redis-py takes a wrong password, and a server that does not know HELLO, for a lost connection.
+    hopeless = isinstance(error, AuthenticationError) or NO_RESP3.search(str(error))
+    return isinstance(error, (*LOST, NotNow)) and not hopeless
 
 
 def _mapped(error: Exception, call: Call) -> RedisUnavailable:
     if isinstance(error, NotNow):
         return RedisUnavailable(f"Redis cannot serve the {call.script} call now: {error}")
-    if _worth_repeating(error):
+    if worth_repeating(error):
         return RedisUnavailable(
             f"Redis did not answer the {call.script} call ({error}); whether it took effect is unknown."
             " Leases end by themselves, nothing is saved twice; try again when Redis is back"
@@ -177,7 +179,7 @@ def _mapped(error: Exception, call: Call) -> RedisUnavailable:
             f"Redis does not permit the {call.script} script: {error}. Locking needs EVALSHA, EVAL and PUBLISH;"
             " mode='optimistic' works without"
         )
-    elif "unknown command" in str(error) and "HELLO" in str(error):
+    elif NO_RESP3.search(str(error)):
         refused = RedisUnavailable("this server is older than Redis 6 and speaks no RESP3: give its client protocol=2")
     else:
         refused = RedisUnavailable(f"Redis refused the {call.script} call: {error}")

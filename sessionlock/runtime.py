@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import anyio
 from redis.exceptions import RedisError
 
-from .capabilities import Capabilities, Checkup
+from .capabilities import Capabilities, Checkup, with_advice
 from .clients import close_client, own_client
 from .cluster import ClusterRoute
 from .durability import Wait
@@ -149,7 +149,7 @@ class Runtime:
         try:
             return await self.checkup.run()
         except (RedisError, NotNow, *LOST) as error:
-            raise RedisUnavailable(f"Redis did not tell what it is: {error}") from error
+            raise RedisUnavailable(with_advice(f"Redis did not tell what it is: {error}", error)) from error
 
     def background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run ``work`` to its end whatever happens to the caller."""

@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from tenacity import stop_after_delay, wait_fixed
 
-from ..capabilities import Capabilities, Finding, client_kind, probe, unreachable_advice
+from ..capabilities import Capabilities, Finding, client_kind, probe, with_advice
 from ..embedded import EmbeddedServerUnavailable
 from ..errors import SessionLockError
 from ..guard import SessionGuard
@@ -108,8 +108,7 @@ async def _examine(url: str, prefix: str) -> Examination:
             seen.failed = f"no answer within {ANSWERS_WITHIN:g} s"
         except (SessionLockError, EmbeddedServerUnavailable, RedisError, OSError) as error:
             seen.nodes.clear()
-            advice = unreachable_advice(error)
-            seen.failed = one_line(error) + (f"; {advice}" if advice else "")
+            seen.failed = with_advice(one_line(error), error)
         if seen.verdict in ("unreachable", "refused"):
             return seen
         try:

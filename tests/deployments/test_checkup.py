@@ -198,6 +198,27 @@ async def test_a_hung_master_of_a_quorum_delays_nothing(own_server: OwnServer, r
         masters[0].resume()
 
 
+async def test_a_client_that_insists_on_resp3(own_server: OwnServer) -> None:
+    """Redis 5 does not know HELLO: refused at once, with what to do, whatever is tried first."""
+    own = own_server(config={"rename-command HELLO": '""'})
+    client = redis.asyncio.Redis.from_url(own.unix_url, protocol=3)
+    async with client, SessionGuard(client, check=True, retry_for=60) as guard:
+        with anyio.fail_after(10):
+            with pytest.raises(RedisUnavailable, match="protocol=2"):
+                async with guard.session_lock("s"):
+                    pass
+            with pytest.raises(RedisUnavailable, match="protocol=2"):
+                await guard.read("s")
+            with pytest.raises(RedisUnavailable, match="protocol=2"):
+                await guard.capabilities()
+            async with SessionGuard(client, commit_by="watch", retry_for=60) as watching:
+                with pytest.raises(RedisUnavailable, match="protocol=2"):
+                    await watching.read("s")
+    plain = redis.asyncio.Redis.from_url(own.unix_url, protocol=2)
+    async with plain, SessionGuard(plain, check=True) as guard, guard.session_lock("s") as session:
+        session["n"] = 1
+
+
 async def test_capabilities_are_public(redis_url: str, server: EmbeddedServer) -> None:
     async with SessionGuard.from_url(redis_url) as guard:
         found = await guard.capabilities()
