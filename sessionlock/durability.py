@@ -45,7 +45,9 @@ class Wait:
         return ("WAITAOF", 1, self.replicas, within_ms) if self.aof else ("WAIT", self.replicas, within_ms)
 
     def judge(self, reply: Any) -> Safety:
-        """What Redis answered to :attr:`command`."""
+        """What Redis answered to :attr:`command`; None: nothing."""
+        if reply is None:
+            return Safety(0, False if self.aof else None, False, self)
         if isinstance(reply, list):
             on_disk, replicas = bool(reply[0]), int(reply[1])
             return Safety(replicas, on_disk, on_disk and replicas >= self.replicas, self)

@@ -18,7 +18,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_r
 from .cluster import ClusterRoute
 from .durability import Safety, Wait
 from .errors import RedisUnavailable, ScriptsForbidden
-from .keys import SessionKeys
+from .keys import SessionKeys, new_token
 from .protocol import Call
 from .routes import LOST, ClientRoute, NotNow, Route, ServerRoute
 from .scripts import Script, script
@@ -84,11 +84,7 @@ class Executor:
         return await self.route.ask(*words)
 
     async def save(self, call: Call) -> tuple[Any, Safety | None]:
-        """As :meth:`run`; and how far the save came, when that is waited for.
-
-        Of a save that is repeated, too: a server waits for all that it had written when the last command before WAIT
-        was done, whoever wrote it.
-        """
+        """As :meth:`run`; and how far the save came, when that is waited for."""
         if self._durability is None:
             return await self.run(call), None
         if self.before_call is not None and call.script not in ENDS:
@@ -98,7 +94,26 @@ class Executor:
             reply, reached = await self._send_and_wait(call, wait)
         except FAILURES as error:
             reply, reached = await self._after(error, call, self._send_and_wait, call, wait)
+            if call.script != "destroy":  # which writes each time
+                reached = await self._wait_behind(call, wait)
         return reply, self._durability.judge(reached)
+
+    async def _wait_behind(self, call: Call, wait: tuple[Any, ...]) -> Any:
+        """The reply to ``wait`` behind all that an earlier try of ``call`` wrote, on a connection that is gone. None:
+        not known.
+
+        From Redis 7.2 on WAIT looks at the writes of its own connection only, and repeating what is done writes
+        nothing. Giving up what nobody asked for changes nothing either, but it is a write behind that one.
+        """
+        nobody = Call("abandon", call.keys, (new_token(), 0, 1))
+        try:
+            _, reached = await self._send_and_wait(nobody, wait)
+        except FAILURES as error:
+            try:
+                _, reached = await self._after(error, nobody, self._send_and_wait, nobody, wait)
+            except RedisUnavailable:
+                return None  # it was saved, and how far that came is not known
+        return reached
 
     async def _after(self, first: Exception, call: Call, send: Callable[..., Awaitable[T]], *args: Any) -> T:
         """The first try, which has none of tenacity's overhead, failed: more of them, where that is worth it."""

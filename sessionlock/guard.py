@@ -412,6 +412,8 @@ class SessionGuard:
         """
         keys = keys_for(self.prefix, check_sid(sid))
         outcome = await increment(self.runtime().executor, keys, self.codec, self.session_policy, key, by, None, "")
+        if outcome.safety is not None:
+            outcome.safety.insist()
         return cast(int, outcome.value)
 
     async def regenerate(self, sid: str, *, grace: float = 30.0) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from support.commands import CommandCounter, connect
@@ -31,7 +32,7 @@ async def pair(own_server: OwnServer) -> tuple[EmbeddedServer, EmbeddedServer]:
 
 async def test_every_kind_of_save_waits(pair: tuple[EmbeddedServer, EmbeddedServer]) -> None:
     master, _ = pair
-    async with SessionGuard.from_url(master.tcp_url, durability=Wait(replicas=1)) as guard:
+    async with SessionGuard.from_url(master.tcp_url, durability=Wait(replicas=1, within=10.0)) as guard:
         async with guard.session_lock("s") as session:
             session["n"] = 1
         assert session.saved is not None
@@ -48,7 +49,7 @@ async def test_every_kind_of_save_waits(pair: tuple[EmbeddedServer, EmbeddedServ
 async def test_it_travels_with_the_save(pair: tuple[EmbeddedServer, EmbeddedServer]) -> None:
     """One WAIT per save, none for a request that changed nothing."""
     master, _ = pair
-    async with SessionGuard.from_url(master.tcp_url, durability=Wait(replicas=1)) as guard:
+    async with SessionGuard.from_url(master.tcp_url, durability=Wait(replicas=1, within=10.0)) as guard:
         async with guard.session_lock("s") as session:
             session["n"] = 0
         with CommandCounter(master.unix_url) as ran:
@@ -88,25 +89,52 @@ async def test_a_shortfall_is_raised_where_safety_is_required(pair: tuple[Embedd
             await guard.create({"n": 1})
 
 
-async def test_a_repeated_save_is_judged_as_well(pair: tuple[EmbeddedServer, EmbeddedServer]) -> None:
-    """The save's reply was lost, so it is repeated on another connection, which has written nothing itself: WAIT must
-    not say there that all is well while the replica hangs."""
+async def in_passing(guard: SessionGuard) -> None:
+    async with guard.session_lock("s") as session:
+        session["n"] = 2
+        await session.save()
+        raise AssertionError("it was not durable")
+
+
+async def at_the_end(guard: SessionGuard) -> None:
+    async with guard.session_lock("s") as session:
+        session["n"] = 2
+
+
+async def without_a_lock(guard: SessionGuard) -> None:
+    async with guard.session_lock("s", mode="optimistic") as session:
+        session["n"] = 2
+
+
+SAVES: dict[str, Callable[[SessionGuard], Awaitable[Any]]] = {
+    "release": at_the_end,
+    "save": in_passing,
+    "commit": without_a_lock,
+    "create": lambda guard: guard.create({"n": 2}, sid="another"),
+    "incr": lambda guard: guard.incr("s", "n"),
+    "destroy": lambda guard: guard.destroy("s"),
+}
+
+
+@pytest.mark.parametrize("name", SAVES)
+async def test_a_repeated_save_is_judged_as_well(pair: tuple[EmbeddedServer, EmbeddedServer], name: str) -> None:
+    """Its reply was lost, so it is repeated on another connection, which has written nothing itself: WAIT must not say
+    there that all is well while the replica hangs."""
     master, replica = pair
-    wait = Wait(replicas=1, within=0.1)
-    async with FaultyProxy(master.tcp_url) as proxy, SessionGuard.from_url(proxy.url, durability=wait) as guard:
-        async with guard.session_lock("s") as session:
-            session["n"] = 1
-        replica.pause()
-        try:
-            async with guard.session_lock("s") as session:
-                session["n"] = 2
-                dropped = proxy.drop_next_reply(script("release").sha.encode())
-        finally:
-            replica.resume()
-        await dropped.wait()
-        assert session.saved is not None
-        assert not session.saved.enough
-        assert (await guard.read("s"))["n"] == 2
+    wait = Wait(replicas=1, within=0.1, required=True)
+    async with FaultyProxy(master.tcp_url) as proxy, SessionGuard.from_url(master.tcp_url) as other:
+        await other.create({"n": 1}, sid="s")
+        async with SessionGuard.from_url(proxy.url, durability=wait) as guard:
+            dropped = proxy.drop_next_reply(script(name).sha.encode())
+            with connect(master.unix_url) as client:
+                client.script_load(script(name).text)
+            replica.pause()
+            try:
+                with pytest.raises(NotDurable):
+                    await SAVES[name](guard)
+            finally:
+                replica.resume()
+            await dropped.wait()
 
 
 async def test_on_disk(own_server: OwnServer) -> None:
