@@ -354,17 +354,21 @@ async def test_a_minute_of_faults(cluster: Cluster, tmp_path: Path, tell: Tell, 
 @pytest.mark.slow
 @pytest.mark.parametrize("min_replicas", [0, 1])
 async def test_a_master_cut_off_with_its_clients(tmp_path: Path, tell: Tell, min_replicas: int) -> None:
-    """What it acknowledges alone is lost; no fence is given twice, and nothing of it gets among what counts."""
+    """What it acknowledges alone is lost; no fence is given twice, and nothing of it gets among what counts.
+
+    It serves for ``node_timeout_ms``: longer than it takes until a lease has ended that the other side held, and the
+    claims of the two tasks there to which the lock may be handed. Then its own clients must have got through.
+    """
     config = {"min-replicas-to-write": str(min_replicas), "min-replicas-max-lag": "1"}
     replicas = 1 + min_replicas  # the promoted one, too, needs some to be allowed to write
-    with Cluster(replicas=replicas, node_timeout_ms=3000, partitionable=True, config=config) as cluster:
+    with Cluster(replicas=replicas, node_timeout_ms=5000, partitionable=True, config=config) as cluster:
         key = lock_of(SID)
         async with Ordeal(cluster.url, tmp_path, [SID]) as ordeal:
-            await ordeal.begin(4, ttl=2.0, reply_within=0.5)
+            await ordeal.begin(4, tasks=1, ttl=1.0, reply_within=0.5)
             master = cluster.master_of(key)
             with ordeal.nemesis.fault("cut off", master) as fault:
                 cluster.isolate(master, clients=tuple(adder.pid for adder in ordeal.fleet.adders[:2]))
-                new = await cluster.promoted(master)
+                new = await cluster.promoted(master, within=40.0)
                 fault.showed(new)
                 await ordeal.progress()
                 cluster.heal()

@@ -1,42 +1,44 @@
 """Cuts a network on loopback in two, without root: all connections to servers go through its doors.
 
 Who is at the other end of a connection is known by its process, as the kernel tells (/proc), so the same door can be
-shut for some and open for others. It runs in a thread of its own, so that a blocked test does not stop the traffic.
+shut for some and open for others. It is a process of its own: the traffic waits neither for a blocked test nor, at
+every packet, for the interpreter that a busy test holds.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
-import threading
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["Door", "Switchboard"]
 
-T = TypeVar("T")
-CHUNK = 65536
+FIRST_SERVED = -10  # nice: it has little to do, and everybody waits for it
+
+
+# --- the test's side --------------------------------------------------------------------------------------------------
 
 
 class Door:
     """A port of 127.0.0.1 through which the server ``name`` is reached."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, board: Switchboard, name: str) -> None:
         self.name = name
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-        self.listener.setblocking(False)
-        self.port: int = self.listener.getsockname()[1]
-        self.target = 0
+        self._board = board
+        self.port: int = board._tell(do="door", name=name)
 
     def leads_to(self, port: int) -> None:
-        self.target = port
+        self._board._tell(do="lead", door=self.port, to=port)
 
 
 class Switchboard:
@@ -44,27 +46,25 @@ class Switchboard:
 
     def __init__(self) -> None:
         self._doors: list[Door] = []
-        self._passages: set[_Passage] = set()
-        self._island: tuple[frozenset[str], frozenset[int]] | None = None
-        self._loop = asyncio.new_event_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="switchboard", daemon=True)
+        self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        process, self._process = self._process, None
+        assert process is not None
+        process.communicate()  # its input ends, and so does it
+        if kind is None:
+            assert process.returncode == 0, "the switchboard failed"
 
     def door(self, name: str) -> Door:
         """A new one to the server of that name, which may have several. It leads nowhere until it is told where."""
-        door = Door(name)
+        door = Door(self, name)
         self._doors.append(door)
-        self._do(lambda: self._loop.add_reader(door.listener, self._accept, door))
         return door
 
     def doors_of(self, name: str) -> list[Door]:
@@ -72,101 +72,179 @@ class Switchboard:
 
     def part(self, servers: Mapping[str, int], clients: Iterable[int] = ()) -> None:
         """Nothing passes any more between these servers (by name and process id) with these clients, and the rest."""
-        island = frozenset(servers), frozenset((*servers.values(), *clients))
-        self._do(lambda: self._set(island))
+        self._tell(do="part", names=list(servers), pids=[*servers.values(), *clients])
 
     def heal(self) -> None:
-        self._do(lambda: self._set(None))
+        self._tell(do="heal")
 
-    # --- in its thread
+    def _tell(self, **order: Any) -> Any:
+        assert self._process is not None, "it does not run"
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        assert answer, "the switchboard has died"
+        return json.loads(answer)
 
-    def _do(self, action: Callable[[], T]) -> T:
-        done: Future[T] = Future()
 
-        def run() -> None:
-            try:
-                done.set_result(action())
-            except BaseException as error:
-                done.set_exception(error)
+# --- the process' side ------------------------------------------------------------------------------------------------
 
-        self._loop.call_soon_threadsafe(run)
-        return done.result()
+
+class Board:
+    def __init__(self) -> None:
+        self._targets: dict[int, int] = {}
+        self._names: dict[int, str] = {}
+        self._passages: set[Passage] = set()
+        self._island: tuple[frozenset[str], frozenset[int]] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def obey(self, order: dict[str, Any]) -> Any:
+        if order["do"] == "door":
+            return self._open_door(order["name"])
+        if order["do"] == "lead":
+            self._targets[order["door"]] = order["to"]
+        else:
+            self._set((frozenset(order["names"]), frozenset(order["pids"])) if order["do"] == "part" else None)
+        return None
+
+    def _open_door(self, name: str) -> int:
+        listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        listener.setblocking(False)
+        port: int = listener.getsockname()[1]
+        self._names[port] = name
+        self._loop.add_reader(listener, self._accept, listener, port)
+        return port
 
     def _set(self, island: tuple[frozenset[str], frozenset[int]] | None) -> None:
         self._island = island
         sockets = _sockets_of(island[1]) if island is not None else frozenset()
         for passage in self._passages:
-            self._judge(passage, sockets)
+            passage.set(self._crosses(passage, sockets))
 
-    def _judge(self, passage: _Passage, island_sockets: frozenset[int]) -> None:
-        crosses = self._island is not None and (passage.source in island_sockets) != (passage.name in self._island[0])
-        if crosses:
-            passage.open.clear()
-        else:
-            passage.open.set()
+    def _crosses(self, passage: Passage, island_sockets: frozenset[int]) -> bool:
+        """Whether it leads from one part to the other."""
+        return self._island is not None and (passage.source in island_sockets) != (passage.name in self._island[0])
 
-    def _accept(self, door: Door) -> None:
+    def _accept(self, listener: socket.socket, port: int) -> None:
         try:
-            caller, address = door.listener.accept()
+            caller, address = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
         caller.setblocking(False)
-        passage = _Passage(door.name, _socket_number(address[1], door.port))
+        passage = Passage(self._names[port], _socket_number(address[1], port), self._passages.discard)
         # Who is there is looked up only while it matters: it means to read through /proc.
-        self._judge(passage, _sockets_of(self._island[1]) if self._island is not None else frozenset())
+        passage.set(self._crosses(passage, _sockets_of(self._island[1]) if self._island is not None else frozenset()))
         self._passages.add(passage)
-        task = self._loop.create_task(self._serve(passage, caller, door.target))
+        task = self._loop.create_task(passage.serve(caller, self._targets.get(port, 0)))
         self._tasks.add(task)
-
-        def ended(done: asyncio.Task[None]) -> None:
-            self._tasks.discard(done)
-            self._passages.discard(passage)
-            caller.close()  # a task that was cancelled before it began has closed nothing
-
-        task.add_done_callback(ended)
-
-    async def _serve(self, passage: _Passage, caller: socket.socket, target: int) -> None:
-        with caller, socket.socket(socket.AF_INET, socket.SOCK_STREAM) as onward:
-            onward.setblocking(False)
-            for end in (caller, onward):
-                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            try:
-                await passage.open.wait()
-                await self._loop.sock_connect(onward, ("127.0.0.1", target))
-            except OSError:
-                return  # closing the caller's end tells it
-            await asyncio.gather(self._pump(passage, caller, onward), self._pump(passage, onward, caller))
-
-    async def _pump(self, passage: _Passage, source: socket.socket, sink: socket.socket) -> None:
-        try:
-            while data := await self._loop.sock_recv(source, CHUNK):
-                await passage.open.wait()
-                await self._loop.sock_sendall(sink, data)
-        except OSError:
-            pass  # a reset ends it as an end does
-        await passage.open.wait()
-        for end, how in ((sink, socket.SHUT_WR), (source, socket.SHUT_RD)):
-            try:
-                end.shutdown(how)
-            except OSError:
-                pass  # it is gone altogether
-
-    async def _close(self) -> None:
-        for door in self._doors:
-            self._loop.remove_reader(door.listener)
-            door.listener.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        task.add_done_callback(self._tasks.discard)
 
 
-class _Passage:
+class Passage:
     """One connection: to the server ``name``, from the process that owns the socket of number ``source``."""
 
-    def __init__(self, name: str, source: int) -> None:
+    def __init__(self, name: str, source: int, on_end: Any) -> None:
         self.name = name
         self.source = source
-        self.open = asyncio.Event()
+        self.open = True
+        self._may_begin = asyncio.Event()
+        self._ends: tuple[End, ...] = ()
+        self._on_end = on_end
+
+    def set(self, shut: bool) -> None:
+        self.open = not shut
+        if shut:
+            self._may_begin.clear()
+        else:
+            self._may_begin.set()
+        for end in self._ends:
+            end.go_on()
+
+    async def serve(self, caller: socket.socket, target: int) -> None:
+        loop = asyncio.get_running_loop()
+        await self._may_begin.wait()
+        near, far = End(self), End(self)
+        near.other, far.other = far, near
+        try:
+            await loop.create_connection(lambda: far, "127.0.0.1", target)
+        except OSError:
+            caller.close()  # which tells it
+            self.ended()
+            return
+        await loop.connect_accepted_socket(lambda: near, caller)
+        self._ends = near, far
+        for end in self._ends:
+            end.go_on()
+
+    def ended(self) -> None:
+        self._on_end(self)
+
+
+class End(asyncio.Protocol):
+    """What comes in here goes out at the other end, unless the passage is shut: then it waits."""
+
+    other: End
+
+    def __init__(self, passage: Passage) -> None:
+        self._passage = passage
+        self._transport: asyncio.Transport | None = None
+        self._held: list[bytes] = []
+        self._eof = False
+        self._lost = False
+        self._other_is_full = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._transport.pause_reading()
+
+    def data_received(self, data: bytes) -> None:
+        self._held.append(data)
+        self.go_on()
+
+    def eof_received(self) -> bool:
+        self._eof = True
+        self.go_on()
+        return True  # the other direction may go on
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._lost = True
+        self.go_on()
+        self._passage.ended()
+
+    def pause_writing(self) -> None:
+        self.other._other_is_full = True
+        self.other.go_on()
+
+    def resume_writing(self) -> None:
+        self.other._other_is_full = False
+        self.other.go_on()
+
+    def go_on(self) -> None:
+        """Pass on what may pass."""
+        there = self.other._transport
+        if self._transport is None or there is None:
+            return
+        if not self._passage.open:
+            self._transport.pause_reading()
+            return
+        for data in self._held:
+            there.write(data)
+        self._held.clear()
+        if self._lost:
+            there.close()
+        elif self._eof:
+            if not there.is_closing():
+                there.write_eof()
+            if self.other._eof and self.other._transport is not None and not self.other._held:
+                self._transport.close()
+                there.close()
+        elif self._other_is_full:
+            self._transport.pause_reading()
+        elif not self._transport.is_closing():
+            self._transport.resume_reading()
 
 
 def _socket_number(local_port: int, remote_port: int) -> int:
@@ -198,3 +276,20 @@ def _open_files(pid: int) -> list[str]:
     except OSError:
         return []  # the process has ended
     return files
+
+
+async def main() -> None:
+    """Obey each line of standard input, to its end."""
+    try:
+        os.nice(FIRST_SERVED)
+    except PermissionError:
+        pass  # only root may
+    board = Board()
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while line := await reader.readline():
+        print(json.dumps(board.obey(json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
