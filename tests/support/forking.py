@@ -1,7 +1,8 @@
 """A program that uses a guard, forks, and uses the guard in both processes. Prints what became of it, in JSON.
 
-``python forking.py SCENARIO URL [watch] [users]``. In all scenarios parent and child each add to ``n`` of the same
-session, ``ROUNDS`` times and at the same time; what each of them read must be what it was to read.
+``python forking.py SCENARIO URL [watch] [users] [quorum=URL,URL,URL]``. In all scenarios parent and child each
+add to ``n`` of the same session, ``ROUNDS`` times and at the same time; what each of them read must be what it was to
+read.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
-from sessionlock import LeasePolicy, SessionGuard, WaitPolicy
+from sessionlock import LeasePolicy, Quorum, SessionGuard, WaitPolicy
 
 ROUNDS = 30
 PATIENCE = 10.0
@@ -153,8 +154,12 @@ SCENARIOS: dict[str, Callable[[SessionGuard], dict[str, Answer]]] = {
 
 
 def main(scenario: str, url: str, *options: str) -> None:
+    masters = [option.removeprefix("quorum=") for option in options if option.startswith("quorum=")]
     guard = SessionGuard.from_url(
-        url, wait=WaitPolicy.seconds(PATIENCE), commit_by="watch" if "watch" in options else "auto"
+        url,
+        wait=WaitPolicy.seconds(PATIENCE),
+        commit_by="watch" if "watch" in options else "auto",
+        quorum=Quorum(masters[0].split(","), rejoin_after=0) if masters else None,
     )
     print(json.dumps(SCENARIOS[scenario](guard)))
 

@@ -62,20 +62,30 @@ _COMMANDS = {
     "django-asgi": _uvicorn("support.django_site.shop:asgi"),
     "django-wsgi": _gunicorn("support.django_site.shop:wsgi"),
     "flask": _gunicorn("support.flask_shop:served"),
+    "quorum": _gunicorn("support.quorum_app:served"),
     "aiohttp": AIOHTTP,
     "aiohttp-session": AIOHTTP,
 }
-NAMES = tuple(_COMMANDS)
+NAMES = tuple(name for name in _COMMANDS if name != "quorum")
 STREAMING = ("starlette", "fastapi", "litestar", "quart", "aiohttp")
 
 
 class Site:
     """The shop in one framework. ``way``: ``guarded``, ``usual`` (what people store sessions with), or ``cookie``.
 
-    ``more``: further arguments for the server.
+    ``more``: further arguments for the server; ``environment``: what else it is told.
     """
 
-    def __init__(self, name: str, store: str, folder: Path, *more: str, way: str = "guarded", workers: int = 2) -> None:
+    def __init__(
+        self,
+        name: str,
+        store: str,
+        folder: Path,
+        *more: str,
+        way: str = "guarded",
+        workers: int = 2,
+        **environment: str,
+    ) -> None:
         self.name = name
         self.log = folder / "log"
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -93,6 +103,7 @@ class Site:
             "STORE": store,
             "WAY": way,
             "GATES": str(folder),
+            **environment,
         }
 
     # --- it runs
