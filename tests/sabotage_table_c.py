@@ -1,4 +1,5 @@
-"""Protections of a quorum: the vector, the majority, masters that forget or hang, votes that come late.
+"""Protections of a quorum: the vector, the majority, masters that forget or hang, votes that come late. And of saves
+that wait for replicas, and of the look at every master.
 
 name, number of the attack, file in the package, old text, new text, tests that must fail.
 """
@@ -13,6 +14,8 @@ LEFT = QUORUM + "TestWhatIsLeftBehind::"
 INSTALL = "tests/protocol/test_install.py::"
 VOTE = "tests/protocol/test_vote.py::"
 BALLOT = "tests/protocol/test_ballot.py::"
+CHECKUP = "tests/deployments/test_checkup.py::"
+REPEATED = "tests/deployments/test_durability.py::test_a_repeated_save_is_judged_as_well"
 
 Texts: TypeAlias = "str | tuple[str, ...]"
 
@@ -112,5 +115,53 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "            await self._abandon(wait=not isinstance(error, RedisUnavailable))\n            raise",
         "            raise",
         LEFT + "test_cancelled_while_waiting",
+    ),
+    (
+        "a repeated save does not wait again",
+        "durability",
+        "executor.py",
+        'if call.script != "destroy":  # which writes each time',
+        "if False:",
+        (REPEATED + "[release]", REPEATED + "[save]", REPEATED + "[commit]", REPEATED + "[create]"),
+    ),
+    (
+        "a server without RESP3 is asked again and again",
+        "capabilities",
+        "executor.py",
+        "hopeless = isinstance(error, AuthenticationError) or NO_RESP3.search(str(error))",
+        "hopeless = isinstance(error, AuthenticationError)",
+        CHECKUP + "test_a_client_that_insists_on_resp3",
+    ),
+    (
+        "a holder's save gives up as soon as everybody's",
+        "merge",
+        "holding.py",
+        "MOST_MERGES = 100",
+        "MOST_MERGES = 10",
+        "tests/sessions/test_engines.py::test_a_holder_among_many_writers",
+    ),
+    (
+        "the masters of a quorum are not looked at",
+        "capabilities",
+        "runtime.py",
+        "if also is not None and also.known() is None:",
+        "if False:",
+        CHECKUP + "test_every_master_of_a_quorum",
+    ),
+    (
+        "one master of a cluster speaks for all",
+        "capabilities",
+        "survey.py",
+        "if isinstance(route, ClusterRoute):",
+        "if False:",
+        CHECKUP + "test_every_master_of_a_cluster",
+    ),
+    (
+        "closing waits for the look at a hung master",
+        "capabilities",
+        "runtime.py",
+        "for look in (self._looking, self._looking_at_quorum):",
+        "for look in (self._looking,):",
+        CHECKUP + "test_a_hung_master_of_a_quorum_delays_nothing",
     ),
 ]
