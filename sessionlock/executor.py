@@ -105,7 +105,7 @@ class Executor:
         From Redis 7.2 on WAIT looks at the writes of its own connection only, and repeating what is done writes
         nothing. Giving up what nobody asked for changes nothing either, but it is a write behind that one.
         """
-        nobody = Call("abandon", call.keys, (new_token(), 0, 1))
+        nobody = Call("abandon", call.keys, (new_token(), 0, 1, 0))
         try:
             _, reached = await self._send_and_wait(nobody, wait)
         except FAILURES as error:
