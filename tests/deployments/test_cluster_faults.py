@@ -281,7 +281,8 @@ async def test_many_waiters_need_no_more_connections_than_one(cluster: Cluster, 
         for sid in sids:
             await queued(cluster, sid, 10)
         tell(f"connections per master with 20 waiters {one_each}, with 200 {connections()}")
-        assert connections() == one_each
+        # Among the first ones may be some that were just being closed.
+        assert all(number <= one_each[name] for name, number in connections().items())
     for sid in sids:
         assert (await holder.read(sid))["n"] == 10
     await nothing_is_left(cluster, tuple(sids))

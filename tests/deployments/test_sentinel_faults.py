@@ -144,8 +144,9 @@ async def test_a_holder_at_the_old_master_cannot_save_at_the_new_one(sentinels: 
 
 async def test_a_client_that_the_application_got_from_sentinel(sentinels: Sentinels) -> None:
     """``SessionGuard(sentinel.master_for(...))`` follows the master as an URL does."""
-    watched: Sentinel = Sentinel(sentinels.addresses)  # type: ignore[no-untyped-call]
-    client: redis.asyncio.Redis = watched.master_for(NAME, **by_default(sentinels.master))
+    protocol = by_default(sentinels.master)
+    watched: Sentinel = Sentinel(sentinels.addresses, sentinel_kwargs=protocol)  # type: ignore[no-untyped-call]
+    client: redis.asyncio.Redis = watched.master_for(NAME, **protocol)
     async with SessionGuard(client, retry_for=20.0) as guard:
         async with guard.session_lock(SID) as session:
             session["n"] = 1
