@@ -164,4 +164,12 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "for look in (self._looking,):",
         CHECKUP + "test_a_hung_master_of_a_quorum_delays_nothing",
     ),
+    (
+        "a sharded push is sent where there is none",
+        "cluster",
+        "lua/_base.lua",
+        "local heard = redis.pcall('SPUBLISH', channel, message)",
+        "local heard = call('SPUBLISH', channel, message)",
+        "tests/deployments/test_cluster_faults.py::test_without_sharded_pubsub",
+    ),
 ]
