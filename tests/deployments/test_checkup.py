@@ -14,7 +14,7 @@ from support.commands import CommandCounter, connect
 from support.polling import eventually
 
 from sessionlock import LeasePolicy, Quorum, RedisUnavailable, ScriptsForbidden, SessionGuard, capabilities
-from sessionlock.embedded import EmbeddedServer
+from sessionlock.embedded import EmbeddedServer, find_server
 from sessionlock.keys import keys_for
 
 pytestmark = pytest.mark.anyio
@@ -200,7 +200,7 @@ async def test_a_hung_master_of_a_quorum_delays_nothing(own_server: OwnServer, r
 
 async def test_a_client_that_insists_on_resp3(own_server: OwnServer) -> None:
     """Redis 5 does not know HELLO: refused at once, with what to do, whatever is tried first."""
-    own = own_server(config={"rename-command HELLO": '""'})
+    own = own_server(config={"rename-command HELLO": '""'} if find_server().version >= (6,) else None)
     client = redis.asyncio.Redis.from_url(own.unix_url, protocol=3)
     async with client, SessionGuard(client, check=True, retry_for=60) as guard:
         with anyio.fail_after(10):
