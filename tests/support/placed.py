@@ -16,6 +16,7 @@ from support.commands import connect
 
 __all__ = ["PlacedServer", "free_port", "start_all"]
 
+START_WITHIN = 40.0  # seconds; up to nine start at once, and each of a cluster waits for its disk
 BUS = 10_000  # a cluster node's bus is this far above its port, unless a server of 7.0 or later is told otherwise
 
 
@@ -33,7 +34,7 @@ class PlacedServer(EmbeddedServer):
         port: int | None = None,
         binary: ServerBinary | None = None,
     ) -> None:
-        super().__init__(binary, tcp=True, config=config)
+        super().__init__(binary, tcp=True, config=config, start_within=START_WITHIN)
         self.name = name
         self._port = port or free_port()
         self.standing = "killed"
