@@ -1,4 +1,7 @@
-"""One cell of the matrix: the tests that meet the server (``cell.txt``), on one server, by one Python and redis-py."""
+"""One cell of the matrix: the tests that meet the server, on one server, by one Python and redis-py.
+
+By one Python all of them (``cell.txt``); by the others, which meet the same servers, the lock's own (``cell_short.txt``).
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,12 @@ from pathlib import Path
 
 from .cache import ServerNotHad, provide
 
-__all__ = ["ROOT", "Cell", "Column", "run_cell"]
+__all__ = ["ROOT", "THOROUGH", "Cell", "Column", "run_cell"]
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 _PROTOCOLS = {"resp2": "2", "resp3": "3"}
+THOROUGH = "3.11"  # as in tox.ini
 
 
 @dataclass(frozen=True, order=True)
@@ -40,6 +44,11 @@ class Column:
     @property
     def protocol(self) -> str | None:
         return next((number for name, number in _PROTOCOLS.items() if name in self.factors), None)
+
+    @property
+    def tests(self) -> Path:
+        """pytest's arguments."""
+        return HERE / ("cell.txt" if self.python == THOROUGH else "cell_short.txt")
 
     def __str__(self) -> str:
         return ", ".join([f"Python {self.python}", *(_SAID.get(name, name) for name in self.factors)])
@@ -112,7 +121,7 @@ def _run(cell: Cell, pytest: Sequence[str], folder: Path) -> None:
     told.unlink(missing_ok=True)
     with log.open("wb") as output:
         done = subprocess.run(
-            [*pytest, f"@{HERE / 'cell.txt'}", "-p", "no:cacheprovider", f"--junitxml={told}"],
+            [*pytest, f"@{cell.column.tests}", "-p", "no:cacheprovider", f"--junitxml={told}"],
             cwd=ROOT,
             env={**os.environ, **chosen},
             stdin=subprocess.DEVNULL,
@@ -148,6 +157,6 @@ def _what_is_tested() -> str:
     seen = hashlib.sha256()
     folders = [path for folder in ("sessionlock", "tests") for path in (ROOT / folder).glob("**/*")]
     files = [path for path in folders if path.suffix in (".py", ".lua") and path.parent.name != "servers"]
-    for path in sorted([*files, HERE / "cell.txt", ROOT / "setup.cfg"]):
+    for path in sorted([*files, *HERE.glob("cell*.txt"), ROOT / "setup.cfg"]):
         seen.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
     return seen.hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .cells import Cell
+from .cells import THOROUGH, Cell
 from .recipes import RECIPES
 
 __all__ = ["put_into", "report", "short_table"]
@@ -19,7 +19,8 @@ def report(cells: Sequence[Cell], command: str, notes: Sequence[str] = ()) -> st
         "# The tests on every server",
         "",
         f"What `{command}` printed: on each server the tests that meet it",
-        "(`tests/servers/cell.txt`). How the servers are had: `python -m tests.servers list`.",
+        f"(by Python {THOROUGH} all of them, `tests/servers/cell.txt`; by the others those of the lock itself,",
+        "`tests/servers/cell_short.txt`). How the servers are had: `python -m tests.servers list`.",
         "",
         short_table(cells),
         "Seconds and counts, of cells that shared two cores:",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from servers import RECIPES, Recipe, ServerNotHad, cache, cells, debian, provide, table
-from servers.cells import Cell, Column
+from servers.cells import THOROUGH, Cell, Column
 from servers.pythons import provide_python
 from servers.recipes import Wheel
 
@@ -111,9 +111,11 @@ def test_tox_knows_every_server() -> None:
     text = (ROOT / "tox.ini").read_text()
     for name in RECIPES:
         assert f"{name}: SESSIONLOCK_TEST_SERVER = {name}\n" in text
-    cells = [line.split(": ")[0].strip() for line in text.splitlines() if "cell.txt" in line and "pytest @" in line]
+    cells = [line.split(": ")[0].strip() for line in text.splitlines() if "pytest @tests/servers/{env:CELL}" in line]
     assert cells == [",".join(RECIPES)]
     assert f"{{{','.join(RECIPES)}}}" in text, "the label"
+    thorough = f"py{THOROUGH.replace('.', '')}"
+    assert f"    {thorough}: CELL = cell.txt\n    !{thorough}: CELL = cell_short.txt\n" in text
     assert "-".join(f"!{name}" for name in RECIPES) + ": pytest {posargs}" in text
 
 
