@@ -1,6 +1,7 @@
 """One cell of the matrix: the tests that meet the server, on one server, by one Python and redis-py.
 
-By one Python all of them (``cell.txt``); by the others, which meet the same servers, the lock's own (``cell_short.txt``).
+By one Python all of them (``cell.txt``); by the others, which meet the same servers, those of the lock itself
+(``cell_short.txt``).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def run_cell(server: str, column: Column, pytest: Sequence[str], keep: Path | No
             return Cell(**{**before["cell"], "column": column, "skipped": Counter(before["cell"]["skipped"])})
     _run(cell, pytest, keep)
     if cell.green:
-        told = {"of": _what_is_tested(), "version": cell.version, "cell": asdict(cell)}
+        told = {"of": _what_is_tested(), "version": cell.version, "cell": {**vars(cell), "column": None}}
         kept.write_text(json.dumps(told), encoding="utf-8")
     return cell
 

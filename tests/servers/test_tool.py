@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import stat
+import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -206,3 +209,22 @@ def test_a_column_needs_an_environment_for_another_redis_py_only() -> None:
 def test_a_python_without_a_recipe() -> None:
     with pytest.raises(ServerNotHad, match=r"Python 3\.9; there is one for: 3\.14"):
         provide_python("3.9")
+
+
+def test_what_was_green_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all that was told of it, what was skipped among it."""
+    monkeypatch.setattr(cells, "provide", lambda name: SimpleNamespace(version="5.0.10"))
+    program = tmp_path / "pytest.py"
+    program.write_text(
+        "import pathlib, sys\n"
+        "told = pathlib.Path(next(word[11:] for word in sys.argv if word.startswith('--junitxml=')))\n"
+        "with open(sys.argv[1], 'a') as runs: runs.write('run ')\n"
+        'told.write_text(\'<testsuites><testsuite time="1.5"><testcase name="a"/><testcase name="b">\'\n'
+        "    '<skipped message=\"too old\"/></testcase></testsuite></testsuites>')\n"
+    )
+    runs = tmp_path / "runs"
+    command = [sys.executable, str(program), str(runs)]
+    first = cells.run_cell("redis50", Column("3.11"), command, tmp_path)
+    assert (first.passed, first.skipped, first.seconds) == (1, Counter({"too old": 1}), 1.5)
+    assert cells.run_cell("redis50", Column("3.11"), command, tmp_path) == first
+    assert runs.read_text() == "run "
