@@ -211,7 +211,7 @@ def test_a_python_without_a_recipe() -> None:
         provide_python("3.9")
 
 
-def test_what_was_green_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_kept_can_be_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With all that was told of it, what was skipped among it."""
     monkeypatch.setattr(cells, "provide", lambda name: SimpleNamespace(version="5.0.10"))
     program = tmp_path / "pytest.py"
