@@ -14,18 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from . import protocol
 from .errors import (
-    LockNotAcquired,
-    QueueFull,
     RedisUnavailable,
-    SessionDestroyed,
     SessionLockError,
-    SessionNotFound,
     WaitTimedOut,
 )
 from .keys import SessionKeys, new_token
 from .patience import Patience
 from .policies import LeasePolicy, SessionPolicy, WaitPolicy
 from .protocol import Busy, Granted, Handover, Holder, Queued
+from .refusals import not_granted, queue_full, refused
 from .runtime import Runtime
 from .wakeup import Waiter
 
@@ -159,7 +156,7 @@ class Acquisition:
         if not protocol.admitted(wanted.keys, snapshot.fields, granted.server_us):
             raise protocol.refusal(wanted.name, "dead")
         if wanted.missing == "reject" and not snapshot.created:
-            raise self._refusal("missing")
+            raise refused(wanted.name, "missing")
 
     async def _abandon(self, *, wait: bool) -> None:
         """Give up whatever Redis has under this token: a place in the queue, or the lock."""
@@ -212,34 +209,15 @@ class Acquisition:
         if isinstance(outcome, (Busy, protocol.Refused)):
             self._asked = False  # Redis has nothing under this token
         if isinstance(outcome, protocol.Refused):
-            raise self._refusal(outcome.kind)
+            raise refused(wanted.name, outcome.kind)
         return outcome
-
-    def _refusal(self, kind: str) -> SessionLockError:
-        name = self._wanted.name
-        if kind == "destroyed":
-            return SessionDestroyed(f"session {name} was destroyed; treat the request as logged out")
-        if kind == "missing":
-            return SessionNotFound(f"there is no session {name}: it never existed or has expired")
-        return LockNotAcquired(f"the acquisition of session {name} had ended already")
 
     def _granted_or_queued(self, outcome: Granted | Queued | Busy) -> Granted | Queued:
         if not isinstance(outcome, Busy):
             return outcome
-        name, holder = self._wanted.name, outcome.holder
         if outcome.full:
-            raise QueueFull(
-                f"{outcome.waiting} requests already wait for session {name}, held by {_describe(holder)};"
-                " try again later, or raise WaitPolicy.max_waiters",
-                holder=holder.label,
-                holder_age=holder.age,
-                position=outcome.waiting,
-            )
-        raise WaitTimedOut(
-            f"session {name} is locked by {_describe(holder)} and this request does not wait",
-            holder=holder.label,
-            holder_age=holder.age,
-        )
+            raise queue_full(self._wanted.name, outcome)
+        raise not_granted(self._wanted.name, outcome.holder)
 
     # --- waiting
 
@@ -284,7 +262,7 @@ class Acquisition:
     async def _accept(self, push: Handover, waiter: Waiter) -> Granted | Queued:
         """The lock was handed over by push. Start at once, unless there is something to ask Redis for."""
         if push.kind == "D":
-            raise self._refusal("destroyed")
+            raise refused(self._wanted.name, "destroyed")
         now = time.monotonic()
         waiter.room.lease_ends = now + push.claim
         snapshot = push.snapshot
@@ -305,14 +283,4 @@ class Acquisition:
     def _timed_out(self, waiter: Waiter, waited: float) -> WaitTimedOut:
         last = waiter.last
         assert last is not None
-        return WaitTimedOut(
-            f"session {self._wanted.name} was still locked after {waited:.2f} s by {_describe(last.holder)};"
-            f" {last.position} were ahead when last heard of. Nothing was changed; try again",
-            holder=last.holder.label,
-            holder_age=last.holder.age,
-            position=last.position,
-        )
-
-
-def _describe(holder: Holder) -> str:
-    return holder.label if holder.age is None else f"{holder.label} for {holder.age:.2f} s"
+        return not_granted(self._wanted.name, last.holder, waited=waited, position=last.position)

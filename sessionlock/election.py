@@ -19,18 +19,16 @@ from .acquisition import Objection, OnWait, StillWaiting, Wanted
 from .ballot import Ballot, Won
 from .errors import (
     CodecError,
-    LockNotAcquired,
-    QueueFull,
     QuorumNotReached,
     RedisUnavailable,
     SessionLockError,
-    WaitTimedOut,
 )
 from .keys import SessionKeys, new_token
 from .masters import Master, Masters, Silent, Voter
 from .patience import Patience
-from .protocol import PATIENCE, Busy, Call, Granted, Handover, Holder, Queued
+from .protocol import PATIENCE, Busy, Call, Granted, Handover, Queued
 from .quorum import QuorumExecutor, lock_keys
+from .refusals import not_granted, queue_full, refused
 from .runtime import Runtime
 
 __all__ = ["QuorumAcquisition"]
@@ -138,9 +136,7 @@ class QuorumAcquisition(Voter):
         assert isinstance(outcome, protocol.Refused)
         if outcome.kind == "stale":
             return None
-        if outcome.kind == "finished":
-            raise LockNotAcquired(f"the acquisition of session {wanted.name} had ended already")
-        raise protocol.refusal(wanted.name, outcome.kind)
+        raise refused(wanted.name, outcome.kind)
 
     async def _abandon(self, *, wait: bool) -> None:
         """Give up whatever there is under this token, at the store and at the masters."""
@@ -330,9 +326,9 @@ class QuorumAcquisition(Voter):
 
     def _check_worth_waiting(self) -> None:
         if self._destroyed:
-            raise protocol.refusal(self._wanted.name, "destroyed")
+            raise refused(self._wanted.name, "destroyed")
         if self._full is not None:
-            raise self._queue_full(self._full)
+            raise queue_full(self._wanted.name, self._full)
         self._check_reached()
 
     async def _queue_up(self) -> None:
@@ -423,22 +419,7 @@ class QuorumAcquisition(Voter):
     def _not_now(self, waited: float | None = None) -> SessionLockError:
         if not self._ballot.reached():
             return self._not_reached()
-        name, holder = self._wanted.name, self._ballot.holder()
-        position = self._ballot.position()
-        who = "others, none by a majority" if holder is None else _describe(holder)
-        if waited is None:
-            message = f"session {name} is locked by {who} and this request does not wait"
-        else:
-            message = (
-                f"session {name} was still locked after {waited:.2f} s by {who};"
-                f" {position or 0} were ahead when last heard of. Nothing was changed; try again"
-            )
-        return WaitTimedOut(
-            message,
-            holder=holder and holder.label,
-            holder_age=holder and holder.age,
-            position=position,
-        )
+        return not_granted(self._wanted.name, self._ballot.holder(), waited=waited, position=self._ballot.position())
 
     def _not_reached(self) -> QuorumNotReached:
         answers = {self._by_name[name].label: said for name, said in self._ballot.answers(time.monotonic()).items()}
@@ -449,15 +430,6 @@ class QuorumAcquisition(Voter):
             answers=answers,
         )
 
-    def _queue_full(self, busy: Busy) -> QueueFull:
-        return QueueFull(
-            f"{busy.waiting} requests already wait for session {self._wanted.name}, held by {_describe(busy.holder)};"
-            " try again later, or raise WaitPolicy.max_waiters",
-            holder=busy.holder.label,
-            holder_age=busy.holder.age,
-            position=busy.waiting,
-        )
-
 
 def _read(parse: Callable[[Any, float], T], reply: Any, asked_at: float) -> T | Silent:
     """What a master said; one whose reserved fields are damaged has no say."""
@@ -465,7 +437,3 @@ def _read(parse: Callable[[Any, float], T], reply: Any, asked_at: float) -> T | 
         return parse(reply, asked_at)
     except CodecError as error:
         return Silent(str(error))
-
-
-def _describe(holder: Holder) -> str:
-    return holder.label if holder.age is None else f"{holder.label} for {holder.age:.2f} s"

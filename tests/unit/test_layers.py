@@ -17,7 +17,7 @@ LAYERS = (
     "policies keys sources peers capabilities_found capabilities_rules capabilities_probe capabilities",
     "durability",
     "lease protocol changes patience",
-    "ballot",
+    "ballot refusals",
     "codec_tags codec_json codec_fast codec_crypto codec",
     "session",
     "wire scripts",
