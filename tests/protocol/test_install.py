@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from redis import Redis
-from support.commands import connect
+from support.commands import run
 
 from sessionlock import LeasePolicy, SessionPolicy, protocol
-from sessionlock.executor import script
 from sessionlock.keys import keys_for
-from sessionlock.protocol import Call, Change
+from sessionlock.protocol import Change
 
 KEYS = keys_for("sl", "s")
 SESSION = SessionPolicy(idle=3600)
-
-
-@pytest.fixture
-def redis(redis_url: str) -> Iterator[Redis]:
-    with connect(redis_url) as client:
-        yield client
-
-
-def run(redis: Redis, call: Call) -> Any:
-    return redis.eval(script(call.script).text, len(call.keys), *call.keys, *call.args)
 
 
 def install(redis: Redis, token: str, majority: int = 2, *, ttl_ms: int = 10_000, **vector: int) -> Any:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from redis import Redis
-from support.commands import connect
+from support.commands import connect, run
 from tenacity import (
     stop_after_attempt,
     stop_after_delay,
@@ -28,7 +28,6 @@ from tenacity import (
 )
 
 from sessionlock import CodecError, LeasePolicy, SessionPolicy, protocol
-from sessionlock.executor import script
 from sessionlock.keys import keys_for
 from sessionlock.policies import seconds_until_stop
 from sessionlock.protocol import Call, Change, Handover, Snapshot, fingerprint
@@ -615,7 +614,7 @@ class World:
         return answer
 
     def _run(self, call: Call) -> list[object]:
-        reply: list[object] = self._redis.eval(script(call.script).text, len(call.keys), *call.keys, *call.args)
+        reply: list[object] = run(self._redis, call)
         return reply
 
     # --- words

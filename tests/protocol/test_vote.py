@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from redis import Redis
-from support.commands import connect
+from support.commands import run
 
 from sessionlock import LeasePolicy, protocol
-from sessionlock.executor import script
 from sessionlock.keys import keys_for
-from sessionlock.protocol import Call, Granted, Refused
+from sessionlock.protocol import Granted, Refused
 
 KEYS = keys_for("sl", "s")
 LEASE = LeasePolicy()
-
-
-@pytest.fixture
-def redis(redis_url: str) -> Iterator[Redis]:
-    with connect(redis_url) as client:
-        yield client
-
-
-def run(redis: Redis, call: Call) -> Any:
-    return redis.eval(script(call.script).text, len(call.keys), *call.keys, *call.args)
 
 
 def vote(redis: Redis, token: str) -> Granted | Refused:

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
+from sessionlock.protocol import Call
+from sessionlock.scripts import script
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -21,6 +24,11 @@ def connect(url: str) -> redis.Redis:
     # redis-py types from_url as Any.
     client: redis.Redis = redis.Redis.from_url(f"{address}?{others}", protocol=2, retry=None, socket_timeout=10)
     return client
+
+
+def run(client: redis.Redis, call: Call) -> Any:
+    """One script call; the reply as it comes."""
+    return client.eval(script(call.script).text, len(call.keys), *call.keys, *call.args)
 
 
 class CommandCounter:
