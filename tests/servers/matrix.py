@@ -120,12 +120,12 @@ def _by_tox(environments: Mapping[str, str], notes: list[str]) -> dict[str, list
                 known.append(provide_python(version))
             except ServerNotHad as why:
                 notes.append(f"Python {version} is not to be had here: {why}")
-    discover = {"TOX_DISCOVER": ":".join(map(str, known))} if known else {}
+    if known:
+        os.environ["TOX_DISCOVER"] = ":".join(map(str, known))  # for every call of tox
     for environment, version in environments.items():
         done = subprocess.run(
             [*_TOX, "run", "-e", environment, "--notest", "--skip-missing-interpreters", "false"],
             cwd=ROOT,
-            env={**os.environ, **discover},
             stdout=sys.stderr,
             check=False,
         )
