@@ -92,24 +92,30 @@ class Cell:
         return f"{counts}, {self.skipped.total()} skipped"
 
 
-def run_cell(server: str, column: Column, pytest: Sequence[str], keep: Path | None = None) -> Cell:
-    """Run it, or take it from the folder ``keep`` where the same tests of the same code were green before."""
+def run_cell(
+    server: str, column: Column, pytest: Sequence[str], keep: Path | None = None, only: Sequence[str] = ()
+) -> Cell:
+    """Run it, or take it from the folder ``keep`` where the same tests of the same code were green before.
+
+    ``only``: instead of the column's tests; slow ones are left out.
+    """
+    tests = [*only, "-m", "not slow"] if only else [f"@{column.tests}"]
     try:
         cell = Cell(server, provide(server).version, column)
     except ServerNotHad as why:
         return Cell(server, "", column, trouble=f"not to be had: {why}")
     if keep is None:
         with tempfile.TemporaryDirectory() as folder:
-            _run(cell, pytest, Path(folder))
+            _run(cell, [*pytest, *tests], Path(folder))
         return cell
     kept = keep / f"{cell.name}.json"
     if kept.exists():
         before = json.loads(kept.read_text())
-        if before["of"] == _what_is_tested() and before["version"] == cell.version:
+        if before["of"] == [_what_is_tested(), *tests] and before["version"] == cell.version:
             return Cell(**{**before["cell"], "column": column, "skipped": Counter(before["cell"]["skipped"])})
-    _run(cell, pytest, keep)
+    _run(cell, [*pytest, *tests], keep)
     if cell.green:
-        told = {"of": _what_is_tested(), "version": cell.version, "cell": {**vars(cell), "column": None}}
+        told = {"of": [_what_is_tested(), *tests], "version": cell.version, "cell": {**vars(cell), "column": None}}
         kept.write_text(json.dumps(told), encoding="utf-8")
     return cell
 
@@ -122,7 +128,7 @@ def _run(cell: Cell, pytest: Sequence[str], folder: Path) -> None:
     told.unlink(missing_ok=True)
     with log.open("wb") as output:
         done = subprocess.run(
-            [*pytest, f"@{cell.column.tests}", "-p", "no:cacheprovider", f"--junitxml={told}"],
+            [*pytest, "-p", "no:cacheprovider", f"--junitxml={told}"],
             cwd=ROOT,
             env={**os.environ, **chosen},
             stdin=subprocess.DEVNULL,

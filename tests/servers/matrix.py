@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     which.add_argument("--all", action="store_true", help="by tox, all its cells, with each Python that is to be had")
     parser.add_argument("--jobs", type=int, default=3, help="cells at a time; they mostly wait (default: 3)")
+    parser.add_argument("--only", action="append", default=[], metavar="PATH", help="these tests; again for more")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="results and logs; what is green there is not run")
     parser.add_argument("--write", action="store_true", help="the result goes into docs/matrix.md and README.md, too")
 
@@ -61,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
         todo = [(server, here) for server in options.names or RECIPES]
         interpreters = {here.environment: [sys.executable, "-m", "pytest"]}
 
-    cells = _run_all(todo, interpreters, options.jobs, options.keep)
+    cells = _run_all(todo, interpreters, options)
     table = report(cells, _command(options), notes)
     print(table)
     if options.write:
@@ -70,17 +71,17 @@ def run(options: argparse.Namespace) -> int:
     return 0 if all(cell.green for cell in cells) else 1
 
 
-def _run_all(todo: _Todo, interpreters: Mapping[str, list[str]], jobs: int, keep: Path | None) -> list[Cell]:
-    if keep is not None:
-        keep.mkdir(parents=True, exist_ok=True)
+def _run_all(todo: _Todo, interpreters: Mapping[str, list[str]], options: argparse.Namespace) -> list[Cell]:
+    if options.keep is not None:
+        options.keep.mkdir(parents=True, exist_ok=True)
 
     def one(of: tuple[str, Column]) -> Cell:
         server, column = of
-        cell = run_cell(server, column, interpreters[column.environment], keep)
+        cell = run_cell(server, column, interpreters[column.environment], options.keep, options.only)
         print(f"{cell.said}{cell.name}: {cell.trouble or cell} ({cell.seconds:.0f} s)", file=sys.stderr, flush=True)
         return cell
 
-    with ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(options.jobs) as pool:
         return list(pool.map(one, (of for of in todo if of[1].environment in interpreters)))
 
 
@@ -90,6 +91,7 @@ def _wanted(name: str, names: Sequence[str]) -> bool:
 
 def _command(options: argparse.Namespace) -> str:
     words = [*options.names, *(f"--python {version}" for version in options.python or ())]
+    words += [f"--only {path}" for path in options.only]
     return " ".join(["python -m tests.servers matrix", *words, *(["--all"] if options.all else [])])
 
 

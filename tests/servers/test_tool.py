@@ -169,30 +169,32 @@ def test_the_readme_has_a_place_for_the_table() -> None:
 
 
 def test_what_was_green_is_not_run_again(offer: Offer, tmp_path: Path) -> None:
-    """What was red is, and what was green with another server or other code."""
+    """What was red is, and what was green with another server, other code or other tests."""
     offer("Redis server v=7.0.15 sha=0")
     ran, report = tmp_path / "ran", '<testsuite time="1.5"><testcase classname="a" name="b">{}</testcase></testsuite>'
     pytest_ = tmp_path / "pytest"
 
-    def run(inside: str = "") -> Cell:
+    def run(inside: str = "", only: tuple[str, ...] = ()) -> Cell:
         pytest_.write_text(
-            f"#!/bin/sh\necho $SESSIONLOCK_TEST_SERVER $SESSIONLOCK_TEST_PROTOCOL >>{ran}\n"
+            f"#!/bin/sh\necho $SESSIONLOCK_TEST_SERVER $SESSIONLOCK_TEST_PROTOCOL $1 $3 >>{ran}\n"
             f"for last; do :; done; echo '{report.format(inside)}' >\"${{last#*=}}\"\n"
         )
         pytest_.chmod(stat.S_IRWXU)
-        return cells.run_cell("redis70", Column("3.11", ("resp3",)), [str(pytest_)], tmp_path)
+        return cells.run_cell("redis70", Column("3.11", ("resp3",)), [str(pytest_)], tmp_path, only)
 
     assert run("<failure/>").failed == ["a.b"]
     first, second = run(), run()
     assert first == second
     assert (first.passed, first.seconds, first.name) == (1, 1.5, "py311-redis70-resp3")
-    assert ran.read_text() == "redis70 3\n" * 2
+    assert ran.read_text() == f"redis70 3 @{cells.HERE / 'cell.txt'} no:cacheprovider\n" * 2
     kept = tmp_path / "py311-redis70-resp3.json"
     kept.write_text(kept.read_text().replace("7.0.15", "7.0.14"))
     run()
-    kept.write_text(kept.read_text().replace('"of": "', '"of": "other'))
+    kept.write_text(kept.read_text().replace('"of": ["', '"of": ["other'))
     run()
     assert len(ran.read_text().splitlines()) == 4
+    run(only=("tests/one",))
+    assert ran.read_text().splitlines()[4] == "redis70 3 tests/one not slow"
 
 
 def test_a_column_needs_an_environment_for_another_redis_py_only() -> None:
