@@ -244,7 +244,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
         "leaving writes no receipt",
         7,
         "lua/abandon.lua",
-        "call('HSET', SESSION, '#commit', token .. ' ' .. (state[1] or now_digits))\n",
+        "call('HSET', SESSION, '#commit', token .. ' ' .. now_digits)\n",
         "",
         CANCEL + "test_the_request_overtaken_by_its_own_cancellation",
     ),

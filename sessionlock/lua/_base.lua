@@ -7,14 +7,14 @@
 --                     #fence    highest fencing token granted          #version  number of commits
 --                     #created  when the record came to be (us)        #expires  absolute end (us)
 --                     #holder   "token state since_us channel label", state = held | claim
---                     #commit   "token fence": the acquisition or commit that finished last
+--                     #commit   "token when_us": the acquisition or commit that finished last
 --                     #op       the immediate save applied last
 --                     #destroyed  tombstone
 --                     #id       proof of the id that is valid now, when it was regenerated
 --                     #old      "proof@until_us ...": ids that were valid before, in their grace
 --                     #user     digest of the user, for the index of a user's sessions
 --                     #indexed  when it was last entered there (us)
--- receipts  zset    acquisitions that finished shortly before that one; score = fence
+-- receipts  zset    acquisitions that finished shortly before that one; score = when (us)
 --
 -- Numbers up to 2^53 are exact in Lua's doubles but print as 1.7e+15: they leave through digits() only.
 

@@ -16,7 +16,7 @@ local now, now_digits = server_time()
 local state = call('HMGET', SESSION, '#fence', '#commit', '#created')
 leave_queue(token)
 keep_receipt(state[2], token, now)
-call('HSET', SESSION, '#commit', token .. ' ' .. (state[1] or now_digits))
+call('HSET', SESSION, '#commit', token .. ' ' .. now_digits)
 keep_mortal(SHELL_MS)
 if not holds then
   return {'left'}

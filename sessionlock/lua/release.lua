@@ -27,7 +27,7 @@ local now, now_digits = server_time()
 if #ARGV < FIRST then
   call('DEL', LOCK) -- as the first write it is allowed, and all after it, also when Redis is out of memory
 end
-local receipt = token .. ' ' .. fence
+local receipt = token .. ' ' .. now_digits -- not the fence: a lock may have been held for long
 local reply = {'clean'}
 if state.destroyed then
   reply = {'destroyed'}
