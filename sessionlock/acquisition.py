@@ -88,7 +88,9 @@ class Objection:
     def check(self) -> None:
         """Raise what was found. To be called where no grant has come."""
         if self._asking is not None and self._asking.done() and not self._asking.cancelled():
-            self._asking.result()
+            found = self._asking.exception()
+            if isinstance(found, SessionLockError):  # anything else is a failure to find out, and no objection
+                raise found
 
     def _ask(self, question: Question) -> None:
         self._asking = self._runtime.background(self._asked(question))

@@ -22,6 +22,7 @@ from .errors import (
     QuorumNotReached,
     RedisUnavailable,
     SessionLockError,
+    WaitTimedOut,
 )
 from .keys import SessionKeys, new_token
 from .masters import Master, Masters, Silent, Voter
@@ -99,13 +100,33 @@ class QuorumAcquisition(Voter):
         while True:
             won = await self._elect(patience)
             granted = await self._install(won)
+            if granted is None and (more := await self._with_stragglers(won)) is not None:
+                granted = await self._install(more)
             if granted is not None:
                 return granted
             # A later holder was there first: the majority had been lost. Begin again, under another name.
             await self._abandon(wait=False)
             self._masters.leave(self._keys.digest, self.token)
+            await self._breathe(patience)
             self.token = new_token()
             self._begin()
+
+    async def _with_stragglers(self, won: Won) -> Won | None:
+        """The majority with the votes that came after it, if any: they outvote a master whose clock was set back."""
+        await self._change_before(time.monotonic() + LATEST_AFTER_EXPIRY)
+        more = self._ballot.won(time.monotonic())
+        return more if more is not None and len(more.vector) > len(won.vector) else None
+
+    async def _breathe(self, patience: Patience) -> None:
+        """Between two elections: not at full speed, and no longer than is to be waited."""
+        pause = await patience.next_pause() if self._wanted.wait.queues else None
+        if pause is None:
+            raise WaitTimedOut(
+                f"session {self._wanted.name}: the store has seen later grants than those of the masters that answered"
+                f" first, for {patience.elapsed():.2f} s. Another request was faster each time, or a master's clock was"
+                " set back. Nothing was changed; try again"
+            )
+        await asyncio.sleep(min(pause, patience.left(), random.uniform(SOONEST_AFTER_EXPIRY, LATEST_AFTER_EXPIRY)))
 
     async def _elect(self, patience: Patience) -> Won:
         return await self._first_round() or await self._wait(patience)
@@ -178,11 +199,19 @@ class QuorumAcquisition(Voter):
     def _ask_all(self, call: Call, answered: Callable[[float, Master, Any], None]) -> None:
         for name in self._by_name:
             self._ballot.asked(name)
-        self._masters.send(call, partial(answered, time.monotonic()), voting=True)
+        self._masters.send(call, self._mine(partial(answered, time.monotonic())), voting=True)
+
+    def _mine(self, answered: Callable[..., None]) -> Callable[..., None]:
+        """What was asked for under an earlier token has been given up, and counts no more."""
+        token = self.token
+
+        def heard(*told: Any) -> None:
+            if not self._over and self.token == token:
+                answered(*told)
+
+        return heard
 
     def _voted(self, asked_at: float, master: Master, reply: Any) -> None:
-        if self._over:
-            return
         outcome = reply if isinstance(reply, Silent) else _read(protocol.voted, reply, asked_at)
         if isinstance(outcome, Granted):
             self._ballot.granted(master.name, outcome)
@@ -200,7 +229,7 @@ class QuorumAcquisition(Voter):
         self._ballot.asked(master.name)
         ticket = self._ballot.ticket(master.name) or self._ticket
         call = self._acquire(master.pushes.channel(self._keys), ticket)
-        told = partial(self._answered, time.monotonic(), master)
+        told = self._mine(partial(self._answered, time.monotonic(), master))
         done = asyncio.get_running_loop().create_future()
 
         def answered(reply: Any) -> None:
@@ -227,8 +256,6 @@ class QuorumAcquisition(Voter):
         )
 
     def _answered(self, asked_at: float, master: Master, reply: Any) -> None:
-        if self._over:
-            return
         name = master.name
         outcome = reply if isinstance(reply, Silent) else _read(protocol.acquired, reply, asked_at)
         if isinstance(outcome, Granted):
@@ -353,9 +380,10 @@ class QuorumAcquisition(Voter):
 
     async def _join(self, master: Master) -> None:
         """Subscribe before queueing: a releaser drops whom it cannot reach."""
+        token = self.token
         self._ballot.asked(master.name)
-        await master.pushes.listen(self._keys, self.token)
-        if not self._over:
+        await master.pushes.listen(self._keys, token)
+        if not self._over and self.token == token:
             await asyncio.wait([self._ask(master)])
 
     def _is_to_look(self) -> bool:
@@ -373,7 +401,9 @@ class QuorumAcquisition(Voter):
         """Until there is a majority, or something to look at; a minority of grants is handed on in time."""
         ballot = self._ballot
         started = time.monotonic()
-        until = min(until, self._heard_at + HEARD_OF_EVERY) if self._heard_at else until
+        if self._heard_at:
+            # Not at once, though: where no master answers now, the looks that follow end without waiting for anything.
+            until = min(until, max(self._heard_at + HEARD_OF_EVERY, started + LATEST_AFTER_EXPIRY))
         while ballot.won(now := time.monotonic()) is None and not self._interrupted:
             end = until
             if self._masters.foremost(self._keys.digest, self.token):
@@ -393,11 +423,9 @@ class QuorumAcquisition(Voter):
     def _give_back(self, master: Master) -> None:
         """Hand a grant on that is of no use without others, and get into that queue again."""
         call = protocol.force_release(self._keys, self.token, push_limit=0)
-        master.send(call, partial(self._gave_back, master))
+        master.send(call, self._mine(partial(self._gave_back, master)))
 
     def _gave_back(self, master: Master, reply: Any) -> None:
-        if self._over:
-            return
         answered = not isinstance(reply, Silent)
         self._ballot.gave_back(master.name, answered=answered)
         if answered:

@@ -26,7 +26,7 @@ from .keys import new_token
 from .protocol import PATIENCE, Call, Handover, pushed
 from .pushes import ProcessChannel
 from .scripts import script
-from .wire import Wire, WireUnsupported, pack
+from .wire import Wire, pack
 
 __all__ = ["Answered", "Master", "Silent"]
 
@@ -35,7 +35,6 @@ LONGEST_BREAK = 2.0
 MOST_DEBTS = 1000
 SCRIPTS = ("vote", "acquire", "adopt", "renew", "abandon")
 UPTIME = re.compile(rb"^uptime_in_seconds:(\d+)", re.MULTILINE)
-TROUBLE = (RedisError, hiredis.ReplyError, OSError, EOFError, WireUnsupported)
 
 
 Answered = Callable[[Any], None]
@@ -186,8 +185,8 @@ class Master:
     async def _connect_and(self, use: Callable[[Wire], None], answered: Answered) -> None:
         try:
             wire = await self._connected()
-        except TROUBLE as error:
-            answered(Silent(self._why or str(error)))
+        except Exception as error:  # a credential provider's, say; whoever asks must get an answer
+            answered(Silent(self._why or f"cannot be reached: {error}"))
         except asyncio.CancelledError:
             answered(Silent("the guard was closed"))
             raise

@@ -92,6 +92,9 @@ class Wire(asyncio.Protocol):
                 writer.transport.abort()  # no await here: this may be a cancellation
             if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
                 raise RedisTimeoutError(f"no connection within {reply_within:g} s") from None
+            if isinstance(error, Exception) and not isinstance(error, (RedisError, OSError, EOFError)):
+                # A credential provider's, or of a hook of the application's.
+                raise RedisConnectionError(f"connecting failed: {type(error).__name__}: {error}") from error
             raise
         if not hasattr(getattr(connection._writer, "transport", None), "set_protocol"):
             await connection.disconnect()

@@ -63,5 +63,6 @@ local function push(channel, message, deaf)
     local heard = redis.pcall('SPUBLISH', channel, message)
     return type(heard) == 'number' and heard or 0
   end
-  return math.max(call('PUBLISH', channel, message), deaf == '1' and 1 or 0)
+  local heard = redis.pcall('PUBLISH', channel, message) -- where it is not permitted, nobody hears
+  return math.max(type(heard) == 'number' and heard or 0, deaf == '1' and 1 or 0)
 end

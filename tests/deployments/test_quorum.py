@@ -478,6 +478,47 @@ class TestLateHolders:
                 assert await waiting == 1
         assert three.stored.data == {"n": 11}
 
+    @pytest.mark.parametrize("ahead", [1, 2])
+    async def test_clocks_set_back(self, three: Place, ahead: int) -> None:
+        """The store saw counters an hour ahead: of one master, which the others outvote; of two, and that is told."""
+        guard = three.guard()
+        await count(guard, 1)
+        with connect(three.store.unix_url) as raw:
+            seen = {}
+            for one in str(raw.hget(KEYS.session, "#vector"), "ascii").split():
+                name, _, counter = one.partition(":")
+                seen[name] = int(counter)
+            names = [master.name for master in guard.runtime().executor.masters.all]  # type: ignore[attr-defined]
+            for name in names[:ahead]:
+                seen[name] = seen.get(name, three.at(0).fence) + 3_600_000_000
+            raw.hset(KEYS.session, "#vector", " ".join(f"{name}:{counter}" for name, counter in seen.items()))
+        if ahead == 1:
+            assert await count(guard, 5, wait=5) == 5
+            return
+        with CommandCounter(three.masters[0].unix_url) as ran, pytest.raises(WaitTimedOut, match="clock was"):
+            async with guard.session_lock(SID, wait=0.5):
+                pass
+        assert ran.script_calls < 300
+        await until(three.is_free)
+
+    async def test_a_master_that_cannot_be_connected(self, three: Place) -> None:
+        """What the application's own part of connecting raises is that master's silence, and ends no wait."""
+
+        class Broken(redis.CredentialProvider):
+            def get_credentials(self) -> Any:
+                raise RuntimeError("no token today")
+
+        clients = [redis.asyncio.Redis.from_url(master.tcp_url) for master in three.masters]
+        for client in clients[:2]:
+            client.connection_pool.connection_kwargs["credential_provider"] = Broken()
+        guard = three.guard(Quorum(clients, rejoin_after=0), retry_for=0.3)
+        with pytest.raises(QuorumNotReached, match="no token today"):
+            async with guard.session_lock(SID, wait=5):
+                pass
+        await guard.aclose()
+        for client in clients:
+            await client.aclose()
+
     async def test_force_release(self, three: Place) -> None:
         """Of ten at once one wins; the masters are free, and the late save is refused."""
         holder, admin, next_one = three.guard(name="holder"), three.guard(), three.guard()
