@@ -88,9 +88,7 @@ class Objection:
     def check(self) -> None:
         """Raise what was found. To be called where no grant has come."""
         if self._asking is not None and self._asking.done() and not self._asking.cancelled():
-            found = self._asking.exception()
-            if isinstance(found, SessionLockError):  # anything else is a failure to find out, and no objection
-                raise found
+            self._asking.result()
 
     def _ask(self, question: Question) -> None:
         self._asking = self._runtime.background(self._asked(question))

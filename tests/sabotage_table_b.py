@@ -495,7 +495,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "an objection is not raised",
         "self-call",
         "acquisition.py",
-        "                raise found\n",
+        "            self._asking.result()\n",
         "            pass\n",
         OBJECTIONS + "test_an_objection_ends_the_wait",
     ),
