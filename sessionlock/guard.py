@@ -41,7 +41,6 @@ __all__ = ["HolderInfo", "SessionGuard", "SessionInfo"]
 T = TypeVar("T")
 Missing = Literal["create", "reject"]
 Mode = Literal["lock", "read", "optimistic", "last_write_wins"]
-MOST_MERGES = 10  # a holder's save meets lock-free writers at the most this often in a row
 
 
 @dataclass(frozen=True, slots=True)

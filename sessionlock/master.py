@@ -105,12 +105,6 @@ class Master:
 
     # --- calls
 
-    def ask(self, call: Call, *, voting: bool = False) -> asyncio.Future[Any]:
-        """The script's reply; fails with :class:`Silent`. Otherwise as :meth:`send`."""
-        future: asyncio.Future[Any] = self._loop.create_future()
-        self.send(call, partial(_resolve, future), voting=voting)
-        return future
-
     def send(self, call: Call, answered: Answered, *, voting: bool = False, packed: bytes | None = None) -> None:
         """Ask once. ``answered`` gets the reply or a :class:`Silent`, perhaps before this returns; it must not raise.
 
