@@ -23,7 +23,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from .errors import RedisUnavailable
 from .executor import Executor
 from .keys import new_token
-from .protocol import PATIENCE, Call, Handover, pushed
+from .protocol import PATIENCE, Call, Handover, Word, pushed
 from .pushes import ProcessChannel
 from .scripts import script
 from .wire import Wire, pack
@@ -32,7 +32,6 @@ __all__ = ["Answered", "Master", "Silent"]
 
 SHORTEST_BREAK = 0.1  # seconds for which a master that failed is left alone, doubled with every failure
 LONGEST_BREAK = 2.0
-MOST_DEBTS = 1000
 SCRIPTS = ("vote", "acquire", "adopt", "renew", "abandon")
 UPTIME = re.compile(rb"^uptime_in_seconds:(\d+)", re.MULTILINE)
 
@@ -70,7 +69,8 @@ class Master:
         self._on_push = on_push
         self._loop = asyncio.get_running_loop()
         self._wire: Wire | None = None
-        self._opening: asyncio.Task[None] | None = None
+        self._opening: asyncio.Task[Wire] | None = None
+        self._arriving: list[tuple[Callable[[Wire], None], Answered]] = []
         self._failures = 0
         self._why = ""
         self._not_before = 0.0
@@ -79,7 +79,8 @@ class Master:
         # Fakes, whose connections cannot be taken over, do not restart either.
         self._by_client = None if Wire.fits(client) else Executor(client, reply_within=reply_within, retry_for=0.001)
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._debts: deque[tuple[float, Call]] = deque(maxlen=MOST_DEBTS)
+        self._perhaps_here: set[Word] = set()  # tokens under which something may stand at this master
+        self._debts: deque[tuple[float, Call]] = deque()
         self._coming_back: asyncio.TimerHandle | None = None
         self.pushes = ProcessChannel(
             client,
@@ -140,13 +141,18 @@ class Master:
         elif time.monotonic() < self._not_before or (self._failures and self._opening is not None):
             answered(Silent(self._why))
         else:
-            self._spawn(self._connect_and(use, answered))
+            self._arriving.append((use, answered))
+            if self._opening is None:
+                self._opening = self._spawn(self._open())
+                self._opening.add_done_callback(self._opened)
 
     def _send(self, call: Call, answered: Answered, voting: bool, packed: bytes | None, wire: Wire) -> None:
         absent = self._absent() if voting else ""
         if absent:
             answered(Silent(absent))
             return
+        if voting:
+            self._perhaps_here.add(call.args[0])
         wire.send(packed or packed_call(call), partial(self._answered, wire, call, answered))
 
     def _answered(self, wire: Wire, call: Call, answered: Answered, reply: Any) -> None:
@@ -176,24 +182,21 @@ class Master:
         else:
             answered(reply)
 
-    async def _connect_and(self, use: Callable[[Wire], None], answered: Answered) -> None:
-        try:
-            wire = await self._connected()
-        except Exception as error:  # a credential provider's, say; whoever asks must get an answer
-            answered(Silent(self._why or f"cannot be reached: {error}"))
-        except asyncio.CancelledError:
-            answered(Silent("the guard was closed"))
-            raise
-        else:
-            use(wire)
+    def noted(self, token: Word) -> None:
+        """A plain command, as pottery sends it, took a lock here, or may have."""
+        self._perhaps_here.add(token)
 
     def settle(self, call: Call, answered: Answered, *, packed: bytes | None = None) -> None:
         """As :meth:`send`; without an answer it is asked once more when the master is back."""
-        self.send(call, partial(self._settled, call, answered), packed=packed)
+        self.send(call, partial(self._settled, call, time.monotonic() + PATIENCE, answered), packed=packed)
 
-    def _settled(self, call: Call, answered: Answered, reply: Any) -> None:
-        if isinstance(reply, Silent) and self._by_client is None and not self._closed:
-            self._debts.append((time.monotonic() + PATIENCE, call))
+    def _settled(self, call: Call, until: float, answered: Answered, reply: Any) -> None:
+        token = call.args[0] if call.args else None  # a dismissal is about whoever waits
+        if not isinstance(reply, Silent):
+            self._perhaps_here.discard(token)
+        elif (token is None or token in self._perhaps_here) and self._by_client is None and not self._closed:
+            # Only what was sent to it, so that these are few however long it is out of reach.
+            self._debts.append((until, call))
             self._come_back()
         answered(reply)
 
@@ -207,7 +210,8 @@ class Master:
         self._coming_back = None
         now = time.monotonic()
         while self._debts and self._debts[0][0] <= now:
-            self._debts.popleft()
+            _, call = self._debts.popleft()
+            self._perhaps_here.difference_update(call.args[:1])
         if self._debts and not self._closed:
             self._connect_for(self._settle_debts, self._not_settled)
 
@@ -217,29 +221,29 @@ class Master:
 
     def _settle_debts(self, wire: Wire) -> None:
         """What could not be given up stands there still: a lock, or a place in a queue to which a lock would go."""
-        now = time.monotonic()
-        while self._debts:
-            until, call = self._debts.popleft()
-            if now < until:
-                self._send(call, _ignore, False, None, wire)
+        debts, self._debts = self._debts, deque()
+        for until, call in debts:
+            self._send(call, partial(self._settled, call, until, _ignore), False, None, wire)
 
     # --- the connection
 
-    async def _connected(self) -> Wire:
-        if self._wire is None or self._wire.closed:
-            if self._opening is None:
-                self._opening = self._spawn(self._open())
-                self._opening.add_done_callback(self._opened)
-            await asyncio.shield(self._opening)
-        assert self._wire is not None
-        return self._wire
-
-    def _opened(self, opening: asyncio.Task[None]) -> None:
+    def _opened(self, opening: asyncio.Task[Wire]) -> None:
+        """Whoever came meanwhile is served in that order: what gives a vote up must not overtake it."""
         self._opening = None
-        if not opening.cancelled() and opening.exception() is not None:
-            self._failed(opening.exception())
+        arriving, self._arriving = self._arriving, []
+        if opening.cancelled() or opening.exception() is not None:
+            if not opening.cancelled():
+                self._failed(opening.exception())
+            why = Silent("the guard was closed" if opening.cancelled() else self._why)
+            for _, answered in arriving:
+                answered(why)
+            return
+        self._wire = wire = opening.result()
+        self._settle_debts(wire)
+        for use, _ in arriving:
+            use(wire)
 
-    async def _open(self) -> None:
+    async def _open(self) -> Wire:
         wire = await Wire.open(self._client.connection_pool.make_connection, reply_within=self._reply_within)
         for name in SCRIPTS:
             # Beforehand, for a NOSCRIPT would let the next call overtake the one that is sent again.
@@ -249,8 +253,7 @@ class Master:
         except BaseException:
             wire.close()
             raise
-        self._wire = wire
-        self._settle_debts(wire)
+        return wire
 
     async def _look_when_it_started(self, wire: Wire) -> None:
         """Every new connection may lead to a server that has restarted meanwhile."""
@@ -272,7 +275,7 @@ class Master:
         elif isinstance(error, (RedisConnectionError, OSError)):
             self._why = f"cannot be reached: {error}"
         else:
-            self._why = str(error)
+            self._why = str(error) or f"cannot be reached: {error!r}"
         if time.monotonic() >= self._not_before:
             # All calls on a connection that breaks fail at once; that is one failure.
             self._failures += 1

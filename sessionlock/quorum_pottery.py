@@ -17,6 +17,7 @@ import asyncio
 import json
 import random
 import time
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -52,6 +53,7 @@ class PotteryAcquisition(QuorumAcquisition):
 
     _trying: asyncio.Task[bool] | None = None
     _lock: Any = None
+    _tried: Sequence[Master] = ()
 
     async def _elect(self, patience: Patience) -> Won:
         with self._objection() as objection:
@@ -83,23 +85,31 @@ class PotteryAcquisition(QuorumAcquisition):
 
     async def _try(self) -> Won | None:
         keys, ttl = self._keys, self._wanted.lease.ttl_ms / 1000
-        clients = [master.plain() for master in self._masters.all if master.available]
-        if len(clients) < self._masters.majority:
-            clients = [master.plain() for master in self._masters.all]
+        masters = [master for master in self._masters.all if master.available]
+        self._tried = masters if len(masters) >= self._masters.majority else self._masters.all
         self._lock = _redlock(keys.prefix)(
             key=keys.lock.decode().removeprefix(f"{keys.prefix}:"),
-            masters=clients,
+            masters=[master.plain() for master in self._tried],
             auto_release_time=ttl,
             num_extensions=0,  # renewing is the watchdog's
         )
         self._once = False
         self._trying = self._runtime.background(self._lock.acquire(blocking=False))
         taken = await asyncio.shield(self._trying)
-        self.token = self._lock._uuid
         self._trying = None
-        if not taken:
-            return None
-        return await self._numbered()
+        if taken:
+            self._take_over()
+            return await self._numbered()
+        if not all(master.available for master in self._tried):
+            self._take_over()  # where pottery's own release did not arrive
+            self._settle()
+        return None
+
+    def _take_over(self) -> None:
+        """From here on it is ours to give up."""
+        self.token = self._lock._uuid
+        for master in self._tried:
+            master.noted(self.token)
 
     async def _numbered(self) -> Won | None:
         """Each master's counter for the lock that pottery took there. What follows is as if it had granted it."""
@@ -109,8 +119,11 @@ class PotteryAcquisition(QuorumAcquisition):
         await self._until_decided()
         won = self._ballot.won(time.monotonic())
         if won is None:
-            self._masters.settle(protocol.abandon(self._wanted.keys, self.token, push_limit=0))
+            self._settle()
         return won
+
+    def _settle(self) -> None:
+        self._masters.settle(protocol.abandon(self._wanted.keys, self.token, push_limit=0))
 
     def _adopted(self, asked_at: float, master: Master, reply: Any) -> None:
         outcome = reply if isinstance(reply, Silent) else protocol.voted(reply, asked_at)
@@ -126,7 +139,8 @@ class PotteryAcquisition(QuorumAcquisition):
         if self._trying is not None:
             # Cut off, it would leave locks behind that arrive at their masters after everything else.
             await asyncio.wait([self._trying])
-            call = Call(call.script, call.keys, (self._lock._uuid, *call.args[1:]))
+            self._take_over()
+            call = Call(call.script, call.keys, (self.token, *call.args[1:]))
         await super()._abandon_all(call)
 
     async def _refusal(self, waited: float | None = None) -> Exception:

@@ -287,7 +287,8 @@ class TestMastersThatFail:
             assert len(hung._tasks) <= 4
         finally:
             three.masters[2].resume()
-        await until(three.is_free)
+        await until(three.is_free, within=5)  # sooner than its leases end
+        await until(lambda: not hung._perhaps_here)
 
     @pytest.mark.slow
     async def test_one_restarted_empty(self, three: Place) -> None:
