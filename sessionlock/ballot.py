@@ -58,6 +58,17 @@ class Won:
     def until(self) -> float:
         return self.asked_at + self.trusted_for
 
+    @property
+    def fence(self) -> int:
+        """The highest counter. It is above all that were used before once a majority of masters has it."""
+        return max(counter for _, counter in self.vector)
+
+    @property
+    def agreed(self) -> int:
+        """How many masters gave just this one."""
+        fence = self.fence
+        return sum(counter == fence for _, counter in self.vector)
+
 
 @dataclass(slots=True)
 class _Held:

@@ -1,8 +1,9 @@
 """From "I want this session" to a majority of independent masters, and from there to the session's store.
 
 Uncontended: all masters are asked at once and the answers of a majority suffice; then the store is told, which loads
-the session. Contended: one ticket for the same place in all queues, a subscription at each master, and votes that are
-counted as they are pushed. Whatever ends it early leaves neither a lock nor a queue entry at a master that answers.
+the session. A lock alone needs no store: the masters agree on its fencing token. Contended: one ticket for the same
+place in all queues, a subscription at each master, and votes that are counted as they are pushed. Whatever ends it
+early leaves neither a lock nor a queue entry at a master that answers.
 """
 
 from __future__ import annotations
@@ -22,14 +23,13 @@ from .errors import (
     QuorumNotReached,
     RedisUnavailable,
     SessionLockError,
-    WaitTimedOut,
 )
 from .keys import SessionKeys, new_token
 from .masters import Master, Masters, Silent, Voter
 from .patience import Patience
 from .protocol import PATIENCE, Busy, Call, Granted, Handover, Queued
 from .quorum import QuorumExecutor, lock_keys
-from .refusals import not_granted, queue_full, refused
+from .refusals import not_granted, outrun, queue_full, refused
 from .runtime import Runtime
 
 __all__ = ["QuorumAcquisition"]
@@ -59,6 +59,7 @@ class QuorumAcquisition(Voter):
         self._keys: SessionKeys = _keys_at_masters(wanted.keys)
         self._by_name = {master.name: master for master in self._masters.all}
         self._listens = False
+        self._without_store = wanted.session is None
         self._begin()
 
     def _begin(self) -> None:
@@ -97,11 +98,12 @@ class QuorumAcquisition(Voter):
 
     async def _elected_and_installed(self) -> Granted:
         patience = Patience(self._wanted.wait, StillWaiting(f"session {self._wanted.name} is locked"))
+        take_effect = self._agree if self._without_store else self._install
         while True:
             won = await self._elect(patience)
-            granted = await self._install(won)
+            granted = await take_effect(won)
             if granted is None and (more := await self._with_stragglers(won)) is not None:
-                granted = await self._install(more)
+                granted = await take_effect(more)
             if granted is not None:
                 return granted
             # A later holder was there first: the majority had been lost. Begin again, under another name.
@@ -121,15 +123,32 @@ class QuorumAcquisition(Voter):
         """Between two elections: not at full speed, and no longer than is to be waited."""
         pause = await patience.next_pause() if self._wanted.wait.queues else None
         if pause is None:
-            raise WaitTimedOut(
-                f"session {self._wanted.name}: the store has seen later grants than those of the masters that answered"
-                f" first, for {patience.elapsed():.2f} s. Another request was faster each time, or a master's clock was"
-                " set back. Nothing was changed; try again"
-            )
+            raise outrun(self._wanted.name, patience.elapsed())
         await asyncio.sleep(min(pause, patience.left(), random.uniform(SOONEST_AFTER_EXPIRY, LATEST_AFTER_EXPIRY)))
 
     async def _elect(self, patience: Patience) -> Won:
         return await self._first_round() or await self._wait(patience)
+
+    # --- a fencing token
+
+    async def _agree(self, won: Won) -> Granted | None:
+        """For a lock alone: the highest counter that was given, known to a majority. None when it was lost meanwhile.
+
+        Whoever gets the lock later has a vote of one of that majority, and there a higher counter; so the highest that
+        it is given is higher. Masters give the same counter when they can: then nothing has to be asked.
+        """
+        majority = self._masters.majority
+        if won.agreed < majority:
+
+            def enough(answers: dict[str, Any]) -> bool:
+                raised = _raised(answers)
+                return raised >= majority or len(answers) - raised > len(self._by_name) - majority
+
+            call = protocol.raise_fence(self._keys, self.token, won.fence)
+            if _raised(await self._masters.ask(call, enough)) < majority:
+                return None
+        self._executor.without_store.add(self.token)
+        return Granted(won.fence, 0, won.asked_at, won.trusted_for, protocol.EMPTY)
 
     # --- the store
 
@@ -177,7 +196,10 @@ class QuorumAcquisition(Voter):
 
     async def _first_round(self) -> Won | None:
         """One parallel round trip. None when others hold it, and it is to be waited for."""
-        self._ask_all(protocol.vote(self._keys, self.token, self._wanted.lease, label=self._wanted.label), self._voted)
+        # A store has a counter of its own: with one, the masters need not give the same.
+        proposed = self._masters.proposal() if self._without_store else 0
+        call = protocol.vote(self._keys, self.token, self._wanted.lease, label=self._wanted.label, proposed=proposed)
+        self._ask_all(call, self._voted)
         await self._until_decided()
         won = self._ballot.won(time.monotonic())
         if won is not None:
@@ -214,7 +236,7 @@ class QuorumAcquisition(Voter):
     def _voted(self, asked_at: float, master: Master, reply: Any) -> None:
         outcome = reply if isinstance(reply, Silent) else _read(protocol.voted, reply, asked_at)
         if isinstance(outcome, Granted):
-            self._ballot.granted(master.name, outcome)
+            self._granted(master, outcome)
         elif isinstance(outcome, Silent):
             self._ballot.silent(master.name, str(outcome))
         else:
@@ -259,7 +281,7 @@ class QuorumAcquisition(Voter):
         name = master.name
         outcome = reply if isinstance(reply, Silent) else _read(protocol.acquired, reply, asked_at)
         if isinstance(outcome, Granted):
-            self._ballot.granted(name, outcome)
+            self._granted(master, outcome)
         elif isinstance(outcome, Queued):
             self._ballot.queued(name, outcome)
             self._heard_at = time.monotonic()
@@ -276,6 +298,10 @@ class QuorumAcquisition(Voter):
         else:
             self._ballot.silent(name, f"refused the acquire call: {outcome.kind}")
         self._changed()
+
+    def _granted(self, master: Master, granted: Granted) -> None:
+        master.ahead_us = granted.server_us - int(granted.asked_at * 1_000_000)
+        self._ballot.granted(master.name, granted)
 
     def pushed(self, master: Master, push: Handover) -> None:
         if push.kind == "G":
@@ -325,9 +351,10 @@ class QuorumAcquisition(Voter):
     async def _wait(self, patience: Patience) -> Won:
         self._masters.expect(self.token, self)
         self._masters.join(self._keys.digest, self.token, self)
-        # A process that waits also hears from the store when a lease is taken from it.
-        self._listens = True
-        self._runtime.background(self._runtime.wakeup.pushes.listen(self._wanted.keys, self.token))
+        if not self._without_store:
+            # A process that waits also hears from the store when a lease is taken from it.
+            self._listens = True
+            self._runtime.background(self._runtime.wakeup.pushes.listen(self._wanted.keys, self.token))
         await self._queue_up()
         with self._objection() as objection:
             while True:
@@ -457,6 +484,10 @@ class QuorumAcquisition(Voter):
             f" ({told}). Nothing was changed; try again",
             answers=answers,
         )
+
+
+def _raised(answers: dict[str, Any]) -> int:
+    return sum(not isinstance(answer, Silent) and answer[0] == b"raised" for answer in answers.values())
 
 
 def _read(parse: Callable[[Any, float], T], reply: Any, asked_at: float) -> T | Silent:

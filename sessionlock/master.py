@@ -32,7 +32,7 @@ __all__ = ["Answered", "Master", "Silent"]
 
 SHORTEST_BREAK = 0.1  # seconds for which a master that failed is left alone, doubled with every failure
 LONGEST_BREAK = 2.0
-SCRIPTS = ("vote", "acquire", "adopt", "renew", "abandon")
+SCRIPTS = ("vote", "raise_fence", "acquire", "adopt", "renew", "abandon")
 UPTIME = re.compile(rb"^uptime_in_seconds:(\d+)", re.MULTILINE)
 
 
@@ -64,6 +64,7 @@ class Master:
         self.name = name
         self.label = label
         self.rejoin_after = rejoin_after
+        self.ahead_us: int | None = None  # its clock less our monotonic one, when it last told, or a little more
         self._client = client
         self._reply_within = reply_within
         self._on_push = on_push

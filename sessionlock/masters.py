@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -11,6 +12,8 @@ from .master import Master, Silent, packed_call
 from .protocol import Call, Handover
 
 __all__ = ["Master", "Masters", "Silent", "Voter"]
+
+PROPOSED_AHEAD_US = 10_000  # for the way there, which may be longer than it was when the clock was told
 
 
 class Voter:
@@ -34,7 +37,7 @@ class Masters:
     def __init__(self, make: Callable[..., Sequence[Master]]) -> None:
         self._voters: dict[str, Voter] = {}
         self._rooms: dict[str, dict[str, Voter]] = {}  # session -> its waiters here, first come first
-        self._settling: set[asyncio.Future[None]] = set()
+        self._settling: set[asyncio.Future[list[Any]]] = set()
         self.all = make(on_push=self._pushed, on_gap=self._gap)
         self.majority = len(self.all) // 2 + 1
 
@@ -73,6 +76,13 @@ class Masters:
         for voter in list(self._voters.values()):
             voter.gap(master)
 
+    def proposal(self) -> int:
+        """A counter that is just above the clocks of all masters, for them to give the same one; 0 when not known."""
+        known = [master.ahead_us for master in self.all if master.ahead_us is not None]
+        if len(known) < self.majority:
+            return 0
+        return int(time.monotonic() * 1_000_000) + max(known) + PROPOSED_AHEAD_US
+
     # --- all at once
 
     async def ask(self, call: Call, enough: Callable[[dict[str, Any]], bool] | None = None) -> dict[str, Any]:
@@ -95,22 +105,32 @@ class Masters:
         for master in self.all:
             master.send(call, partial(answered, master), voting=voting, packed=packed)
 
-    def settle(self, call: Call) -> asyncio.Future[None]:
-        """Give up what ``call`` abandons, sent before this returns; done when a majority has, or all have answered."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        settled: list[bool] = []
+    def settle(self, call: Call, enough: Callable[[list[Any]], bool] | None = None) -> asyncio.Future[list[Any]]:
+        """Give up what ``call`` abandons, sent before this returns.
+
+        The replies of those that answered, when they are ``enough`` (default: a majority), or all have.
+        """
+        done: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        replies: list[Any] = []
+        out = len(self.all)
         self._settling.add(done)
         done.add_done_callback(self._settling.discard)
 
         def answered(reply: Any) -> None:
-            settled.append(not isinstance(reply, Silent))
-            if not done.done() and (sum(settled) >= self.majority or len(settled) == len(self.all)):
-                done.set_result(None)
+            nonlocal out
+            out -= 1
+            if not isinstance(reply, Silent):
+                replies.append(reply)
+            if not done.done() and (not out or (enough or self._a_majority)(replies)):
+                done.set_result(replies)
 
         packed = packed_call(call)
         for master in self.all:
             master.settle(call, answered, packed=packed)
         return done
+
+    def _a_majority(self, replies: list[Any]) -> bool:
+        return len(replies) >= self.majority
 
     async def aclose(self) -> None:
         if self._settling:

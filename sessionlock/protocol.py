@@ -251,9 +251,19 @@ def install(
     )
 
 
-def vote(keys: SessionKeys, token: str, lease: LeasePolicy, *, channel: str = "-", label: str = "") -> Call:
-    """The lock of one master of a quorum, if it is free and nobody waits for it. For a token's very first call."""
-    return Call("vote", keys.all, (token, lease.ttl_ms, channel, label))
+def vote(
+    keys: SessionKeys, token: str, lease: LeasePolicy, *, channel: str = "-", label: str = "", proposed: int = 0
+) -> Call:
+    """The lock of one master of a quorum, if it is free and nobody waits for it. For a token's very first call.
+
+    ``proposed``: the counter that all masters are to give, if they can.
+    """
+    return Call("vote", keys.all, (token, lease.ttl_ms, channel, label, proposed))
+
+
+def raise_fence(keys: SessionKeys, token: str, fence: int) -> Call:
+    """The highest of the counters that masters gave ``token`` becomes that of all."""
+    return Call("raise_fence", keys.all, (token, fence))
 
 
 def adopt(keys: SessionKeys, token: str, *, channel: str = "-", label: str = "") -> Call:
@@ -278,6 +288,11 @@ def release(
     refresh_ms = session.refresh_ms if session else 0
     head: list[Word] = [token, fence, created, idle_ms, absolute_ms, refresh_ms, push_limit, 1 if deaf else 0, channel]
     return Call("release", keys.all, _with_changes(head, changes))
+
+
+def releases_only_a_lock(call: Call) -> bool:
+    """Whether a ``release`` is that of a lock without a session, whose life it would give otherwise."""
+    return call.args[3] == 0
 
 
 def save(

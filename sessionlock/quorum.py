@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from . import protocol
 from .durability import Safety
-from .errors import ConfigurationError, RedisUnavailable
+from .errors import ConfigurationError, QuorumNotReached, RedisUnavailable
 from .executor import Executor
 from .keys import SessionKeys
 from .masters import Master, Masters, Silent
@@ -183,6 +183,7 @@ class QuorumExecutor(Executor):
         self.masters = masters
         self._background = background
         self.voted_once: set[Word] = set()  # holders whose tokens were in one call to each master
+        self.without_store: set[Word] = set()  # holders of which the store knows nothing
         self._routes = {
             "release": self._release,
             "renew": self._renew,
@@ -206,6 +207,8 @@ class QuorumExecutor(Executor):
         return reply, safety
 
     async def _release(self, call: Call) -> Any:
+        if protocol.releases_only_a_lock(call):
+            return await self._unlock(call)
         reply, _ = await self._saved_and_released(call, self._unwaited(call))
         return reply
 
@@ -225,11 +228,32 @@ class QuorumExecutor(Executor):
             self.give_up(call)
         return reply, safety
 
-    def give_up(self, call: Call) -> None:
+    async def _unlock(self, call: Call) -> list[Any]:
+        """A lock alone: whether it was held to the end is for a majority of masters to say."""
+        majority, others = self.masters.majority, len(self.masters.all) - self.masters.majority
+
+        def sure(replies: list[Any]) -> bool:
+            gone = len(_gone(replies))
+            return len(replies) - gone >= majority or gone > others
+
+        self.without_store.discard(call.args[0])
+        replies = await self.give_up(call, sure)
+        gone = _gone(replies)
+        if len(gone) > others:
+            return [b"lost", str(max(gone)).encode()]
+        if len(replies) < majority:
+            raise QuorumNotReached(
+                f"only {len(replies)} of {len(self.masters.all)} masters answered when the lock was given up: it is not"
+                " known whether it was held to the end. Where it was not given up it runs out"
+            )
+        return [b"clean", b""]
+
+    def give_up(self, call: Call, enough: Callable[[list[Any]], bool] | None = None) -> asyncio.Future[list[Any]]:
+        """As :meth:`Masters.settle`, for the token of a ``release``."""
         token = call.args[0]
         once = token in self.voted_once
         self.voted_once.discard(token)
-        self.masters.settle(Call("abandon", call.keys, (token, 0, 0, 1 if once else 0)))
+        return self.masters.settle(Call("abandon", call.keys, (token, 0, 0, 1 if once else 0)), enough)
 
     async def _renew(self, call: Call) -> list[int | None]:
         """Extended, where a majority of masters and the store say so; None while that is not known."""
@@ -237,7 +261,7 @@ class QuorumExecutor(Executor):
         def sure(answers: dict[str, Any]) -> bool:
             return None not in self._renewed(call, answers, len(self.masters.all) - len(answers))
 
-        at_store = self._background(self.store.run(call))
+        at_store = self._background(self._renew_at_store(call))
         at_store.add_done_callback(_fetch_error)
         answers = await self.masters.ask(call, sure)
         by_masters = self._renewed(call, answers, 0)
@@ -246,6 +270,18 @@ class QuorumExecutor(Executor):
             0 if 0 in (master, store) else store if master else None
             for master, store in zip(by_masters, by_store, strict=True)
         ]
+
+    async def _renew_at_store(self, call: Call) -> list[int]:
+        """1 for those of which it knows nothing."""
+        tokens = call.args[::2]
+        known = [number for number, token in enumerate(tokens) if token not in self.without_store]
+        renewed = [1] * len(tokens)
+        if known:
+            keys = [key for number in known for key in call.keys[2 * number : 2 * number + 2]]
+            args = [word for number in known for word in call.args[2 * number : 2 * number + 2]]
+            for number, reply in zip(known, await self.store.run(Call(call.script, keys, args)), strict=True):
+                renewed[number] = reply
+        return renewed
 
     def _renewed(self, call: Call, answers: Mapping[str, Any], out: int) -> list[int | None]:
         """For each lease 1: held by a majority, 0: by none for sure, None: it depends on who has not answered."""
@@ -277,7 +313,7 @@ class QuorumExecutor(Executor):
         return sum(not isinstance(answer, Silent) for answer in answers.values()) >= self.masters.majority
 
     async def _force_release(self, call: Call) -> Any:
-        """The store decides: it knows the holder. A plain lock of another client is known to the masters only."""
+        """The store decides where it knows the holder. What is a lock alone is known to the masters only."""
         reply = await self.store.run(call)
         at_masters = Call(call.script, call.keys, (call.args[0], 0, 0))
         if reply[0] == b"released":
@@ -286,12 +322,8 @@ class QuorumExecutor(Executor):
         look = Call("inspect", call.keys, ())
         views = await self.masters.ask(look, self._a_majority)
         token = call.args[0]
-        foreign = [
-            view
-            for view in views.values()
-            if not isinstance(view, Silent) and _text(view[0]) == token and not _is_ours(view)
-        ]
-        if len(foreign) < self.masters.majority:
+        holding = sum(not isinstance(view, Silent) and _text(view[0]) == token for view in views.values())
+        if holding < self.masters.majority:
             return reply
         answers = await self.masters.ask(at_masters)
         released = sum(answer[0] == b"released" for answer in answers.values() if not isinstance(answer, Silent))
@@ -302,13 +334,13 @@ class QuorumExecutor(Executor):
         await self.store.aclose()
 
 
+def _gone(replies: list[Any]) -> list[int]:
+    """The highest counters of the masters that had no lock to give up."""
+    return [int(reply[1]) for reply in replies if reply[0] == b"left"]
+
+
 def _text(token: bytes | None) -> str | None:
     return None if token is None else token.decode(errors="replace")
-
-
-def _is_ours(view: Sequence[Any]) -> bool:
-    seen = protocol.inspected(list(view))
-    return seen.holder is not None and seen.holder.age is not None
 
 
 def _add_holder(reply: list[Any], views: Sequence[Any], majority: int) -> None:
@@ -317,7 +349,8 @@ def _add_holder(reply: list[Any], views: Sequence[Any], majority: int) -> None:
         if view[0] is not None and sum(other[0] == view[0] for other in views) >= majority:
             reply[0], reply[1] = view[0], view[1]
             reply[2] = view[2]
-            reply[3] = [*reply[3][:4], view[3][4]]
+            fence = reply[3][0] or view[3][0]
+            reply[3] = [fence, *reply[3][1:4], view[3][4]]
             return
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .errors import LockNotAcquired, QueueFull, SessionLockError, WaitTimedOut
 from .protocol import Busy, Holder, refusal
 
-__all__ = ["not_granted", "queue_full", "refused"]
+__all__ = ["not_granted", "outrun", "queue_full", "refused"]
 
 NOBODY_CERTAIN = "others, none by a majority"
 
@@ -40,6 +40,14 @@ def not_granted(
             f" {position or 0} were ahead when last heard of. Nothing was changed; try again"
         )
     return WaitTimedOut(message, holder=holder and holder.label, holder_age=holder and holder.age, position=position)
+
+
+def outrun(name: str, elapsed: float) -> WaitTimedOut:
+    """For who got a majority of a quorum's masters, again and again, and lost it before it could take effect."""
+    return WaitTimedOut(
+        f"session {name}: the majority that was won has been found to be over, for {elapsed:.2f} s. Another request was"
+        " faster each time, or a master's clock was set back. Nothing was changed; try again"
+    )
 
 
 def _described(holder: Holder) -> str:

@@ -12,6 +12,7 @@ QUORUM = "tests/deployments/test_quorum.py::"
 FAIL = QUORUM + "TestMastersThatFail::"
 LEFT = QUORUM + "TestWhatIsLeftBehind::"
 INSTALL = "tests/protocol/test_install.py::"
+LOCKS = "tests/deployments/test_quorum_locks.py::"
 VOTE = "tests/protocol/test_vote.py::"
 BALLOT = "tests/protocol/test_ballot.py::"
 CHECKUP = "tests/deployments/test_checkup.py::"
@@ -88,9 +89,9 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "what a master was asked before it hung stays",
         "quorum",
         "master.py",
-        "            self._debts.append((time.monotonic() + PATIENCE, call))\n",
+        "            self._debts.append((until, call))\n",
         "",
-        LEFT + "test_a_master_that_hung_settles_later",
+        LEFT + "test_a_master_that_hung_settles_by_itself",
     ),
     (
         "debts wait for the next request",
@@ -171,5 +172,64 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "local heard = redis.pcall('SPUBLISH', channel, message)",
         "local heard = call('SPUBLISH', channel, message)",
         "tests/deployments/test_cluster_faults.py::test_without_sharded_pubsub",
+    ),
+    (
+        "masters that number differently are not told the highest",
+        "quorum",
+        "election.py",
+        "if won.agreed < majority:",
+        "if False:",
+        (
+            LOCKS + "TestFences::test_grow_when_the_master_with_the_highest_dies",
+            LOCKS + "TestFences::test_grow_whatever_is_lost",
+        ),
+    ),
+    (
+        "a fence is raised after the lock was lost",
+        "quorum",
+        "lua/raise_fence.lua",
+        "if call('GET', LOCK) ~= ARGV[1] then",
+        "if false then",
+        (VOTE + "TestRaisedFence", LOCKS + "TestFences::test_a_majority_that_is_lost_before_it_agreed"),
+    ),
+    (
+        "a proposed counter may be below one that was given",
+        "quorum",
+        "lua/vote.lua",
+        "and proposed > (number_in(last) or 0) then",
+        "then",
+        VOTE + "test_a_counter_that_was_proposed",
+    ),
+    (
+        "a proposed counter may be far ahead of the clock",
+        "quorum",
+        "lua/vote.lua",
+        "and proposed <= now + NEAR_US",
+        "",
+        VOTE + "test_a_proposal_by_a_clock_that_is_wrong",
+    ),
+    (
+        "a lock that was taken by force ends as if it had been held",
+        "quorum",
+        "quorum.py",
+        "if len(gone) > others:",
+        "if False:",
+        LOCKS + "TestHolding::test_taken_by_force",
+    ),
+    (
+        "a master owes what it was not asked for",
+        "quorum",
+        "master.py",
+        "elif (token is None or token in self._perhaps_here) and",
+        "elif",
+        FAIL + "test_calls_to_one_that_hangs_do_not_pile_up",
+    ),
+    (
+        "what a vote is given up by overtakes it while the connection is opened",
+        "quorum",
+        "master.py",
+        "self._arriving.append((use, answered))",
+        "self._arriving.insert(0, (use, answered))",
+        LOCKS + "TestHolding::test_given_up_while_the_connection_is_opened",
     ),
 ]

@@ -4,7 +4,7 @@
 -- uses  base receipts queue
 -- KEYS  lock queue waiters session receipts
 -- ARGV  token push_limit deaf once
--- reply left | handed-on
+-- reply left fence | handed-on       left: it had no lock here; fence: the highest granted
 
 local token, push_limit, deaf = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local holds = call('GET', LOCK) == token
@@ -19,7 +19,7 @@ keep_receipt(state[2], token, now)
 call('HSET', SESSION, '#commit', token .. ' ' .. now_digits)
 keep_mortal(SHELL_MS)
 if not holds then
-  return {'left'}
+  return {'left', state[1] or '0'}
 end
 hand_over(nil, nil, push_limit, deaf, now, now_digits, state[1], state[3])
 return {'handed-on'}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
 import pytest
 from deployments.common import MakeGuard, Tell
 from support.cluster import Cluster
 from support.deadline import within
+from support.quorums import Place
 
 from sessionlock import SessionGuard
 
@@ -73,3 +74,20 @@ async def node() -> AsyncIterator[MakeGuard]:
             return guard
 
         yield make
+
+
+@pytest.fixture
+async def three() -> AsyncIterator[Place]:
+    """A quorum of three masters."""
+    with ExitStack() as stack:
+        place = Place(stack, 3)
+        async with place.guards:
+            yield place
+
+
+@pytest.fixture
+async def five() -> AsyncIterator[Place]:
+    with ExitStack() as stack:
+        place = Place(stack, 5)
+        async with place.guards:
+            yield place

@@ -4,135 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import anyio
 import pytest
 import redis.asyncio
-from support.choice import by_default, in_chosen_protocol
+from support.choice import by_default
 from support.cluster import Cluster
 from support.commands import CommandCounter, connect
 from support.proxy import FaultyProxy
-from support.stored import Stored
+from support.quorums import KEYS, QUICK, SID, Place, count, until
 
 from sessionlock import (
     LeaseLost,
     LeasePolicy,
     Quorum,
     QuorumNotReached,
-    RedisUnavailable,
-    Session,
     SessionGuard,
     StaleFencingToken,
     WaitTimedOut,
 )
-from sessionlock.embedded import EmbeddedServer
 from sessionlock.executor import script
 from sessionlock.keys import keys_for
 
 pytestmark = pytest.mark.anyio
 
-SID = "s"
-KEYS = keys_for("sl", SID)
-QUICK = LeasePolicy(ttl=1.0, claim=0.5)
 FORGOTTEN = LeasePolicy(ttl=3.0, renew=False, on_lost="flag")
 Waited = Callable[[Callable[[], bool]], Any]
-
-
-class Place:
-    """Masters and a store of a test's own. ``raw``: a blocking client of each master, in their order."""
-
-    def __init__(self, stack: ExitStack, masters: int) -> None:
-        self._stack = stack
-        self.masters = [stack.enter_context(EmbeddedServer(tcp=True)) for _ in range(masters)]
-        self.store = stack.enter_context(EmbeddedServer(tcp=True))
-        self.guards = AsyncExitStack()
-        self.stored = stack.enter_context(Stored(self.store.unix_url, SID))
-
-    def quorum(self, **options: Any) -> Quorum:
-        return Quorum(
-            *(in_chosen_protocol(master.tcp_url) for master in self.masters), **{"rejoin_after": 0, **options}
-        )
-
-    def guard(self, quorum: Quorum | None = None, **options: Any) -> SessionGuard:
-        """As another process would have one."""
-        guard = SessionGuard.from_url(in_chosen_protocol(self.store.tcp_url), quorum=quorum or self.quorum(), **options)
-        self.guards.push_async_callback(guard.aclose)
-        return guard
-
-    def at(self, master: int) -> Stored:
-        return self._stack.enter_context(Stored(self.masters[master].unix_url, SID))
-
-    def uptime(self, master: int) -> int:
-        with connect(self.masters[master].unix_url) as raw:
-            info: Any = raw.info("server")
-            return int(info["uptime_in_seconds"])
-
-    @asynccontextmanager
-    async def held_by_the_last_two(self, guard: SessionGuard) -> AsyncIterator[Session]:
-        """Of three masters; the first one is free, too."""
-        with connect(self.masters[0].unix_url) as raw:
-            raw.set(KEYS.lock, "foreign", px=60_000)
-            async with guard.session_lock(SID) as session:
-                await until(lambda: self.holders()[1:] == [session.lease.token] * 2)  # type: ignore[union-attr]
-                raw.delete(KEYS.lock)
-                yield session
-
-    def holders(self) -> list[str | None]:
-        return [self.at(number).lock for number, master in enumerate(self.masters) if master.running]
-
-    def is_free(self, masters: Mapping[int, Any] | list[int] | None = None) -> bool:
-        """Neither a lock nor a waiter anywhere."""
-        numbers = range(len(self.masters)) if masters is None else masters
-        return all(self.at(number).free for number in numbers) and self.stored.free
-
-
-@pytest.fixture
-def place3() -> Iterator[Place]:
-    with ExitStack() as stack:
-        yield Place(stack, 3)
-
-
-@pytest.fixture
-def place5() -> Iterator[Place]:
-    with ExitStack() as stack:
-        yield Place(stack, 5)
-
-
-@pytest.fixture
-async def three(place3: Place) -> AsyncIterator[Place]:
-    async with place3.guards:
-        yield place3
-
-
-@pytest.fixture
-async def five(place5: Place) -> AsyncIterator[Place]:
-    async with place5.guards:
-        yield place5
-
-
-async def until(holds: Callable[[], bool], within: float = 10.0) -> None:
-    deadline = time.monotonic() + within
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {within:g} s"
-        await asyncio.sleep(0.005)
-
-
-async def count(guard: SessionGuard, times: int, **options: Any) -> int:
-    """Guarded increments; returns how many were acknowledged."""
-    done = 0
-    for _ in range(times):
-        try:
-            async with guard.session_lock(SID, **options) as session:
-                value = session.get("n", 0)
-                await asyncio.sleep(0)
-                session["n"] = value + 1
-        except (RedisUnavailable, LeaseLost, WaitTimedOut):
-            continue
-        done += 1
-    return done
 
 
 class TestOneAtATime:
@@ -278,13 +178,16 @@ class TestMastersThatFail:
         guard = three.guard()
         await count(guard, 1)
         executor: Any = guard.runtime().executor
+        hung = executor.masters.all[2]
         three.masters[2].pause()
         try:
+            owed = 0
             began = time.monotonic()
             while time.monotonic() < began + 1.5:
                 assert await count(guard, 1) == 1
-            hung = executor.masters.all[2]
+                owed = owed or (not hung.available and len(hung._debts))
             assert len(hung._tasks) <= 4
+            assert 0 < len(hung._debts) == owed, "nothing more was asked of it"
         finally:
             three.masters[2].resume()
         await until(three.is_free, within=5)  # sooner than its leases end

@@ -8,8 +8,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,10 @@ import httpx
 import pytest
 import support.forking
 from deployments.common import SID, MakeGuard, fence_of, lock_of
-from deployments.test_quorum import Place
 from support.cluster import Cluster, slot_of
 from support.history import Operation, judge
 from support.polling import eventually
+from support.quorums import Place
 from support.sentinels import Sentinels
 from support.sites import Site
 from support.stored import Stored
@@ -34,22 +32,6 @@ pytestmark = pytest.mark.anyio
 
 LEASE = LeasePolicy(ttl=1.0, claim=0.5)
 FORGOTTEN = LeasePolicy(ttl=1.0, renew=False, on_lost="flag")
-
-
-@pytest.fixture
-async def five() -> AsyncIterator[Place]:
-    with ExitStack() as stack:
-        place = Place(stack, 5)
-        async with place.guards:
-            yield place
-
-
-@pytest.fixture
-async def three() -> AsyncIterator[Place]:
-    with ExitStack() as stack:
-        place = Place(stack, 3)
-        async with place.guards:
-            yield place
 
 
 class Counting:

@@ -7,32 +7,19 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
 import pytest
 import redis.asyncio
-from deployments.test_quorum import KEYS, SID, Place, count, until
 from support.choice import by_default
+from support.quorums import KEYS, QUICK, SID, Place, count, until
 
 from sessionlock import QuorumNotReached, SessionGuard, WaitTimedOut
 
 pytestmark = pytest.mark.anyio
 pytest.importorskip("pottery")
-
-
-@pytest.fixture
-def place() -> Iterator[Place]:
-    with ExitStack() as stack:
-        yield Place(stack, 3)
-
-
-@pytest.fixture
-async def three(place: Place) -> AsyncIterator[Place]:
-    async with place.guards:
-        yield place
 
 
 def by_pottery(place: Place, **options: Any) -> SessionGuard:
@@ -97,8 +84,6 @@ async def test_plain_pottery_on_the_same_key(three: Place, engine: Any) -> None:
 
 async def test_a_long_body(three: Place) -> None:
     """Renewed, and more often than pottery's three extensions."""
-    from deployments.test_quorum import QUICK
-
     guard, other = by_pottery(three, lease=QUICK), by_pottery(three, lease=QUICK)
     async with guard.session_lock(SID) as session:
         began = time.monotonic()

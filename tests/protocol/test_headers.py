@@ -38,6 +38,7 @@ CALLS: dict[str, Call] = {
     "release": protocol.release(KEYS, "token", 1, "", SESSION, [CHANGE, CHANGE]),
     "renew": protocol.renew([(KEYS, "token", 1), (KEYS, "other", 2)]),
     "vote": protocol.vote(KEYS, "token", LeasePolicy()),
+    "raise_fence": protocol.raise_fence(KEYS, "token", 7),
     "save": protocol.save(KEYS, "token", 1, "op", "", SESSION, [CHANGE, CHANGE]),
 }
 SCRIPTS = sorted(path.name.removesuffix(".lua") for path in LUA.iterdir() if not path.name.startswith("_"))

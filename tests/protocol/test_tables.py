@@ -729,7 +729,7 @@ class World:
         return str(answer)
 
     def abandon(self, who: str, options: list[str]) -> str:
-        return _word(self._run(protocol.abandon(KEYS, who)))
+        return _word(self._run(protocol.abandon(KEYS, who))[:1])  # what it tells beside the word is for a quorum
 
     def force(self, who: str, options: list[str]) -> str:
         return _word(self._run(protocol.force_release(KEYS, who)))

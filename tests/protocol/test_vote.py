@@ -15,12 +15,12 @@ KEYS = keys_for("sl", "s")
 LEASE = LeasePolicy()
 
 
-def vote(redis: Redis, token: str) -> Granted | Refused:
-    return protocol.voted(run(redis, protocol.vote(KEYS, token, LEASE, label="node")), 0.0)
+def vote(redis: Redis, token: str, proposed: int = 0) -> Granted | Refused:
+    return protocol.voted(run(redis, protocol.vote(KEYS, token, LEASE, label="node", proposed=proposed)), 0.0)
 
 
-def granted(redis: Redis, token: str) -> int:
-    outcome = vote(redis, token)
+def granted(redis: Redis, token: str, proposed: int = 0) -> int:
+    outcome = vote(redis, token, proposed)
     assert isinstance(outcome, Granted), outcome
     return outcome.fence
 
@@ -80,14 +80,14 @@ def test_given_back_while_others_wait(redis: Redis) -> None:
 
 def test_given_back_before_it_was_taken(redis: Redis) -> None:
     """The vote was held up on a connection that is lost: it takes nothing any more."""
-    assert leave(redis, "a") == [b"left"]
+    assert leave(redis, "a") == [b"left", b"0"]
     assert vote(redis, "a") == Refused("finished")
     assert redis.get(KEYS.lock) is None
 
 
 def test_given_back_by_somebody_else(redis: Redis) -> None:
-    granted(redis, "a")
-    assert leave(redis, "b") == [b"left"]
+    fence = granted(redis, "a")
+    assert leave(redis, "b") == [b"left", b"%d" % fence]
     assert redis.get(KEYS.lock) == b"a"
 
 
@@ -99,3 +99,44 @@ def test_a_receipt_only_where_something_may_come_late(redis: Redis) -> None:
     granted(redis, "b")
     leave(redis, "b", once=False)
     assert vote(redis, "b") == Refused("finished")
+
+
+def now_us(redis: Redis) -> int:
+    seconds, micros = redis.time()
+    return int(seconds) * 1_000_000 + int(micros)
+
+
+def test_a_counter_that_was_proposed(redis: Redis) -> None:
+    """It is given, so that all masters give the same, and what comes after is higher."""
+    proposed = now_us(redis) + 500_000
+    assert granted(redis, "a", proposed) == proposed
+    leave(redis, "a")
+    assert granted(redis, "b") == proposed + 1
+    leave(redis, "b")
+    assert granted(redis, "c", proposed) == proposed + 2, "not one that was given before, or a lower one"
+
+
+def test_a_proposal_by_a_clock_that_is_wrong(redis: Redis) -> None:
+    """Behind ours, or far ahead: a counter must grow as the clock does, for it may be forgotten."""
+    for token, far in (("a", -1_000), ("b", 2_000_000), ("c", 10**15)):
+        before = now_us(redis)
+        assert before <= granted(redis, token, before + far) <= now_us(redis) + 1
+        leave(redis, token)
+
+
+class TestRaisedFence:
+    def test_by_the_holder(self, redis: Redis) -> None:
+        """Once or again; whoever comes after gets a higher one, and it never goes down."""
+        fence = granted(redis, "a")
+        for raised_to in (fence + 5_000_000, fence + 5_000_000, fence):
+            assert run(redis, protocol.raise_fence(KEYS, "a", raised_to)) == [b"raised"]
+            assert redis.hget(KEYS.session, "#fence") == b"%d" % (fence + 5_000_000)
+        leave(redis, "a")
+        assert granted(redis, "b") == fence + 5_000_001
+
+    def test_by_who_is_not_the_holder_any_more(self, redis: Redis) -> None:
+        granted(redis, "a")
+        leave(redis, "a")
+        fence = granted(redis, "b")
+        assert run(redis, protocol.raise_fence(KEYS, "a", fence + 1)) == [b"lost"]
+        assert redis.hget(KEYS.session, "#fence") == b"%d" % fence
