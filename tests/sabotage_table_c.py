@@ -232,4 +232,12 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "self._arriving.insert(0, (use, answered))",
         LOCKS + "TestHolding::test_given_up_while_the_connection_is_opened",
     ),
+    (
+        "a fence that is ahead of the clock is forgotten",
+        "quorum",
+        "lua/raise_fence.lua",
+        "keep_mortal(math.ceil(math.max(0, fence - server_time()) / 1000) + SHELL_MS)",
+        "",
+        VOTE + "TestRaisedFence::test_it_is_remembered_until_the_clock_has_come_as_far",
+    ),
 ]

@@ -10,7 +10,10 @@
 if call('GET', LOCK) ~= ARGV[1] then
   return {'lost'}
 end
-if (number_in(call('HGET', SESSION, '#fence')) or 0) < tonumber(ARGV[2]) then
+local fence = tonumber(ARGV[2])
+if (number_in(call('HGET', SESSION, '#fence')) or 0) < fence then
   call('HSET', SESSION, '#fence', ARGV[2])
+  -- Not forgotten before this server's clock, by which it counts then, has come as far.
+  keep_mortal(math.ceil(math.max(0, fence - server_time()) / 1000) + SHELL_MS)
 end
 return {'raised'}

@@ -140,3 +140,12 @@ class TestRaisedFence:
         fence = granted(redis, "b")
         assert run(redis, protocol.raise_fence(KEYS, "a", fence + 1)) == [b"lost"]
         assert redis.hget(KEYS.session, "#fence") == b"%d" % fence
+
+    def test_it_is_remembered_until_the_clock_has_come_as_far(self, redis: Redis) -> None:
+        """For a master whose counters have been forgotten goes on by its clock."""
+        fence = granted(redis, "a") + 600_000_000
+        run(redis, protocol.raise_fence(KEYS, "a", fence))
+        assert 600_000 < int(redis.pttl(KEYS.session)) <= 661_000
+        leave(redis, "a")
+        assert granted(redis, "b") == fence + 1
+        assert int(redis.pttl(KEYS.session)) > 600_000
