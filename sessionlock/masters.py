@@ -13,6 +13,7 @@ from .protocol import Call, Handover
 
 __all__ = ["Master", "Masters", "Silent", "Voter"]
 
+NEAR_US = 500_000
 PROPOSED_AHEAD_US = 10_000  # for the way there, which may be longer than it was when the clock was told
 
 
@@ -40,6 +41,7 @@ class Masters:
         self._settling: set[asyncio.Future[list[Any]]] = set()
         self.all = make(on_push=self._pushed, on_gap=self._gap)
         self.majority = len(self.all) // 2 + 1
+        self._last_proposed = 0
 
     # --- who waits here
 
@@ -77,11 +79,20 @@ class Masters:
             voter.gap(master)
 
     def proposal(self) -> int:
-        """A counter that is just above the clocks of all masters, for them to give the same one; 0 when not known."""
-        known = [master.ahead_us for master in self.all if master.ahead_us is not None]
+        """A counter that is just above the clocks of the masters, for them to give the same one; 0 when not known.
+
+        It grows with every call. A clock that is far ahead of most is left out: to the others it would be of no use.
+        """
+        known = sorted(master.ahead_us for master in self.all if master.ahead_us is not None)
         if len(known) < self.majority:
             return 0
-        return int(time.monotonic() * 1_000_000) + max(known) + PROPOSED_AHEAD_US
+        usual = known[(len(known) - 1) // 2]
+        ahead = max(one for one in known if one - usual < NEAR_US)
+        proposed = int(time.monotonic() * 1_000_000) + ahead + PROPOSED_AHEAD_US
+        if 0 <= self._last_proposed - proposed < NEAR_US:
+            proposed = self._last_proposed + 1
+        self._last_proposed = proposed
+        return proposed
 
     # --- all at once
 

@@ -62,10 +62,30 @@ async def test_fences_grow(node: Node, record: Look) -> None:
             assert session.lease is not None
             fences.append(session.lease.fencing_token)
             assert record("s").fence == fences[-1]
+    assert fences == sorted(set(fences))
+    assert fences[-1] < 2**53
+
+
+async def test_fences_of_locks_grow(node: Node) -> None:
+    first, second = node(), node()
+    fences = []
+    for i in range(20):
         async with (second, first)[i % 2].lock("s") as lease:
             fences.append(lease.fencing_token)
     assert fences == sorted(set(fences))
     assert fences[-1] < 2**53
+
+
+@pytest.mark.needs("one counter")
+async def test_fences_of_a_session_and_of_its_lock_grow(guard: SessionGuard) -> None:
+    fences = []
+    for _ in range(10):
+        async with guard.session_lock("s") as session:
+            assert session.lease is not None
+            fences.append(session.lease.fencing_token)
+        async with guard.lock("s") as lease:
+            fences.append(lease.fencing_token)
+    assert fences == sorted(set(fences))
 
 
 async def test_fences_grow_though_everything_was_lost(guard: SessionGuard, topology: Topology) -> None:

@@ -224,9 +224,10 @@ class OnSentinel(Topology):
 class MastersAndStore:
     """Blocking clients of a quorum's masters and its store as one: what is about the lock goes to all masters.
 
-    What they say of it: the holder that the store knows, or a foreign one that most masters know; the waiters that all
-    of them know where that holder has the lock. For it wins by the first two answers: on a busy machine a waiter's call
-    may come to the third master before its own, and then stands in no queue there.
+    What they say of it: the holder that the store knows, or one that most masters know and the store never knew (a
+    foreign one, or one of a lock alone); the waiters that all of them know where that holder has the lock. For it wins
+    by the first two answers: on a busy machine a waiter's call may come to the third master before its own, and then
+    stands in no queue there.
     """
 
     def __init__(self, masters: list[Any], store: Any) -> None:
@@ -239,12 +240,14 @@ class MastersAndStore:
 
     def get(self, key: bytes) -> Any:
         held = self.store.get(key)
+        if held is not None:
+            return held
         holders = [master.get(key) for master in self.masters]
-        foreign = next((one for one in holders if one is not None and holders.count(one) > len(holders) / 2), None)
-        if held is None and foreign is not None:
-            known = self.masters[0].hget(key.replace(b":lock", b":session"), "#holder") or b""
-            return None if known.startswith(foreign) else foreign
-        return held
+        elected = next((one for one in holders if one is not None and holders.count(one) > len(holders) / 2), None)
+        if elected is None:
+            return None
+        last = self.store.hget(key.replace(b":lock", b":session"), "#holder") or b""
+        return None if last.startswith(elected) else elected  # the masters are about to be told that it is over
 
     def zrange(self, key: bytes, first: int, last: int) -> list[bytes]:
         lock = key.rpartition(b":")[0] + b":lock"
@@ -306,6 +309,7 @@ class OnQuorum(Topology):
     """The lock on a majority of three independent masters, the sessions at a store of their own."""
 
     lacks: Mapping[str, str] = {
+        "one counter": "a lock alone is numbered by the masters, a session by its store",
         "monitor": "MONITOR shows one server's commands, and a session's go to four",
         "statistics": "INFO counts one server's bytes, and a session's go to four",
     }

@@ -81,6 +81,24 @@ class TestRoundTrips:
             await until(lambda: ran.script_calls == 2)
 
 
+class TestProposals:
+    async def test_grow_and_follow_the_clocks(self, three: Place) -> None:
+        """Above every clock but one that is far ahead; never the same twice, though a clock was set back a little."""
+        guard = three.guard()
+        masters: Any = guard.runtime().executor.masters  # type: ignore[attr-defined]
+        assert masters.proposal() == 0, "no clock is known"
+        await one_lock(guard)
+        await until(lambda: all(master.ahead_us is not None for master in masters.all))
+        first = masters.proposal()
+        assert all(0 < first - three.at(number).now_us + 20_000 < 100_000 for number in range(3))
+        for master, by_us in zip(masters.all, (-200_000, -200_000, 10**15), strict=True):
+            master.ahead_us += by_us
+        assert first < masters.proposal() < first + 100_000
+        for master in masters.all:
+            master.ahead_us -= 10_000_000
+        assert masters.proposal() < first, "what was set back far is not waited for"
+
+
 class TestFences:
     async def test_grow_when_the_master_with_the_highest_dies(self, three: Place) -> None:
         """The token of the first holder is known to the master that the second one's majority shares with it."""
@@ -182,8 +200,10 @@ class TestHolding:
     async def test_taken_by_force(self, three: Place) -> None:
         """It is seen, and can be taken; its late end is told that somebody else has been there since."""
         holder, admin = three.guard(name="holder"), three.guard()
+        await one_lock(holder)
         with pytest.raises(StaleFencingToken) as caught:
             async with holder.lock(SID, lease=FLAGGED) as lease:
+                await until(lambda: fences(three) == [lease.fencing_token] * 3)
                 seen = await admin.inspect(SID)
                 assert seen.holder is not None
                 assert (seen.holder.label, seen.holder.token) == ("holder", lease.token)
