@@ -137,18 +137,25 @@ class QuorumAcquisition(Voter):
         Whoever gets the lock later has a vote of one of that majority, and there a higher counter; so the highest that
         it is given is higher. Masters give the same counter when they can: then nothing has to be asked.
         """
-        majority = self._masters.majority
-        if won.agreed < majority:
-
-            def enough(answers: dict[str, Any]) -> bool:
-                raised = _raised(answers)
-                return raised >= majority or len(answers) - raised > len(self._by_name) - majority
-
-            call = protocol.raise_fence(self._keys, self.token, won.fence)
-            if _raised(await self._masters.ask(call, enough)) < majority:
-                return None
+        if won.agreed < self._masters.majority and not await self._raise_fence(won):
+            return None
         self._executor.without_store.add(self.token)
         return Granted(won.fence, 0, won.asked_at, won.trusted_for, protocol.EMPTY)
+
+    async def _raise_fence(self, won: Won) -> bool:
+        """Whether a majority knows it now. Of those that won it only: another may have been a later holder's before."""
+        majority = self._masters.majority
+        members = {name for name, _ in won.vector}
+
+        def raised(answers: dict[str, Any]) -> int:
+            return sum(_is_raised(answers[name]) for name in members & answers.keys())
+
+        def enough(answers: dict[str, Any]) -> bool:
+            still_out = len(members - answers.keys())
+            return raised(answers) >= majority or raised(answers) + still_out < majority
+
+        call = protocol.raise_fence(self._keys, self.token, won.fence)
+        return raised(await self._masters.ask(call, enough)) >= majority
 
     # --- the store
 
@@ -486,8 +493,8 @@ class QuorumAcquisition(Voter):
         )
 
 
-def _raised(answers: dict[str, Any]) -> int:
-    return sum(not isinstance(answer, Silent) and answer[0] == b"raised" for answer in answers.values())
+def _is_raised(reply: Any) -> bool:
+    return not isinstance(reply, Silent) and reply[0] == b"raised"
 
 
 def _read(parse: Callable[[Any, float], T], reply: Any, asked_at: float) -> T | Silent:

@@ -177,8 +177,8 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "masters that number differently are not told the highest",
         "quorum",
         "election.py",
-        "if won.agreed < majority:",
-        "if False:",
+        "if won.agreed < self._masters.majority and",
+        "if False and",
         (
             LOCKS + "TestFences::test_grow_when_the_master_with_the_highest_dies",
             LOCKS + "TestFences::test_grow_whatever_is_lost",
@@ -239,5 +239,13 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "keep_mortal(math.ceil(math.max(0, fence - server_time()) / 1000) + SHELL_MS)",
         "",
         VOTE + "TestRaisedFence::test_it_is_remembered_until_the_clock_has_come_as_far",
+    ),
+    (
+        "a fence counts as known where the vote did not count",
+        "quorum",
+        "election.py",
+        "members = {name for name, _ in won.vector}",
+        "members = set(self._by_name)",
+        LOCKS + "TestFences::test_a_majority_that_is_not_the_one_that_won",
     ),
 ]

@@ -165,6 +165,31 @@ class TestFences:
             assert [lease.token] * 2 == three.holders()
         await until(lambda: three.is_free([0, 1]))
 
+    async def test_a_majority_that_is_not_the_one_that_won(self, three: Place, monkeypatch: Any) -> None:
+        """One of two masters lost the lock, and a third one granted it late, after somebody else had had it there."""
+        guard = three.guard()
+        await one_lock(guard)
+        await until(three.is_free)
+        set_ahead(three, 0, 3_000_000)
+        raws = [three.at(number).client for number in range(3)]
+        raws[2].set(KEYS.lock, "foreign", px=60_000)
+        masters: Any = guard.runtime().executor.masters  # type: ignore[attr-defined]
+        ask = masters.ask
+        lost: list[Any] = []
+
+        async def ask_late(call: Any, *args: Any) -> Any:
+            if call.script == "raise_fence" and not lost:
+                lost.append(call.args[0])
+                raws[0].delete(KEYS.lock)
+                raws[2].set(KEYS.lock, call.args[0], px=60_000)
+            return await ask(call, *args)
+
+        monkeypatch.setattr(masters, "ask", ask_late)
+        async with guard.lock(SID) as lease:
+            assert lost
+            assert lease.token != lost[0]
+        await until(three.is_free)
+
 
 class TestHolding:
     async def test_the_store_is_not_needed(self, three: Place) -> None:
