@@ -31,7 +31,7 @@ async def test_a_late_save_is_refused(redis_url: str, node: Node, stored: Look, 
     """Attack 1: the holder is stopped beyond its lease, another node saves, the holder goes on and saves. It is
     refused, also when it does not notice by itself how late it is."""
     session = stored("s")
-    lease = {**SHORT, "on_lost": "cancel" if on_lost == "cancel" else "flag"}
+    lease = {**RENEWED, "on_lost": "cancel" if on_lost == "cancel" else "flag"}
     async with Worker(redis_url, lease=lease) as worker:
         if on_lost == "unaware":
             worker.unaware()
