@@ -92,9 +92,13 @@ class QuorumAcquisition(Voter):
             await self._abandon(wait=not isinstance(error, RedisUnavailable))
             raise
         finally:
-            self._masters.leave(self._keys.digest, self.token)
-            if self._listens:
-                self._runtime.wakeup.pushes.no_more(self._wanted.keys, self.token)
+            self._leave()
+
+    def _leave(self) -> None:
+        self._masters.leave(self._keys.digest, self.token)
+        if self._listens:
+            self._listens = False
+            self._runtime.wakeup.pushes.no_more(self._wanted.keys, self.token)
 
     async def _elected_and_installed(self) -> Granted:
         patience = Patience(self._wanted.wait, StillWaiting(f"session {self._wanted.name} is locked"))
@@ -108,7 +112,7 @@ class QuorumAcquisition(Voter):
                 return granted
             # A later holder was there first: the majority had been lost. Begin again, under another name.
             await self._abandon(wait=False)
-            self._masters.leave(self._keys.digest, self.token)
+            self._leave()
             await self._breathe(patience)
             self.token = new_token()
             self._begin()

@@ -183,7 +183,6 @@ class _Shard:
 
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
-        self.heard: set[bytes] = set()
         self.asked: dict[bytes, asyncio.Future[None]] = {}
 
     def fail(self, error: Exception) -> None:
@@ -244,7 +243,7 @@ class ShardChannels:
         except FAILED:
             return False
         self._on_gap()  # whoever could not be reached has been dropped from the queue
-        return True
+        return channel in self._where
 
     def want(self, keys: SessionKeys, token: str) -> None:
         self._wanted.setdefault(self.channel(keys).encode(), set()).add(token)
@@ -257,8 +256,6 @@ class ShardChannels:
             asked = shard.asked[channel] = asyncio.get_running_loop().create_future()
             shard.wire.tell(("SSUBSCRIBE", channel))
         await asyncio.shield(asked)
-        if channel in shard.heard:
-            self._where[channel] = address
 
     async def _shard(self, address: Address) -> _Shard:
         known = self._shards.get(address)
@@ -276,23 +273,19 @@ class ShardChannels:
         wire = await Wire.open(
             self._route.connects(address),
             reply_within=self._reply_within,
-            on_push=lambda words: self._on_push(shard, words),
+            on_push=lambda words: self._on_push(address, shard, words),
             on_close=lambda: self._lost(address),
         )
         shard = self._shards[address] = _Shard(wire)
         return shard
 
-    def _on_push(self, shard: _Shard, words: list[Any]) -> None:
+    def _on_push(self, address: Address, shard: _Shard, words: list[Any]) -> None:
         kind = words[0]
         if kind == b"smessage":
             self._on_message(words[2])
         elif kind == b"ssubscribe":
-            shard.heard.add(words[1])
-            asked = shard.asked.pop(words[1], None)
-            if asked is not None and not asked.done():
-                asked.set_result(None)
+            self._subscribed(address, shard, words[1])
         elif kind == b"sunsubscribe":
-            shard.heard.discard(words[1])
             if words[1] is not None and self._where.pop(words[1], None) is not None:
                 # Not asked for: its slot has moved to another node.
                 self._route.mistrust()
@@ -303,6 +296,15 @@ class ShardChannels:
             if not asked.done():
                 asked.set_exception(words[-1])
                 asked.exception()
+
+    def _subscribed(self, address: Address, shard: _Shard, channel: bytes) -> None:
+        if channel in self._wanted:
+            self._where[channel] = address
+        else:
+            shard.wire.tell(("SUNSUBSCRIBE", channel))  # who asked for it left meanwhile
+        asked = shard.asked.pop(channel, None)
+        if asked is not None and not asked.done():
+            asked.set_result(None)
 
     def no_more(self, keys: SessionKeys, token: str) -> None:
         channel = self.channel(keys).encode()

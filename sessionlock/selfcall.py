@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from .acquisition import OnWait, Question, Wanted
@@ -43,15 +46,43 @@ def _suspect(client: Client, wanted: Wanted, holder: Holder) -> Question | None:
     """What is to be found out, if the wait lasts: nothing where the holder is elsewhere, or the client not known."""
     token = held_here(wanted.keys, holder.label)
     pid = os.getpid() if token is not None else process_of(holder)
-    peer = client() if pid is not None else None
+    peer = _known(client) if pid is not None else None
     return None if pid is None or peer is None else partial(_refuse, wanted, holder, token, pid, peer)
 
 
 async def _refuse(wanted: Wanted, holder: Holder, token: str | None, pid: int, peer: Peer) -> None:
     if token is not None and held_here(wanted.keys, holder.label) != token:
         return  # that hold has ended meanwhile: it did not wait for this request
-    if is_on_this_host(peer) and await asyncio.to_thread(is_of_process, peer, pid):
+    if await _found_out(lambda: is_on_this_host(peer) and is_of_process(peer, pid)):
         raise calls_itself(wanted.name, f"the very process that made this request ({holder.label})")
+
+
+def _known(client: Client) -> Peer | None:
+    """What a server tells of a client in a way of its own must not end a request that could as well wait."""
+    try:
+        return client()
+    except Exception:
+        return None
+
+
+async def _found_out(look: Callable[[], bool]) -> bool:
+    """In a thread of its own: those of the loop's executor may all be occupied by calls that wait. An error is no."""
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[bool] = loop.create_future()
+
+    def tell(answer: bool) -> None:
+        if not found.done():
+            found.set_result(answer)
+
+    def run() -> None:
+        answer = False
+        with suppress(Exception):
+            answer = look()
+        with suppress(RuntimeError):  # the loop has been closed
+            loop.call_soon_threadsafe(tell, answer)
+
+    threading.Thread(target=run, name="sessionlock-self-call", daemon=True).start()
+    return await found
 
 
 def process_of(holder: Holder) -> int | None:

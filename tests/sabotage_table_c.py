@@ -248,4 +248,12 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "members = set(self._by_name)",
         LOCKS + "TestFences::test_a_majority_that_is_not_the_one_that_won",
     ),
+    (
+        "who leaves while it subscribes stays subscribed",
+        "cluster",
+        "pushes.py",
+        'shard.wire.tell(("SUNSUBSCRIBE", channel))  # who asked for it left meanwhile',
+        "pass",
+        "tests/deployments/test_cluster_pushes.py::test_who_is_cancelled_while_it_subscribes",
+    ),
 ]

@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
@@ -225,3 +226,53 @@ HOST = socket.gethostname()
 )
 def test_what_a_label_tells(label: str, process: int | None) -> None:
     assert process_of(Holder(label, None)) == process
+
+
+async def test_while_all_threads_wait(redis_url: str, caller: SessionGuard, asked: SimpleNamespace) -> None:
+    """Views in threads take those of the loop's executor; the look-up needs none of them."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+
+    @session_locked(cookie("sid"), guard=caller, wait=LONG)
+    async def view(request: SimpleNamespace, session: Session) -> None:
+        raise AssertionError("entered")
+
+    free = threading.Event()
+    await caller.create({}, sid="s")
+    async with SessionGuard.from_url(redis_url) as holder, holder.session_lock("s"):
+        occupied = [asyncio.ensure_future(asyncio.to_thread(free.wait)) for _ in range(2)]
+        try:
+            with pytest.raises(ReentrantLock):
+                await asyncio.wait_for(view(asked), WITHIN)
+        finally:
+            free.set()
+        await asyncio.wait(occupied)
+
+
+@pytest.mark.parametrize("where", ["client", "look-up"])
+async def test_what_goes_wrong_while_it_is_found_out(
+    redis_url: str, caller: SessionGuard, asked: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """It is not known, then, and waited for as if nobody had wondered."""
+    failed = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def fail(*_: object) -> Any:
+        loop.call_soon_threadsafe(failed.set)
+        raise PermissionError("nothing is told")
+
+    if where == "client":
+        monkeypatch.setattr("sessionlock.views.client_of", fail)
+    else:
+        monkeypatch.setattr("sessionlock.selfcall.is_of_process", fail)
+
+    @session_locked(cookie("sid"), guard=caller, wait=LONG)
+    async def view(request: SimpleNamespace, session: Session) -> None:
+        session["added"] = True
+
+    async with SessionGuard.from_url(redis_url) as holder:
+        await holder.create({}, sid="s")
+        async with holder.session_lock("s"):
+            waiting = asyncio.create_task(view(asked))
+            await asyncio.wait_for(failed.wait(), WITHIN)
+        await asyncio.wait_for(waiting, WITHIN)
+        assert await holder.read("s") == {"added": True}
