@@ -418,13 +418,14 @@ class SessionGuard:
     async def regenerate(self, sid: str, *, grace: float = 30.0) -> str:
         """Give the session a new id and return it; the old one works ``grace`` seconds longer. The data stays.
 
-        Inside a block use :meth:`Session.regenerate`.
+        Inside a block use :meth:`Session.regenerate`, which also tells how durable the change is: here it cannot be
+        told without keeping the new id back.
 
         Raises:
             SessionNotFound, SessionDestroyed, InvalidSessionId, RedisUnavailable.
         """
         keys = keys_for(self.prefix, check_sid(sid))
-        new_sid, _ = await renew_id(self.runtime(), keys, grace, None)
+        new_sid, _, _ = await renew_id(self.runtime(), keys, grace, None)
         return new_sid
 
     # --- a user's sessions

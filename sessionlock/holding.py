@@ -13,6 +13,7 @@ import anyio
 from . import protocol
 from .acquisition import Acquisition, OnWait, Wanted
 from .codec import Codec
+from .durability import Safety
 from .election import QuorumAcquisition
 from .engines import increment
 from .errors import (
@@ -433,10 +434,11 @@ class SessionContext(_Held):
 
     async def regenerate(self, grace: float) -> str:
         lease = self._the_lease
-        new_sid, keys = await renew_id(
+        new_sid, keys, safety = await renew_id(
             self._runtime, self._wanted.keys, grace, (lease.token, lease.fencing_token), self._loss
         )
         self._wanted = replace(self._wanted, keys=keys)
+        self._session.was_renewed(new_sid, safety)
         return new_sid
 
     async def destroy(self) -> None:
@@ -477,8 +479,8 @@ async def renew_id(
     grace: float,
     lease: tuple[str, int] | None,
     loss: Callable[[int], Exception] | None = None,
-) -> tuple[str, SessionKeys]:
-    """Give a record a new id; returns it and its keys.
+) -> tuple[str, SessionKeys, Safety | None]:
+    """Give a record a new id; returns it and its keys, and how far that came where it is waited for.
 
     Raises:
         SessionNotFound, SessionDestroyed, RedisUnavailable; ``loss`` makes the error for a lease that was lost.
@@ -487,13 +489,13 @@ async def renew_id(
         raise ConfigurationError(f"grace must be 0 to {MOST_GRACE} seconds, not {grace!r}")
     new_sid = renewed_sid(keys)
     new_keys = keys_for(keys.prefix, new_sid)
-    reply, _ = await runtime.executor.save(protocol.regenerate(keys, new_keys.proof, int(grace * 1000), lease))
+    reply, safety = await runtime.executor.save(protocol.regenerate(keys, new_keys.proof, int(grace * 1000), lease))
     kind = reply[0].decode()
     if kind == "lost" and loss is not None:
         raise loss(int(reply[1]))
     if kind != "regenerated":
         raise refusal(keys.digest, kind)
-    return new_sid, new_keys
+    return new_sid, new_keys, safety
 
 
 def _failed(save: asyncio.Task[None]) -> bool:

@@ -171,8 +171,9 @@ class UnlockedContext:
         self._wanted = replace(self._wanted, expected_version=None)
 
     async def regenerate(self, grace: float) -> str:
-        new_sid, keys = await renew_id(self._find_runtime(), self._wanted.keys, grace, None)
+        new_sid, keys, safety = await renew_id(self._find_runtime(), self._wanted.keys, grace, None)
         self._wanted = replace(self._wanted, keys=keys)
+        self._session.was_renewed(new_sid, safety)
         return new_sid
 
     async def destroy(self) -> None:

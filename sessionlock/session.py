@@ -212,7 +212,8 @@ class Session(MutableMapping[str, Any]):
         The data, the lock and its waiters stay. The old id works ``grace`` seconds longer, for requests in flight.
 
         Raises:
-            LeaseLost, SessionDestroyed, SessionNotFound, RedisUnavailable.
+            LeaseLost, SessionDestroyed, SessionNotFound, RedisUnavailable. NotDurable: it has the new id, but not on as
+                many replicas as required.
         """
         self.sid = await self._do().regenerate(grace)
         return self.sid
@@ -335,6 +336,13 @@ class Session(MutableMapping[str, Any]):
     def close(self, why: str) -> None:
         """From now on it can be read only; ``why`` completes the sentence "session x ..." for who changes it still."""
         self._closed = why
+
+    def was_renewed(self, sid: str, safety: Safety | None) -> None:
+        """It has a new id. Raises :class:`~sessionlock.NotDurable` as :meth:`was_saved` does."""
+        self.sid = sid
+        self.saved = safety
+        if safety is not None:
+            safety.insist()
 
     def was_saved(self, changes: list[Change], outcome: Committed) -> None:
         """``changes`` are in the store now: later differences count from here.

@@ -89,6 +89,24 @@ async def test_a_shortfall_is_raised_where_safety_is_required(pair: tuple[Embedd
             await guard.create({"n": 1})
 
 
+@pytest.mark.parametrize("mode", ["lock", "optimistic"])
+async def test_a_new_id_is_judged_as_well(pair: tuple[EmbeddedServer, EmbeddedServer], mode: Any) -> None:
+    """It is known all the same: the browser must be told, for the session answers to nothing else soon."""
+    master, _ = pair
+    wait = Wait(replicas=2, within=0.2, required=True)
+    async with (
+        SessionGuard.from_url(master.tcp_url) as plain,
+        SessionGuard.from_url(master.tcp_url, durability=wait) as guard,
+    ):
+        await plain.create({"n": 1}, sid="s")
+        async with guard.session_lock("s", mode=mode) as session:
+            with pytest.raises(NotDurable) as told:
+                await session.regenerate()
+        assert told.value.safety is session.saved
+        assert session.sid != "s"
+        assert (await plain.read(session.sid))["n"] == 1
+
+
 async def in_passing(guard: SessionGuard) -> None:
     async with guard.session_lock("s") as session:
         session["n"] = 2
