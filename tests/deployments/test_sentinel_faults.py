@@ -246,7 +246,8 @@ async def test_an_old_master_that_does_not_know_yet(tmp_path: Path, tell: Tell, 
         assert account.problems == []
         assert {one.name.split("-")[0] for one in late} <= {"0", "1"}, "only those who clung to it were deceived"
         if min_replicas:
-            assert late == []
+            # It counts its replicas once a second, and what its sockets held when it was thawed comes before.
+            assert [one for one in late if one.ended is None or one.ended > thawed + 2] == []
         else:
             assert late, "nothing was lost, so this test shows nothing"
         await nothing_is_left(sentinels, (SID,))
