@@ -270,6 +270,10 @@ class Ballot:
             vote.spoiled = True
             vote.said = "did not answer when its grant was given back"
 
+    def spoiled(self) -> frozenset[str]:
+        """The masters that may take a grant back at any time."""
+        return frozenset(master for master, vote in self._votes.items() if vote.spoiled or vote.returning)
+
     # --- for those who are told
 
     def position(self) -> int | None:

@@ -144,6 +144,7 @@ class QuorumAcquisition(Voter):
         if won.agreed < self._masters.majority and not await self._raise_fence(won):
             return None
         self._executor.without_store.add(self.token)
+        self._not_to_be_relied_upon()
         return Granted(won.fence, 0, won.asked_at, won.trusted_for, protocol.EMPTY)
 
     async def _raise_fence(self, won: Won) -> bool:
@@ -183,16 +184,23 @@ class QuorumAcquisition(Voter):
         if isinstance(outcome, protocol.Refused):
             self._installing = False  # the store has nothing under this token
         if isinstance(outcome, Granted):
+            self._not_to_be_relied_upon()
             return Granted(outcome.fence, outcome.server_us, won.asked_at, won.trusted_for, outcome.snapshot)
         assert isinstance(outcome, protocol.Refused)
         if outcome.kind == "stale":
             return None
         raise refused(wanted.name, outcome.kind)
 
+    def _not_to_be_relied_upon(self) -> None:
+        """A renewal must not count masters to which a give-back is still on its way."""
+        spoiled = self._ballot.spoiled()
+        if spoiled:
+            self._executor.spoiled[self.token] = spoiled
+
     async def _abandon(self, *, wait: bool) -> None:
         """Give up whatever there is under this token, at the store and at the masters."""
         self._over = True
-        self._executor.voted_once.discard(self.token)
+        self._executor.forget(self.token)
         call = protocol.abandon(self._wanted.keys, self.token, push_limit=0, once=self._once)
         await self._runtime.see_through(self._abandon_all(call), wait=wait)
 

@@ -157,8 +157,8 @@ class Executor:
         """Whether nothing follows from the number of receivers of a push: in a Cluster one node's only are counted."""
         return isinstance(self.route, ClusterRoute)
 
-    def group(self, keys: SessionKeys) -> object:
-        """Sessions of one group may be named in one call."""
+    def group(self, keys: SessionKeys, token: str) -> object:
+        """Leases of one group may be renewed in one call."""
         return self.route.group(keys)
 
     async def aclose(self) -> None:

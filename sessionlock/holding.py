@@ -222,8 +222,12 @@ class LockContext(_Held):
         if lease.released:
             return
         failed = error is not None
+        self._runtime.watchdog.forget(lease)  # a renewal that is under way would find that it has been given up
         try:
             outcome = await self._give_up([], "", cancelled=failed)
+            refused = isinstance(outcome, Refused) and outcome.kind == "lost"
+            fence = outcome.fence if isinstance(outcome, Refused) else 0
+            loss = self._loss(fence) if ended_by_loss or lease.is_lost or refused else None
         except SessionLockError as trouble:
             if failed and not ended_by_loss:
                 _note(error, trouble)
@@ -231,8 +235,7 @@ class LockContext(_Held):
             raise
         finally:
             self._finish()
-        if ended_by_loss or lease.is_lost or (isinstance(outcome, Refused) and outcome.kind == "lost"):
-            loss = self._loss(outcome.fence if isinstance(outcome, Refused) else 0)
+        if loss is not None:
             if not failed or ended_by_loss:
                 raise loss from None
             _note(error, loss)

@@ -11,6 +11,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from .errors import RedisUnavailable
 from .executor import Executor
 from .keys import new_token
-from .protocol import PATIENCE, Call, Handover, Word, pushed
+from .protocol import Call, Handover, Word, pushed
 from .pushes import ProcessChannel
 from .scripts import script
 from .wire import Wire, pack
@@ -41,6 +42,10 @@ Answered = Callable[[Any], None]
 
 class Silent(Exception):
     """This master has no say: no answer, a refusal, or it may have forgotten what it granted. The text says why."""
+
+
+class Refused(Silent):
+    """It answered, with an error: the call changed nothing."""
 
 
 class Master:
@@ -81,7 +86,8 @@ class Master:
         self._by_client = None if Wire.fits(client) else Executor(client, reply_within=reply_within, retry_for=0.001)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._perhaps_here: set[Word] = set()  # tokens under which something may stand at this master
-        self._debts: deque[tuple[float, Call]] = deque()
+        self._debts: deque[Call] = deque()
+        self._pause = SHORTEST_BREAK
         self._coming_back: asyncio.TimerHandle | None = None
         self.pushes = ProcessChannel(
             client,
@@ -107,11 +113,20 @@ class Master:
 
     # --- calls
 
-    def send(self, call: Call, answered: Answered, *, voting: bool = False, packed: bytes | None = None) -> None:
+    def send(
+        self,
+        call: Call,
+        answered: Answered,
+        *,
+        voting: bool = False,
+        packed: bytes | None = None,
+        late: bool = False,
+    ) -> None:
         """Ask once. ``answered`` gets the reply or a :class:`Silent`, perhaps before this returns; it must not raise.
 
         ``voting``: what it grants shall count, so it must have been up for long enough. ``packed``: the call as
-        :func:`packed_call` makes it, for many masters at once.
+        :func:`packed_call` makes it, for many masters at once. ``late``: behind what waits for a connection that is
+        being opened, also when the last one failed.
         """
         wire = self._wire
         if self._by_client is not None:
@@ -119,7 +134,7 @@ class Master:
         elif wire is not None and not wire.closed:
             self._send(call, answered, voting, packed, wire)
         else:
-            self._connect_for(partial(self._send, call, answered, voting, packed), answered)
+            self._connect_for(partial(self._send, call, answered, voting, packed), answered, late=late)
 
     def command(self, *words: Any) -> asyncio.Future[Any]:
         """The reply to one plain command, an error reply as an exception object; fails with :class:`Silent`."""
@@ -135,10 +150,12 @@ class Master:
         self._connect_for(lambda wire: wire.send(pack(*words), heard), answered)
         return future
 
-    def _connect_for(self, use: Callable[[Wire], None], answered: Answered) -> None:
+    def _connect_for(self, use: Callable[[Wire], None], answered: Answered, *, late: bool = False) -> None:
         wire = self._wire
         if wire is not None and not wire.closed:
             use(wire)
+        elif late and self._opening is not None:
+            self._arriving.append((use, answered))
         elif time.monotonic() < self._not_before or (self._failures and self._opening is not None):
             answered(Silent(self._why))
         else:
@@ -152,9 +169,16 @@ class Master:
         if absent:
             answered(Silent(absent))
             return
-        if voting:
+        if voting and call.args[0] not in self._perhaps_here:
             self._perhaps_here.add(call.args[0])
+            answered = partial(self._first_answered, call.args[0], answered)
         wire.send(packed or packed_call(call), partial(self._answered, wire, call, answered))
+
+    def _first_answered(self, token: Word, answered: Answered, reply: Any) -> None:
+        """A call that was refused has changed nothing, so when it was the first there is nothing here."""
+        if isinstance(reply, Refused):
+            self._perhaps_here.discard(token)
+        answered(reply)
 
     def _answered(self, wire: Wire, call: Call, answered: Answered, reply: Any) -> None:
         if isinstance(reply, Exception):
@@ -163,8 +187,12 @@ class Master:
         self._failures = 0
         if self._closed and wire.idle:
             # The guard was closed while a request was inside a block: its end opened the connection once more.
-            self._loop.call_soon(wire.close)
+            self._loop.call_soon(self._close_if_idle, wire)
         answered(reply)
+
+    def _close_if_idle(self, wire: Wire) -> None:
+        if wire.idle:
+            wire.close()
 
     def _refused(self, wire: Wire, call: Call, answered: Answered, error: Exception) -> None:
         if not isinstance(error, hiredis.ReplyError):
@@ -173,7 +201,7 @@ class Master:
         elif str(error).startswith("NOSCRIPT"):
             wire.send(_packed("EVAL", script(call.script).text, call), partial(self._answered, wire, call, answered))
         else:
-            answered(Silent(f"refused the {call.script} call: {error}"))
+            answered(Refused(f"refused the {call.script} call: {error}"))
 
     async def _ask_client(self, executor: Executor, call: Call, answered: Answered) -> None:
         try:
@@ -188,31 +216,33 @@ class Master:
         self._perhaps_here.add(token)
 
     def settle(self, call: Call, answered: Answered, *, packed: bytes | None = None) -> None:
-        """As :meth:`send`; without an answer it is asked once more when the master is back."""
-        self.send(call, partial(self._settled, call, time.monotonic() + PATIENCE, answered), packed=packed)
+        """As :meth:`send`; without an answer it is asked again when the master is back, however late that is."""
+        self.send(call, partial(self._settled, call, answered), packed=packed, late=True)
 
-    def _settled(self, call: Call, until: float, answered: Answered, reply: Any) -> None:
-        token = call.args[0] if call.args else None  # a dismissal is about whoever waits
+    def _settled(self, call: Call, answered: Answered, reply: Any) -> None:
         if not isinstance(reply, Silent):
-            self._perhaps_here.discard(token)
-        elif (token is None or token in self._perhaps_here) and self._by_client is None and not self._closed:
-            # Only what was sent to it, so that these are few however long it is out of reach.
-            self._debts.append((until, call))
+            self._perhaps_here.difference_update(call.args[:1])
+            self._pause = SHORTEST_BREAK
+        elif self._is_owed(call):
+            self._debts.append(call)
             self._come_back()
         answered(reply)
+
+    def _is_owed(self, call: Call) -> bool:
+        """Only what it was asked for, so that these are few however long it is out of reach."""
+        if self._by_client is not None or self._closed:
+            return False
+        return not call.args or call.args[0] in self._perhaps_here  # a dismissal is about whoever waits
 
     def _come_back(self) -> None:
         """With debts, do not wait until somebody else needs this master."""
         if self._coming_back is None:
-            pause = max(SHORTEST_BREAK, self._not_before - time.monotonic())
+            pause = max(self._pause, self._not_before - time.monotonic())
+            self._pause = min(self._pause * 2, LONGEST_BREAK)  # it may answer, and refuse
             self._coming_back = self._loop.call_later(pause, self._try_to_settle)
 
     def _try_to_settle(self) -> None:
         self._coming_back = None
-        now = time.monotonic()
-        while self._debts and self._debts[0][0] <= now:
-            _, call = self._debts.popleft()
-            self._perhaps_here.difference_update(call.args[:1])
         if self._debts and not self._closed:
             self._connect_for(self._settle_debts, self._not_settled)
 
@@ -223,8 +253,8 @@ class Master:
     def _settle_debts(self, wire: Wire) -> None:
         """What could not be given up stands there still: a lock, or a place in a queue to which a lock would go."""
         debts, self._debts = self._debts, deque()
-        for until, call in debts:
-            self._send(call, partial(self._settled, call, until, _ignore), False, None, wire)
+        for call in debts:
+            self._send(call, partial(self._settled, call, _ignore), False, None, wire)
 
     # --- the connection
 
@@ -305,8 +335,13 @@ class Master:
             task.cancel()
         if self._tasks:
             await asyncio.wait(list(self._tasks))
-        if self._wire is not None:
-            self._wire.close()
+        wire = self._wire
+        if wire is not None:
+            if not wire.idle:
+                # What is under way would count as this master's failure, and what gives it up would not be sent.
+                with suppress(RedisError):
+                    await wire.call(("PING",))
+            wire.close()
         if self._by_client is not None:
             await self._by_client.aclose()
 

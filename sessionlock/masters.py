@@ -146,5 +146,4 @@ class Masters:
     async def aclose(self) -> None:
         if self._settling:
             await asyncio.wait(list(self._settling))
-        for master in self.all:
-            await master.aclose()
+        await asyncio.gather(*(master.aclose() for master in self.all))

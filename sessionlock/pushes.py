@@ -93,7 +93,10 @@ class ProcessChannel:
             return self._listening
         if self._starting is None or self._starting.done():
             self._starting = asyncio.ensure_future(self._subscribe())
-        await asyncio.shield(self._starting)
+        starting = self._starting
+        await asyncio.wait([starting])
+        if not starting.cancelled():  # closing ends it, and whoever waits for it does without
+            starting.result()
         return self._listening
 
     def want(self, keys: SessionKeys, token: str) -> None:
@@ -266,7 +269,10 @@ class ShardChannels:
             opening = self._opening[address] = asyncio.ensure_future(self._open(address))
             opening.add_done_callback(lambda _: self._opening.pop(address, None))
             opening.add_done_callback(_fetch_error)
-        return await asyncio.shield(opening)
+        await asyncio.wait([opening])
+        if opening.cancelled():
+            raise RedisError("the guard was closed")
+        return opening.result()
 
     async def _open(self, address: Address) -> _Shard:
         shard: _Shard

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from .wire import Wire
 __all__ = ["Quorum", "QuorumExecutor"]
 
 MOST_MASTERS = 15
+ALONE = "locks alone"
 
 
 @dataclass(frozen=True, init=False)
@@ -184,6 +186,7 @@ class QuorumExecutor(Executor):
         self._background = background
         self.voted_once: set[Word] = set()  # holders whose tokens were in one call to each master
         self.without_store: set[Word] = set()  # holders of which the store knows nothing
+        self.spoiled: dict[Word, frozenset[str]] = {}  # holder -> masters whose lock may be taken back at any time
         self._routes = {
             "release": self._release,
             "renew": self._renew,
@@ -236,11 +239,12 @@ class QuorumExecutor(Executor):
             gone = len(_gone(replies))
             return len(replies) - gone >= majority or gone > others
 
-        self.without_store.discard(call.args[0])
         replies = await self.give_up(call, sure)
         gone = _gone(replies)
         if len(gone) > others:
-            return [b"lost", str(max(gone)).encode()]
+            # A single master's highest counter may be that of a vote for this very holder which did not count.
+            known = sorted(gone, reverse=True)[majority - 1] if len(gone) >= majority else 0
+            return [b"lost", b"%d" % known]
         if len(replies) < majority:
             raise QuorumNotReached(
                 f"only {len(replies)} of {len(self.masters.all)} masters answered when the lock was given up: it is not"
@@ -248,49 +252,50 @@ class QuorumExecutor(Executor):
             )
         return [b"clean", b""]
 
+    def group(self, keys: SessionKeys, token: str) -> object:
+        """Locks alone are renewed by themselves: they must not wait for the store, nor end with it."""
+        return ALONE if token in self.without_store else self.store.group(keys, token)
+
     def give_up(self, call: Call, enough: Callable[[list[Any]], bool] | None = None) -> asyncio.Future[list[Any]]:
         """As :meth:`Masters.settle`, for the token of a ``release``."""
         token = call.args[0]
         once = token in self.voted_once
-        self.voted_once.discard(token)
+        self.forget(token)
         return self.masters.settle(Call("abandon", call.keys, (token, 0, 0, 1 if once else 0)), enough)
+
+    def forget(self, token: Word) -> None:
+        """It holds nothing any more."""
+        self.voted_once.discard(token)
+        self.without_store.discard(token)
+        self.spoiled.pop(token, None)
 
     async def _renew(self, call: Call) -> list[int | None]:
         """Extended, where a majority of masters and the store say so; None while that is not known."""
-
-        def sure(answers: dict[str, Any]) -> bool:
-            return None not in self._renewed(call, answers, len(self.masters.all) - len(answers))
-
-        at_store = self._background(self._renew_at_store(call))
+        if any(token in self.without_store for token in call.args[::2]):
+            return await self._renew_at_masters(call)
+        at_store = self._background(self.store.run(call))
         at_store.add_done_callback(_fetch_error)
-        answers = await self.masters.ask(call, sure)
-        by_masters = self._renewed(call, answers, 0)
+        by_masters = await self._renew_at_masters(call)
         by_store = await at_store
         return [
             0 if 0 in (master, store) else store if master else None
             for master, store in zip(by_masters, by_store, strict=True)
         ]
 
-    async def _renew_at_store(self, call: Call) -> list[int]:
-        """1 for those of which it knows nothing."""
-        tokens = call.args[::2]
-        known = [number for number, token in enumerate(tokens) if token not in self.without_store]
-        renewed = [1] * len(tokens)
-        if known:
-            keys = [key for number in known for key in call.keys[2 * number : 2 * number + 2]]
-            args = [word for number in known for word in call.args[2 * number : 2 * number + 2]]
-            for number, reply in zip(known, await self.store.run(Call(call.script, keys, args)), strict=True):
-                renewed[number] = reply
-        return renewed
+    async def _renew_at_masters(self, call: Call) -> list[int | None]:
+        def sure(answers: dict[str, Any]) -> bool:
+            return None not in self._renewed(call, answers, len(self.masters.all) - len(answers))
+
+        return self._renewed(call, await self.masters.ask(call, sure), 0)
 
     def _renewed(self, call: Call, answers: Mapping[str, Any], out: int) -> list[int | None]:
         """For each lease 1: held by a majority, 0: by none for sure, None: it depends on who has not answered."""
-        replies = [answer for answer in answers.values() if not isinstance(answer, Silent)]
+        replies = {name: answer for name, answer in answers.items() if not isinstance(answer, Silent)}
         result: list[int | None] = []
-        for number in range(len(call.args) // 2):
-            yes = sum(reply[number] != 0 for reply in replies)
-            no = sum(reply[number] == 0 for reply in replies)
-            lost = no > len(self.masters.all) - self.masters.majority
+        for number, token in enumerate(call.args[::2]):
+            spoiled = self.spoiled.get(token, frozenset())
+            yes = sum(reply[number] != 0 and name not in spoiled for name, reply in replies.items())
+            lost = len(replies) - yes > len(self.masters.all) - self.masters.majority
             result.append(1 if yes >= self.masters.majority else 0 if lost else None)
         return result
 
@@ -302,7 +307,7 @@ class QuorumExecutor(Executor):
     async def _inspect(self, call: Call) -> Any:
         """The store's view; holder and waiters as a majority of masters has them where the store does not know."""
         reply = list(await self.store.run(call))
-        answers = await self.masters.ask(call, self._a_majority)
+        answers = await self.masters.ask(call, self._one_holds)
         views = [answer for answer in answers.values() if not isinstance(answer, Silent)]
         if reply[0] is None:
             _add_holder(reply, views, self.masters.majority)
@@ -312,6 +317,12 @@ class QuorumExecutor(Executor):
     def _a_majority(self, answers: dict[str, Any]) -> bool:
         return sum(not isinstance(answer, Silent) for answer in answers.values()) >= self.masters.majority
 
+    def _one_holds(self, answers: dict[str, Any]) -> bool:
+        """Whether these views tell who holds a majority, or that nobody does: the others must not be waited for."""
+        holders = Counter(answer[0] for answer in answers.values() if not isinstance(answer, Silent))
+        most = max(holders.values(), default=0)
+        return most >= self.masters.majority or most + len(self.masters.all) - len(answers) < self.masters.majority
+
     async def _force_release(self, call: Call) -> Any:
         """The store decides where it knows the holder. What is a lock alone is known to the masters only."""
         reply = await self.store.run(call)
@@ -320,7 +331,7 @@ class QuorumExecutor(Executor):
             await self.masters.ask(at_masters, self._a_majority)
             return reply
         look = Call("inspect", call.keys, ())
-        views = await self.masters.ask(look, self._a_majority)
+        views = await self.masters.ask(look, self._one_holds)
         token = call.args[0]
         holding = sum(not isinstance(view, Silent) and _text(view[0]) == token for view in views.values())
         if holding < self.masters.majority:

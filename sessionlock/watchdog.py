@@ -59,7 +59,7 @@ class Watchdog:
         self._background = background
         self._watched: dict[str, Watched] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._renewing = False
+        self._renewing: set[object] = set()  # groups of which a renewal is under way
 
     def watch(self, lease: Lease, keys: SessionKeys, policy: LeasePolicy) -> None:
         watched = self._watched[lease.token] = Watched(lease, keys, policy)
@@ -93,20 +93,22 @@ class Watchdog:
         """Timer: declare lost what ran out, renew what is due, set the timer for the rest."""
         self._timer = None
         now = time.monotonic()
-        due = []
+        due: dict[object, list[Watched]] = {}
+        look_at = float("inf")
         for watched in list(self._watched.values()):
             if now >= watched.lease.trusted_until:
                 self._lost(watched, now)
             elif now >= watched.due:
-                due.append(watched)
-        if due and not self._renewing:
-            self._renewing = True
-            self._background(self._renew(due))
-        if self._watched and not (due and self._renewing):
-            self._arm(min(watched.due for watched in self._watched.values()))
-        elif self._watched:
-            # A renewal that hangs must not keep leases from running out; it sets the next timer itself.
-            self._arm(min(watched.lease.trusted_until for watched in self._watched.values()))
+                due.setdefault(self._executor.group(watched.keys, watched.lease.token), []).append(watched)
+                # A renewal that hangs must not keep leases from running out; it sets the next timer itself.
+                look_at = min(look_at, watched.lease.trusted_until)
+            else:
+                look_at = min(look_at, watched.due)
+        for group in due.keys() - self._renewing:
+            self._renewing.add(group)
+            self._background(self._renew(group, due[group]))
+        if self._watched:
+            self._arm(look_at)
 
     def _lost(self, watched: Watched, now: float) -> None:
         self.forget(watched.lease)
@@ -117,12 +119,13 @@ class Watchdog:
         else:
             watched.lease.mark_lost(f"its {watched.policy.ttl:g} s ended and it is not renewed (renew=False)")
 
-    async def _renew(self, due: list[Watched]) -> None:
+    async def _renew(self, group: object, due: list[Watched]) -> None:
+        """Of leases that one call can name: all of one Redis, those of one slot of a Cluster."""
         try:
             for start in range(0, len(due), MOST_PER_CALL):
                 await self._renew_some(due[start : start + MOST_PER_CALL])
         finally:
-            self._renewing = False
+            self._renewing.discard(group)
             for watched in due:
                 watched.reschedule()
             if self._watched:
@@ -131,29 +134,21 @@ class Watchdog:
     async def _renew_some(self, due: list[Watched]) -> None:
         now = time.monotonic()
         wanted = [(watched, watched.ttl_ms(now)) for watched in due if watched.renewable(now)]
-        groups: dict[object, list[tuple[Watched, int]]] = {}
-        for one in wanted:
-            groups.setdefault(self._executor.group(one[0].keys), []).append(one)
-        if len(groups) == 1:
-            await self._renew_group(wanted)
-        elif groups:
-            await asyncio.gather(*map(self._renew_group, groups.values()))
-
-    async def _renew_group(self, group: list[tuple[Watched, int]]) -> None:
-        """One call for leases that one call can name: all of one Redis, those of one slot of a Cluster."""
+        if not wanted:
+            return
         asked_at = time.monotonic()
-        call = protocol.renew([(watched.keys, watched.lease.token, ttl_ms) for watched, ttl_ms in group])
+        call = protocol.renew([(watched.keys, watched.lease.token, ttl_ms) for watched, ttl_ms in wanted])
         try:
             reply = await self._executor.run(call)
         except RedisUnavailable:
             return  # the timer declares the lease lost when its time is over
-        for (watched, ttl_ms), answer in zip(group, reply, strict=True):
+        for (watched, ttl_ms), answer in zip(wanted, reply, strict=True):
             self._answered(watched, ttl_ms, answer, asked_at)
 
     def _answered(self, watched: Watched, ttl_ms: int, answer: int | None, asked_at: float) -> None:
         """``answer`` None: a quorum whose masters did not answer; the timer declares the lease lost in its time."""
-        if watched.lease.released or answer is None:
-            return
+        if self._watched.get(watched.lease.token) is not watched or answer is None:
+            return  # it has ended, or is being given up, so that Redis need not know it any more
         if answer == 0:
             self.forget(watched.lease)
             watched.lease.mark_lost("Redis does not know it any more (it lapsed, was force-released, or Redis lost it)")

@@ -147,8 +147,8 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "the end of a lock does not look whether it was lost",
         22,
         "holding.py",
-        'if ended_by_loss or lease.is_lost or (isinstance(outcome, Refused) and outcome.kind == "lost"):',
-        "if ended_by_loss:",
+        "loss = self._loss(fence) if ended_by_loss or lease.is_lost or refused else None",
+        "loss = self._loss(fence) if ended_by_loss else None",
         LOOP + "test_a_lock_alone_tells_when_the_loop_was_blocked",
     ),
     (

@@ -12,6 +12,7 @@ QUORUM = "tests/deployments/test_quorum.py::"
 FAIL = QUORUM + "TestMastersThatFail::"
 LEFT = QUORUM + "TestWhatIsLeftBehind::"
 INSTALL = "tests/protocol/test_install.py::"
+MISHAPS = "tests/deployments/test_quorum_mishaps.py::"
 LOCKS = "tests/deployments/test_quorum_locks.py::"
 VOTE = "tests/protocol/test_vote.py::"
 BALLOT = "tests/protocol/test_ballot.py::"
@@ -89,7 +90,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "what a master was asked before it hung stays",
         "quorum",
         "master.py",
-        "            self._debts.append((until, call))\n",
+        "            self._debts.append(call)\n",
         "",
         LEFT + "test_a_master_that_hung_settles_by_itself",
     ),
@@ -220,16 +221,16 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "a master owes what it was not asked for",
         "quorum",
         "master.py",
-        "elif (token is None or token in self._perhaps_here) and",
-        "elif",
+        "return not call.args or call.args[0] in self._perhaps_here  #",
+        "return True  #",
         FAIL + "test_calls_to_one_that_hangs_do_not_pile_up",
     ),
     (
         "what a vote is given up by overtakes it while the connection is opened",
         "quorum",
         "master.py",
-        "self._arriving.append((use, answered))",
-        "self._arriving.insert(0, (use, answered))",
+        "for use, _ in arriving:",
+        "for use, _ in reversed(arriving):",
         LOCKS + "TestHolding::test_given_up_while_the_connection_is_opened",
     ),
     (
@@ -255,5 +256,70 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         'shard.wire.tell(("SUNSUBSCRIBE", channel))  # who asked for it left meanwhile',
         "pass",
         "tests/deployments/test_cluster_pushes.py::test_who_is_cancelled_while_it_subscribes",
+    ),
+    # the wrong moment
+    (
+        "what gives a vote up does not wait where the vote waits",
+        "quorum",
+        "master.py",
+        "elif late and self._opening is not None:",
+        "elif False:",
+        MISHAPS + "test_given_up_while_a_lost_connection_is_opened_again",
+    ),
+    (
+        "a lease that is being given up is renewed",
+        "quorum",
+        "holding.py",
+        "self._runtime.watchdog.forget(lease)  # a renewal",
+        "# a renewal",
+        MISHAPS + "test_renewed_while_it_is_given_up",
+    ),
+    (
+        "locks alone are renewed with the sessions",
+        "quorum",
+        "quorum.py",
+        "return ALONE if token in self.without_store else self.store.group(keys, token)",
+        "return self.store.group(keys, token)",
+        MISHAPS + "test_the_store_goes_while_sessions_are_renewed",
+    ),
+    (
+        "the first majority of answers tells who holds it",
+        "quorum",
+        "quorum.py",
+        "return most >= self.masters.majority or most + len(self.masters.all) - len(answers) < self.masters.majority",
+        "return self._a_majority(answers)",
+        MISHAPS + "test_a_bare_majority_is_seen",
+    ),
+    (
+        "closing breaks what is under way",
+        "quorum",
+        "master.py",
+        "if not wire.idle:\n",
+        "if False:\n",
+        MISHAPS + "test_closed_with_locks_held_and_waited_for",
+    ),
+    (
+        "closing cancels whoever subscribes",
+        "quorum",
+        "pushes.py",
+        "        await asyncio.wait([starting])\n        if not starting.cancelled():",
+        "        await asyncio.shield(starting)\n        if not starting.cancelled():",
+        MISHAPS + "test_closed_with_locks_held_and_waited_for",
+    ),
+    (
+        "a master that refuses owes what it refused",
+        "quorum",
+        "master.py",
+        "if isinstance(reply, Refused):",
+        "if False:",
+        MISHAPS + "test_a_master_that_refuses",
+    ),
+    (
+        "a lease lives by a master to which a give-back is on its way",
+        "quorum",
+        "election.py",
+        "if spoiled:\n",
+        "if False:\n",
+        MISHAPS + "test_a_give_back_that_is_still_on_its_way",
     ),
 ]
