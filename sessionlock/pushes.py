@@ -245,7 +245,6 @@ class ShardChannels:
             raise SubscribingRefused(str(error)) from error
         except FAILED:
             return False
-        self._on_gap()  # whoever could not be reached has been dropped from the queue
         return channel in self._where
 
     def want(self, keys: SessionKeys, token: str) -> None:
@@ -304,13 +303,14 @@ class ShardChannels:
                 asked.exception()
 
     def _subscribed(self, address: Address, shard: _Shard, channel: bytes) -> None:
-        if channel in self._wanted:
-            self._where[channel] = address
-        else:
-            shard.wire.tell(("SUNSUBSCRIBE", channel))  # who asked for it left meanwhile
         asked = shard.asked.pop(channel, None)
         if asked is not None and not asked.done():
             asked.set_result(None)
+        if channel not in self._wanted:
+            shard.wire.tell(("SUNSUBSCRIBE", channel))  # who asked for it left meanwhile
+            return
+        self._where[channel] = address
+        self._on_gap()  # whoever could not be reached has been dropped from the queue
 
     def no_more(self, keys: SessionKeys, token: str) -> None:
         channel = self.channel(keys).encode()
