@@ -81,7 +81,10 @@ async def _found_out(look: Callable[[], bool]) -> bool:
         with suppress(RuntimeError):  # the loop has been closed
             loop.call_soon_threadsafe(tell, answer)
 
-    threading.Thread(target=run, name="sessionlock-self-call", daemon=True).start()
+    try:
+        threading.Thread(target=run, name="sessionlock-self-call", daemon=True).start()
+    except RuntimeError:
+        return False  # this process may have no more of them
     return await found
 
 

@@ -248,7 +248,7 @@ async def test_while_all_threads_wait(redis_url: str, caller: SessionGuard, aske
         await asyncio.wait(occupied)
 
 
-@pytest.mark.parametrize("where", ["client", "look-up"])
+@pytest.mark.parametrize("where", ["client", "look-up", "thread"])
 async def test_what_goes_wrong_while_it_is_found_out(
     redis_url: str, caller: SessionGuard, asked: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -258,12 +258,16 @@ async def test_what_goes_wrong_while_it_is_found_out(
 
     def fail(*_: object) -> Any:
         loop.call_soon_threadsafe(failed.set)
+        if where == "thread":
+            raise RuntimeError("can't start new thread")
         raise PermissionError("nothing is told")
 
-    if where == "client":
-        monkeypatch.setattr("sessionlock.views.client_of", fail)
-    else:
-        monkeypatch.setattr("sessionlock.selfcall.is_of_process", fail)
+    failing = {
+        "client": "sessionlock.views.client_of",
+        "look-up": "sessionlock.selfcall.is_of_process",
+        "thread": "sessionlock.selfcall.threading.Thread.start",
+    }
+    monkeypatch.setattr(failing[where], fail)
 
     @session_locked(cookie("sid"), guard=caller, wait=LONG)
     async def view(request: SimpleNamespace, session: Session) -> None:
