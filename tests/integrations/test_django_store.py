@@ -18,9 +18,10 @@ from django.utils.safestring import mark_safe
 from support.commands import connect
 from support.django_site import configure, override_settings
 
-from sessionlock import CodecError, SessionConflict
+from sessionlock import CodecError, NotDurable, SessionConflict, Wait
 from sessionlock.embedded import EmbeddedServer
 from sessionlock.integrations.django import SessionStore
+from sessionlock.integrations.django.homes import home_of_threads
 from sessionlock.keys import keys_for
 
 AGE = 1_209_600
@@ -204,6 +205,41 @@ def test_cycle_key_of_a_user_has_a_grace(twin: Twin) -> None:
         second = twin.store.session_key
         twin.cycle_key()
         assert not twin.exists(second)
+
+
+DURABLE = {"durability": Wait(replicas=1, within=0.05, required=True)}
+
+
+def test_cycle_key_without_enough_replicas(twin: Twin) -> None:
+    """That is an error, and the new key is the session's nevertheless."""
+    twin.set("a", 1)
+    twin.save()
+    before = twin.store.session_key
+    with override_settings(SESSION_LOCK_OPTIONS=DURABLE), pytest.raises(NotDurable):
+        twin.cycle_key()
+    assert twin.store.session_key != before
+    assert not twin.exists(before)
+    assert twin.again().get("a") == 1
+
+
+def test_cycle_key_of_an_outdated_one_without_enough_replicas() -> None:
+    """While it is locked: the key that replaced the old one may go into the cookie."""
+    first = SessionStore()
+    first["_auth_user_id"] = "1"
+    first.save()
+    before = first.session_key
+    first.cycle_key()
+    with override_settings(SESSION_LOCK_OPTIONS=DURABLE):
+        late = SessionStore(before)
+        late.prepare(home_of_threads(), "lock", {}, None)
+        late.begin()
+        assert late.outdated
+        with pytest.raises(NotDurable):
+            late.cycle_key()
+        assert late.session_key not in (before, first.session_key)
+        assert not late.outdated
+        late.close()
+    assert SessionStore(late.session_key)["_auth_user_id"] == "1"
 
 
 def test_cycle_key_of_a_session_that_is_not_stored(twin: Twin) -> None:

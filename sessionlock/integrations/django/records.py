@@ -16,8 +16,8 @@ from ... import protocol
 from ...engines import increment
 from ...errors import ReadOnlySession, SessionConflict, SessionNotFound
 from ...guard import SessionGuard
-from ...holding import SessionContext
-from ...keys import SessionKeys, check_sid, keys_for, new_sid, new_token
+from ...holding import SessionContext, renew_id
+from ...keys import SessionKeys, check_sid, new_sid, new_token
 from ...modes import Unlocked, UnlockedMode, check_unchanged
 from ...peers import Client
 from ...policies import LeasePolicy, SessionPolicy
@@ -103,9 +103,11 @@ class HeldRecord:
             await self._context.__aexit__(kind, error, tb)
 
     async def renew(self, grace: float) -> str:
-        sid = await self.session.regenerate(grace=grace)
-        self.outdated = False
-        return sid
+        old = self.session.sid
+        try:
+            return await self.session.regenerate(grace=grace)
+        finally:
+            self.outdated = self.outdated and self.session.sid == old
 
     async def incr(self, key: str, by: int) -> int:
         return await self.session.incr(key, by)
@@ -163,10 +165,10 @@ class FreeRecord:
             check_unchanged(self.session)
 
     async def renew(self, grace: float) -> str:
-        sid = await self._guard.regenerate(self.session.sid, grace=grace)
-        self.session.sid = sid
+        sid, keys, safety = await renew_id(self._guard.runtime(), self._unlocked.keys, grace, None)
         self.outdated = False
-        self._unlocked = replace(self._unlocked, sid=sid, keys=keys_for(self._guard.prefix, sid))
+        self._unlocked = replace(self._unlocked, sid=sid, keys=keys)
+        self.session.was_renewed(sid, safety)
         return sid
 
     async def incr(self, key: str, by: int) -> int:

@@ -9,7 +9,14 @@ from typing import Any, TypeVar
 from django.contrib.sessions.backends.base import CreateError, SessionBase, UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
 
-from ...errors import InvalidSessionId, ReadOnlySession, SessionConflict, SessionLockError, SessionNotFound
+from ...errors import (
+    InvalidSessionId,
+    NotDurable,
+    ReadOnlySession,
+    SessionConflict,
+    SessionLockError,
+    SessionNotFound,
+)
 from ...guard import SessionGuard
 from ...keys import new_sid
 from ...peers import Client
@@ -332,6 +339,9 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         said = settings.current()
         try:
             self._session_key = await record.renew(said.grace if LOGGED_IN in data else said.login_grace)
+        except NotDurable:
+            self._session_key = record.session.sid
+            raise
         except SessionNotFound:
             raise SessionInterrupted(
                 "The session was ended while this request was handled, perhaps by logging out elsewhere."
