@@ -27,7 +27,7 @@ from .links import Link
 from .protocol import Call
 from .routes import LOST, NotNow, meant
 from .scripts import Script
-from .wire import WireUnsupported
+from .wire import WireUnsupported, unsent
 
 __all__ = ["Address", "ClusterRoute", "SlotMap", "slot_of"]
 
@@ -132,7 +132,11 @@ class ClusterRoute:
 
     async def _to_owner(self, slot: int, evaluate: Callable[[Link, bool], Any]) -> Any:
         """Follow the redirections. What is lost on the way makes the map suspect, and is the caller's to repeat."""
-        address, asking = await self._owner(slot), False
+        try:
+            address, asking = await self._owner(slot), False
+        except LOST as error:
+            unsent(error)
+            raise
         for _ in range(MOST_REDIRECTIONS):
             try:
                 return await evaluate(self._link(address), asking)

@@ -22,7 +22,7 @@ from .keys import SessionKeys, new_token
 from .protocol import Call
 from .routes import LOST, ClientRoute, NotNow, Route, ServerRoute
 from .scripts import Script, script
-from .wire import Wire
+from .wire import Wire, was_unsent
 
 __all__ = ["LOST", "Executor", "Script", "script", "worth_repeating"]
 
@@ -119,14 +119,20 @@ class Executor:
         """The first try, which has none of tenacity's overhead, failed: more of them, where that is worth it."""
         if not worth_repeating(first):
             raise _mapped(first, call) from first
+        sent = not was_unsent(first)
 
         async def again() -> T:
-            return await send(*args)
+            nonlocal sent
+            try:
+                return await send(*args)
+            except FAILURES as error:
+                sent = sent or not was_unsent(error)
+                raise
 
         try:
             return await self._retrying(again)
         except FAILURES as error:
-            raise _mapped(error, call) from error
+            raise _mapped(error, call, sent=sent) from error
 
     def _send(self, call: Call) -> Awaitable[Any]:
         sending = self.route.send(script(call.script), call)
@@ -180,9 +186,15 @@ def worth_repeating(error: BaseException) -> bool:
     return isinstance(error, (*LOST, NotNow)) and not hopeless
 
 
-def _mapped(error: Exception, call: Call) -> RedisUnavailable:
+def _mapped(error: Exception, call: Call, *, sent: bool = True) -> RedisUnavailable:
+    """``sent``: whether any of the tries had a connection."""
     if isinstance(error, NotNow):
         return RedisUnavailable(f"Redis cannot serve the {call.script} call now: {error}")
+    if worth_repeating(error) and not sent:
+        return RedisUnavailable(
+            f"there was no connection to Redis for the {call.script} call ({error}); nothing was sent."
+            " Try again when Redis is back"
+        )
     if worth_repeating(error):
         return RedisUnavailable(
             f"Redis did not answer the {call.script} call ({error}); whether it took effect is unknown."

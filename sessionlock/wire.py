@@ -13,16 +13,18 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-__all__ = ["Wire", "WireUnsupported", "pack"]
+__all__ = ["Wire", "WireUnsupported", "pack", "unsent", "was_unsent"]
 
+E = TypeVar("E", bound=BaseException)
 _MORE = object()
+_UNSENT = "sessionlock: no call was sent"
 Answered = Callable[[Any], None]
 _open_wires: weakref.WeakSet[Wire] = weakref.WeakSet()
 
@@ -31,6 +33,16 @@ def pack(*words: Any) -> bytes:
     """A command as it is sent."""
     packed: bytes = hiredis.pack_command(words)
     return packed
+
+
+def unsent(error: E) -> E:
+    """The error, marked: it came before there was a connection, so the call it ended has not left this process."""
+    error.__dict__[_UNSENT] = True
+    return error
+
+
+def was_unsent(error: BaseException) -> bool:
+    return _UNSENT in error.__dict__
 
 
 class WireUnsupported(Exception):
@@ -79,7 +91,7 @@ class Wire(asyncio.Protocol):
 
         Raises:
             WireUnsupported: these connections are not stream based.
-            redis.exceptions.RedisError, OSError: as redis-py does.
+            redis.exceptions.RedisError, OSError: as redis-py does, marked as :func:`unsent`.
         """
         connection = connect()
         if not hasattr(connection, "_writer") or not hasattr(connection, "_reader"):
@@ -91,10 +103,12 @@ class Wire(asyncio.Protocol):
             if writer is not None:
                 writer.transport.abort()  # no await here: this may be a cancellation
             if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
-                raise RedisTimeoutError(f"no connection within {reply_within:g} s") from None
+                raise unsent(RedisTimeoutError(f"no connection within {reply_within:g} s")) from None
             if isinstance(error, Exception) and not isinstance(error, (RedisError, OSError, EOFError)):
                 # A credential provider's, or of a hook of the application's.
-                raise RedisConnectionError(f"connecting failed: {type(error).__name__}: {error}") from error
+                failed = RedisConnectionError(f"connecting failed: {type(error).__name__}: {error}")
+                raise unsent(failed) from error
+            unsent(error)
             raise
         if not hasattr(getattr(connection._writer, "transport", None), "set_protocol"):
             await connection.disconnect()

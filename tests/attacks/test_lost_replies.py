@@ -10,7 +10,7 @@ from support.proxy import FaultyProxy
 from support.stored import Stored
 from tenacity import stop_after_delay, wait_fixed
 
-from sessionlock import LeasePolicy, SessionGuard, SessionPolicy, WaitPolicy
+from sessionlock import LeasePolicy, RedisUnavailable, SessionGuard, SessionPolicy, WaitPolicy, cluster
 from sessionlock.executor import script
 from sessionlock.keys import keys_for
 
@@ -252,3 +252,39 @@ async def test_a_lost_leave_taking(proxy: FaultyProxy, node: Node, stored: Look)
         assert len(session.waiting) == 1
     await asyncio.wait_for(successor, 5)
     assert session.free
+
+
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
+@pytest.mark.parametrize("fault", [FaultyProxy.refuse, FaultyProxy.blackhole])
+async def test_what_was_never_sent(
+    proxy: FaultyProxy,
+    node: Node,
+    stored: Look,
+    monkeypatch: pytest.MonkeyPatch,
+    scheme: str,
+    fault: Callable[[FaultyProxy], None],
+) -> None:
+    """Nothing is unknown where there was no connection."""
+    monkeypatch.setattr(cluster, "MAP_WITHIN", 0.1)
+    fault(proxy)
+    guard = node(f"{scheme}://127.0.0.1:{proxy.port}", retry_for=0.1, reply_within=0.2)
+    with pytest.raises(RedisUnavailable, match=r"no connection .* acquire .*; nothing was sent") as told:
+        async with guard.session_lock("s"):
+            pass
+    assert "unknown" not in str(told.value)
+    assert stored("s").free
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+async def test_what_was_sent_once(proxy: FaultyProxy, node: Node, stored: Look, is_done: bool) -> None:
+    """That there was no connection later says nothing of the first try."""
+    session, guard = stored("s"), node(proxy.url, retry_for=0.1)
+    async with guard.session_lock("s") as held:
+        held["n"] = 1
+        drop = proxy.drop_next_reply if is_done else proxy.drop_next_request
+        dropped = drop(calls_of("release"))
+        proxy.refuse()
+        with pytest.raises(RedisUnavailable, match="whether it took effect is unknown"):
+            await held.release()
+        await dropped.wait()
+    assert session.data == ({"n": 1} if is_done else {})
