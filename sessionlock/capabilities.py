@@ -181,16 +181,41 @@ def _sentinels(pool: Any) -> str:
     return ",".join(sorted(server_name(sentinel) for sentinel in clients))
 
 
+_ADVICE = (
+    (
+        r"unknown command\W+HELLO",
+        "this server speaks RESP2 only (Redis before 6.0): put protocol=2 into the URL (?protocol=2)",
+    ),
+    (
+        "NOAUTH|WRONGPASS|invalid username-password|invalid password",
+        "give the right user and password in the URL: redis://user:password@host:port/0",
+    ),
+    (r"\bMOVED\b", "this is a node of a Redis Cluster: use redis+cluster://host:port"),
+    (
+        "connect call failed|connection refused",
+        "nobody listens there: check host and port, that the server is running, and that it listens at this address"
+        " (bind) and port (its tls-port is for rediss://, its port for redis://)",
+    ),
+    (
+        "no master found for",
+        "none of these sentinels told of a master: check their hosts and ports, that they run, and the service's name",
+    ),
+    (r"connecting to /.*no such file", "check the path of the socket, and that the server is running"),
+    (
+        "name or service not known|nodename nor servname|name resolution|no address associated|getaddrinfo failed",
+        "check the name of the host",
+    ),
+    ("WRONG_VERSION_NUMBER|record layer failure", "this port is not for TLS: use redis://, or the server's tls-port"),
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "name the authority that signed the server's certificate in the URL (?ssl_ca_certs=/path/to/ca.pem)",
+    ),
+)
+
+
 def unreachable_advice(error: BaseException) -> str:
     """What to do about a connection that failed; "" when the error says it all."""
-    text = str(error)
-    if re.search(r"unknown command\W+HELLO", text, re.IGNORECASE):
-        return "this server speaks RESP2 only (Redis before 6.0): put protocol=2 into the URL (?protocol=2)"
-    if re.search(r"NOAUTH|WRONGPASS|invalid username-password|invalid password", text, re.IGNORECASE):
-        return "give the right user and password in the URL: redis://user:password@host:port/0"
-    if re.search(r"\bMOVED\b", text):
-        return "this is a node of a Redis Cluster: use redis+cluster://host:port"
-    return ""
+    return next((advice for said, advice in _ADVICE if re.search(said, str(error), re.IGNORECASE)), "")
 
 
 def with_advice(said: str, error: BaseException) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import sys
 import textwrap
 import time
@@ -16,7 +17,7 @@ from typing import Any
 
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 from tenacity import stop_after_delay, wait_fixed
 
 from ..capabilities import Capabilities, Finding, client_kind, probe, with_advice
@@ -38,6 +39,7 @@ PUSHED_WITHIN = 0.75  # seconds; without a push the waiter would look by itself 
 CLAIM = 5.0
 WIDTH = 17
 COLUMNS = 100
+TIMED_OUT = (asyncio.TimeoutError, TimeoutError)  # the same from Python 3.11 on
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +105,12 @@ async def _examine(url: str, prefix: str) -> Examination:
             client = client_from_url(url)
             stack.push_async_callback(client.aclose)
             await asyncio.wait_for(_probe_all(client, prefix, seen), ANSWERS_WITHIN)
-        except (asyncio.TimeoutError, TimeoutError):
+        except TIMED_OUT as error:
             seen.nodes.clear()
-            seen.failed = f"no answer within {ANSWERS_WITHIN:g} s"
-        except (SessionLockError, EmbeddedServerUnavailable, RedisError, OSError) as error:
+            seen.failed = f"no answer within {ANSWERS_WITHIN:g} s{_about_tls(url, error)}"
+        except (SessionLockError, EmbeddedServerUnavailable, RedisError, RedisClusterException, OSError) as error:
             seen.nodes.clear()
-            seen.failed = with_advice(one_line(error), error)
+            seen.failed = with_advice(one_line(error), error) + _about_tls(url, error)
         if seen.verdict in ("unreachable", "refused"):
             return seen
         try:
@@ -117,6 +119,14 @@ async def _examine(url: str, prefix: str) -> Examination:
         except (SessionLockError, RedisError, OSError) as error:
             seen.failed = one_line(error)
     return seen
+
+
+def _about_tls(url: str, error: BaseException) -> str:
+    """For what comes of TLS where the server expects none, which then waits for more; and the other way round."""
+    if url.startswith("rediss"):
+        return "; if there is no TLS at that port, use redis://" if isinstance(error, TIMED_OUT) else ""
+    cut_off = re.search("reset by peer|closed by server|broken pipe", str(error), re.IGNORECASE)
+    return "; if the server expects TLS at that port, use rediss://" if cut_off else ""
 
 
 async def _probe_all(client: Any, prefix: str, seen: Examination) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,52 @@ def test_nobody_there(examine: Examine, capsys: pytest.CaptureFixture[str]) -> N
     assert said.out == ""
     assert said.err.startswith("sessionlock: redis://localhost:1/0: ")
     assert "geheim" not in said.err
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """Where nobody listens, and nobody can meanwhile."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("url", "advice"),
+    [
+        ("redis://127.0.0.1:{}/0", "check host and port, that the server is running"),
+        ("rediss://127.0.0.1:{}/0", "tls-port"),
+        ("redis+cluster://127.0.0.1:{}", "check host and port"),
+        ("redis+sentinel://127.0.0.1:{}/shop", "none of these sentinels told of a master"),
+        ("unix:///nowhere/redis.sock", "check the path"),
+    ],
+)
+def test_what_to_check_where_nobody_answers(examine: Examine, closed_port: int, url: str, advice: str) -> None:
+    status, told = examine(url.format(closed_port))
+    assert (status, told["verdict"]) == (2, "unreachable")
+    assert advice in told["failed"]
+
+
+def test_tls_where_there_is_none(examine: Examine, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "ANSWERS_WITHIN", 0.2)
+    _, told = examine(server.tcp_url.replace("redis://", "rediss://"))
+    assert told["failed"] == "no answer within 0.2 s; if there is no TLS at that port, use redis://"
+
+
+def test_no_tls_where_it_is_expected(examine: Examine) -> None:
+    """Such a server hangs up at the first bytes that are none of TLS."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hang_up() -> None:
+            client, _ = server.accept()
+            client.recv(1)
+            client.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        _, told = examine(f"redis://127.0.0.1:{server.getsockname()[1]}/0")
+        thread.join()
+    assert told["failed"].endswith("; if the server expects TLS at that port, use rediss://")
 
 
 @pytest.mark.parametrize("url", ["nix://here", "redis://localhost:99999/0"])

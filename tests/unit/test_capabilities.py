@@ -395,7 +395,15 @@ async def test_names_of_servers_and_clients() -> None:
         ("NOAUTH Authentication required.", "password"),
         ("invalid username-password pair or user is disabled.", "password"),
         ("MOVED 866 127.0.0.1:7001", "redis+cluster://"),
-        ("Error 111 connecting to localhost:1.", ""),
+        ("Error 111 connecting to localhost:1. Connect call failed ('127.0.0.1', 1).", "check host and port"),
+        ("Error Multiple exceptions: [Errno 111] Connect call failed ('::1', 1, 0, 0), [Errno 111] ...", "is running"),
+        ("Error 111 connecting to /run/redis. Connection refused.", "is running"),
+        ("Error 2 connecting to /run/redis. No such file or directory.", "path"),
+        ("No master found for 'shop' : <redis.asyncio.client.Redis(...)> - network:ConnectionError", "sentinels"),
+        ("Error -2 connecting to nowhere.invalid:6379. Name or service not known.", "name of the host"),
+        ("Error 1 connecting to h:1. [SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1)", "redis://"),
+        ("Error 1 connecting to h:1. [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed", "ssl_ca_certs"),
+        ("the connection was lost: closed by the server", ""),
     ],
 )
 def test_advice_for_a_connection_that_failed(said: str, advice: str) -> None:
