@@ -103,7 +103,8 @@ def _forbidden(found: Capabilities) -> Iterator[Finding]:
             "scripts",
             "scripts are not permitted here",
             "a lock is taken and given back by scripts, with or without a session",
-            "Permit EVALSHA and EVAL (ACL SETUSER <user> +eval +evalsha); mode='optimistic' works without",
+            "Permit EVALSHA and EVAL (ACL SETUSER <user> +eval +evalsha)"
+            + ("" if found.client == "quorum" else "; mode='optimistic' works without"),
         )
     elif FORBIDDEN.search(found.trial.get("PUBLISH", "")):
         yield Finding(

@@ -76,7 +76,6 @@ class Runtime:
             on_break=self._mistrust_pushes,
         )
         self.checkup = checkup_of_store(self.client, self.executor, prefix=prefix, reply_within=reply_within)
-        self._quorum_checkup = checkup_of_quorum(quorum, prefix=prefix) if quorum is not None else None
         self._looking: asyncio.Task[Capabilities | None] | None = None
         self._looking_at_quorum: asyncio.Task[Capabilities | None] | None = None
         if check:
@@ -96,6 +95,8 @@ class Runtime:
             self._farewell.__anext__().send(None)
         self._held_by: dict[str, tuple[str, object, str]] = {}  # session -> token, owner, and label as others see it
         _runtimes[id(self)] = self
+        if check and quorum is not None:
+            self._look_at_quorum(checkup_of_quorum(quorum, prefix=prefix))
 
     def _listener(self, **hooks: Any) -> Pushes:
         route = self.executor.route
@@ -120,13 +121,7 @@ class Runtime:
     # --- what the server is
 
     def _vet(self) -> None:
-        """Before a call: refuse a server that is unfit; look, beside the call, at one that is not known.
-
-        The masters of a quorum are looked at once and never refused: those that can vote are enough.
-        """
-        also, self._quorum_checkup = self._quorum_checkup, None
-        if also is not None and also.known() is None:
-            self._looking_at_quorum = self.background(self._look(also))
+        """Before a call: refuse a server that is unfit; look, beside the call, at one that is not known."""
         refusal = self.checkup.refusal()
         if refusal is not None:
             raise refusal
@@ -134,6 +129,11 @@ class Runtime:
             self._asked_executor.before_call = None  # known to be fit: from now on nothing is looked at
         elif self._looking is None or self._looking.done():
             self._looking = self.background(self._look(self.checkup))
+
+    def _look_at_quorum(self, checkup: Checkup) -> None:
+        """Once, and whatever comes of the first election; none is refused: those masters that can vote are enough."""
+        if checkup.known() is None:
+            self._looking_at_quorum = self.background(self._look(checkup))
 
     async def _look(self, checkup: Checkup) -> Capabilities | None:
         with suppress(RedisError, NotNow, *LOST):

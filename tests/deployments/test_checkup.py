@@ -13,7 +13,15 @@ from support.cluster import Cluster
 from support.commands import CommandCounter, connect
 from support.polling import eventually
 
-from sessionlock import LeasePolicy, Quorum, RedisUnavailable, ScriptsForbidden, SessionGuard, capabilities
+from sessionlock import (
+    LeasePolicy,
+    Quorum,
+    QuorumNotReached,
+    RedisUnavailable,
+    ScriptsForbidden,
+    SessionGuard,
+    capabilities,
+)
 from sessionlock.embedded import EmbeddedServer, find_server
 from sessionlock.keys import keys_for
 
@@ -182,6 +190,29 @@ async def test_every_master_of_a_quorum(
     assert down.startswith("quorum master down: not looked at")
     with connect(odd.tcp_url) as client:
         await eventually(lambda: len(client.client_list()) == 1, "the look keeps no connection")
+
+
+@pytest.mark.parametrize("missing", ["-evalsha", "-@scripting"])
+async def test_masters_of_a_quorum_that_permit_no_scripts(
+    own_server: OwnServer, redis_url: str, caplog: pytest.LogCaptureFixture, missing: str
+) -> None:
+    """The log names the rule, although no election is won, and so the store is never asked."""
+    urls = {}
+    for name in ("red", "blue", "green"):
+        own = own_server(tcp=True)
+        if own.version < (6, 0):
+            pytest.skip("there are no users before 6.0")
+        with connect(own.unix_url) as client:
+            client.execute_command("ACL", "SETUSER", "app", "on", ">p", "~*", "+@all", "allchannels", missing)
+        urls[name] = own.tcp_url.replace("redis://", "redis://app:p@")
+    async with SessionGuard.from_url(redis_url, quorum=Quorum(urls, rejoin_after=0), check=True) as guard:
+        with pytest.raises(QuorumNotReached, match="NOPERM"):
+            async with guard.lock("s", wait=0.2):
+                pass
+        await eventually(lambda: bool(caplog.records), "they are looked at")
+    (told,) = caplog.messages
+    assert told.startswith("quorum master red, quorum master blue, quorum master green: scripts are not permitted here")
+    assert told.endswith("Permit EVALSHA and EVAL (ACL SETUSER <user> +eval +evalsha)")
 
 
 async def test_a_hung_master_of_a_quorum_delays_nothing(own_server: OwnServer, redis_url: str) -> None:
