@@ -201,7 +201,8 @@ class Master:
         elif str(error).startswith("NOSCRIPT"):
             wire.send(_packed("EVAL", script(call.script).text, call), partial(self._answered, wire, call, answered))
         else:
-            answered(Refused(f"refused the {call.script} call: {error}"))
+            permit = "; permit it: ACL SETUSER <user> +eval +evalsha" if str(error).startswith("NOPERM") else ""
+            answered(Refused(f"refused the {call.script} call: {error}{permit}"))
 
     async def _ask_client(self, executor: Executor, call: Call, answered: Answered) -> None:
         try:

@@ -13,7 +13,16 @@ from support.commands import connect
 from support.proxy import FaultyProxy
 from support.quorums import KEYS, SID, Place, until
 
-from sessionlock import Lease, LeaseLost, LeasePolicy, Quorum, RedisUnavailable, SessionGuard
+from sessionlock import (
+    Lease,
+    LeaseLost,
+    LeasePolicy,
+    Quorum,
+    QuorumNotReached,
+    RedisUnavailable,
+    SessionGuard,
+)
+from sessionlock.embedded import find_server
 from sessionlock.scripts import script
 
 pytestmark = pytest.mark.anyio
@@ -194,3 +203,15 @@ async def test_a_give_back_that_is_still_on_its_way(three: Place, proxy: FaultyP
     three.masters[0].kill()
     with anyio.fail_after(8), pytest.raises(LeaseLost):
         await holding
+
+
+async def test_masters_that_do_not_permit_scripts(three: Place) -> None:
+    """It is said what to permit."""
+    if find_server().version < (6, 0):
+        pytest.skip("this server knows no ACL (6.0)")
+    for number in (0, 1):
+        three.at(number).client.execute_command("ACL", "SETUSER", "default", "-eval", "-evalsha")  # type: ignore[no-untyped-call]
+    with pytest.raises(QuorumNotReached, match=r"permit it: ACL SETUSER <user> \+eval \+evalsha") as caught:
+        async with three.guard(retry_for=0.2).lock(SID, wait=2):
+            raise AssertionError("entered")
+    assert sum("NOPERM" in said for said in caught.value.answers.values()) == 2
