@@ -192,13 +192,13 @@ _ADVICE = (
     ),
     (r"\bMOVED\b", "this is a node of a Redis Cluster: use redis+cluster://host:port"),
     (
+        "no master found for",
+        "none of these sentinels told of a master: check their hosts and ports, that they run, and the service's name",
+    ),
+    (
         "connect call failed|connection refused",
         "nobody listens there: check host and port, that the server is running, and that it listens at this address"
         " (bind) and port (its tls-port is for rediss://, its port for redis://)",
-    ),
-    (
-        "no master found for",
-        "none of these sentinels told of a master: check their hosts and ports, that they run, and the service's name",
     ),
     (r"connecting to /.*no such file", "check the path of the socket, and that the server is running"),
     (

@@ -33,6 +33,7 @@ __all__ = ["Answered", "Master", "Silent"]
 
 SHORTEST_BREAK = 0.1  # seconds for which a master that failed is left alone, doubled with every failure
 LONGEST_BREAK = 2.0
+CHANCES = 10
 SCRIPTS = ("vote", "raise_fence", "acquire", "adopt", "renew", "abandon")
 UPTIME = re.compile(rb"^uptime_in_seconds:(\d+)", re.MULTILINE)
 
@@ -88,6 +89,7 @@ class Master:
         self._perhaps_here: set[Word] = set()  # tokens under which something may stand at this master
         self._debts: deque[Call] = deque()
         self._pause = SHORTEST_BREAK
+        self._chances = CHANCES  # to come back once the guard was closed
         self._coming_back: asyncio.TimerHandle | None = None
         self.pushes = ProcessChannel(
             client,
@@ -231,25 +233,25 @@ class Master:
 
     def _is_owed(self, call: Call) -> bool:
         """Only what it was asked for, so that these are few however long it is out of reach."""
-        if self._by_client is not None or self._closed:
+        if self._by_client is not None:
             return False
         return not call.args or call.args[0] in self._perhaps_here  # a dismissal is about whoever waits
 
     def _come_back(self) -> None:
         """With debts, do not wait until somebody else needs this master."""
-        if self._coming_back is None:
+        if self._coming_back is None and self._chances:
+            self._chances -= self._closed
             pause = max(self._pause, self._not_before - time.monotonic())
             self._pause = min(self._pause * 2, LONGEST_BREAK)  # it may answer, and refuse
             self._coming_back = self._loop.call_later(pause, self._try_to_settle)
 
     def _try_to_settle(self) -> None:
         self._coming_back = None
-        if self._debts and not self._closed:
+        if self._debts:
             self._connect_for(self._settle_debts, self._not_settled)
 
     def _not_settled(self, reply: Any) -> None:
-        if not self._closed:
-            self._come_back()
+        self._come_back()
 
     def _settle_debts(self, wire: Wire) -> None:
         """What could not be given up stands there still: a lock, or a place in a queue to which a lock would go."""
@@ -331,6 +333,7 @@ class Master:
         self._closed = True
         if self._coming_back is not None:
             self._coming_back.cancel()
+            self._coming_back = None
         await self.pushes.aclose()
         for task in list(self._tasks):
             task.cancel()

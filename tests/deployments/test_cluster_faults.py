@@ -10,7 +10,7 @@ import anyio
 import pytest
 from deployments.common import LONG, LONG_SECONDS, SID, SIDS, MakeGuard, Tell, fence_of, lock_of
 from support.cluster import Cluster, Node, slot_of
-from support.commands import keys_without_ttl
+from support.commands import confirmed_by, keys_without_ttl
 from support.ordeal import Ordeal
 from support.polling import eventually
 from support.proof import Fault, longest_pause, stored
@@ -204,7 +204,7 @@ async def test_the_master_dies_while_it_is_held_and_waited_for(cluster: Cluster,
         tasks.start_soon(wait_for_it)
         await queued(cluster, SID)
         master = cluster.master_of(lock_of(SID))
-        assert master.raw.wait(1, 5000) == 1
+        confirmed_by(master.raw, 1, lock_of(SID))
         died = time.monotonic()
         cluster.kill(master)
         await cluster.promoted(master)
@@ -223,7 +223,7 @@ async def test_a_lock_that_was_not_replicated_is_lost_and_its_late_save_refused(
     first, second = node(cluster.url), node(cluster.url, wait=20.0)
     await first.create({"by": ["nobody"]}, sid=SID)
     master = cluster.master_of(lock_of(SID))
-    assert master.raw.wait(1, 5000) == 1
+    confirmed_by(master.raw, 1, lock_of(SID))
     replica = cluster.replica_of(master)
     cluster.pause(replica)
     master.cut_off_replicas()

@@ -18,6 +18,7 @@ import pytest
 import support.forking
 from deployments.common import SID, MakeGuard, fence_of, lock_of
 from support.cluster import Cluster, slot_of
+from support.commands import confirmed_by
 from support.history import Operation, judge
 from support.polling import eventually
 from support.quorums import Place
@@ -171,7 +172,7 @@ async def test_the_store_is_replaced_by_sentinel(three: Place, node: MakeGuard) 
             session["n"] = 1
             tasks.start_soon(wait_for_it)
             await eventually(lambda: bool(three.at(0).waiting), "it waits")
-            assert sentinels.master.raw.wait(2, 5000) == 2
+            confirmed_by(sentinels.master.raw, 2)
             sentinels.kill_master()
             await sentinels.new_master()
         assert fences == sorted(set(fences))
@@ -188,7 +189,7 @@ async def test_a_stores_lost_promotion(three: Place, node: MakeGuard) -> None:
         first, second = node(sentinels.url, **options), node(sentinels.url, **options)
         await first.create({"by": ["nobody"]}, sid=SID)
         replicas = sentinels.replicas
-        assert sentinels.master.raw.wait(2, 5000) == 2
+        confirmed_by(sentinels.master.raw, 2)
         for replica in replicas:
             replica.pause()
         sentinels.master.cut_off_replicas()

@@ -25,11 +25,17 @@ def fences(place: Place) -> list[int]:
     return [place.at(number).fence for number, master in enumerate(place.masters) if master.running]
 
 
+HIGHER = """
+if tonumber(ARGV[1]) > tonumber(redis.call('HGET', KEYS[1], '#fence') or 0) then
+  redis.call('HSET', KEYS[1], '#fence', ARGV[1])
+  redis.call('PEXPIRE', KEYS[1], 60000)
+end"""
+
+
 def set_ahead(place: Place, master: int, by_us: int) -> None:
-    """That master numbers its next grant so much higher than the others do."""
+    """That master numbers its next grant so much higher than the others do; never lower than it has done."""
     with connect(place.masters[master].unix_url) as raw:
-        raw.hset(KEYS.session, "#fence", place.at(master).now_us + by_us)
-        raw.pexpire(KEYS.session, 60_000)
+        raw.eval(HIGHER, 1, KEYS.session, str(place.at(master).now_us + by_us))
 
 
 async def one_lock(guard: SessionGuard, **options: Any) -> int:

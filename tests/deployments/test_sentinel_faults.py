@@ -12,7 +12,7 @@ import redis.asyncio
 from deployments.common import LONG, LONG_SECONDS, SID, SIDS, MakeGuard, Tell, fence_of
 from redis.asyncio.sentinel import Sentinel
 from support.choice import by_default
-from support.commands import keys_without_ttl
+from support.commands import confirmed_by, keys_without_ttl
 from support.ordeal import Ordeal
 from support.placed import PlacedServer
 from support.polling import eventually
@@ -44,7 +44,7 @@ async def nothing_is_left(sentinels: Sentinels, sids: tuple[str, ...]) -> None:
 
 
 def replicated(sentinels: Sentinels) -> None:
-    assert sentinels.master.raw.wait(len(sentinels.replicas), 5000) == len(sentinels.replicas)
+    confirmed_by(sentinels.master.raw, len(sentinels.replicas))
 
 
 # --- one session ------------------------------------------------------------------------------------------------------

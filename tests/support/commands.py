@@ -101,3 +101,13 @@ def keys_without_ttl(url: str) -> list[str]:
                 pipeline.pttl(key)
             left = pipeline.execute()
     return sorted(key.decode(errors="backslashreplace") for key, ttl in zip(keys, left, strict=True) if ttl == -1)
+
+
+def confirmed_by(raw: Any, replicas: int, beside: bytes = b"s") -> None:
+    """What was written to this master so far is at so many replicas. ``beside``: a key in one of its slots.
+
+    It is asked behind a write, for from Redis 7.2 on WAIT looks at the writes of its own connection only.
+    """
+    tag = beside.partition(b"{")[2].partition(b"}")[0] or beside
+    raw.set(b"written:{%b}" % tag, "1", px=60_000)
+    assert raw.wait(replicas, 5000) == replicas
