@@ -124,7 +124,7 @@ async def test_a_lease_tells_what_it_is(guard: SessionGuard, record: Look) -> No
 
 
 async def test_a_lease_is_renewed_while_the_body_runs(guard: SessionGuard, record: Look) -> None:
-    async with guard.session_lock("s", lease=LeasePolicy(ttl=0.3)) as session:
+    async with guard.session_lock("s", lease=LeasePolicy(ttl=1)) as session:
         assert session.lease is not None
         begun = record("s").lease_end_us
         await record("s").until(lambda stored: stored.lease_end_us > begun + 400_000)

@@ -202,8 +202,9 @@ async def test_masters_of_a_quorum_that_permit_no_scripts(
         own = own_server(tcp=True)
         if own.version < (6, 0):
             pytest.skip("there are no users before 6.0")
+        channels = ["allchannels"] if own.version >= (6, 2) else []
         with connect(own.unix_url) as client:
-            client.execute_command("ACL", "SETUSER", "app", "on", ">p", "~*", "+@all", "allchannels", missing)
+            client.execute_command("ACL", "SETUSER", "app", "on", ">p", "~*", "+@all", *channels, missing)
         urls[name] = own.tcp_url.replace("redis://", "redis://app:p@")
     async with SessionGuard.from_url(redis_url, quorum=Quorum(urls, rejoin_after=0), check=True) as guard:
         with pytest.raises(QuorumNotReached, match="NOPERM"):
