@@ -330,6 +330,8 @@ class QuorumExecutor(Executor):
         if reply[0] == b"released":
             await self.masters.ask(at_masters, self._a_majority)
             return reply
+        if reply[0] == b"over":
+            return [b"not-holder"]  # somebody else did, and the masters may not have heard of it yet
         look = Call("inspect", call.keys, ())
         views = await self.masters.ask(look, self._one_holds)
         token = call.args[0]

@@ -338,4 +338,12 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "if False:\n",
         MISHAPS + "test_a_give_back_that_is_still_on_its_way",
     ),
+    (
+        "a holder is taken out twice",
+        "quorum",
+        "lua/force_release.lua",
+        "call('HGET', SESSION, '#forced') == token and 'over' or 'not-holder'",
+        "'not-holder'",
+        MISHAPS + "test_taken_out_once",
+    ),
 ]

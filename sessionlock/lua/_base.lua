@@ -9,6 +9,7 @@
 --                     #holder   "token state since_us channel label", state = held | claim
 --                     #commit   "token when_us": the acquisition or commit that finished last
 --                     #op       the immediate save applied last
+--                     #forced   the holder that was taken out by force last
 --                     #destroyed  tombstone
 --                     #id       proof of the id that is valid now, when it was regenerated
 --                     #old      "proof@until_us ...": ids that were valid before, in their grace

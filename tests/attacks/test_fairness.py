@@ -199,7 +199,7 @@ async def test_what_a_release_costs_does_not_grow_with_the_waiters(redis_url: st
     nodes = (node(), node())
     small = await _herd(redis_url, nodes, stored("s"), few)
     large = await _herd(redis_url, nodes, stored("s"), many)
-    assert large["commands"] / many <= 1.1 * small["commands"] / few
+    assert large["commands"] / many <= 1.25 * small["commands"] / few  # a busy machine looks more often
     assert large["commands"] <= 40 * many
     assert large["scripts"] <= 1.2 * many, "more than one release per turn, and hardly a look"
     assert large["publish"] <= 1.05 * many

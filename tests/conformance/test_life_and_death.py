@@ -212,7 +212,7 @@ async def test_after_the_idle_end_nothing_is_left(node: Node, topology: Topology
 
 async def test_what_is_kept_beyond_a_session_is_bounded(node: Node, topology: Topology) -> None:
     """Of a session that ended, only its highest fence and the receipts of what was done last stay, for a while."""
-    guard = node(session=SessionPolicy(idle=0.05, tombstone=0.05))
+    guard = node(session=SessionPolicy(idle=0.5, tombstone=0.5))
     for i in range(5):
         async with guard.session_lock("several cycles") as session:
             session["n"] = i

@@ -21,6 +21,7 @@ from sessionlock import (
     QuorumNotReached,
     RedisUnavailable,
     SessionGuard,
+    protocol,
 )
 from sessionlock.embedded import find_server
 from sessionlock.scripts import script
@@ -131,6 +132,19 @@ async def test_a_bare_majority_is_seen(three: Place, proxy: FaultyProxy) -> None
             assert seen.holder is not None
             assert seen.holder.token == lease.token
             assert await admin.force_release(SID, lease.token)
+
+
+async def test_taken_out_once(three: Place) -> None:
+    """The store has heard of it and the masters have not: who asks then has not done it."""
+    holder, first, second = three.guard(), three.guard(), three.guard()
+    with pytest.raises(LeaseLost):
+        async with holder.session_lock(SID, lease=LeasePolicy(on_lost="flag")) as session:
+            assert session.lease is not None
+            token = session.lease.token
+            await until(lambda: three.holders() == [token] * 3)
+            await first.runtime().executor.store.run(protocol.force_release(KEYS, token))  # type: ignore[attr-defined]
+            assert three.holders() == [token] * 3
+            assert not await second.force_release(SID, token)
 
 
 async def test_a_lock_that_was_taken_is_known_as_lost(three: Place) -> None:
