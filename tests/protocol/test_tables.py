@@ -108,9 +108,9 @@ TABLE: dict[str, Row] = {
     "force-release, again": [
         ("A acquire", "granted #1"),
         ("A force", "released"),
-        ("A force", "not-holder"),
+        ("A force", "over"),
         ("B acquire", "granted #2"),
-        ("A force", "not-holder"),
+        ("A force", "over"),
         ("holds", "B"),
     ],
     # --- calls of an older acquisition that arrive late
