@@ -125,7 +125,7 @@ def _about_tls(url: str, error: BaseException) -> str:
     """For what comes of TLS where the server expects none, which then waits for more; and the other way round."""
     if url.startswith("rediss"):
         return "; if there is no TLS at that port, use redis://" if isinstance(error, TIMED_OUT) else ""
-    cut_off = re.search("reset by peer|closed by server|broken pipe", str(error), re.IGNORECASE)
+    cut_off = re.search("reset by peer|closed by server|broken pipe|connection lost", str(error), re.IGNORECASE)
     return "; if the server expects TLS at that port, use rediss://" if cut_off else ""
 
 
