@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -87,7 +86,7 @@ class Master:
         self._by_client = None if Wire.fits(client) else Executor(client, reply_within=reply_within, retry_for=0.001)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._perhaps_here: set[Word] = set()  # tokens under which something may stand at this master
-        self._debts: deque[Call] = deque()
+        self._debts: list[Call] = []
         self._pause = SHORTEST_BREAK
         self._chances = CHANCES  # to come back once the guard was closed
         self._coming_back: asyncio.TimerHandle | None = None
@@ -255,7 +254,7 @@ class Master:
 
     def _settle_debts(self, wire: Wire) -> None:
         """What could not be given up stands there still: a lock, or a place in a queue to which a lock would go."""
-        debts, self._debts = self._debts, deque()
+        debts, self._debts = self._debts, []
         for call in debts:
             self._send(call, partial(self._settled, call, _ignore), False, None, wire)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -76,18 +76,22 @@ async def node() -> AsyncIterator[MakeGuard]:
         yield make
 
 
+@asynccontextmanager
+async def _quorum_of(masters: int) -> AsyncIterator[Place]:
+    with ExitStack() as stack:
+        place = Place(stack, masters)
+        async with place.guards:
+            yield place
+
+
 @pytest.fixture
 async def three() -> AsyncIterator[Place]:
     """A quorum of three masters."""
-    with ExitStack() as stack:
-        place = Place(stack, 3)
-        async with place.guards:
-            yield place
+    async with _quorum_of(3) as place:
+        yield place
 
 
 @pytest.fixture
 async def five() -> AsyncIterator[Place]:
-    with ExitStack() as stack:
-        place = Place(stack, 5)
-        async with place.guards:
-            yield place
+    async with _quorum_of(5) as place:
+        yield place

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
@@ -55,6 +55,24 @@ async def arriving(masters: Any, calls: int) -> None:
     with anyio.fail_after(10):
         while any(len(master._arriving) != calls for master in masters.all):
             await asyncio.sleep(0)  # a connection is opened faster than any pause ends
+
+
+def before_the_fence_is_raised(
+    guard: SessionGuard, monkeypatch: pytest.MonkeyPatch, happens: Callable[[str], None]
+) -> list[str]:
+    """The first time only; the token that it was to be raised for."""
+    masters: Any = guard.runtime().executor.masters  # type: ignore[attr-defined]
+    ask = masters.ask
+    tokens: list[str] = []
+
+    async def ask_late(call: Any, *args: Any) -> Any:
+        if call.script == "raise_fence" and not tokens:
+            tokens.append(call.args[0])
+            happens(call.args[0])
+        return await ask(call, *args)
+
+    monkeypatch.setattr(masters, "ask", ask_late)
+    return tokens
 
 
 class TestRoundTrips:
@@ -153,18 +171,11 @@ class TestFences:
         await until(three.is_free)
         set_ahead(three, 0, 3_000_000)
         three.masters[2].kill()
-        masters: Any = guard.runtime().executor.masters  # type: ignore[attr-defined]
-        ask = masters.ask
-        lost: list[Any] = []
 
-        async def ask_late(call: Any, *args: Any) -> Any:
-            if call.script == "raise_fence" and not lost:
-                lost.append(call.args[0])
-                with connect(three.masters[0].unix_url) as raw:
-                    raw.delete(KEYS.lock)
-            return await ask(call, *args)
+        def come_between(token: str) -> None:
+            three.at(0).client.delete(KEYS.lock)
 
-        monkeypatch.setattr(masters, "ask", ask_late)
+        lost = before_the_fence_is_raised(guard, monkeypatch, come_between)
         async with guard.lock(SID) as lease:
             assert lost
             assert lost[0] not in three.holders()
@@ -179,18 +190,12 @@ class TestFences:
         set_ahead(three, 0, 3_000_000)
         raws = [three.at(number).client for number in range(3)]
         raws[2].set(KEYS.lock, "foreign", px=60_000)
-        masters: Any = guard.runtime().executor.masters  # type: ignore[attr-defined]
-        ask = masters.ask
-        lost: list[Any] = []
 
-        async def ask_late(call: Any, *args: Any) -> Any:
-            if call.script == "raise_fence" and not lost:
-                lost.append(call.args[0])
-                raws[0].delete(KEYS.lock)
-                raws[2].set(KEYS.lock, call.args[0], px=60_000)
-            return await ask(call, *args)
+        def come_between(token: str) -> None:
+            raws[0].delete(KEYS.lock)
+            raws[2].set(KEYS.lock, token, px=60_000)
 
-        monkeypatch.setattr(masters, "ask", ask_late)
+        lost = before_the_fence_is_raised(guard, monkeypatch, come_between)
         async with guard.lock(SID) as lease:
             assert lost
             assert lease.token != lost[0]
