@@ -32,9 +32,9 @@ class Clash(Exception):
 
 
 def critical(base: Any, ours: Any, theirs: Any) -> Any:
-    """Both sides changed it: that is an error, unless both came to the same value."""
-    if ours == theirs and type(ours) is type(theirs):
-        return ours
+    """Both sides changed it: that is an error, also when both came to the same value, for two read-modify-writes do
+    that when one of them is lost. (Equal values that were assigned without reading never come here.)
+    """
     raise Clash
 
 
@@ -92,6 +92,8 @@ def by_id(field: str = "id") -> Merge:
         merged = {}
         for name in [*current, *(name for name in mine if name not in current)]:
             was, here, there = (part.get(name, MISSING) for part in (old, mine, current))
+            if here is MISSING and there is MISSING:
+                continue  # both took it out
             value = there if here == was else here if there == was else critical(was, here, there)
             if value is not MISSING:
                 merged[name] = value

@@ -34,7 +34,7 @@ from .errors import (
     StaleFencingToken,
 )
 from .executor import LOST, Executor, worth_repeating
-from .keys import SessionKeys, new_token
+from .keys import SessionKeys, key_of_field, new_token
 from .policies import SessionPolicy
 from .protocol import Change, Committed, Conflict, Refused, Snapshot, admitted, refusal
 from .session import field_of
@@ -46,6 +46,8 @@ RECEIPT_US = 60_000_000
 RECEIPT_MS = 60_000
 MOST_RECEIPTS = 4096
 LARGEST_STEP = 10**15 - 1
+# What makes a shell a record (see lua/_base.lua): a record that ends loses it.
+OF_A_RECORD = (b"#created", b"#version", b"#expires", b"#user", b"#indexed", b"#id", b"#old", b"#op")
 NEW = "new"  # instead of the stamp of a record: there is none yet, and one may be made
 MOST_TRIES = 100  # a WATCH is undone by any write to the record, a lock's grant included
 
@@ -143,6 +145,7 @@ class WatchEngine:
             return Refused("missing")
         if left < policy.refresh_ms:
             await self._client.pexpire(keys.session, _idle_ms(snapshot, policy, _microseconds(time)))
+            return snapshot._replace(touched=True)
         return snapshot
 
     async def _commit(
@@ -155,7 +158,8 @@ class WatchEngine:
         expected: int | None,
     ) -> Committed | Conflict | Refused:
         async with self._client.pipeline(transaction=True) as pipe:
-            await pipe.watch(keys.session)
+            ends = changes[-1].op == "e"
+            await pipe.watch(keys.session, *((keys.lock, keys.queue) if ends else ()))
             now = _microseconds(await pipe.time())
             current = _snapshot(await _raw(pipe, "HGETALL", keys.session))
             if await self._finished(pipe, keys, op, current):
@@ -167,11 +171,15 @@ class WatchEngine:
             refused = _refusal(current, created, changes, expected)
             if refused is not None:
                 return refused
+            ends = ends and _leaves_nothing(current, changes) and not await pipe.exists(keys.lock, keys.queue)
             pipe.multi()
             _apply(pipe, keys, current, changes, policy, now)
             _write_receipt(pipe, keys, op, current, now)
+            if ends:
+                pipe.hdel(keys.session, *OF_A_RECORD)
+                pipe.pexpire(keys.session, RECEIPT_MS)
             await pipe.execute()
-        return Committed(current.version + 1, current.created or str(now))
+        return Committed(0) if ends else Committed(current.version + 1, current.created or str(now))
 
     async def _finished(self, pipe: Any, keys: SessionKeys, op: str, current: Snapshot) -> bool:
         if current.fields.get(b"#commit", b"").startswith(op.encode() + b" "):
@@ -216,9 +224,19 @@ def _refusal(current: Snapshot, created: str, changes: list[Change], expected: i
     theirs = {
         change.field: current.fields.get(change.field)
         for change in changes
-        if change.base != "*" and not _unchanged(current.fields.get(change.field), change.base)
+        if (change.base != "*" and not _unchanged(current.fields.get(change.field), change.base))
+        or (change.op == "n" and len(_own_fields(current)) != int(change.value))
     }
     return Conflict(current.version, theirs, current) if theirs else None
+
+
+def _own_fields(snapshot: Snapshot) -> list[bytes]:
+    return [field for field in snapshot.fields if key_of_field(field) is not None]
+
+
+def _leaves_nothing(current: Snapshot, changes: list[Change]) -> bool:
+    kept = {*_own_fields(current), *(change.field for change in changes if change.op == "s")}
+    return kept <= {change.field for change in changes if change.op == "d"}
 
 
 def _unchanged(raw: bytes | None, base: bytes | str) -> bool:
@@ -233,7 +251,7 @@ def _apply(
             pipe.hdel(keys.session, change.field)
         elif change.op == "i":
             pipe.hincrby(keys.session, change.field, int(change.value))
-        else:
+        elif change.op == "s":
             pipe.hset(keys.session, change.field, change.value)
     pipe.hset(keys.session, "#version", current.version + 1)
     if not current.created:

@@ -168,6 +168,8 @@ class SessionGuard:
         save_on_error: bool = ...,
         name: str | None = ...,
         expected_version: int | None = ...,
+        serializable: bool = ...,
+        codec: Codec | None = ...,
     ) -> AbstractAsyncContextManager[Session, None]: ...
 
     @overload
@@ -196,12 +198,18 @@ class SessionGuard:
         save_on_error: bool = False,
         name: str | None = None,
         expected_version: int | None = None,
+        serializable: bool = False,
+        codec: Codec | None = None,
     ) -> AbstractAsyncContextManager[Any, None]:
         """``async with guard.session_lock(sid) as session``: acquire and load; save and release.
 
         ``mode``: ``"lock"``; or without waiting ``"read"`` (nothing is saved, a change raises), ``"optimistic"`` (a
         conflicting change is merged by ``SessionPolicy.merge`` or raises), ``"last_write_wins"`` (as optimistic, for
         requests that change only keys declared so). ``expected_version``: with these, refuse any other version.
+        ``serializable``: in mode ``"optimistic"`` a key that was read and not changed conflicts, too, when somebody
+        else changed it, as in :meth:`transaction`. By default only changed keys are compared: a request reads much that
+        it computes nothing from (who is logged in, a language), and harmless changes would become conflicts.
+        ``codec``: another than the guard's.
         ``missing``: what to do without a record, ``"create"`` gives an empty new session, ``"reject"`` raises.
         ``wait``: a policy, or seconds. ``save_on_error``: save also when the body raised. ``name``: shown to others as
         the holder, beside the node (a route, say).
@@ -229,14 +237,17 @@ class SessionGuard:
         (sid,) = sids
         policy = session or self.session_policy
         if mode != "lock":
-            return UnlockedContext(
-                partial(self.unlocked, sid, policy, mode, missing, expected_version), self.runtime, self.noticed
+            how = partial(
+                self.unlocked, sid, policy, mode, missing, expected_version, serializable=serializable, codec=codec
             )
+            return UnlockedContext(how, self.runtime, self.noticed)
+        if serializable:
+            raise ConfigurationError("serializable is for mode 'optimistic'; under the lock nobody else saves")
         if expected_version is not None:
             raise ConfigurationError(
                 "expected_version is for the modes without a lock; under the lock nobody else saves"
             )
-        return self._locked(sid, missing, lease, wait, policy, save_on_error, name)
+        return self._locked(sid, missing, lease, wait, policy, save_on_error, name, codec)
 
     def _locked(
         self,
@@ -247,6 +258,7 @@ class SessionGuard:
         policy: SessionPolicy,
         save_on_error: bool,
         name: str | None,
+        codec: Codec | None = None,
     ) -> SessionContext:
         wanted = self._wanted(sid, policy, missing, lease, wait, name)
         return SessionContext(
@@ -254,7 +266,7 @@ class SessionGuard:
             wanted,
             sid,
             policy,
-            self.codec,
+            codec or self.codec,
             save_on_error=save_on_error,
             exact=self._exact,
             noticed=self.noticed,
@@ -357,7 +369,8 @@ class SessionGuard:
         """
         if session is not None:
             check_strategies(session.merge)
-        wanted = self.unlocked(sid, session or self.session_policy, "optimistic", missing, None)
+        policy = session or self.session_policy
+        wanted = self.unlocked(sid, policy, "optimistic", missing, serializable=True)
         return attempts(wanted, retry)
 
     @overload
@@ -393,6 +406,8 @@ class SessionGuard:
     ) -> Any:
         """Run ``change(session)`` without a lock and commit; when somebody else was faster, run it again on his state.
 
+        It is serializable: what it read counts like what it wrote, absent keys too, and after iterating the set of
+        keys. Keys declared ``last_write_wins`` are not compared.
         ``change`` may run several times: it should do nothing but change the session. Returns what it returned.
         Raises as :meth:`attempts` does.
         """
@@ -569,6 +584,9 @@ class SessionGuard:
         mode: UnlockedMode,
         missing: Missing = "reject",
         expected_version: int | None = None,
+        *,
+        serializable: bool = False,
+        codec: Codec | None = None,
     ) -> Unlocked:
         """How a session is loaded and committed in this mode.
 
@@ -578,11 +596,14 @@ class SessionGuard:
         if mode not in ("read", "optimistic", "last_write_wins"):
             raise ConfigurationError(f"mode must be lock, read, optimistic or last_write_wins, not {mode!r}")
         keys = keys_for(self.prefix, check_sid(sid))
-        return Unlocked(keys, sid, self.engine(), self.codec, policy, mode, missing, expected_version, self._exact)
+        codec, exact = codec or self.codec, self._exact
+        return Unlocked(keys, sid, self.engine(), codec, policy, mode, missing, expected_version, exact, serializable)
 
-    def beginning(self, mode: UnlockedMode) -> BeginningContext:
+    def beginning(
+        self, mode: UnlockedMode, policy: SessionPolicy | None = None, codec: Codec | None = None
+    ) -> BeginningContext:
         """``async with guard.beginning(mode) as session``: a new session, which is stored if something is put in."""
-        wanted = partial(self.unlocked, new_sid(), self.session_policy, mode, "create")
+        wanted = partial(self.unlocked, new_sid(), policy or self.session_policy, mode, "create", codec=codec)
         return BeginningContext(wanted, self.runtime, self.noticed)
 
     def noticed(self, keys: SessionKeys, snapshot: Snapshot) -> None:

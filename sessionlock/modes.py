@@ -23,7 +23,7 @@ from .holding import once, renew_id
 from .keys import SessionKeys
 from .policies import SessionPolicy
 from .protocol import EMPTY, Conflict, Refused, Snapshot, outdated, refusal
-from .runtime import Runtime
+from .runtime import Runtime, at_home
 from .session import Session
 
 __all__ = ["Attempt", "BeginningContext", "Unlocked", "UnlockedContext", "attempts"]
@@ -34,7 +34,9 @@ MOST_MERGES = 10
 
 @dataclass(frozen=True, slots=True)
 class Unlocked:
-    """What is to be loaded, and how it will be saved. ``expected_version``: refuse any other (an ETag)."""
+    """What is to be loaded, and how it will be saved. ``expected_version``: refuse any other (an ETag).
+    ``serializable``: what was read and not changed is compared, too.
+    """
 
     keys: SessionKeys
     sid: str = field(repr=False)  # the secret: not for tools that print locals
@@ -45,6 +47,7 @@ class Unlocked:
     missing: str
     expected_version: int | None
     exact: bool
+    serializable: bool = False
 
     async def load(self) -> Snapshot:
         """Raises :class:`~sessionlock.SessionDestroyed`, :class:`~sessionlock.SessionNotFound`."""
@@ -73,7 +76,10 @@ class Unlocked:
                 if self.expected_version not in (None, session.version):
                     raise self._other_version(session, session.version, session)
                 return None
-            outcome = await self.engine.commit(self.keys, session.created, changes, self.policy, self.expected_version)
+            checks = session.checks(changes) if self.serializable else []
+            outcome = await self.engine.commit(
+                self.keys, session.created, [*checks, *changes], self.policy, self.expected_version
+            )
             if isinstance(outcome, Refused):
                 raise refusal(self.keys.digest, outcome.kind)
             if not isinstance(outcome, Conflict):
@@ -84,16 +90,29 @@ class Unlocked:
                 raise self._other_version(session, outcome.version, current)
             if left == 0:
                 return outcome
+            stale = [check.field for check in checks if check.field in outcome.theirs]
+            if stale:
+                raise self._stale(session, outcome)
             session._merge(outcome)
         raise AssertionError("unreachable")
+
+    def _stale(self, session: Session, conflict: Conflict) -> SessionConflict:
+        theirs = session._theirs(conflict)
+        return SessionConflict(
+            f"session {session.name}: somebody else changed {', '.join(map(repr, theirs))}, which this request has"
+            " read; nothing was saved. Load it again",
+            keys=tuple(theirs),
+            ours={key: value for key in theirs if (value := session._peek(key)) is not MISSING},
+            theirs={key: value for key, value in theirs.items() if value is not MISSING},
+        )
 
     def _other_version(self, session: Session, version: int, current: Session) -> SessionConflict:
         keys = session._differing(current)
         return SessionConflict(
             f"session {session.name} is at version {version}, not {self.expected_version}; nothing was saved",
             keys=tuple(keys),
-            ours={key: session[key] for key in keys if key in session},
-            theirs={key: current[key] for key in keys if key in current},
+            ours={key: value for key in keys if (value := session._peek(key)) is not MISSING},
+            theirs={key: value for key in keys if (value := current._peek(key)) is not MISSING},
         )
 
 
@@ -122,6 +141,7 @@ class UnlockedContext:
         self._session = self._wanted.session(snapshot)
         if self._wanted.mode != "read":
             self._session._actions = self
+            self._session._at_home = at_home()
         return self._session
 
     async def _load(self, wanted: Unlocked) -> Snapshot:
@@ -133,6 +153,10 @@ class UnlockedContext:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
+        if error is not None:
+            self._session.forget_what_nobody_awaited()
+        elif not self._done:
+            await self._session.do_what_nobody_awaited()
         if error is None and not self._done:
             self._session.close("is being saved")
             if self._wanted.mode == "read":
@@ -305,6 +329,6 @@ def _exhausted(session: Session, conflict: Conflict) -> SessionConflict:
         f"session {session.name}: {', '.join(map(repr, theirs))} was changed by others at every attempt; nothing was"
         " saved. Allow more attempts, or take the lock",
         keys=tuple(theirs),
-        ours={key: session[key] for key in theirs if key in session},
+        ours={key: value for key in theirs if (value := session._peek(key)) is not MISSING},
         theirs={key: value for key, value in theirs.items() if value is not MISSING},
     )

@@ -59,7 +59,8 @@ class Call(NamedTuple):
 
 
 class Change(NamedTuple):
-    """One changed field: ``op`` is ``s`` set, ``d`` delete or ``i`` increment.
+    """One changed field: ``op`` is ``s`` set, ``d`` delete or ``i`` increment; or a condition: ``c`` the field is as it
+    was read, ``n`` there are ``value`` fields; or ``e``: the record ends if this leaves it empty.
 
     ``base`` is the :func:`fingerprint` of the bytes that were read, ``"*"`` for "whatever is there". The store
     refuses the whole commit when a base does not match.
@@ -72,11 +73,14 @@ class Change(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """A session as it stands in Redis. ``created`` is ``""`` when there is no record yet."""
+    """A session as it stands in Redis. ``created`` is ``""`` when there is no record yet. ``touched``: loading it began
+    its idle time anew.
+    """
 
     fields: dict[bytes, bytes]
     version: int
     created: str
+    touched: bool = False
 
 
 EMPTY = Snapshot({}, 0, "")  # of a lock without a session
@@ -135,7 +139,9 @@ class Refused:
 
 @dataclass(slots=True)
 class Committed:
-    """``version`` of the session after it; ``repeated`` when an earlier try of the same call had done it."""
+    """``version`` of the session after it, 0 if it was left empty and has ended; ``repeated`` when an earlier try of
+    the same call had done it.
+    """
 
     version: int | None
     created: str = ""
@@ -514,7 +520,8 @@ def released(reply: list[object]) -> Committed | Conflict | Refused:
 def loaded(reply: list[object]) -> Snapshot | Refused:
     """The outcome of ``load``; also of ``create`` when ``reply`` carries the new record."""
     if reply[0] in (b"found", b"saved"):
-        return _snapshot(reply[-1])  # type: ignore[arg-type]
+        found = _snapshot(reply[-1])  # type: ignore[arg-type]
+        return found._replace(touched=True) if reply[:2] == [b"found", 1] else found
     return Refused(bytes(reply[0]).decode())  # type: ignore[call-overload]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import secrets
-from collections.abc import Iterator, Mapping, MutableMapping
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Coroutine, Iterator, Mapping, MutableMapping
+from typing import Any, Protocol, TypeVar, cast
 
 from .changes import FLASHES, MISSING, Clash, last_write_wins, strategy_for
 from .codec import Codec, Sealing
@@ -17,8 +19,12 @@ from .protocol import Change, Committed, Conflict, Snapshot, fingerprint
 
 __all__ = ["Session", "field_of"]
 
-# A value of these types cannot change in place: no need to encode it again to see whether it did.
+T = TypeVar("T")
+AtHome = Callable[[Coroutine[Any, Any, Any]], Any]  # see runtime.at_home
+
 MOST_CHANGES = 50_000  # a single call must not occupy Redis for long
+ALL_KEYS = b"#keys"  # stands for the set of keys where a commit compares it
+# A value of these types cannot change in place: no need to encode it again to see whether it did.
 SCALARS = frozenset({str, int, float, bool, type(None), bytes})
 
 
@@ -27,22 +33,23 @@ class Actions(Protocol):
 
     def changed(self) -> None: ...
 
-    async def save(self) -> None: ...
+    def save(self) -> Coroutine[Any, Any, None]: ...
 
-    async def release(self) -> None: ...
+    def release(self) -> Coroutine[Any, Any, None]: ...
 
-    async def incr(self, key: str, by: int) -> int: ...
+    def incr(self, key: str, by: int) -> Coroutine[Any, Any, int]: ...
 
-    async def regenerate(self, grace: float) -> str: ...
+    def regenerate(self, grace: float) -> Coroutine[Any, Any, str]: ...
 
-    async def destroy(self) -> None: ...
+    def destroy(self) -> Coroutine[Any, Any, None]: ...
 
 
 class Session(MutableMapping[str, Any]):
     """The session's data and what may be done with it.
 
     Use it like a dict with str keys. Changes deep inside values are noticed. What changed is saved when the
-    ``async with`` block ends; :meth:`save` does it at once and :meth:`release` ends the lock early.
+    ``async with`` block ends; :meth:`save` does it at once and :meth:`release` ends the lock early. The methods that
+    are awaited may also be called from a thread without an event loop: then they are done when they return.
 
     ``name`` is the digest under which Redis, logs and errors know it; ``sid`` is the secret id itself.
     ``lease`` is None for a session that was loaded without a lock. ``new``: there was no record when it was loaded.
@@ -69,11 +76,17 @@ class Session(MutableMapping[str, Any]):
         self._policy = policy
         self._closed = read_only
         self._exact = exact  # compare whole values: a server without redis.sha1hex (fakeredis)
-        self._touched = self._destroyed = False
+        self._touched = self._destroyed = self._cleared = self._ended = False
         self._values: dict[str, Any] = {}
         self._assigned: set[str] = set()
         self._deleted: set[str] = set()
+        # What this request knows of the stored state: a value that was computed from it must not agree by coincidence.
+        self._read: set[str] = set()
+        self._read_all = False
+        self._ends_when_empty = False
         self._actions: Actions | None = None
+        self._at_home: AtHome | None = None
+        self._begun: list[Coroutine[Any, Any, Any]] = []
         self.saved: Safety | None = None
         """How safe the last save was, where the guard waits for replicas (``durability``)."""
         self._rebase(snapshot)
@@ -82,6 +95,7 @@ class Session(MutableMapping[str, Any]):
         """Take ``snapshot`` as what was loaded."""
         self.version = snapshot.version
         self.created = snapshot.created
+        self._had_keys = False
         self._raw: dict[str, bytes] = {}
         for field, raw in snapshot.fields.items():
             try:
@@ -93,17 +107,29 @@ class Session(MutableMapping[str, Any]):
                 ) from None
             if key is not None:
                 self._raw[key] = raw
+                self._had_keys = True
 
     # --- the mapping
 
     def __getitem__(self, key: str) -> Any:
-        self._touched = True
+        self._note_read(key)
+        return self._value(key)
+
+    def _value(self, key: str) -> Any:
         if key in self._values:
             return self._values[key]
         if key in self._deleted:
             raise KeyError(key)
         value = self._values[key] = self._codec.decode(key, self._raw[key])
         return value
+
+    def _note_read(self, key: str) -> None:
+        self._touched = True
+        if key not in self._assigned and key not in self._deleted:
+            self._read.add(key)
+
+    def _note_read_all(self) -> None:
+        self._touched = self._read_all = True
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._touched = True
@@ -118,7 +144,7 @@ class Session(MutableMapping[str, Any]):
     def __delitem__(self, key: str) -> None:
         self._touched = True
         self._check_open()
-        if key not in self:
+        if not self._has(key):
             raise KeyError(key)
         self._values.pop(key, None)
         self._assigned.discard(key)
@@ -127,11 +153,18 @@ class Session(MutableMapping[str, Any]):
         self._changed()
 
     def __contains__(self, key: object) -> bool:
-        self._touched = True
+        if type(key) is str:
+            self._note_read(key)
+        return self._has(key)
+
+    def _has(self, key: object) -> bool:
         return key in self._values or (key in self._raw and key not in self._deleted)
 
     def __iter__(self) -> Iterator[str]:
-        self._touched = True
+        self._note_read_all()
+        return self._keys()
+
+    def _keys(self) -> Iterator[str]:
         for key in list(self._raw):
             if key not in self._deleted:
                 yield key
@@ -140,8 +173,35 @@ class Session(MutableMapping[str, Any]):
                 yield key
 
     def __len__(self) -> int:
-        self._touched = True
+        self._note_read_all()
+        return self._size()
+
+    def _size(self) -> int:
         return len(self._raw) - len(self._deleted) + sum(key not in self._raw for key in self._values)
+
+    def clear(self) -> None:
+        """Take every key out, without looking at them. What others put in meanwhile is a conflict, not overlooked."""
+        self._touched = True
+        self._check_open()
+        self._cleared = True
+        for key in list(self._keys()):
+            del self[key]
+
+    def copy(self) -> dict[str, Any]:
+        """A plain dict of the same values (not of copies of them)."""
+        return dict(self)
+
+    def __copy__(self) -> dict[str, Any]:
+        return dict(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
+        return {key: copy.deepcopy(value, memo) for key, value in self.items()}
+
+    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return {**self, **other} if isinstance(other, Mapping) else NotImplemented
+
+    def __ror__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return {**other, **self} if isinstance(other, Mapping) else NotImplemented
 
     def __repr__(self) -> str:
         # Values are the user's private data.
@@ -167,6 +227,22 @@ class Session(MutableMapping[str, Any]):
         """Whether this request destroyed the session."""
         return self._destroyed
 
+    @property
+    def ended(self) -> bool:
+        """Whether the record ended with the last save, because it was left empty (see :meth:`ends_when_empty`)."""
+        return self._ended
+
+    def ends_when_empty(self) -> None:
+        """Should this request leave nothing in the record, let it end: where Redis finds it empty, and nobody else
+        holds or waits for the lock.
+        """
+        self._ends_when_empty = True
+
+    @property
+    def cleared(self) -> bool:
+        """Whether :meth:`clear` was called: by frameworks' convention a logout, or the first half of a login."""
+        return self._cleared
+
     def _check_open(self) -> None:
         if self._closed is not None:
             raise ReadOnlySession(f"session {self.name} {self._closed}; this change would be lost")
@@ -177,7 +253,7 @@ class Session(MutableMapping[str, Any]):
 
     # --- moments
 
-    async def save(self) -> None:
+    def save(self) -> Coroutine[Any, Any, None]:
         """Save what changed now, and go on; under the lock with the same fence, which is kept.
 
         With ``SessionPolicy(save="immediate")`` every assignment starts this by itself (assignments of one tick travel
@@ -187,14 +263,13 @@ class Session(MutableMapping[str, Any]):
         Raises:
             LeaseLost, SessionConflict, SessionDestroyed, CodecError, SessionTooLarge, RedisUnavailable.
         """
-        await self._do().save()
+        return self._step(self._do().save())
 
-    async def release(self) -> None:
+    def release(self) -> Coroutine[Any, Any, None]:
         """Save what changed and give the lock up before the block ends. Later changes raise."""
-        if self._closed is None:
-            await self._do().release()
+        return self._step(self._do().release() if self._closed is None else _nothing())
 
-    async def incr(self, key: str, by: int = 1) -> int:
+    def incr(self, key: str, by: int = 1) -> Coroutine[Any, Any, int]:
         """Add to an integer, in Redis and at once, with or without the lock; returns the new value.
 
         Other unsaved changes stay unsaved; when this very key has one, everything is saved before.
@@ -202,11 +277,14 @@ class Session(MutableMapping[str, Any]):
         Raises:
             SessionConflict: what is stored is not an integer. Otherwise as :meth:`save`.
         """
-        if key in self.changed_keys():
-            await self.save()
-        return await self._do().incr(key, by)
+        return self._step(self._incr(self._do(), key, by))
 
-    async def regenerate(self, *, grace: float = 30.0) -> str:
+    async def _incr(self, actions: Actions, key: str, by: int) -> int:
+        if key in self.changed_keys():
+            await actions.save()
+        return await actions.incr(key, by)
+
+    def regenerate(self, *, grace: float = 30.0) -> Coroutine[Any, Any, str]:
         """Give the session a new id, at once (at login, against session fixation); returns it, as ``session.sid``.
 
         The data, the lock and its waiters stay. The old id works ``grace`` seconds longer, for requests in flight.
@@ -215,13 +293,40 @@ class Session(MutableMapping[str, Any]):
             LeaseLost, SessionDestroyed, SessionNotFound, RedisUnavailable. NotDurable: it has the new id, but not on as
                 many replicas as required.
         """
-        self.sid = await self._do().regenerate(grace)
+        return self._step(self._regenerate(self._do(), grace))
+
+    async def _regenerate(self, actions: Actions, grace: float) -> str:
+        self.sid = await actions.regenerate(grace)
         return self.sid
 
-    async def destroy(self) -> None:
+    def destroy(self) -> Coroutine[Any, Any, None]:
         """End the session (log out), at once. Nothing that this request changed is saved."""
-        await self._do().destroy()
+        return self._step(self._destroy(self._do()))
+
+    async def _destroy(self, actions: Actions) -> None:
+        await actions.destroy()
         self._destroyed = True
+
+    def _step(self, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        """``work``, for the caller to await. What nobody awaits is done when the block ends, for a security step must
+        not be dropped in silence. From a thread it is done now, and what is returned is its result.
+        """
+        begun = work if self._at_home is None else self._at_home(work)
+        if begun is work:
+            self._begun = [*filter(_not_begun, self._begun), work]
+        return begun
+
+    async def do_what_nobody_awaited(self) -> None:
+        """Carry out the steps that were asked for and not awaited. For those who end the block."""
+        begun, self._begun = self._begun, []
+        for work in filter(_not_begun, begun):
+            await work
+
+    def forget_what_nobody_awaited(self) -> None:
+        """The block failed: nothing of it is to take effect any more."""
+        begun, self._begun = self._begun, []
+        for work in filter(_not_begun, begun):
+            work.close()
 
     def _do(self) -> Actions:
         self._check_open()
@@ -267,6 +372,25 @@ class Session(MutableMapping[str, Any]):
                 found.append(Change("s", field_of(key), raw, self._base(key, before)))
         if found:
             self._check_total(found)
+        if self._ends_when_empty and self._had_keys and not self._size():
+            found.append(Change("e", ALL_KEYS, b"", "*"))
+        return found
+
+    def checks(self, changes: list[Change]) -> list[Change]:
+        """What was read and not changed, for a commit that is to compare it: absent keys too, and after iterating the
+        set of keys.
+        """
+        known = {*self._read, *self._raw} if self._read_all else self._read
+        written = {change.field for change in changes}
+        found = [
+            Change("c", field, b"", base)
+            for key in known
+            if (field := _field_or_none(key)) is not None
+            and field not in written
+            and (base := self._base(key, self._raw.get(key))) != "*"
+        ]
+        if self._read_all:
+            found.append(Change("n", ALL_KEYS, b"%d" % len(self._raw), "*"))
         return found
 
     def _encoded_if_changed(self, key: str, value: Any, before: bytes | None) -> bytes | None:
@@ -331,7 +455,7 @@ class Session(MutableMapping[str, Any]):
 
     def changed_keys(self) -> list[str]:
         """The keys that :meth:`changes` is about."""
-        return [key_of_field(change.field) or "" for change in self.changes()]
+        return [key for change in self.changes() if (key := key_of_field(change.field)) is not None]
 
     def close(self, why: str) -> None:
         """From now on it can be read only; ``why`` completes the sentence "session x ..." for who changes it still."""
@@ -352,7 +476,8 @@ class Session(MutableMapping[str, Any]):
         """
         for change in changes:
             key = key_of_field(change.field)
-            assert key is not None
+            if key is None:
+                continue  # a condition
             if change.op == "d":
                 self._raw.pop(key, None)
                 self._deleted.discard(key)
@@ -364,7 +489,9 @@ class Session(MutableMapping[str, Any]):
                 self._assigned.discard(key)
         if outcome.version is not None:
             self.version = outcome.version
-        self.created = outcome.created or self.created
+        self._ended = outcome.version == 0
+        self._had_keys = self._had_keys and not self._ended
+        self.created = "" if self._ended else outcome.created or self.created
         if outcome.safety is not None:
             self.saved = outcome.safety
             outcome.safety.insist()
@@ -389,12 +516,16 @@ class Session(MutableMapping[str, Any]):
         theirs: dict[str, Any] = {}
         for field, raw in conflict.theirs.items():
             key = key_of_field(field) or ""
-            here, there = self.get(key, MISSING), self._decoded(key, raw)
+            here, there = self._peek(key), self._decoded(key, raw)
+            if self._agrees(key, here, raw):
+                self._take(key, raw, here)
+                continue
             try:
                 merged = strategy_for(self._policy.merge, key)(self._decoded(key, self._raw.get(key)), here, there)
             except Clash:
                 ours[key], theirs[key] = here, there
                 continue
+            self._read.add(key)  # the merged value was computed from theirs
             self._take(key, raw, merged)
         if ours:
             raise SessionConflict(
@@ -406,14 +537,33 @@ class Session(MutableMapping[str, Any]):
             )
         self.version = conflict.version
 
+    def _agrees(self, key: str, here: Any, raw: bytes | None) -> bool:
+        """Whether both sides came to the same *and* it means something: this one did not look at the key before. The
+        equal results of two read-modify-writes are a lost update.
+        """
+        if key in self._read or self._read_all:
+            return False
+        if here is MISSING or raw is None:
+            return here is MISSING and raw is None
+        return self._encoded_if_changed(key, here, raw) is None
+
     def _theirs(self, conflict: Conflict) -> dict[str, Any]:
         """The keys of a conflict with the values in the store, MISSING where they were deleted."""
-        return {(key := key_of_field(field) or ""): self._decoded(key, raw) for field, raw in conflict.theirs.items()}
+        found = {key: self._decoded(key, raw) for f, raw in conflict.theirs.items() if (key := key_of_field(f))}
+        if ALL_KEYS in conflict.theirs and conflict.snapshot is not None:
+            now = {key: raw for f, raw in conflict.snapshot.fields.items() if (key := key_of_field(f))}
+            for key in now.keys() ^ self._raw.keys():
+                found[key] = self._decoded(key, now.get(key))
+        return found
 
     def _differing(self, other: Session) -> list[str]:
         """The keys whose values here and in ``other`` are not the same."""
-        keys = dict.fromkeys([*self, *other])
-        return [key for key in keys if self.get(key, MISSING) != other.get(key, MISSING)]
+        keys = dict.fromkeys([*self._keys(), *other._keys()])
+        return [key for key in keys if self._peek(key) != other._peek(key)]
+
+    def _peek(self, key: str) -> Any:
+        """The value, MISSING where there is none. Looking at it this way is no reading of the application's."""
+        return self._value(key) if self._has(key) else MISSING
 
     def _decoded(self, key: str, raw: bytes | None) -> Any:
         return MISSING if raw is None else self._codec.decode(key, raw)
@@ -461,3 +611,18 @@ def field_of(key: str) -> bytes:
         return field_name(key)
     except UnicodeEncodeError:
         raise CodecError("a session key contains a lone surrogate and cannot be stored", key=key) from None
+
+
+def _field_or_none(key: str) -> bytes | None:
+    try:
+        return field_of(key)
+    except CodecError:
+        return None  # nothing of that name can be stored, so nobody can have changed it
+
+
+async def _nothing() -> None:
+    """Where there is nothing to do."""
+
+
+def _not_begun(work: Coroutine[Any, Any, Any]) -> bool:
+    return inspect.iscoroutine(work) and inspect.getcoroutinestate(work) == inspect.CORO_CREATED

@@ -1,5 +1,7 @@
 -- Changes stand in ARGV from `first` on, four words each: op field value base.
 --   s  set to value      d  delete      i  add the integer value
+--   c  only compare      n  only compare how many fields of the application's there are with value (field #keys)
+--   e  end the record if nothing of the application's is left in it and nobody else holds or waits for the lock
 -- base says what was read: '' nothing, '=bytes' exactly these, '#sha1' bytes of this SHA-1, '*' does not matter.
 
 local AT_ONCE = 1000 -- fields per command; Lua's stack is limited
@@ -13,6 +15,17 @@ local function unchanged(current, base)
     return string.sub(base, 2) == current
   end
   return kind == '#' and string.sub(base, 2) == redis.sha1hex(current)
+end
+
+-- How many fields are the application's.
+local function own_fields()
+  local count = 0
+  for _, field in ipairs(call('HKEYS', SESSION)) do
+    if string.byte(field) ~= 35 or string.byte(field, 2) == 35 then
+      count = count + 1
+    end
+  end
+  return count
 end
 
 local function read_state(first)
@@ -40,7 +53,9 @@ local function conflicts(first, state)
   for i = first, #ARGV, 4 do
     local current, base = state.fields[at], ARGV[i + 3]
     local clash = base ~= '*' and not unchanged(current, base)
-    if ARGV[i] == 'i' then
+    if ARGV[i] == 'n' then
+      clash = own_fields() ~= tonumber(ARGV[i + 2])
+    elseif ARGV[i] == 'i' then
       clash = current and not string.match(current, '^-?%d%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?$')
     end
     if clash then
@@ -59,9 +74,23 @@ local function write(command, words)
   end
 end
 
+-- The record is empty: it ends, unless somebody (other than `token`) holds the lock or waits for it, whose work would
+-- then be refused. What is left is a shell that remembers fence and receipt for a while.
+local function end_if_empty(token, state)
+  local holder = call('GET', LOCK)
+  if holder and holder ~= token or call('EXISTS', QUEUE) == 1 or own_fields() > 0 then
+    return false
+  end
+  call('HDEL', SESSION, '#created', '#version', '#expires', '#user', '#indexed', '#id', '#old', '#op')
+  call('PEXPIRE', SESSION, SHELL_MS)
+  state.created = false
+  return true
+end
+
 -- Bring the changes into the record, with `also`, further reserved fields; `created` is the stamp of the record that
--- was loaded, '' for a new one. Returns a refusal (nothing was changed), or nil and the new version.
-local function commit_changes(first, state, created, idle_ms, absolute_ms, now, also)
+-- was loaded, '' for a new one. Returns a refusal (nothing was changed), or nil and the new version: '0' if the record
+-- has ended, because it was left empty (`token` is its holder's).
+local function commit_changes(first, state, created, idle_ms, absolute_ms, now, also, token)
   if created ~= '' and state.created ~= created then
     return {'gone'} -- a delta must not revive part of a record that expired or was replaced
   end
@@ -70,7 +99,7 @@ local function commit_changes(first, state, created, idle_ms, absolute_ms, now, 
     return {'conflict', state.version or '0', clash}
   end
   local version = digits((number_in(state.version) or 0) + 1)
-  local set, delete = also, {}
+  local set, delete, ends = also, {}, false
   set[#set + 1] = '#version'
   set[#set + 1] = version
   for i = first, #ARGV, 4 do
@@ -80,8 +109,10 @@ local function commit_changes(first, state, created, idle_ms, absolute_ms, now, 
       set[#set + 1] = ARGV[i + 2]
     elseif op == 'd' then
       delete[#delete + 1] = field
-    else
+    elseif op == 'i' then
       call('HINCRBY', SESSION, field, ARGV[i + 2])
+    elseif op == 'e' then
+      ends = true
     end
   end
   local life = nil
@@ -100,6 +131,9 @@ local function commit_changes(first, state, created, idle_ms, absolute_ms, now, 
   write('HDEL', delete)
   if life then
     call('PEXPIRE', SESSION, digits(life))
+  end
+  if ends and end_if_empty(token, state) then
+    version = '0'
   end
   return nil, version
 end

@@ -4,7 +4,7 @@
 -- uses  base receipts ids commit
 -- KEYS  lock queue waiters session receipts
 -- ARGV  op created expected_version idle_ms absolute_ms proof [op field value base]...
--- reply saved version created | already version created
+-- reply saved version created | already version created      version 0: the record was left empty and has ended
 --       conflict version {field value ...} {field value ... of the whole record} | gone | destroyed | dead
 
 local op, created, expected, idle, absolute, proof = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
@@ -32,4 +32,4 @@ if refusal then
   return refusal
 end
 keep_receipt(state.commit, op, now)
-return {'saved', version, state.created}
+return {'saved', version, state.created or ''}

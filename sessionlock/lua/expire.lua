@@ -3,7 +3,8 @@
 -- uses  base ids
 -- KEYS  lock queue waiters session receipts
 -- ARGV  ttl_ms proof
--- reply kept | missing | dead | destroyed       dead: there may be a record, but not for this id
+-- reply kept current | missing | dead | destroyed       current 0: the id has been replaced, and works for
+--                                              a while only; dead: there may be a record, but not for this id
 
 local ttl, proof = tonumber(ARGV[1]), ARGV[2]
 local state = call('HMGET', SESSION, '#destroyed', '#created', '#id', '#old', '#expires')
@@ -22,4 +23,4 @@ if expires then
   ttl = math.min(ttl, math.floor((expires - now) / 1000))
 end
 call('PEXPIRE', SESSION, digits(math.max(ttl, 1)))
-return {'kept'}
+return {'kept', (not state[3] or state[3] == proof) and 1 or 0}

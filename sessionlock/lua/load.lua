@@ -3,7 +3,7 @@
 -- uses  base ids touch
 -- KEYS  lock queue waiters session receipts
 -- ARGV  idle_ms refresh_ms proof
--- reply found {field value ...} | missing | dead | destroyed       dead: there may be a record, but not for this id
+-- reply found touched {field value ...} | missing | dead | destroyed       dead: there may be a record, but not for this id
 
 local state = call('HMGET', SESSION, '#destroyed', '#created', '#id', '#old')
 local now = server_time()
@@ -16,5 +16,5 @@ end
 if not state[2] then
   return {'missing'}
 end
-touch(tonumber(ARGV[1]), tonumber(ARGV[2]), now)
-return {'found', call('HGETALL', SESSION)}
+local touched = touch(tonumber(ARGV[1]), tonumber(ARGV[2]), now)
+return {'found', touched and 1 or 0, call('HGETALL', SESSION)}

@@ -4,7 +4,7 @@
 -- uses  base receipts touch queue commit
 -- KEYS  lock queue waiters session receipts
 -- ARGV  token fence created idle_ms absolute_ms refresh_ms push_limit deaf channel [op field value base]...
--- reply saved version handover | clean handover       handover: the grant for a waiter on `channel`, or ''
+-- reply saved version handover | clean handover       version 0: left empty, the record has ended; handover: the grant for a waiter on `channel`, or ''
 --       conflict version {field value ...}    nothing was changed and the lock is still held
 --       gone handover | destroyed handover    nothing was saved, the lock was given up
 --       already version                       an earlier try of this very call did it
@@ -32,7 +32,7 @@ local reply = {'clean'}
 if state.destroyed then
   reply = {'destroyed'}
 elseif #ARGV >= FIRST then
-  local refusal, version = commit_changes(FIRST, state, created, idle, absolute, now, {'#commit', receipt})
+  local refusal, version = commit_changes(FIRST, state, created, idle, absolute, now, {'#commit', receipt}, token)
   if refusal and refusal[1] == 'conflict' then
     return refusal
   end

@@ -28,11 +28,11 @@ M = MISSING
 ROWS: list[tuple[str, Any, Any, Any, Any]] = [
     # strategy, base, ours, theirs, result
     ("critical", 1, 2, 3, CLASH),
-    ("critical", 1, 2, 2, 2),
-    ("critical", 1, M, M, M),
+    ("critical", 1, 2, 2, CLASH),  # n + 1, twice
+    ("critical", 1, M, M, CLASH),  # taken by both
     ("critical", 1, M, 2, CLASH),
     ("critical", 1, 2, M, CLASH),
-    ("critical", M, 1, 1, 1),
+    ("critical", M, 1, 1, CLASH),
     ("critical", M, 1, True, CLASH),
     ("critical", 0, 1, 1.0, CLASH),
     ("last_write_wins", 1, 2, 3, 2),
@@ -100,7 +100,7 @@ BY_ID: list[tuple[Any, Any, Any, Any]] = [
     ),
     ([item(1), item(2)], [item(2)], [item(1), item(2), item(3)], [item(2), item(3)]),
     ([item(1), item(2)], [item(1), item(2), item(4)], [item(2)], [item(2), item(4)]),
-    ([item(1, n=1)], [item(1, n=2)], [item(1, n=2)], [item(1, n=2)]),
+    ([item(1, n=1)], [item(1, n=2)], [item(1, n=2)], CLASH),  # one more of it, twice
     ([item(1, n=1)], [item(1, n=2)], [item(1, n=3)], CLASH),
     ([item(1, n=1)], [item(1, n=2)], [], CLASH),
     ([item(1, n=1)], [], [item(1, n=2)], CLASH),
@@ -176,7 +176,7 @@ async def clash(guard: SessionGuard, mode: Any, merge: dict[str, Any], ours: Cha
 
 
 def drop(key: str) -> Change:
-    return lambda session: session.pop(key)
+    return lambda session: session.__delitem__(key)
 
 
 def put(key: str, value: Any) -> Change:
@@ -194,10 +194,23 @@ BOTH = pytest.mark.parametrize("mode", ["lock", "optimistic"])
 async def test_deleted_by_both_stays_deleted(node: Node, stored: Look, mode: Any, strategy: str) -> None:
     guard = node()
     await guard.create({"k": [{"id": 1}], "other": 1}, sid="s")
+    await clash(guard, mode, {"k": strategy}, drop("k"), drop("k"))
+    assert stored("s").data == {"other": 1}
+
+
+@pytest.mark.anyio
+@BOTH
+@pytest.mark.parametrize("strategy", ["critical", "append", "deliver_once", "union", "set_once", "last_write_wins"])
+async def test_taken_by_both(node: Node, stored: Look, mode: Any, strategy: str) -> None:
+    """Who looked at it before taking it out did something with it: that must not happen twice."""
+    guard = node()
+    await guard.create({"k": [{"id": 1}], "other": 1}, sid="s")
+    take: Change = lambda session: session.pop("k")  # noqa: E731
     try:
-        await clash(guard, mode, {"k": strategy}, drop("k"), drop("k"))
+        await clash(guard, mode, {"k": strategy}, take, take)
+        assert strategy not in ("critical", "deliver_once")
     except SessionConflict:
-        assert strategy == "deliver_once", "a message that somebody else took meanwhile"
+        assert strategy in ("critical", "deliver_once")
     assert stored("s").data == {"other": 1}
 
 

@@ -112,7 +112,7 @@ def merged_items(base: Any, ours: Any, theirs: Any) -> Any:
     result = []
     for name in [*current, *(name for name in mine if name not in current)]:
         was, here, there = old.get(name), mine.get(name), current.get(name)
-        if here != was and there != was and here != there:
+        if here != was and there != was and not (here is None and there is None):
             raise Conflict
         value = there if here == was else here
         if value is not None:
@@ -138,8 +138,6 @@ def merged(key: str, base: Any, ours: Any, theirs: Any) -> Any:
     if rule == "set_once":
         return ours if theirs is MISSING else theirs
     if rule == "critical":
-        if ours is theirs or (ours == theirs and type(ours) is type(theirs)):
-            return ours
         raise Conflict
     return rule(base, ours, theirs)
 
@@ -250,6 +248,8 @@ class Request:
         self.generation: int | None = None
         self.base: Data = {}
         self.local: Data = {}
+        self.read: set[str] = set()
+        self.read_all = False
         self._todo: asyncio.Queue[tuple[Callable[[Any], Awaitable[Any]] | None, asyncio.Future[Any]]] = asyncio.Queue()
         self._entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task = asyncio.ensure_future(self._run(guard, mode, policy))
@@ -298,6 +298,10 @@ class Request:
 
     # what the model knows
 
+    def agrees(self, key: str, ours: Any, theirs: Any) -> bool:
+        """Equal by assigning without having read, not by coincidence."""
+        return key not in self.read and not self.read_all and dumps(ours) == dumps(theirs)
+
     def changed(self) -> list[str]:
         keys = dict.fromkeys([*self.base, *self.local])
         return [k for k in keys if dumps(self.local.get(k, MISSING)) != dumps(self.base.get(k, MISSING))]
@@ -345,17 +349,16 @@ class Sessions(RuleBasedStateMachine):
             and dumps(store.get(key, MISSING)) != dumps(request.base.get(key, MISSING))
         ]
         try:
-            results = {
-                key: merged(
-                    key,
-                    request.base.get(key, MISSING),
-                    request.local.get(key, MISSING),
-                    copy.deepcopy(store.get(key, MISSING)),
-                )
-                for key in conflicts
-            }
+            results = {}
+            for key in conflicts:
+                ours, theirs = request.local.get(key, MISSING), copy.deepcopy(store.get(key, MISSING))
+                if request.agrees(key, ours, theirs):
+                    results[key] = ours
+                else:
+                    results[key] = merged(key, request.base.get(key, MISSING), ours, theirs)
         except Conflict:
             return SessionConflict
+        request.read.update(key for key in conflicts if not request.agrees(key, results[key], store.get(key, MISSING)))
         for key, value in results.items():
             put(request.base, key, store.get(key, MISSING))
             put(request.local, key, value)
@@ -445,6 +448,7 @@ class Sessions(RuleBasedStateMachine):
             if self.data is not None:
                 request.generation = self.generation
                 request.base, request.local = copy.deepcopy(self.data), copy.deepcopy(self.data)
+            request.read_all = peek
             if peek:
                 assert self.run(request.do(self.contents)) == request.local
 
@@ -467,6 +471,7 @@ class Sessions(RuleBasedStateMachine):
         self.run(request.do(change))
         for op in ops:
             apply(op, request.local)
+            request.read.add(op[1])  # every one of them looks before it leaps
         if request.immediate:
             self.saved(number)
 
