@@ -10,12 +10,13 @@ from typing import Any, Literal
 from ..errors import ConfigurationError
 from ..policies import LeasePolicy, WaitPolicy
 
-__all__ = ["SAFE_METHODS", "RequestMode", "RoutePolicy", "Rules", "label_of"]
+__all__ = ["BODY_LIMIT", "SAFE_METHODS", "RequestMode", "RoutePolicy", "Rules", "label_of"]
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 Mode = Literal["auto", "lock", "read", "optimistic", "last_write_wins", "off"]
 RequestMode = Literal["lock", "read", "optimistic", "last_write_wins", "off"]
 MODES = ("auto", "lock", "read", "optimistic", "last_write_wins", "off")
+BODY_LIMIT = 64 * 1_048_576
 _RULE = re.compile(r"(?:([A-Za-z|]+)\s+)?(/\S*|\*\*)")
 _WILD = re.compile(r"\*\*|\*|\{[^{}]*\}")
 
@@ -28,18 +29,23 @@ class RoutePolicy:
     something commits optimistically, merging) and locks for the rest; ``"lock"``, ``"read"``, ``"optimistic"``,
     ``"last_write_wins"`` as :meth:`sessionlock.SessionGuard.session_lock` has them; ``"off"``: no session at all.
     ``wait``: a policy, or seconds in the queue. ``save_on_error``: save also when the handler failed (5xx).
+    ``body_limit``: bytes of the request's body that are received before its lock is taken (64 MiB; those over 1 MiB are
+    kept in a temporary file), so that a slow upload holds up nobody; 0: the lock is taken first.
     """
 
     mode: Mode = "auto"
     wait: WaitPolicy | float | None = None
     lease: LeasePolicy | None = None
     save_on_error: bool | None = None
+    body_limit: int | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ConfigurationError(f"mode must be one of {', '.join(MODES)}, not {self.mode!r}")
         if self.wait is not None and not isinstance(self.wait, WaitPolicy):
             WaitPolicy.seconds(self.wait)  # raises for what is no number of seconds
+        if self.body_limit is not None and (type(self.body_limit) is not int or self.body_limit < 0):
+            raise ConfigurationError(f"body_limit must be a number of bytes, not {self.body_limit!r}")
 
     def mode_for(self, method: str) -> RequestMode:
         """The mode of a request with this method."""
@@ -78,6 +84,7 @@ class Rules:
             wait=default.wait if policy.wait is None else policy.wait,
             lease=default.lease if policy.lease is None else policy.lease,
             save_on_error=default.save_on_error if policy.save_on_error is None else policy.save_on_error,
+            body_limit=default.body_limit if policy.body_limit is None else policy.body_limit,
         )
 
     def policy_for(self, method: str, path: str) -> RoutePolicy:

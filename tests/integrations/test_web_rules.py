@@ -68,6 +68,14 @@ def test_the_first_rule_counts_and_inherits() -> None:
     assert RoutePolicy().options() == {}
 
 
+def test_how_much_of_a_body_is_received_before_the_lock() -> None:
+    rules = Rules(RoutePolicy(body_limit=5), {"/upload": RoutePolicy(body_limit=0), "/**": "read"})
+    assert [rules.policy_for("POST", path).body_limit for path in ("/upload", "/other")] == [0, 5]
+    for wrong in (-1, 1.5, True):
+        with pytest.raises(ConfigurationError):
+            RoutePolicy(body_limit=wrong)  # type: ignore[arg-type]
+
+
 def test_modes() -> None:
     auto = RoutePolicy()
     assert {auto.mode_for(method) for method in ("GET", "head", "OPTIONS", "TRACE")} == {"optimistic"}
