@@ -33,7 +33,6 @@ from flask import Flask, Request, Response
 from flask import request as current_request
 from flask.globals import request_ctx
 from flask.sessions import SessionInterface, SessionMixin
-from markupsafe import Markup
 
 from ..blocking import SessionGuard as BlockingGuard
 from ..blocking import blocking_guard
@@ -42,10 +41,21 @@ from ..errors import ConfigurationError, LeaseLost, LockNotAcquired, ReentrantLo
 from ..guard import SessionGuard
 from ..lease import Lease
 from ..peers import client_of_environ
-from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
+from ..policies import LeasePolicy, WaitPolicy
 from ..portal import portal
 from ..session import Session
-from .marks import lease_of, policy_of, session_lock, session_lock_exempt, session_readonly
+from .flasklike import (
+    FLASHES,
+    Settings,
+    become,
+    flashes_in,
+    flashes_out,
+    guard_for,
+    policy_for,
+    tell_cookie,
+    with_flashes,
+)
+from .marks import session_lock, session_lock_exempt, session_readonly
 from .rules import Mode
 from .web import CookieSettings, Held, Problems, RoutePolicy, Rules, Visit, usable_sid
 
@@ -60,7 +70,6 @@ __all__ = [
 
 T = TypeVar("T")
 SESSION = "sessionlock.session"  # in a request's environ
-FLASHES = "_flashes"  # where flask.flash() keeps its messages
 # Flask's own settings make the cookie; a visit only has to know that it may be sent again.
 ROLLING = CookieSettings()
 
@@ -92,27 +101,16 @@ class SessionLock:
         problems: Problems | None = None,
     ) -> None:
         self._guard_or_url = guard_or_url
-        self._given = {
-            "mode": mode,
-            "routes": routes,
-            "wait": wait,
-            "lease": lease,
-            "save_on_error": save_on_error,
-            "problems": problems,
-        }
+        self._settings = Settings(
+            mode=mode, routes=routes, wait=wait, lease=lease, save_on_error=save_on_error, problems=problems
+        )
         if app is not None:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
         """Put the locked session in the place of ``app``'s own."""
-
-        def told(name: str) -> Any:
-            value = self._given.get(name)
-            return value if value is not None else app.config.get(f"SESSION_LOCK_{name.upper()}")
-
-        default = RoutePolicy(told("mode") or "auto", told("wait"), lease_of(told("lease")), told("save_on_error"))
         interface = SessionLockInterface(
-            partial(self._guard, app), Rules(default, told("routes")), told("problems") or Problems()
+            partial(self._guard, app), self._settings.rules(app), self._settings.problems(app)
         )
         app.session_interface = interface
         app.extensions["session_lock"] = interface
@@ -122,16 +120,11 @@ class SessionLock:
     def _guard(self, app: Flask) -> SessionGuard:
         given = self._guard_or_url or app.config.get("SESSION_LOCK_URL") or default_guard()
         if isinstance(given, str):
-            idle = app.permanent_session_lifetime.total_seconds()
-            return SessionGuard.from_url(given, session=SessionPolicy(idle=idle, merge={FLASHES: "append"}))
+            return guard_for(app, given)
         if not isinstance(given, (SessionGuard, BlockingGuard)):
             raise ConfigurationError(f"SessionLock wants a guard or a URL, not {given!r}")
         face = given if isinstance(given, BlockingGuard) else blocking_guard(given)
-        guard = face.inner
-        if FLASHES not in guard.session_policy.merge:  # two requests at once may both flash
-            merge = {**guard.session_policy.merge, FLASHES: "append"}
-            guard.session_policy = replace(guard.session_policy, merge=merge)
-        return guard
+        return with_flashes(face.inner)
 
 
 class LockedSession(SessionMixin):
@@ -158,10 +151,10 @@ class LockedSession(SessionMixin):
 
     def __getitem__(self, key: str) -> Any:
         value = self._data[key]
-        return _flashes_out(value) if key == FLASHES else value
+        return flashes_out(value) if key == FLASHES else value
 
     def __setitem__(self, key: str, value: Any) -> None:
-        self._data[key] = _flashes_in(value) if key == FLASHES else value
+        self._data[key] = flashes_in(value) if key == FLASHES else value
 
     def __delitem__(self, key: str) -> None:
         del self._data[key]
@@ -413,9 +406,9 @@ class SessionLockInterface(SessionInterface):
             visit = session.finish(failed=response.status_code >= 500)
         except SessionLockError as error:
             visit = session.visit
-            _become(response, app.make_response(app.handle_user_exception(error)))
-        if visit is not None:
-            self._tell_cookie(app, session, visit, response)
+            become(response, app.make_response(app.handle_user_exception(error)))
+        if visit is not None and tell_cookie(self, app, session, visit, response):
+            session.accessed = True
         if session.accessed:
             response.vary.add("Cookie")
 
@@ -443,7 +436,7 @@ class SessionLockInterface(SessionInterface):
 
     def _begin(self, app: Flask, request: Request, only_reading: bool) -> Visit:
         guard = self.guard
-        policy = self._policy(app, request)
+        policy = policy_for(app, self._rules, request, request.endpoint)
         mode = "read" if only_reading or policy.mode == "off" else policy.mode
         # The thread cannot be cancelled, and it is not the loop's task: LockedSession looks itself.
         lease = replace(policy.lease or guard.lease_policy, on_lost="flag")
@@ -457,58 +450,6 @@ class SessionLockInterface(SessionInterface):
             https=request.is_secure,
             client=partial(client_of_environ, request.environ),
         )
-
-    def _policy(self, app: Flask, request: Request) -> RoutePolicy:
-        by_rule = self._rules.policy_for(request.method, request.path)
-        view = app.view_functions.get(request.endpoint or "")
-        own = policy_of(view, request.method)
-        return by_rule if own is None else _over(own, by_rule)
-
-    def _tell_cookie(self, app: Flask, session: LockedSession, visit: Visit, response: Response) -> None:
-        name, settings = self.get_cookie_name(app), self._cookie(app)
-        if visit.clears_cookie:
-            response.delete_cookie(name, **settings)
-            session.accessed = True
-        elif self._gives_cookie(app, session, visit):
-            expires = self.get_expiration_time(app, session)
-            response.set_cookie(name, visit.session.sid, expires=expires, **settings)
-            session.accessed = True
-
-    def _gives_cookie(self, app: Flask, session: LockedSession, visit: Visit) -> bool:
-        if visit.has_new_id:
-            return True  # a new session, or a new id
-        if visit.session.new or visit.by_old_id:
-            return False
-        # Without the lock, only if the cookie's own life changed: a late answer must not bring an old id back.
-        if session.permanence_changed:
-            return True
-        return visit.new_sid is not None and self.should_set_cookie(app, session)
-
-    def get_cookie_samesite(self, app: Flask) -> str | None:
-        """Not every browser takes a missing attribute for Lax, and without it other sites can use the session."""
-        return super().get_cookie_samesite(app) or "Lax"
-
-    def _cookie(self, app: Flask) -> dict[str, Any]:
-        settings = {
-            "path": self.get_cookie_path(app),
-            "domain": self.get_cookie_domain(app),
-            "secure": self.get_cookie_secure(app),
-            "httponly": self.get_cookie_httponly(app),
-            "samesite": self.get_cookie_samesite(app),
-        }
-        if app.config.get("SESSION_COOKIE_PARTITIONED"):  # since Flask 3.1
-            settings["partitioned"] = True
-        return settings
-
-
-def _over(own: RoutePolicy, default: RoutePolicy) -> RoutePolicy:
-    """``own``, and where it says nothing, ``default``."""
-    return replace(
-        own,
-        wait=default.wait if own.wait is None else own.wait,
-        lease=default.lease if own.lease is None else own.lease,
-        save_on_error=default.save_on_error if own.save_on_error is None else own.save_on_error,
-    )
 
 
 def _call(work: Callable[..., Coroutine[Any, Any, T]], *args: Any, cancel: bool = True) -> T:
@@ -544,26 +485,3 @@ async def _finish(visit: Visit, failed: bool) -> None:
         await visit.aclose(error)
         raise
     await visit.aclose()
-
-
-def _become(response: Response, other: Response) -> None:
-    """Flask keeps the response object that it has; let it say what the other one says."""
-    close = getattr(response.response, "close", None)
-    if close is not None:
-        response.call_on_close(close)
-    response.direct_passthrough = False
-    response.status = other.status
-    response.headers = other.headers
-    response.response = other.response
-
-
-def _flashes_in(messages: Any) -> Any:
-    """Markup stays markup in the store, where only plain text is known."""
-    return [
-        [category, str(message), "html"] if isinstance(message, Markup) else [category, message]
-        for category, message in messages
-    ]
-
-
-def _flashes_out(stored: Any) -> list[tuple[str, Any]]:
-    return [(category, Markup(message) if html else message) for category, message, *html in stored]

@@ -1,0 +1,184 @@
+"""What the faces of Flask and Quart have in common: settings, cookie, messages; the two frameworks agree in these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from markupsafe import Markup
+
+from ..guard import SessionGuard
+from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
+from .marks import lease_of, policy_of
+from .rules import Mode
+from .web import Problems, RoutePolicy, Rules, Visit
+
+__all__ = [
+    "FLASHES",
+    "Settings",
+    "become",
+    "flashes_in",
+    "flashes_out",
+    "guard_for",
+    "policy_for",
+    "tell_cookie",
+    "with_flashes",
+]
+
+FLASHES = "_flashes"  # where flash() keeps its messages
+# What tells of a body or of a result: not true any more for another one.
+OF_THE_BODY = frozenset(
+    {"accept-ranges", "age", "allow", "cache-control", "etag", "expires", "last-modified", "location"}
+)
+ABOUT_CONTENT = frozenset({"content-security-policy", "content-security-policy-report-only"})
+
+
+class Settings:
+    """Arguments of an extension; where they say nothing, ``app.config["SESSION_LOCK_…"]``, the name in capitals."""
+
+    def __init__(
+        self,
+        *,
+        mode: Mode | None = None,
+        routes: Mapping[str, RoutePolicy | Mode] | None = None,
+        wait: WaitPolicy | float | None = None,
+        lease: LeasePolicy | float | None = None,
+        save_on_error: bool | None = None,
+        problems: Problems | None = None,
+        **more: Any,
+    ) -> None:
+        self._given: dict[str, Any] = {
+            "mode": mode,
+            "routes": routes,
+            "wait": wait,
+            "lease": lease,
+            "save_on_error": save_on_error,
+            "problems": problems,
+            **more,
+        }
+
+    def told(self, app: Any, name: str) -> Any:
+        """None when nobody says anything about it."""
+        value = self._given.get(name)
+        return value if value is not None else app.config.get(f"SESSION_LOCK_{name.upper()}")
+
+    def rules(self, app: Any) -> Rules:
+        """Raises :class:`~sessionlock.ConfigurationError` for a value that makes no sense."""
+        told = {name: self.told(app, name) for name in ("mode", "wait", "lease", "save_on_error")}
+        default = RoutePolicy(told["mode"] or "auto", told["wait"], lease_of(told["lease"]), told["save_on_error"])
+        return Rules(default, self.told(app, "routes"))
+
+    def problems(self, app: Any) -> Problems:
+        return self.told(app, "problems") or Problems()
+
+
+def guard_for(app: Any, url: str) -> SessionGuard:
+    """A guard of the application's own; its sessions live ``PERMANENT_SESSION_LIFETIME`` after their last request."""
+    idle = app.permanent_session_lifetime.total_seconds()
+    return SessionGuard.from_url(url, session=SessionPolicy(idle=idle, merge={FLASHES: "append"}))
+
+
+def with_flashes(guard: SessionGuard) -> SessionGuard:
+    """``guard``, which is told that two requests at once may both flash."""
+    if FLASHES not in guard.session_policy.merge:
+        merge = {**guard.session_policy.merge, FLASHES: "append"}
+        guard.session_policy = replace(guard.session_policy, merge=merge)
+    return guard
+
+
+def policy_for(app: Any, rules: Rules, request: Any, endpoint: str | None) -> RoutePolicy:
+    """What holds for this request: what its view says, and where that says nothing, the rules."""
+    by_rule = rules.policy_for(request.method, request.path)
+    own = policy_of(app.view_functions.get(endpoint or ""), request.method)
+    if own is None:
+        return by_rule
+    return replace(
+        own,
+        wait=by_rule.wait if own.wait is None else own.wait,
+        lease=by_rule.lease if own.lease is None else own.lease,
+        save_on_error=by_rule.save_on_error if own.save_on_error is None else own.save_on_error,
+        body_limit=by_rule.body_limit if own.body_limit is None else own.body_limit,
+    )
+
+
+# --- the cookie
+
+
+def tell_cookie(interface: Any, app: Any, session: Any, visit: Visit, response: Any) -> bool:
+    """Set or delete the cookie as the framework's settings say; whether it did. ``interface``: whom they ask."""
+    name, settings = interface.get_cookie_name(app), _cookie(interface, app)
+    if visit.clears_cookie:
+        response.delete_cookie(name, **settings)
+        return True
+    if not _gives_cookie(interface, app, session, visit):
+        return False
+    expires = interface.get_expiration_time(app, session)
+    response.set_cookie(name, visit.session.sid, expires=expires, **settings)
+    return True
+
+
+def _gives_cookie(interface: Any, app: Any, session: Any, visit: Visit) -> bool:
+    if visit.has_new_id:
+        return True  # a new session, or a new id
+    if visit.session.new or visit.by_old_id:
+        return False
+    # Without the lock, only if the cookie's own life changed: a late answer must not bring an old id back.
+    if session.permanence_changed:
+        return True
+    return visit.new_sid is not None and bool(interface.should_set_cookie(app, session))
+
+
+def _cookie(interface: Any, app: Any) -> dict[str, Any]:
+    settings = {
+        "path": interface.get_cookie_path(app),
+        "domain": interface.get_cookie_domain(app),
+        "secure": interface.get_cookie_secure(app),
+        "httponly": interface.get_cookie_httponly(app),
+        # Not every browser takes a missing attribute for Lax, and without it other sites can use the session.
+        "samesite": interface.get_cookie_samesite(app) or "Lax",
+    }
+    if app.config.get("SESSION_COOKIE_PARTITIONED"):  # since Flask 3.1
+        settings["partitioned"] = True
+    return settings
+
+
+# --- another answer in the place of one that is ready
+
+
+def become(response: Any, other: Any) -> None:
+    """Let the response that the framework holds say what ``other`` says.
+
+    What the application's hooks have put into its headers stays (CORS, cookies), except what tells of its body.
+    """
+    close = getattr(response.response, "close", None)
+    if close is not None and hasattr(response, "call_on_close"):
+        response.call_on_close(close)
+    before, varies, after = response.headers, response.vary, other.headers
+    kept = [(name, value) for name, value in before if name.lower() == "set-cookie" or name not in after]
+    response.direct_passthrough = False
+    response.status = other.status
+    response.headers = after
+    response.response = other.response
+    response.headers.extend((name, value) for name, value in kept if not _of_the_body(name))
+    response.vary.update(varies)
+
+
+def _of_the_body(name: str) -> bool:
+    name = name.lower()
+    return name in OF_THE_BODY or (name.startswith("content-") and name not in ABOUT_CONTENT)
+
+
+# --- messages
+
+
+def flashes_in(messages: Any) -> Any:
+    """Markup stays markup in the store, where only plain text is known."""
+    return [
+        [category, str(message), "html"] if isinstance(message, Markup) else [category, message]
+        for category, message in messages
+    ]
+
+
+def flashes_out(stored: Any) -> list[tuple[str, Any]]:
+    return [(category, Markup(message) if html else message) for category, message, *html in stored]
