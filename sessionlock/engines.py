@@ -138,9 +138,9 @@ class WatchEngine:
             flat, left, time = await pipe.execute()
         snapshot = _snapshot(flat)
         if b"#destroyed" in snapshot.fields:
-            return Refused("destroyed")
+            return Refused("dead" if snapshot.fields.get(b"#id") == b"-" else "destroyed")
         if not admitted(keys, snapshot.fields, _microseconds(time)):
-            return Refused("dead")
+            return Refused("dead" if b"#id" in snapshot.fields else "unknown")
         if not snapshot.created:
             return Refused("missing")
         if left < policy.refresh_ms:
@@ -165,9 +165,9 @@ class WatchEngine:
             if await self._finished(pipe, keys, op, current):
                 return Committed(current.version, current.created, repeated=True)
             if b"#destroyed" in current.fields:
-                return Refused("destroyed")
+                return Refused("dead" if current.fields.get(b"#id") == b"-" else "destroyed")
             if not admitted(keys, current.fields, now):
-                return Refused("dead")
+                return Refused("dead" if b"#id" in current.fields else "unknown")
             refused = _refusal(current, created, changes, expected)
             if refused is not None:
                 return refused

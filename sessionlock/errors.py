@@ -129,7 +129,12 @@ class SessionConflict(SessionLockError):
 
 
 class SessionNotFound(SessionLockError):
-    """There is no such session: it never existed or has expired."""
+    """There is no such session: it never existed or has expired.
+
+    ``replaced``: the id was replaced by a newer one (by a login, say) and does not work any more, or never did.
+    """
+
+    replaced = False
 
 
 class SessionDestroyed(SessionNotFound):

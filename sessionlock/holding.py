@@ -354,7 +354,7 @@ class SessionContext(_Held):
             self._session.was_saved(changes, outcome)
         elif outcome.kind == "lost":
             raise self._loss(outcome.fence)
-        elif changes or outcome.kind == "destroyed":
+        elif changes or outcome.kind in ("destroyed", "dead"):
             raise self._gone(outcome.kind)
 
     def _gone(self, kind: str) -> SessionNotFound:
@@ -449,8 +449,9 @@ class SessionContext(_Held):
         self._session.was_renewed(new_sid, safety)
         return new_sid
 
-    async def destroy(self) -> None:
-        _, safety = await self._runtime.executor.save(protocol.destroy(self._wanted.keys, self._policy))
+    async def destroy(self, *, replaced: bool = False) -> None:
+        call = protocol.destroy(self._wanted.keys, self._policy, replaced=replaced)
+        _, safety = await self._runtime.executor.save(call)
         self._the_lease.when_lost(None)
         await self._without_saving()
         self._session.close("was destroyed")

@@ -169,7 +169,11 @@ class UnlockedContext:
         """Without a lock nothing is saved in passing: a merge may be needed, and that is for the end."""
 
     async def save(self) -> None:
-        conflict = await self._wanted.commit(self._session)
+        try:
+            conflict = await self._wanted.commit(self._session)
+        except SessionConflict:
+            self._session.conflicted = True
+            raise
         self._expect_no_version()
         if conflict is not None:
             raise SessionConflict(
@@ -200,8 +204,14 @@ class UnlockedContext:
         self._session.was_renewed(new_sid, safety)
         return new_sid
 
-    async def destroy(self) -> None:
-        _, safety = await self._find_runtime().executor.save(protocol.destroy(self._wanted.keys, self._wanted.policy))
+    @property
+    def keys(self) -> SessionKeys:
+        """The session's keys, by its newest id."""
+        return self._wanted.keys
+
+    async def destroy(self, *, replaced: bool = False) -> None:
+        call = protocol.destroy(self._wanted.keys, self._wanted.policy, replaced=replaced)
+        _, safety = await self._find_runtime().executor.save(call)
         self.close("was destroyed")
         if safety is not None:
             safety.insist()
@@ -223,11 +233,11 @@ class BeginningContext(UnlockedContext):
             return self._session.sid  # nobody has been told it yet
         return await super().regenerate(grace)
 
-    async def destroy(self) -> None:
+    async def destroy(self, *, replaced: bool = False) -> None:
         if self._session.new:
             self.close("was destroyed")
         else:
-            await super().destroy()
+            await super().destroy(replaced=replaced)
 
 
 def check_unchanged(session: Session) -> None:

@@ -357,8 +357,9 @@ def increment(
     return Call("incr", keys.all, _with_changes([op, token, fence, created, *_life(session), keys.proof], [change]))
 
 
-def destroy(keys: SessionKeys, session: SessionPolicy) -> Call:
-    return Call("destroy", keys.all, (session.tombstone_ms, keys.proof))
+def destroy(keys: SessionKeys, session: SessionPolicy, *, replaced: bool = False) -> Call:
+    """``replaced``: a new session has taken its place, so whoever still comes with its id is to be told that."""
+    return Call("destroy", keys.all, (session.tombstone_ms, keys.proof, 1 if replaced else 0))
 
 
 def dismiss(keys: SessionKeys) -> Call:
@@ -511,7 +512,7 @@ def released(reply: list[object]) -> Committed | Conflict | Refused:
         return Committed(int(words[1]), handover=pushed(words[2]))
     if kind == b"clean":
         return Committed(None, changed=False, handover=pushed(words[1]))
-    if kind in (b"gone", b"destroyed"):
+    if kind in (b"gone", b"destroyed", b"dead"):
         return Refused(kind.decode(), handover=pushed(words[1]) if len(words) > 1 else None)
     return committed(reply)
 
@@ -618,10 +619,12 @@ def refusal(name: str, kind: str) -> SessionNotFound:
     """Why there is no session."""
     if kind == "destroyed":
         return SessionDestroyed(f"session {name} was destroyed; treat the request as logged out")
-    if kind == "dead":
-        return SessionNotFound(
+    if kind in ("dead", "unknown"):
+        error = SessionNotFound(
             f"this id of session {name} is not valid: it was replaced and its grace is over, or it was never given out"
         )
+        error.replaced = kind == "dead"
+        return error
     if kind == "gone":
         return SessionNotFound(
             f"the record of session {name} expired or was replaced since it was loaded; saving only the changes would"

@@ -82,11 +82,16 @@ class Session(MutableMapping[str, Any]):
         self._deleted: set[str] = set()
         # What this request knows of the stored state: a value that was computed from it must not agree by coincidence.
         self._read: set[str] = set()
+        self._given: set[str] = set()  # assigned ever: these objects are the application's
         self._read_all = False
         self._ends_when_empty = False
         self._actions: Actions | None = None
         self._at_home: AtHome | None = None
         self._begun: list[Coroutine[Any, Any, Any]] = []
+        self.touched = snapshot.touched
+        """Whether loading it began its idle time anew."""
+        self.conflicted = False
+        """Whether a :meth:`save` of this request met a conflict that could not be merged."""
         self.saved: Safety | None = None
         """How safe the last save was, where the guard waits for replicas (``durability``)."""
         self._rebase(snapshot)
@@ -138,6 +143,7 @@ class Session(MutableMapping[str, Any]):
             raise CodecError(f"a session key must be a str, not {type(key).__name__}")
         self._values[key] = value
         self._assigned.add(key)
+        self._given.add(key)
         self._deleted.discard(key)
         self._changed()
 
@@ -363,7 +369,7 @@ class Session(MutableMapping[str, Any]):
         """
         found = [self._deletion(key) for key in self._deleted]
         for key, value in self._values.items():
-            if key not in self._assigned and type(value) in SCALARS:
+            if key not in self._assigned and (type(value) in SCALARS or not self._handed_out(key)):
                 continue
             before = self._raw.get(key)
             raw = self._encoded_if_changed(key, value, before)
@@ -375,6 +381,10 @@ class Session(MutableMapping[str, Any]):
         if self._ends_when_empty and self._had_keys and not self._size():
             found.append(Change("e", ALL_KEYS, b"", "*"))
         return found
+
+    def _handed_out(self, key: str) -> bool:
+        """Whether the application may hold the very object, and have changed it inside."""
+        return self._read_all or key in self._read or key in self._given
 
     def checks(self, changes: list[Change]) -> list[Change]:
         """What was read and not changed, for a commit that is to compare it: absent keys too, and after iterating the
@@ -452,6 +462,19 @@ class Session(MutableMapping[str, Any]):
     def has_stored_keys(self) -> bool:
         """Whether there was anything in it when it was loaded, or saved last. Asking is no access."""
         return bool(self._raw)
+
+    def stored(self) -> Iterator[tuple[str, Any]]:
+        """Keys and values, without counting as read. One that cannot be decoded is None: reading it is the error."""
+        for key in self._keys():
+            try:
+                yield key, self._peek(key)
+            except CodecError:
+                yield key, None
+
+    def peek(self, key: str) -> Any:
+        """The value of ``key``, None where there is none. Does not count as read."""
+        value = self._peek(key)
+        return None if value is MISSING else value
 
     def changed_keys(self) -> list[str]:
         """The keys that :meth:`changes` is about."""
@@ -582,6 +605,7 @@ class Session(MutableMapping[str, Any]):
         else:
             self._values[key] = _in_place(self._values.get(key), merged)
             self._assigned.add(key)
+            self._given.add(key)
 
 
 def _in_place(held: Any, merged: Any) -> Any:

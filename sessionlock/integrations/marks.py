@@ -7,9 +7,9 @@ from typing import Any, TypeVar, cast, overload
 
 from ..errors import ConfigurationError
 from ..policies import LeasePolicy, WaitPolicy
-from .rules import RoutePolicy
+from .rules import Mode, OnConflict, RoutePolicy
 
-__all__ = ["policy_of", "session_lock", "session_lock_exempt", "session_readonly"]
+__all__ = ["policy_of", "session_lock", "session_lock_exempt", "session_policy", "session_readonly"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 ATTRIBUTE = "sessionlock_policy"
@@ -54,6 +54,24 @@ def session_readonly(handler: F) -> F:
 def session_lock_exempt(handler: F) -> F:
     """This handler never waits: what it changes is committed at the end, merged, or answered 409."""
     return _marks(RoutePolicy("optimistic"))(handler)
+
+
+def session_policy(
+    mode: Mode = "auto",
+    *,
+    wait: WaitPolicy | float | None = None,
+    lease: LeasePolicy | float | None = None,
+    save_on_error: bool | None = None,
+    body_limit: int | None = None,
+    on_conflict: OnConflict | None = None,
+) -> Callable[[F], F]:
+    """All that may be said about one handler, as :class:`.rules.RoutePolicy` has it:
+    ``@session_policy(on_conflict="answer")`` for a GET that must not run twice.
+
+    Raises:
+        ConfigurationError: a value that makes no sense.
+    """
+    return _marks(RoutePolicy(mode, wait, lease_of(lease), save_on_error, body_limit, on_conflict))
 
 
 def lease_of(lease: LeasePolicy | float | None) -> LeasePolicy | None:

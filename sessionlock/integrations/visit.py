@@ -2,48 +2,69 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ReadOnlySession, SessionLockError, SessionNotFound
+from .. import protocol
+from ..codec import Codec
+from ..errors import ReadOnlySession, SessionConflict, SessionLockError, SessionNotFound
 from ..guard import SessionGuard
 from ..holding import SessionContext
 from ..modes import UnlockedContext, check_unchanged
 from ..peers import Client
+from ..policies import SessionPolicy
 from ..selfcall import refusing
 from ..session import Session
 from .cookies import CookieSettings
+from .mapping import WebSession
 from .nesting import Held, refuse_nested
-from .rules import RequestMode, RoutePolicy, label_of
+from .rules import SAFE_METHODS, RequestMode, RoutePolicy, Rules, label_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Visit"]
+__all__ = ["IDENTITY", "RunAgain", "Visit"]
 
 log = logging.getLogger("sessionlock.web")
 
 Context = SessionContext | UnlockedContext
+# Keys under which applications and their extensions keep who is logged in. When one of them gets another value, the
+# session gets a new id: somebody may have planted the old one.
+IDENTITY = ("user_id", "_user_id", "userid", "uid", "user", "username", "account_id", "_auth_user_id")
+
+
+class RunAgain(BaseException):
+    """Raised by :meth:`Visit.finish`: a safe request met a conflict. Nothing of its answer may be sent; the face runs
+    it again with :meth:`Visit.again`. No Exception, so that no handler of the application's takes it for one.
+    """
 
 
 class Visit:
-    """One request. ``sid``: what its cookie says, if it says anything usable. :attr:`session` is the handler's.
+    """One request. ``sid``: what its cookie says, if it says anything usable. :attr:`session` is the guarded session,
+    :attr:`mapping` what the handler gets.
 
-    ``client`` tells who sent it.
+    ``client`` tells who sent it. ``rules``: the face runs safe requests again that met a
+    conflict (:class:`RunAgain`), and the rules remember their routes. ``identity``: keys whose change gives a new
+    id. ``codec``, ``lifetime``: others than the guard's. ``on_loss`` is called when the lease is lost in a request that
+    has changed the session by then; one that has not may go on.
 
     ::
 
         async with Visit(guard, cookie, policy, sid, method="POST", path="/cart") as visit:
-            ...                                              # the handler, with visit.session
+            ...                                              # the handler, with visit.mapping
             await visit.finish(failed=status >= 500)         # when the answer begins: save and release
             visit.set_cookie, visit.vary                     # then tell the headers
 
     A sid without a session is never adopted: the handler gets an empty session, stored under an id of its own if
-    something is put in. A session that was destroyed meanwhile stays destroyed: what this request changed is
-    discarded, the cookie cleared, the answer kept.
+    something is put in. A request that changed a session which was ended meanwhile is refused, one that changed nothing
+    keeps its answer; the cookie is cleared either way.
     """
 
     session: Session
@@ -59,25 +80,64 @@ class Visit:
         path: str = "/",
         https: bool = False,
         client: Client | None = None,
+        rules: Rules | None = None,
+        identity: Iterable[str] = IDENTITY,
+        codec: Codec | None = None,
+        lifetime: SessionPolicy | None = None,
+        on_loss: Callable[[], object] | None = None,
     ) -> None:
         self.guard = guard
         self.policy = policy
+        self.label = label_of(method, path)
         self.mode: RequestMode = policy.mode_for(method)
+        self._is_safe = method.upper() in SAFE_METHODS
+        self._learnt = rules.learnt if rules is not None else None
+        self._may_run_again = self._learnt is not None and policy.may_run_again(method)
+        if self._may_run_again and self._learnt is not None and self.label in self._learnt:
+            self.mode, self._may_run_again = "lock", False
+        self.on_loss = on_loss
         self._cookie = cookie
         self._sid = sid
+        self._told = sid  # the id that the browser has
         self._https = https
         self._client = client
-        self._label = label_of(method, path)
+        self._identity = tuple(identity)
+        self._codec = codec
+        self._lifetime = lifetime or guard.session_policy
         self._opened: Context  # by open(), in whose task it must be left
         self._context: Context  # of the session as it is now
         self._held: Held | None = None
+        self._mapping: WebSession | None = None
+        self._who: dict[str, Any] = {}
+        self._began_at = 0.0
+        self._new_identity = False
         self.by_old_id = False
         """Whether it came with an id that has been replaced."""
-        self._had_keys = False
+        self.rolled = False
+        """Whether the cookie may be sent again: the record's life began anew, and the id is the current one."""
         self._accessed = False
         self._gone = False
         self._finished = False
         self._saved = False
+        self._late = False
+
+    def again(self) -> Visit:
+        """The same request once more, under the lock."""
+        sid = self._sid if self.session.new or self._gone else self.session.sid
+        other = Visit(
+            self.guard,
+            self._cookie,
+            replace(self.policy, mode="lock"),
+            sid,
+            https=self._https,
+            client=self._client,
+            identity=self._identity,
+            codec=self._codec,
+            lifetime=self._lifetime,
+            on_loss=self.on_loss,
+        )
+        other.label, other._told, other._is_safe = self.label, self._told, self._is_safe
+        return other
 
     # --- begin
 
@@ -89,6 +149,7 @@ class Visit:
             ReentrantLock: the request being handled in this context, or the process of this host that is the client,
                 holds the same session.
         """
+        self._began_at = time.monotonic()
         if self._sid is None:
             await self._begin()
         elif self.mode == "lock":
@@ -100,34 +161,72 @@ class Visit:
 
     def _to_lock(self, sid: str) -> Any:
         refuse_nested(self.guard, sid)
-        context: Any = self.guard.session_lock(sid, missing="reject", name=self._label, **self.policy.options())
+        options = self.policy.options()
+        lease = options.pop("lease", self.guard.lease_policy)
+        context: Any = self.guard.session_lock(
+            sid,
+            missing="reject",
+            name=self.label,
+            session=self._lifetime,
+            codec=self._codec,
+            lease=replace(lease, on_lost="flag"),  # see _lost
+            **options,
+        )
         context.on_wait = refusing(self._client)
         return context
 
     def _to_load(self, sid: str) -> Any:
         mode: Any = "read" if self.mode == "off" else self.mode
-        return self.guard.session_lock(sid, mode=mode, missing="reject")
+        return self.guard.session_lock(sid, mode=mode, missing="reject", session=self._lifetime, codec=self._codec)
 
     async def _enter(self, context: Context) -> None:
         try:
             session = await context.__aenter__()
-        except SessionNotFound:  # unknown, expired or destroyed
-            return await self._begin()
-        self.session, self._context = session, context
+        except SessionNotFound as error:  # unknown, expired, destroyed or replaced
+            await self._begin()
+            self.by_old_id = error.replaced
+            return
+        self._use(session, context)
         self.by_old_id = context.outdated
-        self._had_keys = session.has_stored_keys
         lease = session.lease
         if lease is not None:
             assert self._sid is not None
-            self._held = Held(self.guard, self._sid, lambda: not lease.released, self._label)
+            self._held = Held(self.guard, self._sid, lambda: not lease.released, self.label)
             self._held.enter()
-        return None
+            if (self.policy.lease or self.guard.lease_policy).on_lost == "cancel":
+                lease.when_lost(self._lost)
 
     async def _begin(self) -> None:
         mode: Any = "read" if self.mode == "read" else "optimistic"
-        self._context = self.guard.beginning(mode)
-        self.session = await self._context.__aenter__()
-        self._had_keys = self._gone = False
+        context = self.guard.beginning(mode, self._lifetime, self._codec)
+        self._use(await context.__aenter__(), context)
+        self._gone = False
+
+    def _use(self, session: Session, context: Context) -> None:
+        self.session, self._context = session, context
+        self._who = {key: session.peek(key) for key in self._identity}
+
+    def _lost(self) -> None:
+        """A request that only looks is not ended: nothing of it can be refused."""
+        if self.on_loss is not None and not self._finished and self._changed():
+            self.on_loss()
+
+    def _changed(self) -> bool:
+        try:
+            return bool(self.session.changed_keys())
+        except SessionLockError:
+            return True  # a change that cannot be saved is one
+
+    @property
+    def mapping(self) -> WebSession:
+        """The handler's session: of this request, whatever happens to the guarded one."""
+        if self._mapping is None:
+            self._mapping = WebSession(self)
+        return self._mapping
+
+    @mapping.setter
+    def mapping(self, mapping: WebSession) -> None:
+        self._mapping = mapping
 
     # --- in the handler
 
@@ -151,7 +250,7 @@ class Visit:
         try:
             yield self.session
             if not self._finished:
-                await self._save()
+                await self._settle(None)
         except BaseException as error:
             if own is not None:
                 await own.__aexit__(type(error), error, error.__traceback__)
@@ -161,16 +260,15 @@ class Visit:
 
     async def _upgrade(self) -> Context | None:
         """Exchange a session without a lock for one with it; None for a session that begins, which needs none."""
-        before, sid = self.session, self._sid
+        before = self.session
         writable = self.mode != "read"
         self.mode = "lock"
         if before.new:
             if not writable:
                 await self._begin()
             return None
-        assert sid is not None
-        await self._save() if writable else self._close_unlocked()
-        await self._enter(self._to_lock(before.sid))
+        await self._settle(None) if writable else self._close_unlocked()
+        await self._enter(self._to_lock(self.session.sid))
         return self._context if isinstance(self._context, SessionContext) else None
 
     def replace(self, content: Mapping[str, Any] | None) -> None:
@@ -178,47 +276,158 @@ class Visit:
         self.session.clear()
         self.session.update(content or {})
 
+    def identity_changed(self) -> None:
+        """Somebody logged in, and no key in the session tells: it gets a new id when it is saved."""
+        self._new_identity = True
+
     # --- the answer begins
 
-    async def finish(self, *, failed: bool = False) -> None:
+    async def finish(self, *, failed: bool = False, live: float | None = None) -> None:
         """Save and release; a ``failed`` request (5xx) only releases, unless its policy says ``save_on_error``.
 
-        Any task may call it. Afterwards the session is closed, and the headers can be told.
+        Any task may call it. Afterwards the session is closed, and the headers can be told. ``live``: seconds from
+        now for which the record lives, whether or not anything changed; None: as the guard's policy says.
 
         Raises:
+            RunAgain: a safe request met a conflict: see there.
             SessionConflict, LeaseLost, RedisUnavailable, SessionTooLarge, CodecError.
+            SessionNotFound: the session was ended meanwhile, and this request had changed it.
             ReadOnlySession: a value deep inside a session for reading only was changed.
         """
         if self._finished:
             return
         self._finished = True
-        if failed and not self.policy.save_on_error:
-            await self._discard()
-        else:
-            await self._save()
-            self._saved = True
+        self._accessed |= self.session.accessed
+        try:
+            if not failed or self.policy.save_on_error:
+                await self._settle(live)
+                self._saved = True
+            elif self._may_run_again and self.session.conflicted:
+                raise self._once_more()
+            else:
+                await self._discard()
+        finally:
+            if self._mapping is not None:
+                self._mapping.end()
 
-    async def _save(self) -> None:
-        session = self.session
-        self._accessed |= session.accessed
+    def _once_more(self) -> RunAgain:
+        if isinstance(self._context, UnlockedContext):
+            self._close_unlocked()
+        if self._learnt is not None:
+            self._learnt.add(self.label, time.monotonic() - self._began_at)
+        log.debug("%s met a conflict in session %s and runs again under the lock", self.label, self.session.name)
+        return RunAgain()
+
+    async def _settle(self, live: float | None) -> None:
+        self._accessed |= self.session.accessed
+        try:
+            await self._take_effect(live)
+        except SessionConflict:
+            if self._may_run_again:
+                raise self._once_more() from None
+            raise
+        except SessionNotFound as error:
+            if error.replaced:
+                self.by_old_id = True  # the browser has a newer id, or will have in a moment: no cookie of ours
+            else:
+                self._gone = True
+            if not self._changed():
+                log.info("%s; this request had changed nothing: the cookie is cleared, the answer kept", error)
+                return
+            if self._may_run_again:
+                raise self._once_more() from None
+            raise
+
+    async def _take_effect(self, live: float | None) -> None:
+        session, context = self.session, self._context
+        await session.do_what_nobody_awaited()
         if session.destroyed:
             self._gone = True
-            return
+        elif self.mode in ("read", "off"):
+            self._close_unlocked()
+            check_unchanged(session)
+        elif isinstance(context, SessionContext) and session.lease and session.lease.is_lost and not self._changed():
+            await context.discard()
+        elif session.cleared and not session.new:
+            await self._end_or_begin_anew()
+        elif session.new and self.by_old_id and self._changed():
+            await self._refuse_replaced()
+        else:
+            await self._save(live)
+
+    async def _save(self, live: float | None) -> None:
+        session = self.session
+        if not session.new and self._is_somebody_else():
+            await session.regenerate(grace=0)
+        held, new = self._held is not None, session.new
+        session.ends_when_empty()
+        if live is None and session.touched and not held and self._cookie.rolling:
+            live = self._lifetime.idle  # the cookie goes out again, so it must be sure that its id is the current one
+        if live is None or new:
+            await session.release()
+            self.rolled = held
+        if live is not None and not session.new:
+            saved, rolled = await asyncio.gather(session.release(), self._expire(live), return_exceptions=True)
+            if isinstance(saved, BaseException):
+                raise saved
+            if isinstance(rolled, BaseException) and not session.ended:
+                raise rolled
+            self.rolled = rolled is True
+        self._gone = session.ended
+
+    def _is_somebody_else(self) -> bool:
+        """Whether another user is logged in than before, and the application gave no new id by itself."""
+        session = self.session
+        if session.sid != self._sid:
+            return False
+        return self._new_identity or any(
+            after is not None and after != self._who[key]
+            for key in self._identity
+            if (after := session.peek(key)) is not None
+        )
+
+    async def _end_or_begin_anew(self) -> None:
+        """``clear()`` alone is a logout. Followed by filling it is a login: a session of its own, under a new id, in
+        which nothing is left of the old one, whoever wrote it.
+        """
+        old, content, context = self.session, self.session.copy(), self._context
+        if content:
+            fresh = self.guard.beginning("optimistic", self._lifetime, self._codec)
+            self._use(await fresh.__aenter__(), fresh)
+            self.session.update(content)
+            await self.session.release()
+            self.by_old_id = False
         try:
-            if self._had_keys and not len(session) and session.is_open:
-                await session.destroy()
-                self._gone = True
-            elif self.mode == "read":
-                self._close_unlocked()
-                check_unchanged(session)
-            else:
-                await session.release()
+            await context.destroy(replaced=bool(content))
         except SessionNotFound as error:
-            self._gone = True
-            log.info("%s; the cookie is cleared, the answer kept", error)
+            log.info("%s; it was to be ended anyway", error)
+        old.close("was ended")
+        self._gone = not content
+
+    async def _refuse_replaced(self) -> None:
+        """The id was replaced a moment ago, by a login in another request of this browser, say. A new session's cookie
+        would take the place of the new id's.
+        """
+        self._close_unlocked()
+        if not self._is_safe:
+            error = SessionNotFound(
+                f"{self.label} came with an id that has been replaced; what it put into its session was not saved"
+            )
+            error.replaced = True
+            raise error
+        log.warning("%s came with an id that has been replaced; what it changed is not saved", self.label)
+
+    async def _expire(self, seconds: float) -> bool:
+        """Let the record end then; whether the id is the current one."""
+        call = protocol.expire(self._context.keys, math.ceil(seconds * 1000))
+        reply = await self.guard.runtime().executor.run(call)
+        if reply[0] != b"kept":
+            raise protocol.refusal(self.session.name, reply[0].decode())
+        return bool(reply[1])
 
     async def _discard(self) -> None:
         session, context = self.session, self._context
+        session.forget_what_nobody_awaited()
         self._accessed |= session.accessed
         self._gone |= session.destroyed
         if isinstance(context, UnlockedContext):
@@ -237,24 +446,23 @@ class Visit:
         """The id for the cookie: of a new session, a regenerated one, or the same once more (rolling)."""
         if self._gone or self.session.new:
             return None
-        if self.session.sid != self._sid or self._rolls():
+        if self.session.sid != self._told or self._rolls():
             return self.session.sid
         return None
 
     def _rolls(self) -> bool:
         cookie = self._cookie
-        rolling = cookie.rolling and cookie.max_age is not None
-        return rolling and self._saved and self._held is not None and not self.by_old_id
+        return cookie.rolling and cookie.max_age is not None and self.rolled and self._saved and not self.by_old_id
 
     @property
     def has_new_id(self) -> bool:
         """Whether :attr:`new_sid` is another one than the request came with."""
-        return self.new_sid not in (None, self._sid)
+        return self.new_sid not in (None, self._told)
 
     @property
     def clears_cookie(self) -> bool:
         """The session is no more, and the browser should forget its id."""
-        return self._gone and self._sid is not None
+        return self._gone and self._told is not None
 
     @property
     def set_cookie(self) -> str | None:
@@ -288,6 +496,8 @@ class Visit:
         finally:
             if self._held is not None:
                 self._held.leave()
+            if self._mapping is not None:
+                self._mapping.end()
         if self.saved:
             self.tell_unsaved()
 
@@ -300,6 +510,28 @@ class Visit:
         """Whether :meth:`finish` has saved the session, and it is still there."""
         return self._saved and not self._gone
 
+    def settle_as_snapshot(self, why: str) -> None:
+        """For what lives longer than a request should hold or save anything (a websocket): from now on it can be read,
+        and what is written stays in :attr:`mapping`. ``why`` as :meth:`Session.close` has it.
+        """
+        self._finished = True
+        self.session.close(why)
+        if isinstance(self._context, UnlockedContext):
+            self._context.close(why)
+        self.mapping.end()
+
+    def note_late(self, key: object) -> None:
+        """The handler changed its session where that is not saved any more. Told once for each request."""
+        if not self._late:
+            self._late = True
+            log.warning(
+                "%s changed %r of session %s after its answer had begun, or in a websocket: that is not saved. Change"
+                " it before the answer begins, or within `async with guard.session_lock(sid)`",
+                self.label,
+                key,
+                self.session.name,
+            )
+
     def tell_unsaved(self) -> None:
         """Log what was changed deep in the session where that has no effect any more; nothing can prevent it."""
         try:
@@ -307,13 +539,7 @@ class Visit:
         except SessionLockError as error:
             late = [str(error)]
         if late:
-            log.warning(
-                "%s changed %s of session %s after its answer had begun, or in a websocket: that is not saved. Change"
-                " it before the answer begins, or within `async with guard.session_lock(sid)`",
-                self._label,
-                ", ".join(map(repr, late)),
-                self.session.name,
-            )
+            self.note_late(late[0] if len(late) == 1 else late)
 
     async def __aenter__(self) -> Self:
         await self.open()

@@ -1,12 +1,15 @@
 """What all integrations share, free of any framework: cookies, rules, answers to errors, one request's session."""
 
 from .cookies import CookieSettings, usable_sid
+from .mapping import WebSession
 from .nesting import Held, held_here, refuse_nested
 from .problems import Problem, Problems
 from .rules import SAFE_METHODS, RequestMode, RoutePolicy, Rules, label_of
-from .visit import Visit
+from .values import for_framework
+from .visit import IDENTITY, RunAgain, Visit
 
 __all__ = [
+    "IDENTITY",
     "SAFE_METHODS",
     "CookieSettings",
     "Held",
@@ -15,7 +18,10 @@ __all__ = [
     "RequestMode",
     "RoutePolicy",
     "Rules",
+    "RunAgain",
     "Visit",
+    "WebSession",
+    "for_framework",
     "held_here",
     "label_of",
     "refuse_nested",

@@ -8,7 +8,7 @@
 --       queued ticket position left_ms holder_label held_us now_us     (left_ms -1: the lock has no end)
 --       busy holder_label held_us waiting left_ms               (not queued: queueing = 0)
 --       full holder_label held_us waiting left_ms
---       destroyed | missing | finished
+--       destroyed | missing | dead | finished      dead: there may be a record, but not for this id
 
 local token, ttl, claim, channel, label = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local missing, queueing, max_waiters, ticket = ARGV[6], ARGV[7], tonumber(ARGV[8]), ARGV[9]
@@ -54,14 +54,12 @@ end
 if finished(token, state['#commit']) then
   return {'finished'}
 end
-if state['#destroyed'] then
+local refused = state['#destroyed'] and (state['#id'] == '-' and 'dead' or 'destroyed')
+  or not admitted(proof, state['#id'], state['#old'], now) and (state['#id'] and 'dead' or 'missing')
+  or missing == 'reject' and not state['#created'] and 'missing'
+if refused then
   leave_queue(token)
-  return {'destroyed'}
-end
-if missing == 'reject' and not state['#created']
-  or not admitted(proof, state['#id'], state['#old'], now) then
-  leave_queue(token)
-  return {'missing'}
+  return {refused}
 end
 
 local queued = call('EXISTS', QUEUE) == 1

@@ -5,7 +5,7 @@
 -- KEYS  lock queue waiters session receipts
 -- ARGV  op created expected_version idle_ms absolute_ms proof [op field value base]...
 -- reply saved version created | already version created      version 0: the record was left empty and has ended
---       conflict version {field value ...} {field value ... of the whole record} | gone | destroyed | dead
+--       conflict version {field value ...} {field value ... of the whole record} | gone | destroyed | dead | unknown
 
 local op, created, expected, idle, absolute, proof = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local FIRST = 7
@@ -14,11 +14,11 @@ if finished(op, state.commit) then
   return {'already', state.version or '0', state.created or ''}
 end
 if state.destroyed then
-  return {'destroyed'}
+  return {state.id == '-' and 'dead' or 'destroyed'}
 end
 local now = server_time()
 if not admitted(proof, state.id, state.old, now) then
-  return {'dead'}
+  return {state.id and 'dead' or 'unknown'}
 end
 if expected ~= '' and expected ~= (state.version or '0') then
   return {'conflict', state.version or '0', {}, call('HGETALL', SESSION)}

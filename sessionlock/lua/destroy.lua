@@ -3,7 +3,8 @@
 --
 -- uses  base ids
 -- KEYS  lock queue waiters session receipts
--- ARGV  tombstone_ms proof        (proof '*': whatever id; for the index of a user's sessions)
+-- ARGV  tombstone_ms proof replaced        (proof '*': whatever id; for the index of a user's sessions. replaced 1:
+--                                          another session has taken its place, whoever still comes with this id is told)
 -- reply destroyed | missing
 
 local state = call('HMGET', SESSION, '#id', '#old', '#created')
@@ -14,6 +15,9 @@ local existed = state[3] or call('HEXISTS', SESSION, '#destroyed') == 1
 local kept = call('HMGET', SESSION, '#fence', '#holder', '#commit')
 call('DEL', SESSION)
 call('HSET', SESSION, '#destroyed', digits(server_time()))
+if ARGV[3] == '1' then
+  call('HSET', SESSION, '#id', '-')
+end
 for i, field in ipairs({'#fence', '#holder', '#commit'}) do
   if kept[i] then
     call('HSET', SESSION, field, kept[i])

@@ -3,8 +3,8 @@
 -- uses  base ids
 -- KEYS  lock queue waiters session receipts
 -- ARGV  ttl_ms proof
--- reply kept current | missing | dead | destroyed       current 0: the id has been replaced, and works for
---                                              a while only; dead: there may be a record, but not for this id
+-- reply kept current | missing | unknown | dead | destroyed       current 0: the id has been replaced, and works for
+--                                              a while only; dead: it has been, and works no more; unknown: never did
 
 local ttl, proof = tonumber(ARGV[1]), ARGV[2]
 local state = call('HMGET', SESSION, '#destroyed', '#created', '#id', '#old', '#expires')
@@ -13,7 +13,7 @@ if state[1] then
   return {'destroyed'}
 end
 if not admitted(proof, state[3], state[4], now) then
-  return {'dead'}
+  return {state[3] and 'dead' or 'unknown'}
 end
 if not state[2] then
   return {'missing'}

@@ -6,7 +6,7 @@
 --       (created 'new': there was no record, and one may be made)
 -- reply saved version created value | already version created value
 --       conflict version {field value}        the field is not an integer (of at most 15 digits)
---       gone | destroyed | missing | dead | lost fence
+--       gone | destroyed | missing | dead | unknown | lost fence
 
 local op, token, fence, created, idle, absolute = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local proof = ARGV[7]
@@ -25,7 +25,7 @@ if token ~= '' then
     return {'lost', state.fence or '0'}
   end
 elseif not admitted(proof, state.id, state.old, now) then
-  return {'dead'}
+  return {state.id and 'dead' or 'unknown'}
 elseif not state.created and created ~= 'new' then
   return {'missing'}
 end

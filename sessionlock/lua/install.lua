@@ -39,11 +39,11 @@ end
 if finished(token, state['#commit']) then
   return {'finished'}
 end
-if state['#destroyed'] then
-  return {'destroyed'}
-end
-if missing == 'reject' and not state['#created'] or not admitted(proof, state['#id'], state['#old'], now) then
-  return {'missing'}
+local refused = state['#destroyed'] and (state['#id'] == '-' and 'dead' or 'destroyed')
+  or not admitted(proof, state['#id'], state['#old'], now) and (state['#id'] and 'dead' or 'missing')
+  or missing == 'reject' and not state['#created'] and 'missing'
+if refused then
+  return {refused}
 end
 
 -- Returns the highest counter of each master, as text; nil when ours is the older vector.

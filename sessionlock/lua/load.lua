@@ -3,15 +3,15 @@
 -- uses  base ids touch
 -- KEYS  lock queue waiters session receipts
 -- ARGV  idle_ms refresh_ms proof
--- reply found touched {field value ...} | missing | dead | destroyed       dead: there may be a record, but not for this id
+-- reply found touched {field value ...} | missing | unknown | dead | destroyed     dead: the id has been replaced
 
 local state = call('HMGET', SESSION, '#destroyed', '#created', '#id', '#old')
 local now = server_time()
 if state[1] then
-  return {'destroyed'}
+  return {state[3] == '-' and 'dead' or 'destroyed'}
 end
 if not admitted(ARGV[3], state[3], state[4], now) then
-  return {'dead'}
+  return {state[3] and 'dead' or 'unknown'}
 end
 if not state[2] then
   return {'missing'}

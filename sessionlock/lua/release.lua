@@ -6,7 +6,7 @@
 -- ARGV  token fence created idle_ms absolute_ms refresh_ms push_limit deaf channel [op field value base]...
 -- reply saved version handover | clean handover       version 0: left empty, the record has ended; handover: the grant for a waiter on `channel`, or ''
 --       conflict version {field value ...}    nothing was changed and the lock is still held
---       gone handover | destroyed handover    nothing was saved, the lock was given up
+--       gone handover | destroyed handover | dead handover    nothing was saved, the lock was given up
 --       already version                       an earlier try of this very call did it
 --       lost fence                            the lock is not ours any more; nothing was changed
 
@@ -30,7 +30,7 @@ end
 local receipt = token .. ' ' .. now_digits -- not the fence: a lock may have been held for long
 local reply = {'clean'}
 if state.destroyed then
-  reply = {'destroyed'}
+  reply = {state.id == '-' and 'dead' or 'destroyed'}
 elseif #ARGV >= FIRST then
   local refusal, version = commit_changes(FIRST, state, created, idle, absolute, now, {'#commit', receipt}, token)
   if refusal and refusal[1] == 'conflict' then

@@ -235,9 +235,9 @@ async def exists(guard: SessionGuard, sid: str, policy: SessionPolicy) -> bool:
 
 async def _expire(guard: SessionGuard, keys: SessionKeys, ttl: float) -> None:
     call = protocol.expire(keys, math.ceil(ttl * 1000))
-    (reply,) = await guard.runtime().executor.run(call)
-    if reply != b"kept":
-        raise refusal(keys.digest, reply.decode())
+    reply = await guard.runtime().executor.run(call)
+    if reply[0] != b"kept":
+        raise refusal(keys.digest, reply[0].decode())
 
 
 async def _both(expiry: Coroutine[Any, Any, None], save: Coroutine[Any, Any, None]) -> None:

@@ -1,0 +1,39 @@
+"""Routes whose safe requests met conflicts: for a while they take the lock at once instead of running twice."""
+
+from __future__ import annotations
+
+import time
+
+__all__ = ["Learnt"]
+
+MOST = 512  # labels; beyond them the oldest is forgotten
+FORGET_AFTER = 300.0  # seconds
+SLOW = 1.0  # seconds; a request of this length would hold up its visitor's others more often than it meets a conflict
+
+
+class Learnt:
+    """Labels (see :func:`.rules.label_of`), bounded in number and time. Safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+
+    def add(self, label: str, took: float = 0.0) -> None:
+        """A safe request of this route, which ran for ``took`` seconds, met a conflict."""
+        if took >= SLOW:
+            return
+        self._until.pop(label, None)
+        self._until[label] = time.monotonic() + FORGET_AFTER
+        while len(self._until) > MOST:
+            self._until.pop(next(iter(self._until), label), None)
+
+    def __contains__(self, label: str) -> bool:
+        until = self._until.get(label)
+        if until is None:
+            return False
+        if until > time.monotonic():
+            return True
+        self._until.pop(label, None)
+        return False
+
+    def __len__(self) -> int:
+        return len(self._until)
