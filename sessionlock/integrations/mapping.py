@@ -81,7 +81,7 @@ class WebSession(dict[str, Any]):
         for key, value in session.stored():
             dict.__setitem__(self, key, value)
 
-    def end(self) -> None:
+    def _end(self) -> None:
         """The answer begins: from here on this is a dict and nothing more. For the visit."""
         if not self._is_over:
             if self._visit is not None:

@@ -222,6 +222,8 @@ class Visit:
         """The handler's session: of this request, whatever happens to the guarded one."""
         if self._mapping is None:
             self._mapping = WebSession(self)
+            if self._finished:
+                self._mapping._end()
         return self._mapping
 
     @mapping.setter
@@ -308,7 +310,7 @@ class Visit:
                 await self._discard()
         finally:
             if self._mapping is not None:
-                self._mapping.end()
+                self._mapping._end()
 
     def _once_more(self) -> RunAgain:
         if isinstance(self._context, UnlockedContext):
@@ -497,7 +499,7 @@ class Visit:
             if self._held is not None:
                 self._held.leave()
             if self._mapping is not None:
-                self._mapping.end()
+                self._mapping._end()
         if self.saved:
             self.tell_unsaved()
 
@@ -518,7 +520,7 @@ class Visit:
         self.session.close(why)
         if isinstance(self._context, UnlockedContext):
             self._context.close(why)
-        self.mapping.end()
+        self.mapping._end()
 
     def note_late(self, key: object) -> None:
         """The handler changed its session where that is not saved any more. Told once for each request."""
