@@ -11,8 +11,8 @@ from markupsafe import Markup
 from ..guard import SessionGuard
 from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
 from .marks import lease_of, policy_of
-from .rules import Mode
-from .web import Problems, RoutePolicy, Rules, Visit
+from .rules import INHERITED, Mode
+from .web import IDENTITY, Problems, RoutePolicy, Rules, Visit
 
 __all__ = [
     "FLASHES",
@@ -21,12 +21,16 @@ __all__ = [
     "flashes_in",
     "flashes_out",
     "guard_for",
+    "lifetime_of",
     "policy_for",
     "tell_cookie",
     "with_flashes",
 ]
 
 FLASHES = "_flashes"  # where flash() keeps its messages
+# Who is logged in, by the extensions of both: Flask-Principal, Flask-OIDC, Flask-CAS, Flask-SimpleLogin, and by the
+# older tutorials.
+EXTENSIONS_IDENTITY = (*IDENTITY, "identity.id", "oidc_auth_profile", "CAS_USERNAME", "simple_username", "logged_in")
 # What tells of a body or of a result: not true any more for another one.
 OF_THE_BODY = frozenset(
     {"accept-ranges", "age", "allow", "cache-control", "etag", "expires", "last-modified", "location"}
@@ -65,12 +69,17 @@ class Settings:
 
     def rules(self, app: Any) -> Rules:
         """Raises :class:`~sessionlock.ConfigurationError` for a value that makes no sense."""
-        told = {name: self.told(app, name) for name in ("mode", "wait", "lease", "save_on_error")}
-        default = RoutePolicy(told["mode"] or "auto", told["wait"], lease_of(told["lease"]), told["save_on_error"])
+        told = {name: self.told(app, name) for name in INHERITED}
+        default = RoutePolicy(self.told(app, "mode") or "auto", **{**told, "lease": lease_of(told["lease"])})
         return Rules(default, self.told(app, "routes"))
 
     def problems(self, app: Any) -> Problems:
         return self.told(app, "problems") or Problems()
+
+    def identity(self, app: Any) -> tuple[str, ...]:
+        """The keys that tell who is logged in."""
+        told = self.told(app, "identity")
+        return EXTENSIONS_IDENTITY if told is None else tuple(told)
 
 
 def guard_for(app: Any, url: str) -> SessionGuard:
@@ -91,15 +100,21 @@ def policy_for(app: Any, rules: Rules, request: Any, endpoint: str | None) -> Ro
     """What holds for this request: what its view says, and where that says nothing, the rules."""
     by_rule = rules.policy_for(request.method, request.path)
     own = policy_of(app.view_functions.get(endpoint or ""), request.method)
-    if own is None:
-        return by_rule
-    return replace(
-        own,
-        wait=by_rule.wait if own.wait is None else own.wait,
-        lease=by_rule.lease if own.lease is None else own.lease,
-        save_on_error=by_rule.save_on_error if own.save_on_error is None else own.save_on_error,
-        body_limit=by_rule.body_limit if own.body_limit is None else own.body_limit,
-    )
+    return by_rule if own is None else own.over(by_rule)
+
+
+def lifetime_of(app: Any, guard: SessionGuard, *, own: bool) -> SessionPolicy:
+    """How long sessions live by what the application's settings say now. ``own``: the guard says nothing itself.
+
+    ``PERMANENT_SESSION_LIFETIME`` seconds; a guard that was handed over with another ``idle`` than the default may
+    shorten that. Without ``SESSION_REFRESH_EACH_REQUEST`` they are counted from the last change.
+    """
+    idle = max(app.permanent_session_lifetime.total_seconds(), 0.01)
+    policy = guard.session_policy
+    if not own and policy.idle != SessionPolicy().idle:
+        idle = min(idle, policy.idle)
+    below = policy.refresh_below if app.config["SESSION_REFRESH_EACH_REQUEST"] else 0.0
+    return replace(policy, idle=idle, refresh_below=below)
 
 
 # --- the cookie
@@ -121,12 +136,8 @@ def tell_cookie(interface: Any, app: Any, session: Any, visit: Visit, response: 
 def _gives_cookie(interface: Any, app: Any, session: Any, visit: Visit) -> bool:
     if visit.has_new_id:
         return True  # a new session, or a new id
-    if visit.session.new or visit.by_old_id:
-        return False
-    # Without the lock, only if the cookie's own life changed: a late answer must not bring an old id back.
-    if session.permanence_changed:
-        return True
-    return visit.new_sid is not None and bool(interface.should_set_cookie(app, session))
+    # Never an id that was replaced meanwhile, and never without the record: both live on together.
+    return visit.rolled and visit.saved and not visit.by_old_id and bool(interface.should_set_cookie(app, session))
 
 
 def _cookie(interface: Any, app: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ..errors import (
     ReentrantLock,
     SessionConflict,
     SessionLockError,
+    SessionNotFound,
     SessionTooLarge,
 )
 
@@ -25,6 +26,7 @@ BUSY = "Another request of this session is still being handled. Try again in a m
 FULL = "Too many requests of this session are waiting already. Try again in a moment."
 DOWN = "The session store cannot be reached. Try again in a moment."
 CHANGED = "Another request changed this session meanwhile; nothing of this request was saved in it. Try again."
+ENDED = "This session was ended meanwhile; nothing of this request was saved in it. Log in again, or begin anew."
 LOST = "This request took so long that its session was given to another; nothing was saved in it. Try again."
 NESTED = (
     "This request was made while handling another request that holds the same session and waits for the answer:"
@@ -38,6 +40,7 @@ _ANSWERS: tuple[tuple[type[SessionLockError], int, bool, str], ...] = (
     (LockNotAcquired, 503, True, BUSY),
     (RedisUnavailable, 503, True, DOWN),
     (SessionConflict, 409, False, CHANGED),
+    (SessionNotFound, 409, False, ENDED),
     (LeaseLost, 409, False, LOST),
     (ReentrantLock, 409, False, NESTED),
     (SessionTooLarge, 413, False, LARGE),

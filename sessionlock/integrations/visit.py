@@ -103,7 +103,7 @@ class Visit:
         self._client = client
         self._identity = tuple(identity)
         self._codec = codec
-        self._lifetime = lifetime or guard.session_policy
+        self.lifetime = lifetime or guard.session_policy
         self._opened: Context  # by open(), in whose task it must be left
         self._context: Context  # of the session as it is now
         self._held: Held | None = None
@@ -133,7 +133,7 @@ class Visit:
             client=self._client,
             identity=self._identity,
             codec=self._codec,
-            lifetime=self._lifetime,
+            lifetime=self.lifetime,
             on_loss=self.on_loss,
         )
         other.label, other._told, other._is_safe = self.label, self._told, self._is_safe
@@ -167,7 +167,7 @@ class Visit:
             sid,
             missing="reject",
             name=self.label,
-            session=self._lifetime,
+            session=self.lifetime,
             codec=self._codec,
             lease=replace(lease, on_lost="flag"),  # see _lost
             **options,
@@ -177,7 +177,7 @@ class Visit:
 
     def _to_load(self, sid: str) -> Any:
         mode: Any = "read" if self.mode == "off" else self.mode
-        return self.guard.session_lock(sid, mode=mode, missing="reject", session=self._lifetime, codec=self._codec)
+        return self.guard.session_lock(sid, mode=mode, missing="reject", session=self.lifetime, codec=self._codec)
 
     async def _enter(self, context: Context) -> None:
         try:
@@ -198,7 +198,7 @@ class Visit:
 
     async def _begin(self) -> None:
         mode: Any = "read" if self.mode == "read" else "optimistic"
-        context = self.guard.beginning(mode, self._lifetime, self._codec)
+        context = self.guard.beginning(mode, self.lifetime, self._codec)
         self._use(await context.__aenter__(), context)
         self._gone = False
 
@@ -364,7 +364,7 @@ class Visit:
         held, new = self._held is not None, session.new
         session.ends_when_empty()
         if live is None and session.touched and not held and self._cookie.rolling:
-            live = self._lifetime.idle  # the cookie goes out again, so it must be sure that its id is the current one
+            live = self.lifetime.idle  # the cookie goes out again, so it must be sure that its id is the current one
         if live is None or new:
             await session.release()
             self.rolled = held
@@ -394,7 +394,7 @@ class Visit:
         """
         old, content, context = self.session, self.session.copy(), self._context
         if content:
-            fresh = self.guard.beginning("optimistic", self._lifetime, self._codec)
+            fresh = self.guard.beginning("optimistic", self.lifetime, self._codec)
             self._use(await fresh.__aenter__(), fresh)
             self.session.update(content)
             await self.session.release()

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from flask import Flask, Response, flash, get_flashed_messages, request, session, stream_with_context
+from flask import Flask, Response, flash, get_flashed_messages, jsonify, request, session, stream_with_context
 from flask.testing import FlaskClient
 from flask.views import MethodView
 from markupsafe import Markup
@@ -24,8 +24,10 @@ from sessionlock.integrations.flask import (
     SessionLock,
     session_lock,
     session_lock_exempt,
+    session_policy,
     session_readonly,
 )
+from sessionlock.integrations.web import RoutePolicy
 from sessionlock.portal import portal
 
 WAIT = 10.0
@@ -205,7 +207,7 @@ def test_new_modified_accessed(app: Flask, client: FlaskClient) -> None:
 
     @app.post("/look")
     def look() -> str:
-        assert isinstance(session, LockedSession) or repr(session) == "<LockedSession not touched yet>"
+        assert isinstance(session, LockedSession)
         before = session.modified
         session.setdefault("list", [])
         session["list"].append(1)
@@ -289,7 +291,7 @@ def test_regenerate(app: Flask, client: FlaskClient) -> None:
     @app.post("/login")
     def login() -> str:
         session["user"] = "eve"
-        return session.regenerate(grace=0)  # type: ignore[attr-defined, no-any-return]
+        return session.sessionlock.regenerate(grace=0)  # type: ignore[attr-defined, no-any-return]
 
     client.post("/add/a")
     old = sid_of(client)
@@ -303,14 +305,14 @@ def test_regenerate(app: Flask, client: FlaskClient) -> None:
 def test_destroy_incr_save(app: Flask, client: FlaskClient) -> None:
     @app.post("/count")
     def count() -> str:
-        own: Any = session
-        own["a"] = 1
+        session["a"] = 1
+        own: Any = session.sessionlock  # type: ignore[attr-defined]
         own.save()
         return f"{own.incr('n')} {own.incr('n', 2)} {own.lease is not None} {own.version > 0}"
 
     @app.post("/end")
     def end() -> str:
-        session.destroy()  # type: ignore[attr-defined]
+        session.sessionlock.destroy()  # type: ignore[attr-defined]
         return ""
 
     client.post("/add/a")
@@ -323,9 +325,9 @@ def test_release_in_the_view(app: Flask, client: FlaskClient) -> None:
     @app.post("/early")
     def early() -> str:
         session["n"] = 1
-        sid = session.sid  # type: ignore[attr-defined]
+        sid = session.sessionlock.sid  # type: ignore[attr-defined]
         before = held(app, sid)
-        session.release()  # type: ignore[attr-defined]
+        session.sessionlock.release()  # type: ignore[attr-defined]
         with pytest.raises(ReadOnlySession):
             session["n"] = 2
         return f"{before} {held(app, sid)}"
@@ -339,11 +341,11 @@ def test_locked_within_a_get(app: Flask, client: FlaskClient) -> None:
     def upgrade() -> str:
         own: Any = session
         before = own["cart"]
-        with own.locked() as locked:
-            assert locked.lease is not None
+        with own.sessionlock.locked() as locked:
+            assert locked.sessionlock.lease is not None
             locked["cart"] = [*before, "locked"]
-            inside = held(app, own.sid)
-        return f"{inside} {held(app, own.sid)}"
+            inside = held(app, own.sessionlock.sid)
+        return f"{inside} {held(app, own.sessionlock.sid)}"
 
     client.post("/add/a")
     assert client.get("/upgrade").text == "True False"
@@ -357,7 +359,7 @@ def test_locked_within_a_get(app: Flask, client: FlaskClient) -> None:
 def modes(app: Flask) -> Flask:
     def mode() -> str:
         session.get("cart")
-        return str(session.lease is not None)  # type: ignore[attr-defined]
+        return str(session.sessionlock.lease is not None)  # type: ignore[attr-defined]
 
     def bound(name: str, mark: Callable[[Any], Any]) -> None:
         def view() -> str:
@@ -446,17 +448,37 @@ def test_a_get_that_changes_something_merges(app: Flask, client: FlaskClient) ->
         assert dict(seen) == {"cart": ["a"], "x": True, "y": True}
 
 
-def test_a_get_that_clashes_is_told(app: Flask, client: FlaskClient) -> None:
+def clashing(app: Flask, **options: Any) -> list[str]:
+    """``/set/<value>``, whose first two runs meet; returns the values of all runs."""
     both = threading.Barrier(2, timeout=WAIT)
+    runs: list[str] = []
 
-    @app.get("/set/<value>")
+    @app.get("/set/<value>", **options)
     def put(value: str) -> str:
-        session["one"] = value
-        both.wait()
+        runs.append(value)
+        session["all"] = [*session.get("all", []), value]
+        if len(runs) <= 2:
+            both.wait()
         return ""
 
+    return runs
+
+
+def test_a_get_that_clashes_is_run_again(app: Flask, client: FlaskClient) -> None:
+    runs = clashing(app)
+    client.post("/add/a")
+    assert in_parallel(app, client, ["/set/x", "/set/y"]) == [200, 200]
+    assert len(runs) == 3
+    with client.session_transaction() as seen:
+        assert sorted(seen["all"]) == ["x", "y"]
+
+
+def test_a_get_that_clashes_is_told_where_it_must_not_run_twice(app: Flask, client: FlaskClient) -> None:
+    app.session_interface._rules.default = RoutePolicy(on_conflict="answer")  # type: ignore[attr-defined]
+    runs = clashing(app)
     client.post("/add/a")
     assert in_parallel(app, client, ["/set/x", "/set/y"]) == [200, 409]
+    assert len(runs) == 2
 
 
 def test_the_applications_own_error_pages(app: Flask, client: FlaskClient) -> None:
@@ -469,6 +491,7 @@ def test_the_applications_own_error_pages(app: Flask, client: FlaskClient) -> No
         return f"still reading: {session['cart']}", 423
 
     @app.get("/clash")
+    @session_policy(on_conflict="answer")
     def clash() -> str:
         session["one"] = "ours"
         headers = {"Cookie": f"session={sid_of(client)}"}
@@ -541,7 +564,7 @@ def test_a_failing_view_saves_nothing_and_releases(app: Flask, client: FlaskClie
     @app.post("/fail")
     def fail() -> str:
         session["bad"] = 1
-        assert held(app, session.sid)  # type: ignore[attr-defined]
+        assert held(app, session.sessionlock.sid)  # type: ignore[attr-defined]
         raise ZeroDivisionError
 
     @app.post("/five")
@@ -572,7 +595,7 @@ def test_a_view_that_an_error_of_the_session_ended(app: Flask, client: FlaskClie
     @app.post("/half")
     def half() -> str:
         session["half"] = True
-        session.incr("cart")  # type: ignore[attr-defined]
+        session.sessionlock.incr("cart")  # type: ignore[attr-defined]
         return ""
 
     client.post("/add/a")
@@ -596,21 +619,19 @@ def test_save_on_error(app: Flask, client: FlaskClient) -> None:
         assert seen["tries"] == 1
 
 
-def test_a_stream_holds_no_lock(app: Flask, client: FlaskClient) -> None:
+def test_a_stream_holds_no_lock(app: Flask, client: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
     told: list[Any] = []
 
     @app.post("/stream")
     def stream() -> Response:
         session["n"] = 1
-        sid = session.sid  # type: ignore[attr-defined]
+        sid = session.sessionlock.sid  # type: ignore[attr-defined]
 
         def parts() -> Iterator[str]:
             yield "first"
             told.append((session["n"], held(app, sid)))
-            try:
-                session["n"] = 2
-            except ReadOnlySession as error:
-                told.append(str(error))
+            session["n"] = 2
+            told.append(session["n"])
             yield "last"
 
         return Response(stream_with_context(parts()))
@@ -619,15 +640,22 @@ def test_a_stream_holds_no_lock(app: Flask, client: FlaskClient) -> None:
     def late() -> Response:
         def parts() -> Iterator[str]:
             yield "first"
-            told.append((session["n"], session.lease))  # type: ignore[attr-defined]
+            told.append((session["n"], session.sessionlock.lease))  # type: ignore[attr-defined]
             yield "last"
 
         return Response(stream_with_context(parts()))
 
+    @app.get("/stored")
+    def stored() -> Any:
+        return jsonify(session["n"])
+
     client.post("/add/a")
     assert client.post("/stream").text == "firstlast"
     assert told[0] == (1, False)
-    assert "would be lost" in told[1]
+    assert told[1] == 2
+    assert "changed 'n'" in caplog.text
+    assert "not saved" in caplog.text
+    assert client.get("/stored").json == 1
     assert client.post("/late").text == "firstlast"
     assert told[2] == (1, None)
 
@@ -635,7 +663,7 @@ def test_a_stream_holds_no_lock(app: Flask, client: FlaskClient) -> None:
 def test_the_own_application_is_not_waited_for(app: Flask, client: FlaskClient) -> None:
     @app.post("/self")
     def self_request() -> dict[str, Any]:
-        cookie = {"Cookie": f"session={session.sid}"}  # type: ignore[attr-defined]
+        cookie = {"Cookie": f"session={session.sessionlock.sid}"}  # type: ignore[attr-defined]
         inner = app.test_client(use_cookies=False)
         session["n"] = 1
         return {
@@ -653,7 +681,7 @@ def test_the_own_application_called_in_another_thread(app: Flask, client: FlaskC
 
     @app.post("/self")
     def self_request() -> str:
-        cookie = {"Cookie": f"session={session.sid}"}  # type: ignore[attr-defined]
+        cookie = {"Cookie": f"session={session.sessionlock.sid}"}  # type: ignore[attr-defined]
         inner = app.test_client(use_cookies=False)
         with ThreadPoolExecutor(1) as other:
             answer = other.submit(copy_context().run, inner.post, "/add/b", headers=cookie).result(WAIT)
@@ -668,12 +696,24 @@ def test_deleted_meanwhile(app: Flask, client: FlaskClient) -> None:
     def deleted() -> str:
         session["n"] = 1
         guard = BlockingGuard(app.session_interface.guard)  # type: ignore[attr-defined]
-        guard.destroy(session.sid)  # type: ignore[attr-defined]
+        guard.destroy(session.sessionlock.sid)  # type: ignore[attr-defined]
+        guard.close()
+        return "kept"
+
+    @app.post("/looked")
+    def looked() -> str:
+        assert session["cart"] == ["a"]
+        guard = BlockingGuard(app.session_interface.guard)  # type: ignore[attr-defined]
+        guard.destroy(session.sessionlock.sid)  # type: ignore[attr-defined]
         guard.close()
         return "kept"
 
     client.post("/add/a")
-    answer = client.post("/deleted")
+
+    assert client.post("/deleted").status_code == 409
+    assert client.get_cookie("session") is None
+    client.post("/add/a")
+    answer = client.post("/looked")
     assert (answer.status_code, answer.text) == (200, "kept")
     assert client.get_cookie("session") is None
 
@@ -683,7 +723,7 @@ def test_a_lost_lease(app: Flask, client: FlaskClient) -> None:
     @session_lock(lease=LeasePolicy(ttl=0.1, renew=False))
     def lost() -> str:
         session["n"] = 1
-        lease = session.lease  # type: ignore[attr-defined]
+        lease = session.sessionlock.lease  # type: ignore[attr-defined]
         gone = threading.Event()
         while not lease.is_lost:
             gone.wait(0.01)
@@ -716,8 +756,8 @@ def test_async_views(app: Flask, client: FlaskClient) -> None:
     @app.post("/async/<item>")
     async def awaited(item: str) -> str:
         session.setdefault("cart", []).append(item)
-        session.save()  # type: ignore[attr-defined]
-        return str(session.lease is not None)  # type: ignore[attr-defined]
+        session.sessionlock.save()  # type: ignore[attr-defined]
+        return str(session.sessionlock.lease is not None)  # type: ignore[attr-defined]
 
     client.post("/add/a")
     assert client.post("/async/b").text == "True"
@@ -755,7 +795,7 @@ def test_a_copied_context_does_not_end_the_request(app: Flask, client: FlaskClie
         thread = threading.Thread(target=elsewhere)
         thread.start()
         thread.join(WAIT)
-        return str(held(app, session.sid))  # type: ignore[attr-defined]
+        return str(held(app, session.sessionlock.sid))  # type: ignore[attr-defined]
 
     client.post("/add/a")
     assert client.post("/threads").text == "True"

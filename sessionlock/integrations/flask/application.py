@@ -1,0 +1,61 @@
+"""The few places of a Flask application that a session interface does not reach."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, cast
+
+from flask import Flask, Response
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+    from .interface import SessionLockInterface
+
+__all__ = ["EXTENSION", "guard_application"]
+
+EXTENSION = "session_lock"  # in app.extensions
+
+
+class GuardedFlask(Flask):
+    """What an application is from ``init_app`` on, beside its own class.
+
+    A class and no wrapper around ``app.wsgi_app``: a wrapper that keeps the application alive would be a reference
+    cycle with it, and one that does not would be left alone where only ``app.wsgi_app`` is handed on. Who wraps
+    ``app.wsgi_app`` (ProxyFix, DispatcherMiddleware), before or after, wraps this.
+    """
+
+    @property
+    def _guarded_by(self) -> SessionLockInterface:
+        return cast("SessionLockInterface", self.extensions[EXTENSION])
+
+    def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Run a request; a safe one whose session met a conflict once more, before anything of it is sent."""
+        return self._guarded_by.run(self, super().wsgi_app, environ, start_response)
+
+    # Flask 3.2 gives these a context as first argument.
+
+    def handle_user_exception(self, *args: Any) -> Any:
+        """As Flask's; from here on a session that could not be had is no error any more."""
+        self._guarded_by.is_being_answered(args[-1])
+        return super().handle_user_exception(*args)
+
+    def process_response(self, *args: Any) -> Response:
+        """As Flask's; when a hook met an error of the session, its answer goes through the hooks instead."""
+        return self._guarded_by.process(self, super().process_response, args)
+
+
+_kinds: weakref.WeakKeyDictionary[type[Flask], weakref.ref[type[Flask]]] = weakref.WeakKeyDictionary()
+
+
+def guard_application(app: Flask) -> None:
+    """Make ``app`` a :class:`GuardedFlask`, which is still of its own class."""
+    own = type(app)
+    known = _kinds.get(own)
+    kind = known() if known is not None else None
+    if kind is None:
+        told = {name: getattr(own, name) for name in ("__module__", "__qualname__", "__doc__")}
+        kind = cast("type[Flask]", type(own.__name__, (GuardedFlask, own), told))
+        _kinds[own] = weakref.ref(kind)
+    cast(Any, app).__class__ = kind

@@ -1,0 +1,98 @@
+"""``SessionLock(app)``: the extension."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Mapping
+
+from flask import Flask
+from flask.sessions import SecureCookieSessionInterface
+
+from ...blocking import SessionGuard as BlockingGuard
+from ...errors import ConfigurationError, SessionLockError
+from ...guard import SessionGuard
+from ...policies import LeasePolicy, WaitPolicy
+from ..flasklike import Settings
+from ..rules import Mode, OnConflict
+from ..web import Problems, RoutePolicy
+from .application import EXTENSION, guard_application
+from .interface import SessionLockInterface
+
+__all__ = ["SessionLock"]
+
+
+class SessionLock:
+    """The extension. Arguments win over ``app.config["SESSION_LOCK_…"]``, whose names are the same in capitals.
+
+    ``guard_or_url`` (``SESSION_LOCK_URL``): a guard of either face, or a URL for one of its own; None: that of
+    :func:`sessionlock.configure`. How long sessions live is Flask's to say, at each request:
+    ``PERMANENT_SESSION_LIFETIME`` and ``SESSION_REFRESH_EACH_REQUEST``, for cookie and record together. A guard's own
+    ``SessionPolicy(idle=…)`` counts where it is shorter (and not the default), its ``absolute`` always.
+    ``mode``, ``wait``, ``lease`` (policy or seconds), ``save_on_error``, ``body_limit``, ``on_conflict``: for all
+    requests that neither a decorator nor ``routes`` (see :class:`.rules.Rules`) says anything else about.
+    ``identity``: the keys that tell who is logged in; a change gives the session a new id. ``problems``: what errors of
+    the session become; ``app.errorhandler(WaitTimedOut)`` and the like win over it. The cookie is Flask's
+    (``SESSION_COOKIE_…``), only that ``SESSION_COOKIE_SAMESITE`` None means Lax here.
+
+    Raises:
+        ConfigurationError: a value that makes no sense; an application that has another session interface, or this one
+            already.
+    """
+
+    def __init__(
+        self,
+        app: Flask | None = None,
+        guard_or_url: SessionGuard | BlockingGuard | str | None = None,
+        *,
+        mode: Mode | None = None,
+        routes: Mapping[str, RoutePolicy | Mode] | None = None,
+        wait: WaitPolicy | float | None = None,
+        lease: LeasePolicy | float | None = None,
+        save_on_error: bool | None = None,
+        body_limit: int | None = None,
+        on_conflict: OnConflict | None = None,
+        identity: Iterable[str] | None = None,
+        problems: Problems | None = None,
+    ) -> None:
+        self._guard_or_url = guard_or_url
+        self._settings = Settings(
+            mode=mode,
+            routes=routes,
+            wait=wait,
+            lease=lease,
+            save_on_error=save_on_error,
+            body_limit=body_limit,
+            on_conflict=on_conflict,
+            identity=identity,
+            problems=problems,
+        )
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Put the locked session in the place of ``app``'s own.
+
+        Raises:
+            ConfigurationError: as above.
+        """
+        self._expect_no_other(app)
+        interface = SessionLockInterface(app, self._guard_or_url, self._settings)
+        app.session_interface = interface
+        app.extensions[EXTENSION] = interface
+        app.teardown_request(interface.teardown)
+        app.register_error_handler(SessionLockError, interface.answer)
+        guard_application(app)
+        weakref.finalize(app, interface.app_is_gone).atexit = False
+
+    @staticmethod
+    def _expect_no_other(app: Flask) -> None:
+        if EXTENSION in app.extensions:
+            raise ConfigurationError(
+                "SessionLock guards this application already. Call it once: SessionLock(app), or init_app(app)"
+            )
+        other = type(app.session_interface)
+        if other is not SecureCookieSessionInterface:
+            raise ConfigurationError(
+                f"this application keeps its sessions by {other.__module__}.{other.__qualname__} already, and only one"
+                " can. Leave that out (Flask-Session's Session(app), say), or SessionLock"
+            )

@@ -1,0 +1,241 @@
+"""Flask's hooks for sessions."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+from flask import Flask, Request, Response
+from flask.globals import request_ctx
+from flask.json.tag import TaggedJSONSerializer
+from flask.sessions import SessionInterface, SessionMixin, session_json_serializer
+
+from ...blocking import SessionGuard as BlockingGuard
+from ...blocking import blocking_guard
+from ...default import default_guard
+from ...errors import ConfigurationError, SessionLockError
+from ...guard import SessionGuard
+from ...peers import client_of_environ
+from ...policies import SessionPolicy
+from ...portal import portal
+from ..flasklike import Settings, become, guard_for, lifetime_of, policy_for, tell_cookie, with_flashes
+from ..rules import BODY_LIMIT
+from ..values import for_framework
+from ..web import CookieSettings, Visit, usable_sid
+from .again import Run, prepare_body, receive_body, run_of, twice_if_need_be
+from .session import LockedSession
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+__all__ = ["SessionLockInterface"]
+
+# Flask's own settings make the cookie, and say when it is sent.
+FLASKS_OWN = CookieSettings(rolling=False)
+
+
+class SessionLockInterface(SessionInterface):
+    """What stands in ``app.session_interface``. Its guard is made when a session is touched first."""
+
+    session_class = LockedSession
+    serializer: TaggedJSONSerializer = session_json_serializer
+    """What it takes, a session takes; ``register()`` tags for types of your own, as in Flask."""
+
+    def __init__(self, app: Flask, guard_or_url: SessionGuard | BlockingGuard | str | None, settings: Settings) -> None:
+        self._app = weakref.ref(app)  # which has this one: many short-lived applications must not be kept by a cycle
+        self._guard_or_url = guard_or_url
+        self._guard: SessionGuard | None = None
+        self._owns_guard = False
+        self._rules = settings.rules(app)
+        self._problems = settings.problems(app)
+        self._identity = settings.identity(app)
+
+    # --- the guard
+
+    @property
+    def guard(self) -> SessionGuard:
+        """The guard of all sessions of this application, for the loop of the thread face."""
+        if self._guard is None:
+            self._guard = self._find_guard()
+        portal().guards.add(self._guard)
+        return self._guard
+
+    def _find_guard(self) -> SessionGuard:
+        app = self._app()
+        assert app is not None
+        given = self._guard_or_url or app.config.get("SESSION_LOCK_URL") or default_guard()
+        if isinstance(given, str):
+            self._owns_guard = True
+            return guard_for(app, given)
+        if not isinstance(given, (SessionGuard, BlockingGuard)):
+            raise ConfigurationError(f"SessionLock wants a guard or a URL, not {given!r}")
+        face = given if isinstance(given, BlockingGuard) else blocking_guard(given)
+        return with_flashes(face.inner)
+
+    def app_is_gone(self) -> None:
+        """The connections of its own guard go with it."""
+        guard, self._guard = self._guard, None
+        if guard is not None and self._owns_guard:
+            portal().begin(guard.aclose)
+
+    # --- Flask's hooks
+
+    def open_session(self, app: Flask, request: Request) -> LockedSession:
+        session = self.session_class(partial(self._begin, app, request))
+        session.begin_in(request_ctx._get_current_object())  # type: ignore[attr-defined]
+        if run_of(request.environ, self) is None:
+            prepare_body(request.environ)
+        return session
+
+    def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
+        session = cast(LockedSession, session)
+        try:
+            visit = session.finish(failed=response.status_code >= 500, live=partial(self._live, app, session))
+        except SessionLockError as error:
+            visit = session.visit
+            become(response, app.make_response(app.handle_user_exception(error)))
+        if visit is not None and tell_cookie(self, app, session, visit, response):
+            session.accessed = True
+        if session.accessed:
+            response.vary.add("Cookie")
+
+    def teardown(self, error: BaseException | None) -> None:
+        """For ``teardown_request``, which is called in any case."""
+        context = cast(Any, request_ctx)._get_current_object()
+        session = _session_of(context)
+        if session is not None and session.began_in(context):
+            try:
+                session.leave(error)
+            except SessionLockError as trouble:
+                context.app.logger.warning("sessionlock, after the request: %s", trouble)
+
+    def answer(self, error: SessionLockError) -> Response:
+        """The error handler: the problem that ``error`` is for the client; a mistake in the program is raised."""
+        problem = self._problems.answer(error)
+        if problem is None:
+            raise error
+        session = _session_of(request_ctx)
+        if session is not None:
+            session.give_up()  # the view ended in the middle, whatever the answer's status is
+        return Response(problem.content(), problem.status, problem.headers())
+
+    def get_cookie_samesite(self, app: Flask) -> str | None:
+        """Not every browser takes a missing attribute for Lax, and without it other sites can use the session."""
+        return super().get_cookie_samesite(app) or "Lax"
+
+    def get_expiration_time(self, app: Flask, session: SessionMixin) -> datetime | None:
+        """The cookie ends with the record."""
+        if not session.permanent:
+            return None
+        return datetime.now(timezone.utc) + timedelta(seconds=self._lifetime(app).idle)
+
+    # --- for the application's class
+
+    def run(
+        self,
+        app: Flask,
+        application: Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]],
+        environ: WSGIEnvironment,
+        start_response: StartResponse,
+    ) -> Iterable[bytes]:
+        """One request, run twice if need be.
+
+        Raises:
+            ConfigurationError: something else took this interface's place.
+        """
+        if app.session_interface is not self:
+            other = type(app.session_interface)
+            raise ConfigurationError(
+                f"SessionLock guards this application, but {other.__module__}.{other.__qualname__} was put in its"
+                " place afterwards, so nothing would be locked. Leave one of them out: Flask-Session's"
+                " Session(app), say"
+            )
+        return twice_if_need_be(self, application, environ, start_response)
+
+    def is_being_answered(self, error: BaseException) -> None:
+        """``error`` is about to become an answer, which nothing of ours may spoil."""
+        session = _session_of(request_ctx)
+        if session is not None and isinstance(error, SessionLockError):
+            session.answer_is_ready()
+
+    def process(self, app: Flask, process: Callable[..., Response], args: tuple[Any, ...]) -> Response:
+        """The application's hooks and the saving, for an answer that is ready."""
+        *context, response = args
+        session = _session_of(request_ctx)
+        if session is not None and response.status_code >= 500:
+            session.answer_is_ready()
+        try:
+            return process(*context, response)
+        except SessionLockError as error:  # a hook's, in its first touch of the session
+            if session is None:
+                raise
+            answer = app.make_response(app.handle_user_exception(error))
+            session.answer_is_ready()
+            return process(*context, answer)
+
+    # --- parts
+
+    def _begin(self, app: Flask, request: Request, only_reading: bool) -> Visit:
+        run = run_of(request.environ, self)
+        if run is not None and run.before is not None and not only_reading:
+            visit = run.before.again()
+        else:
+            visit = self._visit(app, request, only_reading, run)
+        if run is not None and not only_reading:
+            run.visit = visit
+        if visit.mode == "lock":
+            limit = visit.policy.body_limit
+            receive_body(request.environ, self._body_limit(request, BODY_LIMIT if limit is None else limit))
+        return visit
+
+    def _visit(self, app: Flask, request: Request, only_reading: bool, run: Run | None) -> Visit:
+        guard = self.guard
+        policy = policy_for(app, self._rules, request, request.endpoint)
+        sid = None if policy.mode == "off" else usable_sid(request.cookies.get(self.get_cookie_name(app)))
+        if only_reading or policy.mode == "off":
+            policy = replace(policy, mode="read")
+        return Visit(
+            guard,
+            FLASKS_OWN,
+            policy,
+            sid,
+            method=request.method,
+            path=request.path,
+            https=request.is_secure,
+            client=partial(client_of_environ, request.environ),
+            rules=None if run is None else self._rules,
+            identity=self._identity,
+            codec=for_framework(guard.codec, self.serializer.dumps, self.serializer.loads),
+            lifetime=self._lifetime(app),
+        )
+
+    @staticmethod
+    def _body_limit(request: Request, limit: int) -> int:
+        """Nothing of a body that Flask is going to refuse for its length."""
+        most, size = request.max_content_length, request.content_length
+        return 0 if most is not None and size is not None and size > most else limit
+
+    def _lifetime(self, app: Flask) -> SessionPolicy:
+        return lifetime_of(app, self.guard, own=self._owns_guard)
+
+    def _live(self, app: Flask, session: LockedSession, differs: bool) -> float | None:
+        """Seconds for which the record is to live from now on, where it does not by being saved under the lock.
+
+        None, too, where its end is to move as little as the cookie's. ``differs``: there is something to save.
+        """
+        visit, idle = session.visit, self._lifetime(app).idle
+        assert visit is not None
+        if differs and (visit.session.new or visit.session.lease is not None) and idle == visit.lifetime.idle:
+            return None
+        renews = session.modified or (session.is_permanent and app.config["SESSION_REFRESH_EACH_REQUEST"])
+        return idle if renews else None
+
+
+def _session_of(context: Any) -> LockedSession | None:
+    """Without counting as a look at it."""
+    session = context._session if hasattr(context, "_session") else context.session  # before Flask 3.1.3
+    return session if isinstance(session, LockedSession) else None
