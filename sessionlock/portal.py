@@ -97,8 +97,16 @@ class Portal:
         self._thread = threading.Thread(target=self._run, name="sessionlock", daemon=True)
         self._thread.start()
 
-    def call(self, work: Callable[..., Coroutine[Any, Any, T]], *args: Any, cancel: bool = True) -> T:
+    def call(
+        self,
+        work: Callable[..., Coroutine[Any, Any, T]],
+        *args: Any,
+        cancel: bool = True,
+        stand_still: bool = False,
+    ) -> T:
         """What ``await work(*args)`` returns or raises.
+
+        ``stand_still``: even though this thread runs a loop, which then waits, too.
 
         An exception from a signal handler (Ctrl-C) ends the waiting: ``work`` is cancelled, or with
         ``cancel=False`` seen through, and is over, within reason, before the exception goes on.
@@ -109,7 +117,8 @@ class Portal:
         """
         running = asyncio._get_running_loop()
         # Under gevent all "threads" are one, in which this very loop runs: what tells them apart is their number.
-        if running is not None and (running is not self._loop or self._thread.ident == threading.get_ident()):
+        here = self._thread.ident == threading.get_ident()
+        if here or (running is not None and running is not self._loop and not stand_still):
             raise ConfigurationError(
                 "this thread runs an event loop, which the blocking face would bring to a stand. Use the async face:"
                 " `async with guard.session_lock(sid) as session`"

@@ -484,6 +484,10 @@ class Session(MutableMapping[str, Any]):
         """From now on it can be read only; ``why`` completes the sentence "session x ..." for who changes it still."""
         self._closed = why
 
+    def reopen(self) -> None:
+        """It is used on without its lock, by who commits what changes from now on by comparison."""
+        self._closed = self.lease = self._actions = None
+
     def was_renewed(self, sid: str, safety: Safety | None) -> None:
         """It has a new id. Raises :class:`~sessionlock.NotDurable` as :meth:`was_saved` does."""
         self.sid = sid

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import os
-from tempfile import SpooledTemporaryFile
+from tempfile import TemporaryFile
 from typing import IO, Any, Protocol
 
-__all__ = ["LIMIT", "MEMORY", "Spool"]
+from .rules import BODY_LIMIT
 
-LIMIT = 64 * 1024 * 1024  # bytes that are received ahead; what is beyond is read by the handler, under the lock
+__all__ = ["MEMORY", "Spool"]
+
 MEMORY = 1024 * 1024  # bytes that are kept in memory; more go into a temporary file
 PIECE = 64 * 1024
 
@@ -36,11 +37,13 @@ class Spool:
     An error of the source (the client has gone) is raised where the handler would have met it: when it reads that far.
     """
 
-    def __init__(self, source: Source, *, limit: int = LIMIT, memory: int = MEMORY) -> None:
+    def __init__(self, source: Source, *, limit: int = BODY_LIMIT, memory: int = MEMORY) -> None:
         self._source = source
         self._limit = limit
-        self._kept: IO[bytes] = SpooledTemporaryFile(memory)  # noqa: SIM115 (closed with the request)
+        self._memory = memory
+        self._kept: IO[bytes] = io.BytesIO()
         self._failure: OSError | None = None
+        self._is_mine = True
         self.size = 0
         """Bytes that were received ahead."""
         self.complete = False
@@ -54,9 +57,25 @@ class Spool:
             except OSError as error:
                 self._failure = error
                 return
-            self._kept.write(piece)
+            self._keep(piece)
             self.size += len(piece)
             self.complete = not piece
+
+    def _keep(self, piece: bytes) -> None:
+        kept = self._kept
+        if isinstance(kept, io.BytesIO) and self.size + len(piece) > self._memory:
+            self._kept = TemporaryFile()  # noqa: SIM115 (closed with the request)
+            self._kept.write(kept.getbuffer())
+        self._kept.write(piece)
+
+    @classmethod
+    def received(cls, file: IO[bytes]) -> Spool:
+        """Of a body that its server has received into ``file``, which stays the server's to close."""
+        spool = cls(file, limit=0)
+        spool._kept, spool._is_mine, spool.complete = file, False, True
+        spool.size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        return spool
 
     def reader(self) -> io.BufferedReader:
         """A file that reads the body from its beginning. Closing it leaves the spool to the next reader.
@@ -76,7 +95,8 @@ class Spool:
 
     def close(self) -> None:
         """Give the temporary file up."""
-        self._kept.close()
+        if self._is_mine:
+            self._kept.close()
 
 
 class _Reader(io.RawIOBase):

@@ -236,6 +236,19 @@ def test_a_late_request_does_not_undo_a_logout(client: Client, pool: ThreadPoolE
     entered()
     client.post("/logout")
     go_on()
+    assert waiting.result(10).status_code == 200  # it ran again, as the stranger that the visitor is by now
+    assert not SessionStore().exists(sid_of(client))
+    assert late.get("/who").content == b""
+
+
+def test_a_late_request_that_must_not_run_twice_is_told_of_a_logout(client: Client, pool: ThreadPoolExecutor) -> None:
+    client.post("/login/ada")
+    late = twin_of(client)
+    late.raise_request_exception = False
+    waiting = pool.submit(late.get, "/once_wait")
+    entered()
+    client.post("/logout")
+    go_on()
     assert waiting.result(10).status_code == 400  # SessionInterrupted, as in Django
     assert not SessionStore().exists(sid_of(late))
 
@@ -328,8 +341,18 @@ def test_a_safe_request_that_changes_something_is_merged(client: Client, pool: T
     assert (client.session["cart"], client.session["waited"]) == (["first", "x"], True)
 
 
-def test_or_refused(client: Client, pool: ThreadPoolExecutor) -> None:
+def test_or_runs_again(client: Client, pool: ThreadPoolExecutor) -> None:
     waiting = pool.submit(twin_of(client).get, "/wait")
+    entered()
+    client.post("/put/waited/no")
+    go_on()
+    assert waiting.result(10).status_code == 200
+    assert client.session["waited"] is True
+
+
+@pytest.mark.parametrize("path", ["/once_wait", "/exempt_wait"])
+def test_or_is_refused_where_it_must_not_run_twice(client: Client, pool: ThreadPoolExecutor, path: str) -> None:
+    waiting = pool.submit(twin_of(client).get, path)
     entered()
     client.post("/put/waited/no")
     go_on()

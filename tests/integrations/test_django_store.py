@@ -45,9 +45,10 @@ class Twin:
         return Twin(self.form, self.store.session_key)
 
     def __getattr__(self, name: str) -> Any:
+        where: Any = self.store.sessionlock if name == "incr" else self.store
         if self.form == "sync":
-            return getattr(self.store, name)
-        method: Callable[..., Awaitable[Any]] = getattr(self.store, f"a{name}")
+            return getattr(where, name)
+        method: Callable[..., Awaitable[Any]] = getattr(where, f"a{name}")
         return lambda *args, **kwargs: asyncio.run(_awaited(method(*args, **kwargs)))
 
     def set(self, key: str, value: Any) -> None:
@@ -199,8 +200,8 @@ def test_cycle_key_of_a_user_has_a_grace(twin: Twin) -> None:
     before = twin.again()
     twin.cycle_key()
     assert before.get("_auth_user_id") == "1"
-    assert before.store.outdated
-    assert not twin.again().store.outdated
+    assert before.store.sessionlock.outdated
+    assert not twin.again().store.sessionlock.outdated
     with override_settings(SESSION_LOCK_GRACE=0):
         second = twin.store.session_key
         twin.cycle_key()
@@ -231,14 +232,14 @@ def test_cycle_key_of_an_outdated_one_without_enough_replicas() -> None:
     first.cycle_key()
     with override_settings(SESSION_LOCK_OPTIONS=DURABLE):
         late = SessionStore(before)
-        late.prepare(home_of_threads(), "lock", {}, None)
-        late.begin()
-        assert late.outdated
+        late.sessionlock.prepare(home_of_threads(), "lock", {}, None)
+        late.sessionlock.begin()
+        assert late.sessionlock.outdated
         with pytest.raises(NotDurable):
             late.cycle_key()
         assert late.session_key not in (before, first.session_key)
-        assert not late.outdated
-        late.close()
+        assert not late.sessionlock.outdated
+        late.sessionlock.close()
     assert SessionStore(late.session_key)["_auth_user_id"] == "1"
 
 
@@ -331,7 +332,7 @@ def test_a_value_that_is_held_stays_part_of_the_session(twin: Twin) -> None:
     cart = twin.setdefault("cart", [])
     twin.save()
     cart.append("x")
-    assert twin.store.has_changed()
+    assert twin.store.sessionlock.changed
     twin.save()
     assert twin.again().get("cart") == ["x"]
 
@@ -350,7 +351,7 @@ def test_subclasses_of_plain_types_come_back_plain_as_django_has_it(twin: Twin) 
     twin.set("size", Size.LARGE)
     twin.save()
     twin.store.modified = False
-    assert not twin.store.has_changed()
+    assert not twin.store.sessionlock.changed
     back = twin.again().get("a")
     assert back == ["<b>", {"size": "L"}, {"n": 1}]
     assert [type(part) for part in (back[0], back[1]["size"], back[2])] == [str, str, dict]
@@ -378,6 +379,6 @@ def test_sync_use_within_an_event_loop_is_refused() -> None:
 
 
 def test_every_method_that_waits_has_its_async_form() -> None:
-    for name in ("load", "save", "create", "delete", "exists", "flush", "cycle_key", "incr", "clear_expired"):
+    for name in ("load", "save", "create", "delete", "exists", "flush", "cycle_key", "clear_expired"):
         assert inspect.iscoroutinefunction(getattr(SessionStore, f"a{name}")), name
         assert f"a{name}" in SessionStore.__dict__, f"{name}: Django's own would move it into a thread"

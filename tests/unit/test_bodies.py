@@ -71,6 +71,16 @@ def test_a_client_that_leaves_is_found_where_the_handler_reads_so_far() -> None:
     spool.close()
 
 
+def test_a_body_that_the_server_received() -> None:
+    file = io.BytesIO(BODY)
+    spool = Spool.received(file)
+    for _ in range(2):
+        with spool.reader() as reader:
+            assert reader.read() == BODY
+    spool.close()
+    assert not file.closed
+
+
 def test_an_empty_body() -> None:
     spool = Spool(Client(b""))
     spool.receive()

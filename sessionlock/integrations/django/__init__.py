@@ -13,7 +13,7 @@ from typing import Any
 
 from django.core.signals import setting_changed
 
-from .decorators import session_lock, session_lock_exempt, session_readonly
+from .decorators import session_lock, session_lock_exempt, session_policy, session_readonly
 from .homes import close, forget
 from .middleware import SessionLockMiddleware
 from .store import SessionStore
@@ -24,6 +24,7 @@ __all__ = [
     "close",
     "session_lock",
     "session_lock_exempt",
+    "session_policy",
     "session_readonly",
 ]
 

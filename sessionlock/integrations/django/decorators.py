@@ -14,8 +14,9 @@ from asgiref.sync import iscoroutinefunction
 
 from ...policies import LeasePolicy, WaitPolicy
 from .. import marks
+from ..rules import Mode, OnConflict
 
-__all__ = ["session_lock", "session_lock_exempt", "session_readonly"]
+__all__ = ["session_lock", "session_lock_exempt", "session_policy", "session_readonly"]
 
 V = TypeVar("V", bound=Callable[..., Any])
 
@@ -58,6 +59,28 @@ def session_readonly(view: V) -> V:
 def session_lock_exempt(view: V) -> V:
     """The view never waits, whatever the method: what it changes is committed, merged, or answered 409."""
     return marks.session_lock_exempt(_own(view))
+
+
+def session_policy(
+    mode: Mode = "auto",
+    *,
+    wait: WaitPolicy | float | None = None,
+    lease: LeasePolicy | float | None = None,
+    save_on_error: bool | None = None,
+    body_limit: int | None = None,
+    on_conflict: OnConflict | None = None,
+) -> Callable[[V], V]:
+    """All that may be said about one view: ``@session_policy(on_conflict="answer")`` for a GET that must not run twice.
+
+    Each option as :class:`sessionlock.integrations.web.RoutePolicy` has it; what is not said is as the settings say.
+
+    Raises:
+        ConfigurationError: a value that makes no sense.
+    """
+    mark: Callable[[Any], Any] = marks.session_policy(
+        mode, wait=wait, lease=lease, save_on_error=save_on_error, body_limit=body_limit, on_conflict=on_conflict
+    )
+    return lambda view: mark(_own(view))
 
 
 def _own(view: V) -> V:

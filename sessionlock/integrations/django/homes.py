@@ -13,15 +13,28 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from django.conf import settings as django_settings
 from django.core.exceptions import SynchronousOnlyOperation
+from django.utils.module_loading import import_string
 
+from ...codec import default_codec
 from ...guard import SessionGuard
 from ...policies import SessionPolicy
 from ...portal import portal
 from . import settings
-from .codec import DjangoCodec
+from .codec import django_codec
 
-__all__ = ["Home", "LoopHome", "PortalHome", "close", "forget", "home_of_this_loop", "home_of_threads"]
+__all__ = [
+    "Home",
+    "LoopHome",
+    "PortalHome",
+    "Work",
+    "check_no_loop",
+    "close",
+    "forget",
+    "home_of_this_loop",
+    "home_of_threads",
+]
 
 T = TypeVar("T")
 Work = Callable[..., Coroutine[Any, Any, T]]  # takes the home's guard first
@@ -39,9 +52,8 @@ class PortalHome:
         return False
 
     def run(self, work: Work[T], *args: Any) -> T:
-        """From a thread."""
-        _check_no_loop()
-        return portal().call(work, self.guard, *args)
+        """From a thread. One that runs a loop stands still meanwhile: an async view under WSGI has it for itself."""
+        return portal().call(work, self.guard, *args, stand_still=True)
 
     async def call(self, work: Work[T], *args: Any) -> T:
         """From a coroutine."""
@@ -75,7 +87,7 @@ class LoopHome:
 
     def run(self, work: Work[T], *args: Any) -> T:
         """From a thread beside the loop, as sync views under ASGI have."""
-        _check_no_loop()
+        check_no_loop()
         return asyncio.run_coroutine_threadsafe(work(self.guard, *args), self.loop).result()
 
     async def call(self, work: Work[T], *args: Any) -> T:
@@ -139,10 +151,13 @@ def _new_guard() -> SessionGuard:
         merge={**said.merge, **given.merge},
         absolute=given.absolute if said.absolute is None else said.absolute,
     )
-    return SessionGuard.from_url(said.url, session=policy, **{"codec": DjangoCodec(), **options})
+    serializer = import_string(django_settings.SESSION_SERIALIZER)
+    options["codec"] = django_codec(options.get("codec") or default_codec(), serializer)
+    return SessionGuard.from_url(said.url, session=policy, **options)
 
 
-def _check_no_loop() -> None:
+def check_no_loop() -> None:
+    """Raises SynchronousOnlyOperation where a loop runs that others share."""
     if asyncio._get_running_loop() is not None:
         raise SynchronousOnlyOperation(
             "the session is used synchronously while an event loop runs in this thread. Use its async methods: aget,"

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import anyio
 from django.conf import settings as django_settings
-from django.conf.urls.i18n import is_language_prefix_patterns_used
 from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
 from django.contrib.sessions.middleware import SessionMiddleware
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpResponse
-from django.urls import Resolver404, resolve
-from django.utils import translation
 from django.utils.cache import patch_vary_headers
 from django.utils.http import http_date
 
-from ...errors import SessionLockError
+from ...errors import SessionConflict, SessionLockError
 from ...peers import client_of_environ
-from ..marks import policy_of
-from ..rules import RoutePolicy, label_of
-from . import settings
+from ..learning import Learnt
+from ..rules import SAFE_METHODS
+from . import answers, settings
 from .homes import Home, home_of_this_loop, home_of_threads
+from .runs import Run
 from .store import SessionStore
 
 __all__ = ["SessionLockMiddleware"]
+
+log = logging.getLogger("sessionlock.web")
 
 ENDED = (
     "The request's session was deleted before the request completed. The user may have logged out in a concurrent"
@@ -37,12 +38,20 @@ ENDED = (
 )
 
 
+class _RunAgain(Exception):
+    """A safe request met a change of somebody else; what it came to is not sent."""
+
+    def __init__(self, response: Any) -> None:
+        self.response = response
+
+
 class SessionLockMiddleware(SessionMiddleware):  # type: ignore[misc]
     """Put it where ``django.contrib.sessions.middleware.SessionMiddleware`` stands, in its place.
 
     Requests that may change something (POST ...) hold their session's lock from before the view until the response
-    is ready, so what they load is current and what they save is complete. GET, HEAD and OPTIONS do not wait; one that
-    changed the session commits if nobody else changed the same. 5xx responses are not saved. Streams hold nothing.
+    is ready, so what they load is current and what they save is complete; their bodies are received before. GET, HEAD
+    and OPTIONS do not wait; one that changed the session commits if nobody else changed the same, otherwise it is run
+    again, under the lock. 5xx responses are not saved. Streams hold nothing.
 
     Raises (when Django starts):
         django.core.exceptions.ImproperlyConfigured: the settings do not fit.
@@ -56,103 +65,186 @@ class SessionLockMiddleware(SessionMiddleware):  # type: ignore[misc]
                 " subclass of its SessionStore"
             )
         settings.current()
+        self._learnt = Learnt()
+        if self.async_mode:
+            setattr(self, "process_view", self._aprocess_view)  # noqa: B010  or Django would call the other one in a thread
 
     def __call__(self, request: Any) -> Any:
         if self.async_mode:
             return self.__acall__(request)
+        run = Run(request, self._learnt)
+        try:
+            run.receive()
+            discarded = None
+            try:
+                response = self._handle(request, run)
+            except _RunAgain as again:
+                discarded = again.response
+                run.again(request, request.session.session_key)
+                response = self._handle(request, run)
+        except BaseException:
+            run.close()
+            raise
+        return _closing(response, run, discarded)
+
+    async def __acall__(self, request: Any) -> Any:
+        run = Run(request, self._learnt)
+        try:
+            run.receive()  # it is here already
+            discarded = None
+            try:
+                response = await self._ahandle(request, run)
+            except _RunAgain as again:
+                discarded = again.response
+                run.again(request, request.session.session_key)
+                response = await self._ahandle(request, run)
+        except BaseException:
+            run.close()
+            raise
+        return _closing(response, run, discarded)
+
+    def _handle(self, request: Any, run: Run) -> Any:
+        """One run of the request: its response, with the session saved and the lock given up."""
         response = None
         try:
-            with self._session(request, home_of_threads()) as session:
-                if session.mode == "lock":
-                    session.begin()
+            with self._session(request, run, home_of_threads()) as session:
+                if run.mode == "lock":
+                    session.sessionlock.begin()
                 response = self.get_response(request)
-                ending = Ending(request, session, response)
-                if ending.saves:
+                ending = Ending(request, session, response, run)
+                if ending.tells:
                     ending.expires(ending.current.get_expire_at_browser_close(), ending.current.get_expiry_age())
                 ending.settle()
                 return ending.answer()
         except SessionLockError as error:
-            return self._told(error, response)
+            return self._told(error, request, response)
 
-    async def __acall__(self, request: Any) -> Any:
+    async def _ahandle(self, request: Any, run: Run) -> Any:
         response = None
         try:
-            async with self._asession(request, home_of_this_loop()) as session:
+            async with self._asession(request, run, home_of_this_loop()) as session:
                 # Also without a lock: views that are coroutines then find the data there, without awaiting it.
-                await session.abegin()
-                response = await self.get_response(request)
-                ending = Ending(request, session, response)
-                if ending.saves:
+                await session.sessionlock.abegin()
+                with anyio.CancelScope() as unless_lost:
+                    session.sessionlock.on_loss = unless_lost.cancel
+                    response = await self.get_response(request)
+                if response is None:
+                    raise session.sessionlock.loss()
+                ending = Ending(request, session, response, run)
+                if ending.tells:
                     current = ending.current
                     ending.expires(await current.aget_expire_at_browser_close(), await current.aget_expiry_age())
                 await ending.asettle()
                 return ending.answer()
         except SessionLockError as error:
-            return self._told(error, response)
+            return self._told(error, request, response)
+
+    def process_view(self, request: Any, *_: Any) -> Any:
+        """A session that could not be opened keeps the view from running. Middlewares that stand further in than this
+        one see the answer, and put their headers on it.
+        """
+        session = getattr(request, "session", None)
+        control = session.sessionlock if isinstance(session, SessionStore) else None
+        if control is None or control.failure is None or control.told:
+            return None
+        answer = answers.problem(control.failure, request)
+        control.told = answer is not None
+        return answer
+
+    async def _aprocess_view(self, request: Any, *_: Any) -> Any:
+        return SessionLockMiddleware.process_view(self, request)
 
     def process_exception(self, request: Any, exception: Exception) -> Any:
         """What a view met when it used its session becomes the answer that it would be before the view."""
-        answer = _problem(exception) if isinstance(exception, SessionLockError) else None
+        control = getattr(getattr(request, "session", None), "sessionlock", None)
+        if control is not None and control.clash is exception and request.sessionlock_run.may_run_again:
+            return HttpResponse(status=409)  # not sent: the request is run again
+        answer = answers.problem(exception, request) if isinstance(exception, SessionLockError) else None
         if answer is not None:
-            request.session_lock_failed = True
+            request.sessionlock_failed = True
         return answer
 
     @contextmanager
-    def _session(self, request: Any, home: Home) -> Iterator[SessionStore]:
-        session = self._prepared(request, home)
+    def _session(self, request: Any, run: Run, home: Home) -> Iterator[SessionStore]:
+        session = self._prepared(request, run, home)
         try:
             yield session
         finally:
-            session.close()
+            session.sessionlock.close()
 
     @asynccontextmanager
-    async def _asession(self, request: Any, home: Home) -> AsyncIterator[SessionStore]:
-        session = self._prepared(request, home)
+    async def _asession(self, request: Any, run: Run, home: Home) -> AsyncIterator[SessionStore]:
+        session = self._prepared(request, run, home)
         try:
             yield session
         except BaseException as error:
-            await session.aclose(error)
+            await session.sessionlock.aclose(error)
             raise
-        await session.aclose(None)
+        await session.sessionlock.aclose(None)
 
-    def _prepared(self, request: Any, home: Home) -> SessionStore:
-        session: SessionStore = self.SessionStore(request.COOKIES.get(django_settings.SESSION_COOKIE_NAME))
-        policy = _policy(request)
-        label, client = label_of(request.method, request.path), partial(client_of_environ, request.META)
-        session.prepare(home, policy.mode_for(request.method), policy.options(), label, client)
+    def _prepared(self, request: Any, run: Run, home: Home) -> SessionStore:
+        session: SessionStore = self.SessionStore(run.key)
+        client = partial(client_of_environ, request.META)
+        session.sessionlock.prepare(home, run.mode, run.policy.options(), run.label, client)
         request.session = session
+        request.sessionlock_run = run
         return session
 
-    def _told(self, error: SessionLockError, response: Any) -> Any:
-        answer = _problem(error)
+    def _told(self, error: SessionLockError, request: Any, response: Any) -> Any:
+        """The answer to what the middleware itself met."""
+        answer = answers.problem(error, request)
         if answer is None:
             raise error
-        if response is not None:
-            answer._resource_closers.extend(response._resource_closers)
-        return answer
+        return answer if response is None else answers.replaced(answer, response)
 
 
 class Ending:
-    """What becomes of session and response when the view is done: Django's rules."""
+    """What becomes of session and response when the view is done: Django's rules.
 
-    def __init__(self, request: Any, opened: SessionStore, response: Any) -> None:
+    Raises:
+        SessionLockError: what the request met, if its response came of that.
+        _RunAgain: the same, where the request may be run again.
+    """
+
+    def __init__(self, request: Any, opened: SessionStore, response: Any, run: Run) -> None:
         self.request = request
         self.response = response
         self.opened = opened
+        self.run = run
         self.current: Any = getattr(request, "session", None)  # a view may have put another one there
         self._cookie: dict[str, Any] | None = None
-        failed = response.status_code >= 500 and not opened.saves_on_error
-        refused = getattr(request, "session_lock_failed", False)
-        if failed and opened.failure is not None:
-            raise opened.failure  # met by a middleware, which made a 500 of it
+        self._refuse_errors()
+        failed = response.status_code >= 500 and not opened.sessionlock.saves_on_error
+        refused = getattr(request, "sessionlock_failed", False) or answers.is_ours(response)
         current = self.current
         self.accessed = current is not None and current.accessed
         empty = current is None or current.is_empty()
-        has_cookie = django_settings.SESSION_COOKIE_NAME in request.COOKIES
-        self.deletes_cookie = has_cookie and empty and self.accessed
+        cookie = request.COOKIES.get(django_settings.SESSION_COOKIE_NAME)
+        # The browser of a request that came with a replaced key has another, or will have in a moment. A safe one
+        # must not put itself in its place.
+        late = opened.sessionlock.replaced and request.method in SAFE_METHODS
+        self.deletes_cookie = cookie is not None and empty and self.accessed and not opened.sessionlock.replaced
         self.saves = not (empty or failed or refused) and (
             django_settings.SESSION_SAVE_EVERY_REQUEST or _changed(current)
         )
+        if self.saves and late and current is opened and current.session_key is None:
+            log.warning("%s came with a session key that has been replaced; what it changed is not saved", run.label)
+            self.saves = False
+        # A run that is not sent gave the session another key.
+        moved = run.is_second and current is not None and not empty and current.session_key != cookie
+        self.tells = self.saves or moved
+
+    def _refuse_errors(self) -> None:
+        """A response that was made of what the session met is not sent."""
+        control, response = self.opened.sessionlock, self.response
+        failed = answers.made_of_an_error(response)
+        if control.clash is not None and self.run.may_run_again and (failed or response.status_code == 409):
+            raise _RunAgain(response)
+        failure = control.failure
+        if failure is None or not control.told or answers.is_ours(response):
+            return
+        if (control.doomed or failed) and answers.problem(failure, self.request) is not None:
+            raise failure
 
     def expires(self, at_browser_close: bool, age: int) -> None:
         """The session will be saved: tell the browser until when."""
@@ -164,24 +256,29 @@ class Ending:
         """Save and release."""
         try:
             if self.current is self.opened:
-                self.opened.finish(self.saves)
+                self.opened.sessionlock.finish(self.saves)
             else:
                 if self.saves:
                     self.current.save()
-                self.opened.finish(False)
-        except UpdateError:
-            raise SessionInterrupted(ENDED) from None
+                self.opened.sessionlock.finish(False)
+        except (SessionConflict, UpdateError) as error:
+            raise self._conflict(error) from None
 
     async def asettle(self) -> None:
         try:
             if self.current is self.opened:
-                await self.opened.afinish(self.saves)
+                await self.opened.sessionlock.afinish(self.saves)
             else:
                 if self.saves:
                     await self.current.asave()
-                await self.opened.afinish(False)
-        except UpdateError:
-            raise SessionInterrupted(ENDED) from None
+                await self.opened.sessionlock.afinish(False)
+        except (SessionConflict, UpdateError) as error:
+            raise self._conflict(error) from None
+
+    def _conflict(self, error: Exception) -> Exception:
+        if self.run.may_run_again:
+            return _RunAgain(self.response)
+        return error if isinstance(error, SessionConflict) else SessionInterrupted(ENDED)
 
     def answer(self) -> Any:
         """The response with its cookie, and with ``Vary`` if it depends on one."""
@@ -194,7 +291,7 @@ class Ending:
         }
         if self.deletes_cookie:
             response.delete_cookie(said.SESSION_COOKIE_NAME, **where)
-        elif self._cookie is not None and not getattr(self.current, "outdated", False):
+        elif self._cookie is not None and not _outdated(self.current):
             response.set_cookie(
                 said.SESSION_COOKIE_NAME,
                 self.current.session_key,
@@ -209,41 +306,16 @@ class Ending:
 
 
 def _changed(session: Any) -> bool:
-    return session.has_changed() if isinstance(session, SessionStore) else session.modified
+    return session.sessionlock.changed if isinstance(session, SessionStore) else session.modified
 
 
-def _policy(request: Any) -> RoutePolicy:
-    """What the request's view said about its session, else the settings."""
-    usual = settings.current().policy
-    view = _view(request)
-    said = policy_of(view, request.method) if view is not None else None
-    if said is None:
-        return usual
-    return replace(
-        said,
-        wait=usual.wait if said.wait is None else said.wait,
-        lease=usual.lease if said.lease is None else said.lease,
-    )
+def _outdated(session: Any) -> bool:
+    return isinstance(session, SessionStore) and session.sessionlock.outdated
 
 
-def _view(request: Any) -> Any:
-    """The view that will be called, None if that cannot be told yet. Django itself resolves it only later."""
-    urlconf = getattr(request, "urlconf", None) or django_settings.ROOT_URLCONF
-    try:
-        if django_settings.USE_I18N and is_language_prefix_patterns_used(urlconf)[0]:
-            with translation.override(translation.get_language_from_path(request.path_info)):
-                return resolve(request.path_info, urlconf).func
-        return resolve(request.path_info, urlconf).func
-    except Resolver404:
-        return None
-
-
-def _problem(error: SessionLockError) -> Any:
-    """The error as a response; None for a mistake in the program, which is a 500."""
-    problem = settings.current().problems.answer(error)
-    if problem is None:
-        return None
-    response = HttpResponse(problem.content(), status=problem.status)
-    for name, value in problem.headers():
-        response.headers[name] = value
+def _closing(response: Any, run: Run, discarded: Any) -> Any:
+    """The response that is sent, with all that is to be closed when it has been."""
+    if discarded is not None:
+        answers.take_over(response, discarded)
+    response._resource_closers.append(run.close)
     return response

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
@@ -33,13 +33,13 @@ SHORTEST = 0.01  # seconds; what lives shorter is not stored at all
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """How a record is opened. ``cancels``: losing the lease cancels the task that opened it. ``client``: who asks."""
+    """How a record is opened. ``on_loss`` is called when the lease is lost. ``client``: who asks."""
 
     policy: SessionPolicy
     mode: RequestMode
     options: Mapping[str, Any]
     label: str | None = None
-    cancels: bool = False
+    on_loss: Callable[[], object] | None = None
     client: Client | None = None
 
     async def open(self, guard: SessionGuard, sid: str) -> Record:
@@ -59,34 +59,46 @@ class HeldRecord:
 
     mode: RequestMode = "lock"
 
-    def __init__(self, guard: SessionGuard, context: SessionContext, session: Session, outdated: bool) -> None:
+    def __init__(self, guard: SessionGuard, context: SessionContext, session: Session, policy: SessionPolicy) -> None:
         self._guard = guard
         self._context = context
+        self._policy = policy
         self._entered = True
         self.session = session
-        self.outdated = outdated
+        self.outdated = context.outdated
         self.over = False
 
     @classmethod
     async def open(cls, guard: SessionGuard, sid: str, how: Opening) -> HeldRecord:
         options = dict(how.options)
-        if not how.cancels:
-            lease: LeasePolicy = options.get("lease") or guard.lease_policy
-            options["lease"] = replace(lease, on_lost="flag")
+        lease: LeasePolicy = options.get("lease") or guard.lease_policy
+        options["lease"] = replace(lease, on_lost="flag")  # who changed nothing may go on
         context = guard.session_lock(sid, missing="reject", session=how.policy, name=how.label, **options)
         assert isinstance(context, SessionContext)
         context.on_wait = refusing(how.client)
         session = await context.__aenter__()
-        return cls(guard, context, session, context.outdated)
+        assert session.lease is not None
+        if lease.on_lost == "cancel" and how.on_loss is not None:
+            session.lease.when_lost(how.on_loss)
+        return cls(guard, context, session, how.policy)
+
+    def at(self, guard: SessionGuard) -> HeldRecord:
+        """It stays with the loop that took the lock."""
+        return self
+
+    def afterwards(self, guard: SessionGuard) -> FreeRecord:
+        """The same session without the lock, which has been given up: for what uses it when the answer has begun."""
+        unlocked = guard.unlocked(self.session.sid, self._policy, "optimistic")
+        return FreeRecord(guard, unlocked, self.session, self.outdated)
 
     async def save(self, ttl: float) -> None:
         """Save what changed, let it live ``ttl`` seconds from now, and keep the lock."""
-        await _both(self._expire(ttl), self.session.save())
+        await _both(self.live(ttl), self.session.save())
 
     async def finish(self, ttl: float) -> None:
         """Save what changed and give the lock up: one round trip."""
         self.over = True
-        await _both(self._expire(ttl), self.session.release())
+        await _both(self.live(ttl), self.session.release())
 
     async def drop(self) -> None:
         """Give the lock up without saving."""
@@ -116,7 +128,8 @@ class HeldRecord:
         self.over = True
         await self.session.destroy()
 
-    async def _expire(self, ttl: float) -> None:
+    async def live(self, ttl: float) -> None:
+        """Let it live ``ttl`` seconds from now."""
         await _expire(self._guard, self._context.keys, ttl)
 
 
@@ -138,7 +151,7 @@ class FreeRecord:
         guard.noticed(unlocked.keys, snapshot)
         return cls(guard, unlocked, unlocked.session(snapshot), outdated(unlocked.keys, snapshot))
 
-    def moved_to(self, guard: SessionGuard) -> FreeRecord:
+    def at(self, guard: SessionGuard) -> FreeRecord:
         """The same for the guard of another event loop."""
         if guard is not self._guard:
             self._guard = guard
@@ -149,18 +162,19 @@ class FreeRecord:
         await _both(_expire(self._guard, self._unlocked.keys, ttl), self._commit())
 
     async def finish(self, ttl: float) -> None:
-        self.over = True
-        self.session.close("was saved already")
+        """The same: it has no lock to give up, and may be used on."""
         await self.save(ttl)
 
+    async def live(self, ttl: float) -> None:
+        """Let it live ``ttl`` seconds from now."""
+        await _expire(self._guard, self._unlocked.keys, ttl)
+
     async def drop(self) -> None:
-        """Forget what changed.
+        """The request is over and nothing is saved.
 
         Raises:
             ReadOnlySession: it was opened for reading only, and a value was changed deep inside.
         """
-        self.over = True
-        self.session.close("was given up")
         if self.mode == "read":
             check_unchanged(self.session)
 

@@ -16,7 +16,7 @@ from django.urls import path
 from django.utils.decorators import method_decorator
 from django.views import View
 
-from sessionlock.integrations.django import session_lock, session_lock_exempt, session_readonly
+from sessionlock.integrations.django import session_lock, session_lock_exempt, session_policy, session_readonly
 
 user_logged_in.disconnect(dispatch_uid="update_last_login")  # there is no database
 
@@ -136,6 +136,7 @@ def wait(request: Request) -> HttpResponse:
 
 
 async def await_(request: Request) -> HttpResponse:
+    request.session["waiting"] = True
     entered.set()
     while not go_on.is_set():
         await asyncio.sleep(0.005)
@@ -193,11 +194,11 @@ def change_deep_though_readonly(request: Request) -> HttpResponse:
 
 
 def mode(request: Request) -> HttpResponse:
-    return HttpResponse(request.session.mode)
+    return HttpResponse(request.session.sessionlock.mode)
 
 
 async def amode(request: Request) -> HttpResponse:
-    return HttpResponse(request.session.mode)
+    return HttpResponse(request.session.sessionlock.mode)
 
 
 class Modes(View):  # type: ignore[misc]
@@ -240,6 +241,7 @@ urlpatterns = [
     path("wait", wait),
     path("await", await_),
     path("exempt_wait", session_lock_exempt(wait)),
+    path("once_wait", session_policy(on_conflict="answer")(wait)),
     path("stream", stream),
     path("astream", astream),
     path("broken", broken),

@@ -1,0 +1,88 @@
+"""Errors as responses, in the place of the application's: what others put on that stays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.http import HttpResponse
+from django.utils.cache import patch_vary_headers
+
+from ...errors import SessionLockError
+from . import settings
+
+__all__ = ["is_ours", "made_of_an_error", "problem", "replaced", "take_over"]
+
+# Headers that tell of a body or a target that is not sent. All others (CORS, security, trace ids) stay.
+OF_THE_BODY = frozenset(
+    {
+        "accept-ranges",
+        "age",
+        "cache-control",
+        "content-digest",
+        "content-disposition",
+        "content-encoding",
+        "content-language",
+        "content-length",
+        "content-location",
+        "content-md5",
+        "content-range",
+        "content-type",
+        "digest",
+        "etag",
+        "expires",
+        "last-modified",
+        "link",
+        "location",
+        "pragma",
+        "refresh",
+        "repr-digest",
+        "retry-after",
+        "trailer",
+        "transfer-encoding",
+        "x-accel-buffering",
+        "x-accel-redirect",
+        "x-sendfile",
+    }
+)
+
+
+def problem(error: SessionLockError, request: Any) -> Any:
+    """The error as a response; None for a mistake in the program, which is a 500."""
+    told = settings.current().problems.answer(error)
+    if told is None:
+        return None
+    response = HttpResponse(told.content(), status=told.status)
+    for name, value in told.headers():
+        response.headers[name] = value
+    response._sessionlock = True
+    return response
+
+
+def is_ours(response: Any) -> bool:
+    """Whether it is one of these already."""
+    return getattr(response, "_sessionlock", False)
+
+
+def made_of_an_error(response: Any) -> bool:
+    """Whether Django made it of an exception that a view or a middleware raised."""
+    return response.status_code >= 500 or (response.status_code == 400 and getattr(response, "_has_been_logged", False))
+
+
+def replaced(answer: Any, response: Any) -> Any:
+    """``answer`` in the place of ``response``, with the headers and cookies that others have put on that."""
+    take_over(answer, response)
+    for name, value in response.items():
+        if name.lower() not in OF_THE_BODY and name not in answer:
+            answer[name] = value
+    for name, cookie in response.cookies.items():
+        if name != django_settings.SESSION_COOKIE_NAME:
+            answer.cookies[name] = cookie
+    patch_vary_headers(answer, ("Cookie",))
+    return answer
+
+
+def take_over(answer: Any, response: Any) -> None:
+    """What is to be closed with ``response``, which is not sent, is closed with ``answer``: the request ends once."""
+    answer._resource_closers.extend(response._resource_closers)
+    response._resource_closers.clear()

@@ -1,0 +1,126 @@
+"""One request on its way through the middleware: how it uses its session, and how it is run a second time."""
+
+from __future__ import annotations
+
+import time
+from io import BytesIO
+from tempfile import SpooledTemporaryFile
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.conf.urls.i18n import is_language_prefix_patterns_used
+from django.urls import Resolver404, resolve, set_urlconf
+from django.utils import translation
+
+from ..bodies import Spool
+from ..cookies import usable_sid
+from ..learning import Learnt
+from ..marks import policy_of
+from ..rules import BODY_LIMIT, RequestMode, RoutePolicy, label_of
+from . import settings
+
+__all__ = ["Run"]
+
+
+class Run:
+    """One run of a request. ``again`` is another one, under the lock and with the request as it was before."""
+
+    def __init__(self, request: Any, learnt: Learnt) -> None:
+        match = _match(request)
+        self.key: str | None = request.COOKIES.get(django_settings.SESSION_COOKIE_NAME)
+        """The session's key: the cookie's, or the one that an earlier run gave it."""
+        self.policy = _policy(request, match)
+        self.label = label_of(request.method, request.path)
+        self.mode: RequestMode = self.policy.mode_for(request.method)
+        # By route, not by path: what one page of a kind does, the others do.
+        self._route = self.label if match is None else f"{request.method} {match.route}"
+        self._learnt = learnt
+        self._before: _Before | None = None
+        self._began = time.monotonic()
+        self.may_run_again = self.policy.may_run_again(request.method) and usable_sid(self.key) is not None
+        if self.may_run_again and self._route in learnt:
+            self.mode, self.may_run_again = "lock", False
+        self._spool = self._spooled(request)
+        if self.may_run_again:
+            self._before = _Before(request)
+
+    def receive(self) -> None:
+        """Receive the request's body, before its lock is taken."""
+        if self._spool is not None:
+            self._spool.receive()
+
+    @property
+    def is_second(self) -> bool:
+        """Whether the request was run before."""
+        return self._before is not None and not self.may_run_again
+
+    def again(self, request: Any, key: str | None) -> None:
+        """Put the request back, as if it came just now, to be run under the lock. ``key``: what its session has now."""
+        assert self._before is not None
+        self._learnt.add(self._route, time.monotonic() - self._began)
+        self._before.restore(request, self._spool)
+        self.key, self.mode, self.may_run_again = key, "lock", False
+
+    def close(self) -> None:
+        """The request is over."""
+        if self._spool is not None:
+            self._spool.close()
+
+    def _spooled(self, request: Any) -> Spool | None:
+        """For a request that is going to wait for a lock, or may run twice, and whose body nobody has read yet."""
+        if usable_sid(self.key) is None or not (self.mode == "lock" or self.may_run_again):
+            return None
+        if request._read_started or hasattr(request, "_body"):
+            return None
+        stream = request._stream
+        if isinstance(stream, SpooledTemporaryFile):  # ASGI: it was received before the request was made
+            spool = Spool.received(stream) if self.may_run_again else None
+        else:
+            limit = BODY_LIMIT if self.policy.body_limit is None else self.policy.body_limit
+            nothing = limit == 0 or getattr(stream, "limit", None) == 0
+            spool = None if nothing else Spool(stream, limit=limit)
+        if spool is not None:
+            request._stream = spool.reader()
+        return spool
+
+
+class _Before:
+    """What a request was like. What others hold of it (its ``META`` ...) stays the same object when it is put back."""
+
+    def __init__(self, request: Any) -> None:
+        self._had = dict(request.__dict__)
+        self._contents = [(held, held.copy()) for held in self._had.values() if type(held) in (dict, list, set)]
+
+    def restore(self, request: Any, spool: Spool | None) -> None:
+        request.__dict__.clear()
+        request.__dict__.update(self._had)
+        for held, content in self._contents:
+            if isinstance(held, list):
+                held[:] = content
+            else:
+                held.clear()
+                held.update(content)
+        if spool is not None:
+            request._stream = spool.reader()
+        elif hasattr(request, "_body"):
+            request._stream = BytesIO(request._body)
+        set_urlconf(getattr(request, "urlconf", None) or django_settings.ROOT_URLCONF)
+
+
+def _policy(request: Any, match: Any) -> RoutePolicy:
+    """What the request's view said about its session, else the settings."""
+    usual = settings.current().policy
+    said = policy_of(match.func, request.method) if match is not None else None
+    return usual if said is None else said.over(usual)
+
+
+def _match(request: Any) -> Any:
+    """Which view will be called, None if that cannot be told yet. Django itself resolves it only later."""
+    urlconf = getattr(request, "urlconf", None) or django_settings.ROOT_URLCONF
+    try:
+        if django_settings.USE_I18N and is_language_prefix_patterns_used(urlconf)[0]:
+            with translation.override(translation.get_language_from_path(request.path_info)):
+                return resolve(request.path_info, urlconf)
+        return resolve(request.path_info, urlconf)
+    except Resolver404:
+        return None
