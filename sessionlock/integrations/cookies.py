@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 from ..errors import ConfigurationError, InvalidSessionId
 from ..keys import check_sid
+from ..policies import SessionPolicy
 
 __all__ = ["CookieSettings"]
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110; a cookie's name
 _VALUE = re.compile(r"[!#-+\--:<-\[\]-~]*")  # RFC 6265; a cookie's value, unquoted
 _ATTRIBUTE = re.compile(r"[ -:<-~]+")  # printable ASCII without the semicolon
+_USUAL = math.ceil(SessionPolicy().idle)
 _LONG_AGO = "Thu, 01 Jan 1970 00:00:00 GMT"
 
 
@@ -21,9 +25,10 @@ _LONG_AGO = "Thu, 01 Jan 1970 00:00:00 GMT"
 class CookieSettings:
     """How the session id travels.
 
-    ``max_age``: seconds for which the browser keeps the cookie, None until it is closed. ``rolling``: a request that
-    held the lock sends the cookie again, so that its ``max_age`` starts anew; requests without the lock never do, for
-    a late answer could bring back an id that was replaced meanwhile. ``secure``: True, False, or ``"auto"``: when the
+    ``max_age``: seconds for which the browser keeps the cookie, None until it is closed; ``"idle"``: for as long as the
+    session lives without a request (``SessionPolicy.idle``), so that both end together. ``rolling``: a request that
+    used the session sends the cookie again, so that its ``max_age`` starts anew as the session's life does; one whose
+    id was replaced meanwhile does not. ``secure``: True, False, or ``"auto"``: when the
     request came by https. Names that begin with ``__Host-`` or ``__Secure-`` imply it. ``samesite``: ``"lax"``,
     ``"strict"``, ``"none"``, or None for no such attribute. ``domain`` None: this host only. ``partitioned``: CHIPS.
 
@@ -33,7 +38,7 @@ class CookieSettings:
     """
 
     name: str = "session_id"
-    max_age: int | None = 14 * 86_400
+    max_age: int | Literal["idle"] | None = "idle"
     rolling: bool = True
     path: str = "/"
     domain: str | None = None
@@ -68,8 +73,16 @@ class CookieSettings:
         if self.secure not in (True, False, "auto"):
             raise ConfigurationError(f"secure must be True, False or 'auto', not {self.secure!r}")
         age = self.max_age
-        if age is not None and (isinstance(age, bool) or not isinstance(age, int) or age <= 0):
-            raise ConfigurationError(f"max_age must be a whole number of seconds above 0, or None, not {age!r}")
+        if age not in (None, "idle") and (isinstance(age, bool) or not isinstance(age, int) or age <= 0):
+            raise ConfigurationError(f"max_age must be a whole number of seconds above 0, 'idle' or None, not {age!r}")
+
+    def lasting(self, idle: float) -> CookieSettings:
+        """These settings for a session that lives ``idle`` seconds without a request."""
+        return _lasting(self, math.ceil(idle)) if self.max_age == "idle" else self
+
+    @property
+    def _seconds(self) -> int | None:
+        return _USUAL if self.max_age == "idle" else self.max_age
 
     def is_secure(self, https: bool) -> bool:
         """Whether a cookie for a request that came by https (or not) is marked Secure."""
@@ -78,7 +91,7 @@ class CookieSettings:
     def kwargs(self, *, https: bool = False) -> dict[str, Any]:
         """The settings for the ``set_cookie`` of Django, Werkzeug, Starlette and aiohttp, without the name."""
         return {
-            "max_age": self.max_age,
+            "max_age": self._seconds,
             "path": self.path,
             "domain": self.domain,
             "secure": self.is_secure(https),
@@ -94,7 +107,7 @@ class CookieSettings:
         """
         if not _VALUE.fullmatch(sid):
             raise InvalidSessionId("the session id has characters that a cookie cannot carry")
-        age = "" if self.max_age is None else f"; Max-Age={self.max_age}"
+        age = "" if self._seconds is None else f"; Max-Age={self._seconds}"
         return f"{self.name}={sid}{age}{self._attributes(https)}"
 
     def render_deletion(self, *, https: bool = False) -> str:
@@ -125,6 +138,11 @@ class CookieSettings:
             if separator and name.strip() == self.name:
                 return usable_sid(value.strip().strip('"'))
         return None
+
+
+@lru_cache(maxsize=64)
+def _lasting(settings: CookieSettings, seconds: int) -> CookieSettings:
+    return replace(settings, max_age=seconds)
 
 
 def usable_sid(value: str | None) -> str | None:

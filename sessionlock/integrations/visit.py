@@ -96,7 +96,7 @@ class Visit:
         if self._may_run_again and self._learnt is not None and self.label in self._learnt:
             self.mode, self._may_run_again = "lock", False
         self.on_loss = on_loss
-        self._cookie = cookie
+        self._cookie = cookie.lasting((lifetime or guard.session_policy).idle)
         self._sid = sid
         self._told = sid  # the id that the browser has
         self._https = https

@@ -95,7 +95,7 @@ async def test_only_who_held_the_lock_prolongs_the_cookie(guard: SessionGuard, s
 
 async def login(request: Request) -> Response:
     if request.url.path == "/login":
-        await request.session.regenerate()  # type: ignore[attr-defined]
+        await request.session.sessionlock.regenerate()  # type: ignore[attr-defined]
         request.session["user"] = "ada"
     return JSONResponse(dict(request.session))
 
@@ -127,10 +127,10 @@ async def test_a_new_id_is_told_also_when_the_request_failed(guard: SessionGuard
     """The id was exchanged at once; whatever became of the rest, the browser must know it."""
 
     async def view(request: Request) -> Response:
-        await request.session.regenerate()  # type: ignore[attr-defined]
+        await request.session.sessionlock.regenerate()  # type: ignore[attr-defined]
         request.session["user"] = "eve"
         if request.url.path == "/conflict":
-            async with guard.session_lock(request.session.sid) as other:  # type: ignore[attr-defined]
+            async with guard.session_lock(request.session.sessionlock.sid) as other:  # type: ignore[attr-defined]
                 other["user"] = "bob"
         return Response(status_code=503)
 
@@ -148,23 +148,24 @@ async def test_a_new_id_is_told_also_when_the_request_failed(guard: SessionGuard
 async def test_moments_of_a_session_that_begins(guard: SessionGuard) -> None:
     async def view(request: Request) -> Response:
         session: Any = request.session
+        lock = session.sessionlock
         match request.url.path:
             case "/save":
                 session["a"] = 1
-                await session.save()
-                assert dict(await guard.read(session.sid)) == {"a": 1}
+                await lock.save()
+                assert dict(await guard.read(lock.sid)) == {"a": 1}
             case "/incr":
-                assert await session.incr("n", 5) == 5
+                assert await lock.incr("n", 5) == 5
             case "/release":
                 session["a"] = 1
-                await session.release()
+                await lock.release()
             case "/destroy":
                 session["a"] = 1
-                await session.destroy()
+                await lock.destroy()
             case "/both":
                 session["a"] = 1
-                await session.save()
-                await session.destroy()
+                await lock.save()
+                await lock.destroy()
         return Response()
 
     for path, stored in {"/save": {"a": 1}, "/incr": {"n": 5}, "/release": {"a": 1}}.items():
@@ -186,7 +187,7 @@ async def test_moments_of_a_session_that_begins(guard: SessionGuard) -> None:
 async def test_logging_out(guard: SessionGuard, sid: str, method: str, how: str) -> None:
     async def view(request: Request) -> Response:
         if how == "destroyed":
-            await request.session.destroy()  # type: ignore[attr-defined]
+            await request.session.sessionlock.destroy()  # type: ignore[attr-defined]
         else:
             request.session.clear()
         return Response(status_code=303, headers={"location": "/"})
@@ -200,9 +201,8 @@ async def test_logging_out(guard: SessionGuard, sid: str, method: str, how: str)
     assert (info.destroyed, info.holder) == (True, None)
 
 
-@pytest.mark.parametrize("method", ["POST", "GET"])
-async def test_deleted_meanwhile(guard: SessionGuard, sid: str, method: str) -> None:
-    """The save is discarded, the cookie cleared, the answer kept."""
+async def test_deleted_meanwhile(guard: SessionGuard, sid: str) -> None:
+    """What it changed is refused, not dropped with a kept answer; the cookie is cleared."""
 
     async def view(request: Request) -> Response:
         request.session["cart"] = ["a"]
@@ -210,10 +210,40 @@ async def test_deleted_meanwhile(guard: SessionGuard, sid: str, method: str) -> 
         return Response("bought")
 
     async with browser(app_of(guard, view), sid) as client:
-        answer = await client.request(method, "/")
-        assert (answer.status_code, answer.text) == (200, "bought")
+        assert (await client.post("/")).status_code == 409
         assert not client.cookies
     assert (await guard.inspect(sid)).destroyed
+
+
+async def test_deleted_while_a_safe_request_ran(guard: SessionGuard, sid: str) -> None:
+    """It runs again, for a visitor without a session."""
+    runs = 0
+
+    async def view(request: Request) -> Response:
+        nonlocal runs
+        runs += 1
+        request.session["seen"] = [*request.session.get("seen", []), runs]
+        if runs == 1:
+            await guard.destroy(sid)
+        return Response("shown")
+
+    async with browser(app_of(guard, view), sid) as client:
+        assert (await client.get("/")).status_code == 200
+        assert client.cookies["session_id"] != sid
+        assert await guard.read(client.cookies["session_id"]) == {"seen": [2]}
+    assert (await guard.inspect(sid)).destroyed
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+async def test_deleted_while_a_request_only_looked(guard: SessionGuard, sid: str, method: str) -> None:
+    async def view(request: Request) -> Response:
+        request.session.get("cart")
+        await guard.destroy(sid)
+        return Response("shown")
+
+    async with browser(app_of(guard, view), sid) as client:
+        answer = await client.request(method, "/")
+        assert (answer.status_code, answer.text) == (200, "shown")
 
 
 async def test_deleted_while_it_waited(guard: SessionGuard, redis_url: str, sid: str) -> None:

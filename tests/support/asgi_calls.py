@@ -91,6 +91,12 @@ class Call:
             await self._task
 
     @property
+    def cancelling(self) -> int:
+        """How many cancellations of its task nobody has taken back (0 before Python 3.11)."""
+        count: Callable[[], int] = getattr(self._task, "cancelling", lambda: 0)
+        return count()
+
+    @property
     def unread(self) -> int:
         return self._inbox.qsize()
 

@@ -30,7 +30,7 @@ def pid() -> int:
 
 @post("/empty")
 async def empty(request: Asked) -> None:
-    request.clear_session()
+    request.session.clear()
 
 
 @post("/boom")

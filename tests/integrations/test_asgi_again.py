@@ -1,0 +1,479 @@
+"""A safe request that met a conflict runs once more, under the lock, whatever the application is made of."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import suppress
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from fastapi import BackgroundTasks, Depends, FastAPI
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+from support.asgi_calls import Call, app_of, browser
+
+from sessionlock import SessionGuard
+from sessionlock.integrations.asgi import SessionLockMiddleware
+
+pytestmark = pytest.mark.anyio
+
+App = Callable[[Any, Any, Any], Coroutine[Any, Any, None]]
+OLD = {"version": "3.0", "spec_version": "2.0"}
+
+
+@pytest.fixture
+async def guard(redis_url: str) -> AsyncIterator[SessionGuard]:
+    async with SessionGuard.from_url(redis_url) as guard:
+        yield guard
+
+
+@pytest.fixture
+async def sid(guard: SessionGuard) -> str:
+    return (await guard.create({"n": 0})).sid
+
+
+class Visits:
+    """Counts in the session; while it runs for the first time, somebody else counts, too."""
+
+    def __init__(self, guard: SessionGuard, sid: str, clashes: int = 1) -> None:
+        self.guard = guard
+        self.sid = sid
+        self.runs = 0
+        self.left = clashes
+        self.background: list[int] = []
+
+    async def __call__(self, session: Any) -> int:
+        """The number of this run."""
+        self.runs += 1
+        n = session.get("n", 0)
+        if self.left:
+            self.left -= 1
+            async with self.guard.session_lock(self.sid) as other:
+                other["n"] += 10
+        session["n"] = n + 1
+        return self.runs
+
+    async def later(self, run: int) -> None:
+        self.background.append(run)
+
+    async def stored(self) -> Any:
+        return (await self.guard.read(self.sid))["n"]
+
+
+@pytest.fixture
+def visits(guard: SessionGuard, sid: str) -> Visits:
+    return Visits(guard, sid)
+
+
+def around(app: App, guard: SessionGuard, **options: Any) -> App:
+    return SessionLockMiddleware(app, guard, **options)
+
+
+# --- many at once -----------------------------------------------------------------------------------------------------
+
+
+async def counting(request: Request) -> Response:
+    n = request.session.get("n", 0)
+    await asyncio.sleep(0.002)
+    request.session["n"] = n + 1
+    request.session["seen"] = [*request.session.get("seen", []), request.query_params["who"]]
+    return JSONResponse(n)
+
+
+def counting_in_fastapi(guard: SessionGuard) -> FastAPI:
+    app = FastAPI()
+    app.add_middleware(SessionLockMiddleware, guard=guard)
+
+    @app.get("/async")
+    async def count(request: Request) -> Any:
+        return await counting(request)
+
+    @app.get("/sync")
+    def count_in_a_thread(request: Request, who: str) -> int:
+        request.session["n"] = request.session.get("n", 0) + 1
+        request.session["seen"] = [*request.session.get("seen", []), who]
+        return 0
+
+    return app
+
+
+@pytest.mark.parametrize("framework", ["starlette", "fastapi", "fastapi-threads", "through-base-middleware"])
+async def test_twenty_gets_count_twenty(guard: SessionGuard, sid: str, framework: str) -> None:
+    async def passing_on(request: Request, call_next: Any) -> Any:
+        return await call_next(request)
+
+    if framework == "starlette":
+        app: Any = app_of(guard, counting)
+    elif framework == "through-base-middleware":
+        layers = [Middleware(SessionLockMiddleware, guard), *[Middleware(BaseHTTPMiddleware, dispatch=passing_on)] * 2]
+        app = Starlette(routes=[Route("/", counting)], middleware=layers)
+    else:
+        app = counting_in_fastapi(guard)
+    path = {"fastapi": "/async", "fastapi-threads": "/sync"}.get(framework, "/")
+    async with browser(app, sid) as client:
+        answers = await asyncio.gather(*(client.get(path, params={"who": str(n)}) for n in range(20)))
+        assert [answer.status_code for answer in answers] == [200] * 20, [answer.text for answer in answers]
+    stored = await guard.read(sid)
+    assert stored["n"] == 20
+    assert sorted(map(int, stored["seen"])) == list(range(20))
+    assert (await guard.inspect(sid)).holder is None
+
+
+# --- whatever it is made of -------------------------------------------------------------------------------------------
+
+
+def plain(visits: Visits, _: Path) -> App:
+    async def view(request: Request) -> Response:
+        run = await visits(request.session)
+        return PlainTextResponse(f"run {run}", background=BackgroundTask(visits.later, run))
+
+    return Starlette(routes=[Route("/", view)])
+
+
+def base_middleware(visits: Visits, folder: Path) -> App:
+    async def dispatch(request: Request, call_next: Any) -> Any:
+        answer = await call_next(request)
+        answer.headers["x-through"] = "1"
+        return answer
+
+    async def swallowing(request: Request, call_next: Any) -> Any:
+        try:
+            return await call_next(request)
+        except Exception:
+            return PlainTextResponse("an error page", 500)
+
+    return BaseHTTPMiddleware(BaseHTTPMiddleware(plain(visits, folder), dispatch=dispatch), dispatch=swallowing)
+
+
+def compressed(visits: Visits, folder: Path) -> App:
+    return GZipMiddleware(plain(visits, folder), minimum_size=10_000)
+
+
+def streamed(visits: Visits, _: Path) -> App:
+    async def view(request: Request) -> Response:
+        run = await visits(request.session)
+
+        async def parts() -> AsyncIterator[str]:
+            yield "run "
+            await asyncio.sleep(0)
+            yield str(run)
+
+        return StreamingResponse(parts(), background=BackgroundTask(visits.later, run))
+
+    return Starlette(routes=[Route("/", view)])
+
+
+def streamed_from_a_thread(visits: Visits, _: Path) -> App:
+    async def view(request: Request) -> Response:
+        run = await visits(request.session)
+
+        def parts() -> Iterator[str]:
+            yield "run "
+            yield str(run)
+
+        return StreamingResponse(parts(), background=BackgroundTask(visits.later, run))
+
+    return Starlette(routes=[Route("/", view)])
+
+
+def a_file(visits: Visits, folder: Path) -> App:
+    async def view(request: Request) -> Response:
+        run = await visits(request.session)
+        where = folder / f"{run}.txt"
+        where.write_text(f"run {run}")
+        return FileResponse(where, background=BackgroundTask(visits.later, run))
+
+    return Starlette(routes=[Route("/", view)])
+
+
+def in_another_task(visits: Visits, folder: Path) -> App:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.create_task(_called(plain(visits, folder), scope, receive, send))
+
+    return app
+
+
+async def _called(app: App, scope: Any, receive: Any, send: Any) -> None:
+    await app(scope, receive, send)
+
+
+def in_an_anyio_group(visits: Visits, folder: Path) -> App:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(plain(visits, folder), scope, receive, send)
+            with anyio.move_on_after(10):
+                async with anyio.create_task_group() as inner:
+                    inner.start_soon(anyio.sleep, 0.001)
+
+    return app
+
+
+def in_time(visits: Visits, folder: Path) -> App:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        with anyio.fail_after(10):
+            await asyncio.wait_for(_called(plain(visits, folder), scope, receive, send), 10)
+
+    return app
+
+
+def shielded(visits: Visits, folder: Path) -> App:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.shield(_called(plain(visits, folder), scope, receive, send))
+
+    return app
+
+
+def swallowing(visits: Visits, folder: Path) -> App:
+    """Takes every exception for one that it can go on after, and answers with an error page."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await plain(visits, folder)(scope, receive, send)
+        except BaseException:
+            with suppress(BaseException):
+                await PlainTextResponse("an error page", 500)(scope, receive, send)
+
+    return app
+
+
+def swallowing_elsewhere(visits: Visits, folder: Path) -> App:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.create_task(_called(plain(visits, folder), scope, receive, send))
+
+    return app
+
+
+def dying_of_it(visits: Visits, folder: Path) -> App:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await plain(visits, folder)(scope, receive, send)
+        except asyncio.CancelledError:
+            raise ValueError("cannot stand it") from None
+
+    return app
+
+
+SHAPES = [
+    *(plain, base_middleware, compressed, streamed, streamed_from_a_thread, a_file, in_another_task),
+    *(in_an_anyio_group, in_time, shielded, swallowing, swallowing_elsewhere, dying_of_it),
+]
+
+
+@pytest.mark.parametrize("asgi", [None, OLD], ids=["new", "old"])
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_only_the_second_run_is_seen(
+    guard: SessionGuard, sid: str, visits: Visits, tmp_path: Path, shape: Any, asgi: Any
+) -> None:
+    tasks = asyncio.all_tasks()
+    scope = {} if asgi is None else {"asgi": asgi}
+    async with Call(around(shape(visits, tmp_path), guard), sid=sid, **scope) as call:
+        call.body()
+        await call.ended()
+        starts = [message for message in call.sent if message["type"] == "http.response.start"]
+        assert [start["status"] for start in starts] == [200]
+        assert b"".join(message.get("body", b"") for message in call.sent) == b"run 2"
+        assert not call.sent[-1].get("more_body", False)
+        assert not call.cancelling
+    assert visits.runs == 2
+    assert visits.background == [2]
+    assert await visits.stored() == 11
+    assert (await guard.inspect(sid)).holder is None
+    await asyncio.sleep(0)
+    left = {task for task in asyncio.all_tasks() - tasks if "sessionlock" not in str(task.get_coro())}
+    assert not [task for task in left if "app" in str(task.get_coro())]
+
+
+async def test_what_fastapi_gives_to_a_handler(guard: SessionGuard, sid: str, visits: Visits) -> None:
+    """Exit code runs for both runs, tasks for later only for the one that is answered."""
+    ends: list[str] = []
+    app = FastAPI()
+    app.add_middleware(SessionLockMiddleware, guard=guard)
+
+    async def database() -> AsyncIterator[list[str]]:
+        done: list[str] = []
+        try:
+            yield done
+            ends.append("committed")
+        except BaseException as error:
+            ends.append(type(error).__name__)
+            raise
+        finally:
+            done.append("closed")
+
+    def in_a_thread() -> Iterator[None]:
+        try:
+            yield
+        finally:
+            ends.append("thread")
+
+    @app.get("/")
+    async def view(
+        request: Request,
+        later: BackgroundTasks,
+        db: list[str] = Depends(database),  # noqa: B008
+        thread: None = Depends(in_a_thread),
+    ) -> str:
+        run = await visits(request.session)
+        later.add_task(visits.later, run)
+        return f"run {run}"
+
+    async with browser(app, sid) as client:
+        answer = await client.get("/")
+        assert (answer.status_code, answer.json()) == (200, "run 2")
+    assert visits.background == [2]
+    assert ends == ["thread", "CancelledError", "thread", "committed"]
+    assert await visits.stored() == 11
+
+
+# --- fresh ------------------------------------------------------------------------------------------------------------
+
+OUTER: ContextVar[str] = ContextVar("outer", default="nobody's")
+INNER: ContextVar[str] = ContextVar("inner", default="nobody's")
+
+
+async def test_the_second_run_finds_the_request_as_it_came(guard: SessionGuard, sid: str, visits: Visits) -> None:
+    found: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        found.append([sorted(scope), dict(scope["state"]), list(scope["headers"]), OUTER.get(), INNER.get()])
+        scope["user"] = scope["state"]["user"] = "somebody"
+        scope["headers"].append((b"x-changed", b"1"))
+        OUTER.set("changed")
+        INNER.set("changed")
+        run = await visits(scope["session"])
+        scope["route"] = f"of run {run}"
+        await PlainTextResponse(f"run {run}")(scope, receive, send)
+
+    async def outer(scope: Any, receive: Any, send: Any) -> None:
+        OUTER.set("set outside")
+        INNER.set("before")
+        scope["state"] = {"request": 7}
+
+        async def sending(message: Any) -> None:
+            seen.append((scope.get("route"), scope["state"].get("user")))
+            await send(message)
+
+        await around(app, guard)(scope, receive, sending)
+
+    seen: list[Any] = []
+    async with Call(outer, sid=sid) as call:
+        await call.ended()
+        assert call.sent[-1]["body"] == b"run 2"
+    first, second = found
+    assert first == second
+    assert second[1:] == [{"request": 7}, [(b"cookie", f"session_id={sid}".encode())], "set outside", "before"]
+    assert seen == [("of run 2", "somebody")] * 2
+
+
+@pytest.mark.parametrize("parts", [[b"one ", b"two"], [b"x" * 40_000, b""]])
+async def test_a_body_is_given_to_both(guard: SessionGuard, sid: str, visits: Visits, parts: list[bytes]) -> None:
+    async def view(request: Request) -> Response:
+        body = await request.body()
+        run = await visits(request.session)
+        return JSONResponse([run, len(body), await request.is_disconnected()])
+
+    async with Call(app_of(guard, view), sid=sid) as call:
+        for part in parts:
+            call.body(part, more=part is not parts[-1])
+        await call.ended()
+        size = sum(map(len, parts))
+        assert call.sent[-1]["body"] == f"[2,{size},false]".encode()
+
+
+async def test_a_body_that_is_too_long_to_be_kept(guard: SessionGuard, sid: str, visits: Visits) -> None:
+    async def view(request: Request) -> Response:
+        await request.body()
+        return JSONResponse(await visits(request.session))
+
+    async with Call(app_of(guard, view), sid=sid) as call:
+        call.body(b"x" * 40_000, more=True)
+        call.body(b"x" * 40_000)
+        await call.ended()
+        assert [message.get("status") for message in call.sent] == [409, None]
+    assert visits.runs == 1
+    assert await visits.stored() == 10
+
+
+async def test_what_is_told_before_the_answer_is_the_second_runs(guard: SessionGuard, sid: str, visits: Visits) -> None:
+    """Starlette's templates show themselves to its test client before they answer."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        run = await visits(scope["session"])
+        await send({"type": "http.response.debug", "info": {"run": run}})
+        await PlainTextResponse(f"run {run}")(scope, receive, send)
+
+    async with Call(around(app, guard), sid=sid) as call:
+        await call.ended()
+        assert [message["type"].split(".")[-1] for message in call.sent] == ["debug", "start", "body"]
+        assert call.sent[0]["info"] == {"run": 2}
+
+
+# --- who else may end it ----------------------------------------------------------------------------------------------
+
+
+async def test_a_server_that_gives_up_meanwhile(guard: SessionGuard, sid: str, visits: Visits) -> None:
+    """Cancelled by somebody else, too: then it is not run again."""
+    clean_up, cleaning = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        run = await visits(scope["session"])
+        try:
+            await PlainTextResponse(f"run {run}")(scope, receive, send)
+        except asyncio.CancelledError:
+            cleaning.set()
+            try:
+                await clean_up.wait()
+            finally:
+                clean_up.set()
+            raise
+
+    async with Call(around(app, guard), sid=sid) as call:
+        await asyncio.wait_for(cleaning.wait(), 5)
+    assert clean_up.is_set()
+    assert call.sent == []
+    assert visits.runs == 1
+    assert (await guard.inspect(sid)).holder is None
+
+
+async def test_a_time_limit_around(guard: SessionGuard, sid: str, visits: Visits) -> None:
+    """anyio's and asyncio's time limits around the middleware do not take our cancellation for theirs."""
+
+    async def outer(scope: Any, receive: Any, send: Any) -> None:
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                group.start_soon(around(in_another_task(visits, Path()), guard), scope, receive, send)
+
+    async with Call(outer, sid=sid) as call:
+        await call.ended()
+        assert call.sent[-1]["body"] == b"run 2"
+
+
+async def test_an_abandoned_run_that_fails_is_told(
+    guard: SessionGuard, sid: str, visits: Visits, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "sessionlock.web"):
+        async with Call(around(dying_of_it(visits, tmp_path), guard), sid=sid) as call:
+            await call.ended()
+    (record,) = [record for record in caplog.records if "abandoned" in record.getMessage()]
+    assert record.exc_info is not None
+    assert "cannot stand it" in str(record.exc_info[1])
+
+
+async def test_an_unsafe_request_is_not_run_again(guard: SessionGuard, sid: str) -> None:
+    visits = Visits(guard, sid, clashes=0)
+    async with browser(around(plain(visits, Path()), guard), sid) as client:
+        assert (await client.post("/")).status_code == 405
+        assert (await client.get("/")).text == "run 1"
+    assert visits.background == [1]
