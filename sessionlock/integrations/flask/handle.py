@@ -54,12 +54,12 @@ class GuardedSession:
 
     def save(self) -> None:
         """Save now what changed, and go on. Raises as :meth:`sessionlock.Session.save`."""
-        self._session.note_change()
+        self._session._note_change()
         wait_for(self._guarded.save)
 
     def release(self) -> None:
         """Save and give the lock up now, before a slow end of the view. Later changes raise."""
-        self._session.note_change()
+        self._session._note_change()
         wait_for(self._guarded.release)
 
     def incr(self, key: str, by: int = 1) -> int:
@@ -97,11 +97,11 @@ class GuardedSession:
         visit = self._find()
         block = visit.locked()
         wait_for(block.__aenter__)
-        self._session.hold(visit)
+        self._session._hold(visit)
         try:
             yield self._session
         except BaseException as error:
             wait_for(block.__aexit__, type(error), error, error.__traceback__)
             raise
-        self._session.note_change()
+        self._session._note_change()
         wait_for(block.__aexit__, None, None, None)

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from flask import Flask, Request, Response
+from flask import request as current_request
 from flask.globals import request_ctx
 from flask.json.tag import TaggedJSONSerializer
 from flask.sessions import SessionInterface, SessionMixin, session_json_serializer
@@ -25,8 +26,9 @@ from ...portal import portal
 from ..flasklike import Settings, become, guard_for, lifetime_of, policy_for, tell_cookie, with_flashes
 from ..rules import BODY_LIMIT
 from ..values import for_framework
-from ..web import CookieSettings, Visit, usable_sid
+from ..web import CookieSettings, RoutePolicy, Visit, usable_sid
 from .again import Run, prepare_body, receive_body, run_of, twice_if_need_be
+from .permanence import Temporary
 from .session import LockedSession
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ class SessionLockInterface(SessionInterface):
         self._owns_guard = False
         self._rules = settings.rules(app)
         self._problems = settings.problems(app)
+        self._temporary = Temporary()
         self._identity = settings.identity(app)
 
     # --- the guard
@@ -86,7 +89,7 @@ class SessionLockInterface(SessionInterface):
 
     def open_session(self, app: Flask, request: Request) -> LockedSession:
         session = self.session_class(partial(self._begin, app, request))
-        session.begin_in(request_ctx._get_current_object())  # type: ignore[attr-defined]
+        session._begin_in(request_ctx._get_current_object())  # type: ignore[attr-defined]
         if run_of(request.environ, self) is None:
             prepare_body(request.environ)
         return session
@@ -94,10 +97,14 @@ class SessionLockInterface(SessionInterface):
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
         session = cast(LockedSession, session)
         try:
-            visit = session.finish(failed=response.status_code >= 500, live=partial(self._live, app, session))
+            visit = session._finish(failed=response.status_code >= 500, live=partial(self._live, app, session))
         except SessionLockError as error:
-            visit = session.visit
+            visit = session._visit
             become(response, app.make_response(app.handle_user_exception(error)))
+        if visit is None and response.status_code < 500:
+            visit = self._renewed(app, session)
+        elif visit is not None and visit.saved:
+            self._temporary.note(visit.session.sid, session._is_permanent, visit.lifetime.idle)
         if visit is not None and tell_cookie(self, app, session, visit, response):
             session.accessed = True
         if session.accessed:
@@ -107,9 +114,9 @@ class SessionLockInterface(SessionInterface):
         """For ``teardown_request``, which is called in any case."""
         context = cast(Any, request_ctx)._get_current_object()
         session = _session_of(context)
-        if session is not None and session.began_in(context):
+        if session is not None and session._began_in(context):
             try:
-                session.leave(error)
+                session._leave(error)
             except SessionLockError as trouble:
                 context.app.logger.warning("sessionlock, after the request: %s", trouble)
 
@@ -120,7 +127,7 @@ class SessionLockInterface(SessionInterface):
             raise error
         session = _session_of(request_ctx)
         if session is not None:
-            session.give_up()  # the view ended in the middle, whatever the answer's status is
+            session._give_up()  # the view ended in the middle, whatever the answer's status is
         return Response(problem.content(), problem.status, problem.headers())
 
     def get_cookie_samesite(self, app: Flask) -> str | None:
@@ -160,21 +167,21 @@ class SessionLockInterface(SessionInterface):
         """``error`` is about to become an answer, which nothing of ours may spoil."""
         session = _session_of(request_ctx)
         if session is not None and isinstance(error, SessionLockError):
-            session.answer_is_ready()
+            session._answer_is_ready()
 
     def process(self, app: Flask, process: Callable[..., Response], args: tuple[Any, ...]) -> Response:
         """The application's hooks and the saving, for an answer that is ready."""
         *context, response = args
         session = _session_of(request_ctx)
         if session is not None and response.status_code >= 500:
-            session.answer_is_ready()
+            session._answer_is_ready()
         try:
             return process(*context, response)
         except SessionLockError as error:  # a hook's, in its first touch of the session
             if session is None:
                 raise
             answer = app.make_response(app.handle_user_exception(error))
-            session.answer_is_ready()
+            session._answer_is_ready()
             return process(*context, answer)
 
     # --- parts
@@ -184,7 +191,10 @@ class SessionLockInterface(SessionInterface):
         if run is not None and run.before is not None and not only_reading:
             visit = run.before.again()
         else:
-            visit = self._visit(app, request, only_reading, run)
+            policy = policy_for(app, self._rules, request, request.endpoint)
+            if only_reading:
+                policy = replace(policy, mode="off" if policy.mode == "off" else "read")
+            visit = self._visit(app, request, policy, run)
         if run is not None and not only_reading:
             run.visit = visit
         if visit.mode == "lock":
@@ -192,11 +202,10 @@ class SessionLockInterface(SessionInterface):
             receive_body(request.environ, self._body_limit(request, BODY_LIMIT if limit is None else limit))
         return visit
 
-    def _visit(self, app: Flask, request: Request, only_reading: bool, run: Run | None) -> Visit:
+    def _visit(self, app: Flask, request: Request, policy: RoutePolicy, run: Run | None) -> Visit:
         guard = self.guard
-        policy = policy_for(app, self._rules, request, request.endpoint)
-        sid = None if policy.mode == "off" else usable_sid(request.cookies.get(self.get_cookie_name(app)))
-        if only_reading or policy.mode == "off":
+        sid = None if policy.mode == "off" else self._sid(app, request)
+        if policy.mode == "off":
             policy = replace(policy, mode="read")
         return Visit(
             guard,
@@ -213,6 +222,33 @@ class SessionLockInterface(SessionInterface):
             lifetime=self._lifetime(app),
         )
 
+    def _renewed(self, app: Flask, session: LockedSession) -> Visit | None:
+        """The session of a request that has not touched it, if it lives on by being asked for at all: a permanent one.
+
+        Static files renew nothing. What is known not to be permanent is not asked for again for a while.
+        """
+        request = current_request
+        sid = self._sid(app, request)
+        endpoint = (request.endpoint or "static").rpartition(".")[2]
+        if sid is None or endpoint == "static" or sid in self._temporary:
+            return None
+        if not app.config["SESSION_REFRESH_EACH_REQUEST"]:
+            return None
+        policy = policy_for(app, self._rules, request, request.endpoint)
+        if policy.mode == "off":
+            return None
+        visit = self._visit(app, request, replace(policy, mode="optimistic"), None)
+        try:
+            permanent = session._renew(visit, self._lifetime(app).idle)
+        except SessionLockError as error:
+            app.logger.debug("sessionlock: a session that was not used was not renewed: %s", error)
+            return None
+        self._temporary.note(sid, permanent, self._lifetime(app).idle)
+        return visit if permanent else None
+
+    def _sid(self, app: Flask, request: Request) -> str | None:
+        return usable_sid(request.cookies.get(self.get_cookie_name(app)))
+
     @staticmethod
     def _body_limit(request: Request, limit: int) -> int:
         """Nothing of a body that Flask is going to refuse for its length."""
@@ -227,11 +263,11 @@ class SessionLockInterface(SessionInterface):
 
         None, too, where its end is to move as little as the cookie's. ``differs``: there is something to save.
         """
-        visit, idle = session.visit, self._lifetime(app).idle
+        visit, idle = session._visit, self._lifetime(app).idle
         assert visit is not None
         if differs and (visit.session.new or visit.session.lease is not None) and idle == visit.lifetime.idle:
             return None
-        renews = session.modified or (session.is_permanent and app.config["SESSION_REFRESH_EACH_REQUEST"])
+        renews = session.modified or (session._is_permanent and app.config["SESSION_REFRESH_EACH_REQUEST"])
         return idle if renews else None
 
 

@@ -98,12 +98,12 @@ class LockedSession(WebSession, SessionMixin):
         except SessionLockError as error:
             self._failure = error
             log.warning("after the answer was ready, a session could not be read and is empty: %s", error)
-        self.end()
+        self._end()
 
-    def end(self) -> None:
+    def _end(self) -> None:
         if self._visit is None:
             dict.clear(self)
-        super().end()
+        super()._end()
 
     def _open(self) -> Visit:
         if self._failure is not None and not self._may_still_read(self._failure):
@@ -119,7 +119,7 @@ class LockedSession(WebSession, SessionMixin):
         except SessionLockError as error:
             self._failure = error
             raise
-        self.hold(visit)
+        self._hold(visit)
         return self._keep(visit)
 
     def _keep(self, visit: Visit) -> Visit:
@@ -132,14 +132,14 @@ class LockedSession(WebSession, SessionMixin):
         """The error's page may greet the user by name; it must not wait for the lock once more."""
         return isinstance(failure, (LockNotAcquired, ReentrantLock))
 
-    def hold(self, visit: Visit) -> None:
+    def _hold(self, visit: Visit) -> None:
         """The loop's context knows what this request holds; calls that this view makes must find it in the view's."""
         lease = visit.session.lease
         if lease is not None and self._held is None:
             self._held = Held(visit.guard, visit.session.sid, lambda: not lease.released, "this view")
             self._held.enter()
 
-    def note_change(self) -> None:
+    def _note_change(self) -> None:
         """Before a save, after which nothing differs any more."""
         self._was_modified = self._forced or self._was_modified or self._differs_somehow()
 
@@ -154,36 +154,31 @@ class LockedSession(WebSession, SessionMixin):
 
     # --- for the interface: the beginning and the end
 
-    def begin_in(self, context: Any) -> None:
+    def _begin_in(self, context: Any) -> None:
         """It belongs to the request that this context of Flask's is for."""
         self._context = weakref.ref(context)
 
-    def began_in(self, context: Any) -> bool:
+    def _began_in(self, context: Any) -> bool:
         """Whether that very context: a copy of it, for another thread, may end earlier than the request itself."""
         return self._context is not None and self._context() is context
 
     @property
-    def visit(self) -> Visit | None:
-        """What the request did with its session; None when it has not touched it."""
-        return self._visit
-
-    @property
-    def is_permanent(self) -> bool:
+    def _is_permanent(self) -> bool:
         """:attr:`permanent`, without counting as a look at the session."""
         if self._visit is None or self._is_over:
             return bool(dict.get(self, "_permanent", False))
         return bool(self._visit.session.peek("_permanent"))
 
-    def give_up(self) -> None:
+    def _give_up(self) -> None:
         """Nothing of this request is to be saved, whatever the answer's status will be."""
         self._failed = True
 
-    def answer_is_ready(self) -> None:
+    def _answer_is_ready(self) -> None:
         """From now on nothing raises: who has not touched the session yet gets what can be read without waiting."""
         if self._visit is None:
             self._answered = True
 
-    def finish(self, *, failed: bool, live: Callable[[bool], float | None]) -> Visit | None:
+    def _finish(self, *, failed: bool, live: Callable[[bool], float | None]) -> Visit | None:
         """The answer is ready: save and release. None: the session was never touched.
 
         ``live``: told whether there is something to save, :meth:`.visit.Visit.finish`'s, whose errors are raised; the
@@ -195,13 +190,25 @@ class LockedSession(WebSession, SessionMixin):
             self._was_modified = self._forced or self._was_modified or differs
             self._left = self._answered = True
             try:
-                wait_for(_finish, visit, failed or self._failed, live(differs), cancel=False)
+                wait_for(_settle, visit, failed or self._failed, live(differs), cancel=False)
             finally:
                 self._let_go()
         self._answered = True
         return visit
 
-    def leave(self, error: BaseException | None) -> None:
+    def _renew(self, visit: Visit, live: float) -> bool:
+        """For a request that has not touched it, of a visitor who only follows links: renew a permanent session.
+
+        Whether it is one. Raises as :meth:`_finish`.
+        """
+        self._left = self._answered = True
+        self._visit = visit
+        wait_for(_ask_and_renew, visit, live, cancel=False)
+        visit.mapping = self
+        self._end()
+        return self._is_permanent
+
+    def _leave(self, error: BaseException | None) -> None:
         """The request is over, whatever became of it: release, without saving if nothing has saved yet."""
         visit, answered = self._visit, self._answered
         self._answered = True
@@ -228,7 +235,13 @@ async def _only_read(visit: Visit) -> None:
         visit.settle_as_snapshot("belongs to a request that is answered already")
 
 
-async def _finish(visit: Visit, failed: bool, live: float | None) -> None:
+async def _ask_and_renew(visit: Visit, live: float) -> None:
+    async with visit:
+        if visit.session.peek("_permanent"):
+            await visit.finish(live=live)
+
+
+async def _settle(visit: Visit, failed: bool, live: float | None) -> None:
     """Both in one visit to the loop's thread: after the save there is nothing left to wait for."""
     try:
         await visit.finish(failed=failed, live=live)
