@@ -106,7 +106,7 @@ async def login(request: Request, user: Annotated[str, Query(max_length=40)] = "
     begun = Receipt(request)
     session: Any = request.session
     await a_moment(0.02)  # the password is checked, say
-    await session.regenerate()  # a new id, against session fixation
+    await getattr(session, "sessionlock", session).regenerate()  # a new id, against session fixation
     session["user"] = user
     return begun.done(f"Welcome, {user}")
 
@@ -143,7 +143,8 @@ class Receipt:
     def __init__(self, request: Request) -> None:
         self._request = request
         self._session: Any = request.session
-        lease = getattr(self._session, "lease", None)
+        guarded = getattr(self._session, "sessionlock", None)
+        lease = None if guarded is None else guarded.lease
         self._fence = None if lease is None else str(lease.fencing_token)
         self._loaded = time.time()
 

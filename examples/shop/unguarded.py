@@ -43,7 +43,7 @@ class UnguardedMiddleware:
             if message["type"] == "http.response.start":
                 after = json.dumps(session).encode()
                 if after != (before or b"{}"):  # only what changed anything is saved; as the better ones do
-                    await self._client.set(_key(session.sid), after, ex=self._cookie.max_age)
+                    await self._client.set(_key(session.sid), after, ex=self._cookie.kwargs()["max_age"])
                     if sid and before and sid != session.sid:
                         await self._client.delete(_key(sid))
                     value = self._cookie.render(session.sid, https=scope["scheme"] == "https")
