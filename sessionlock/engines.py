@@ -113,7 +113,7 @@ class WatchEngine:
         except WatchError:
             raise SessionConflict(
                 f"session {args[0].digest} was written by others {MOST_TRIES} times in a row; nothing was saved"
-            ) from None
+            ).about(args[0].digest) from None
         except (RedisError, *LOST) as error:
             raise RedisUnavailable(with_advice(f"Redis did not carry out the transaction: {error}", error)) from error
 
@@ -330,11 +330,11 @@ async def increment(
     if isinstance(outcome, Conflict):
         raise SessionConflict(
             f"session {keys.digest}: {key!r} is not an integer of at most 15 digits; nothing was changed", keys=(key,)
-        )
+        ).about(keys.digest)
     if outcome.kind == "lost":
         raise StaleFencingToken(
             f"the lock of {keys.digest} was lost; the counter was not moved",
             ours=lease[1] if lease else 0,
             current=outcome.fence,
-        )
+        ).about(keys.digest)
     raise refusal(keys.digest, outcome.kind)

@@ -30,6 +30,10 @@ only the digest that also stands in the Redis key.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = [
     "CodecError",
@@ -56,10 +60,20 @@ __all__ = [
 
 
 class SessionLockError(Exception):
-    """Something went wrong with a session or its lock."""
+    """Something went wrong with a session or its lock.
+
+    ``digest``: of the session's id, as its Redis keys have it; None where no session is known.
+    """
+
+    digest: str | None = None
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])
+
+    def about(self, digest: str) -> Self:
+        """This error, which now tells whose it is."""
+        self.digest = digest
+        return self
 
 
 class LockNotAcquired(SessionLockError):
@@ -146,7 +160,24 @@ class InvalidSessionId(SessionLockError, ValueError):
 
 
 class SessionTooLarge(SessionLockError):
-    """A value or the whole session is larger than the policy allows; nothing was sent."""
+    """A value or the whole session is larger than the policy allows; nothing was sent.
+
+    ``keys``: the top-level keys that this request made too large, the largest first. ``size`` and ``limit``: bytes
+    (keys, where too many of them were changed at once).
+    """
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        keys: tuple[str, ...] = (),
+        size: int | None = None,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.keys = keys
+        self.size = size
+        self.limit = limit
 
 
 class CodecError(SessionLockError):

@@ -507,7 +507,7 @@ class SessionGuard:
                 return session
             if sid is not None:
                 break
-        raise SessionConflict(f"session {keys.digest} exists already; it was not overwritten")
+        raise SessionConflict(f"session {keys.digest} exists already; it was not overwritten").about(keys.digest)
 
     async def read(self, sid: str) -> Session:
         """The session as it stands, without a lock and without waiting. It cannot be changed.

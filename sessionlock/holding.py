@@ -166,8 +166,8 @@ class _Held:
                 " Load the session again",
                 ours=lease.fencing_token,
                 current=fence,
-            )
-        return LeaseLost(lease.why_lost())
+            ).about(lease.name)
+        return LeaseLost(lease.why_lost()).about(lease.name)
 
 
 def _acquisition(runtime: Runtime, wanted: Wanted, on_wait: OnWait | None) -> Acquisition | QuorumAcquisition:
@@ -362,7 +362,7 @@ class SessionContext(_Held):
             return SessionDestroyed(
                 f"session {self._wanted.name} was destroyed while this request held it; its changes were not saved and"
                 " the session stays destroyed"
-            )
+            ).about(self._wanted.name)
         return refusal(self._wanted.name, kind)
 
     async def _without_saving(self) -> int:
@@ -515,7 +515,7 @@ def _failed(save: asyncio.Task[None]) -> bool:
 def _too_many_merges(session: Session) -> SessionConflict:
     return SessionConflict(
         f"session {session.name} was changed by others {MOST_MERGES} times while it was being saved; nothing was saved"
-    )
+    ).about(session.name)
 
 
 def _note(error: BaseException | None, trouble: SessionLockError) -> None:

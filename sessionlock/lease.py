@@ -98,7 +98,7 @@ class Lease:
         if self.lost_because is None and not self._released and time.monotonic() >= self.trusted_until:
             self.mark_lost("its time ran out before it could be renewed")
         if self.lost_because is not None:
-            raise LeaseLost(self.why_lost())
+            raise LeaseLost(self.why_lost()).about(self.name)
 
     def why_lost(self) -> str:
         return (

@@ -104,7 +104,7 @@ class Unlocked:
             keys=tuple(theirs),
             ours={key: value for key in theirs if (value := session._peek(key)) is not MISSING},
             theirs={key: value for key, value in theirs.items() if value is not MISSING},
-        )
+        ).about(session.name)
 
     def _other_version(self, session: Session, version: int, current: Session) -> SessionConflict:
         keys = session._differing(current)
@@ -113,7 +113,7 @@ class Unlocked:
             keys=tuple(keys),
             ours={key: value for key in keys if (value := session._peek(key)) is not MISSING},
             theirs={key: value for key in keys if (value := current._peek(key)) is not MISSING},
-        )
+        ).about(session.name)
 
 
 class UnlockedContext:
@@ -179,7 +179,7 @@ class UnlockedContext:
             raise SessionConflict(
                 f"session {self._session.name} was changed by others {MOST_MERGES} times while it was being saved;"
                 " nothing was saved"
-            )
+            ).about(self._session.name)
 
     async def release(self) -> None:
         self.close("is being saved")
@@ -341,4 +341,4 @@ def _exhausted(session: Session, conflict: Conflict) -> SessionConflict:
         keys=tuple(theirs),
         ours={key: value for key in theirs if (value := session._peek(key)) is not MISSING},
         theirs={key: value for key, value in theirs.items() if value is not MISSING},
-    )
+    ).about(session.name)

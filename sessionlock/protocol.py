@@ -617,6 +617,10 @@ def outdated(keys: SessionKeys, snapshot: Snapshot) -> bool:
 
 def refusal(name: str, kind: str) -> SessionNotFound:
     """Why there is no session."""
+    return _refusal(name, kind).about(name)
+
+
+def _refusal(name: str, kind: str) -> SessionNotFound:
     if kind == "destroyed":
         return SessionDestroyed(f"session {name} was destroyed; treat the request as logged out")
     if kind in ("dead", "unknown"):

@@ -13,7 +13,7 @@ NOBODY_CERTAIN = "others, none by a majority"
 def refused(name: str, kind: str) -> SessionLockError:
     """For the outcome :class:`~sessionlock.protocol.Refused` of an acquire."""
     if kind == "finished":
-        return LockNotAcquired(f"the acquisition of session {name} had ended already")
+        return LockNotAcquired(f"the acquisition of session {name} had ended already").about(name)
     return refusal(name, kind)
 
 
@@ -24,7 +24,7 @@ def queue_full(name: str, busy: Busy) -> QueueFull:
         holder=busy.holder.label,
         holder_age=busy.holder.age,
         position=busy.waiting,
-    )
+    ).about(name)
 
 
 def not_granted(
@@ -39,7 +39,8 @@ def not_granted(
             f"session {name} was still locked after {waited:.2f} s by {who};"
             f" {position or 0} were ahead when last heard of. Nothing was changed; try again"
         )
-    return WaitTimedOut(message, holder=holder and holder.label, holder_age=holder and holder.age, position=position)
+    told = WaitTimedOut(message, holder=holder and holder.label, holder_age=holder and holder.age, position=position)
+    return told.about(name)
 
 
 def outrun(name: str, elapsed: float) -> WaitTimedOut:
@@ -47,7 +48,7 @@ def outrun(name: str, elapsed: float) -> WaitTimedOut:
     return WaitTimedOut(
         f"session {name}: the majority that was won has been found to be over, for {elapsed:.2f} s. Another request was"
         " faster each time, or a master's clock was set back. Nothing was changed; try again"
-    )
+    ).about(name)
 
 
 def _described(holder: Holder) -> str:

@@ -428,28 +428,40 @@ class Session(MutableMapping[str, Any]):
         return fingerprint(before, exact=self._exact)
 
     def _check_field(self, key: str, raw: bytes) -> None:
-        if len(raw) + len(key) > self._policy.max_field:
+        size, limit = len(raw) + len(key), self._policy.max_field
+        if size > limit:
             raise SessionTooLarge(
-                f"session key {key[:80]!r} has {len(raw) + len(key)} bytes, its name included, more than"
-                f" SessionPolicy.max_field = {self._policy.max_field}; nothing was saved"
-            )
+                f"session {self.name}: key {key[:80]!r} has {size} bytes, its name included, more than"
+                f" SessionPolicy.max_field = {limit}; nothing was saved",
+                keys=(key,),
+                size=size,
+                limit=limit,
+            ).about(self.name)
 
     def _check_total(self, found: list[Change]) -> None:
         if len(found) > MOST_CHANGES:
             raise SessionTooLarge(
                 f"{len(found)} keys of session {self.name} were changed at once, more than {MOST_CHANGES};"
-                " nothing was saved"
-            )
+                " nothing was saved",
+                size=len(found),
+                limit=MOST_CHANGES,
+            ).about(self.name)
         size = sum(len(key) + len(raw) for key, raw in self._raw.items())
         size += sum(len(change.field) + len(change.value) for change in found)
         if size <= self._policy.max_session:
             return
         size -= sum(len(change.field) + len(self._raw.get(key_of_field(change.field) or "", b"")) for change in found)
         if size > self._policy.max_session:
+            grown = sorted(found, key=lambda change: len(change.value), reverse=True)
+            keys = tuple(key for change in grown if change.value and (key := key_of_field(change.field)) is not None)
+            most = f"; of what was changed {keys[0][:80]!r} is the largest" if keys else ""
             raise SessionTooLarge(
                 f"session {self.name} would have {size} bytes, more than SessionPolicy.max_session ="
-                f" {self._policy.max_session}; nothing was saved"
-            )
+                f" {self._policy.max_session}{most}; nothing was saved",
+                keys=keys,
+                size=size,
+                limit=self._policy.max_session,
+            ).about(self.name)
 
     # --- for those who open and save it: the guard, its modes and the integrations
 
@@ -561,7 +573,7 @@ class Session(MutableMapping[str, Any]):
                 keys=tuple(ours),
                 ours=_present(ours),
                 theirs=_present(theirs),
-            )
+            ).about(self.name)
         self.version = conflict.version
 
     def _agrees(self, key: str, here: Any, raw: bytes | None) -> bool:

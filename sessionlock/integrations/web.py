@@ -3,7 +3,7 @@
 from .cookies import CookieSettings, usable_sid
 from .mapping import WebSession
 from .nesting import Held, held_here, refuse_nested
-from .problems import Problem, Problems
+from .problems import Problem, Problems, tell
 from .rules import SAFE_METHODS, RequestMode, RoutePolicy, Rules, label_of
 from .values import for_framework
 from .visit import IDENTITY, RunAgain, Visit
@@ -25,5 +25,6 @@ __all__ = [
     "held_here",
     "label_of",
     "refuse_nested",
+    "tell",
     "usable_sid",
 ]

@@ -18,8 +18,10 @@ from sessionlock import (
     RedisUnavailable,
     ReentrantLock,
     SessionConflict,
+    SessionDestroyed,
     SessionGuard,
     SessionLockError,
+    SessionNotFound,
     SessionTooLarge,
     StaleFencingToken,
     WaitTimedOut,
@@ -105,6 +107,8 @@ def test_labels() -> None:
         (StaleFencingToken(ours=1, current=2), 409, False),
         (ReentrantLock(), 409, False),
         (SessionTooLarge(), 413, False),
+        (SessionNotFound(), 409, False),
+        (SessionDestroyed(), 409, False),
     ],
 )
 def test_answers(error: SessionLockError, status: int, again: bool) -> None:
