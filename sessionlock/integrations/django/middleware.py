@@ -75,33 +75,27 @@ class SessionLockMiddleware(SessionMiddleware):  # type: ignore[misc]
         run = Run(request, self._learnt)
         try:
             run.receive()
-            discarded = None
-            try:
-                response = self._handle(request, run)
-            except _RunAgain as again:
-                discarded = again.response
-                run.again(request, request.session.session_key)
-                response = self._handle(request, run)
+            while True:
+                try:
+                    return run.ended(self._handle(request, run))
+                except _RunAgain as again:
+                    run.again(request, again.response)
         except BaseException:
             run.close()
             raise
-        return _closing(response, run, discarded)
 
     async def __acall__(self, request: Any) -> Any:
         run = Run(request, self._learnt)
         try:
             run.receive()  # it is here already
-            discarded = None
-            try:
-                response = await self._ahandle(request, run)
-            except _RunAgain as again:
-                discarded = again.response
-                run.again(request, request.session.session_key)
-                response = await self._ahandle(request, run)
+            while True:
+                try:
+                    return run.ended(await self._ahandle(request, run))
+                except _RunAgain as again:
+                    run.again(request, again.response)
         except BaseException:
             run.close()
             raise
-        return _closing(response, run, discarded)
 
     def _handle(self, request: Any, run: Run) -> Any:
         """One run of the request: its response, with the session saved and the lock given up."""
@@ -311,11 +305,3 @@ def _changed(session: Any) -> bool:
 
 def _outdated(session: Any) -> bool:
     return isinstance(session, SessionStore) and session.sessionlock.outdated
-
-
-def _closing(response: Any, run: Run, discarded: Any) -> Any:
-    """The response that is sent, with all that is to be closed when it has been."""
-    if discarded is not None:
-        answers.take_over(response, discarded)
-    response._resource_closers.append(run.close)
-    return response

@@ -18,12 +18,17 @@ from ..learning import Learnt
 from ..marks import policy_of
 from ..rules import BODY_LIMIT, RequestMode, RoutePolicy, label_of
 from . import settings
+from .answers import take_over
 
 __all__ = ["Run"]
 
+# Under the lock, too, a run can meet a conflict: a safe request that does not wait may commit meanwhile. Each such
+# commit is somebody's progress, and its route is learnt, so there are soon no more of them.
+MOST_RUNS = 5
+
 
 class Run:
-    """One run of a request. ``again`` is another one, under the lock and with the request as it was before."""
+    """How a request is run; and, from :meth:`again` on, how it is run once more: under the lock, as it came."""
 
     def __init__(self, request: Any, learnt: Learnt) -> None:
         match = _match(request)
@@ -37,9 +42,11 @@ class Run:
         self._learnt = learnt
         self._before: _Before | None = None
         self._began = time.monotonic()
+        self._runs = 1
+        self._discarded: list[Any] = []
         self.may_run_again = self.policy.may_run_again(request.method) and usable_sid(self.key) is not None
         if self.may_run_again and self._route in learnt:
-            self.mode, self.may_run_again = "lock", False
+            self.mode = "lock"
         self._spool = self._spooled(request)
         if self.may_run_again:
             self._before = _Before(request)
@@ -52,14 +59,26 @@ class Run:
     @property
     def is_second(self) -> bool:
         """Whether the request was run before."""
-        return self._before is not None and not self.may_run_again
+        return self._runs > 1
 
-    def again(self, request: Any, key: str | None) -> None:
-        """Put the request back, as if it came just now, to be run under the lock. ``key``: what its session has now."""
+    def again(self, request: Any, response: Any) -> None:
+        """Put the request back, as if it came just now, to be run under the lock. ``response`` is not sent."""
         assert self._before is not None
+        key = request.session.session_key
+        self._discarded.append(response)
         self._learnt.add(self._route, time.monotonic() - self._began)
         self._before.restore(request, self._spool)
-        self.key, self.mode, self.may_run_again = key, "lock", False
+        self.key, self.mode = key, "lock"
+        self._runs += 1
+        self.may_run_again = self._runs < MOST_RUNS
+        self._began = time.monotonic()
+
+    def ended(self, response: Any) -> Any:
+        """The response that is sent; with it, all is closed that belongs to the request."""
+        for discarded in self._discarded:
+            take_over(response, discarded)
+        response._resource_closers.append(self.close)
+        return response
 
     def close(self) -> None:
         """The request is over."""

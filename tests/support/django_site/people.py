@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib.auth.models import User
+from django.contrib.auth.signals import user_logged_in
+
+user_logged_in.disconnect(dispatch_uid="update_last_login")  # there is no database
 
 NAMES = {1: "ada", 2: "bob"}
 

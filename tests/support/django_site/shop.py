@@ -47,6 +47,20 @@ def call(request: Asked) -> JsonResponse:
     return JsonResponse(call_it(where, request.GET, request.headers["cookie"]))
 
 
+def count(request: Asked) -> JsonResponse:
+    number = request.session.get("number", 0)
+    time.sleep(handlers.MOMENT)
+    request.session["number"] = number + 1
+    return JsonResponse({"pid": os.getpid()})
+
+
+async def acount(request: Asked) -> JsonResponse:
+    number = await request.session.aget("number", 0)
+    await anyio.sleep(handlers.MOMENT)
+    await request.session.aset("number", number + 1)
+    return JsonResponse({"pid": os.getpid()})
+
+
 async def aadd(request: Asked) -> JsonResponse:
     items = await request.session.aget("cart", [])
     await anyio.sleep(handlers.MOMENT)
@@ -77,11 +91,14 @@ def configured(*views: Any) -> None:
     """Set Django up with these views, and with sessions as the environment says."""
     from ..sites import BRIEF, PATIENTLY
 
-    urlpatterns[:] = [path(name, view) for name, view in zip(("add", "cart", "hold", "call"), views, strict=True)]
+    names = ("add", "cart", "hold", "call", "count")
+    urlpatterns[:] = [path(name, view) for name, view in zip(names, views, strict=True)]
     urlpatterns.append(path("pid", pid))
     urlpatterns.append(path("brief", session_lock(wait=BRIEF)(partial(views[0]))))
     store, way = os.environ["STORE"], os.environ["WAY"]
     options: dict[str, Any] = {"ROOT_URLCONF": __name__, "SESSION_LOCK_WAIT": PATIENTLY}
+    if "DEFAULTS" in os.environ:
+        del options["SESSION_LOCK_WAIT"]
     if way != "guarded":
         options |= {
             "SESSION_ENGINE": "django.contrib.sessions.backends.cache",
@@ -94,12 +111,12 @@ def configured(*views: Any) -> None:
 def wsgi() -> Any:
     from django.core.wsgi import get_wsgi_application
 
-    configured(add, cart, hold, call)
+    configured(add, cart, hold, call, count)
     return get_wsgi_application()
 
 
 def asgi() -> Any:
     from django.core.asgi import get_asgi_application
 
-    configured(aadd, acart, ahold, acall)
+    configured(aadd, acart, ahold, acall, acount)
     return get_asgi_application()

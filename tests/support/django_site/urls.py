@@ -10,15 +10,12 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth import aauthenticate, alogin, alogout, authenticate, login, logout
-from django.contrib.auth.signals import user_logged_in
 from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 from django.urls import path
 from django.utils.decorators import method_decorator
 from django.views import View
 
 from sessionlock.integrations.django import session_lock, session_lock_exempt, session_policy, session_readonly
-
-user_logged_in.disconnect(dispatch_uid="update_last_login")  # there is no database
 
 Request = Any
 entered = threading.Event()  # a view that waits is there
