@@ -2,75 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import replace
+import logging
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from django.contrib.sessions.backends.base import CreateError, UpdateError
+from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
-from django.core.exceptions import BadRequest
 
 from ...errors import (
-    InvalidSessionId,
     LeaseLost,
-    NotDurable,
-    ReadOnlySession,
-    SessionConflict,
     SessionLockError,
-    SessionNotFound,
 )
-from ...guard import SessionGuard
-from ...keys import new_sid
 from ...lease import Lease
 from ...peers import Client
-from ...policies import SessionPolicy
 from ..cookies import usable_sid
 from ..nesting import Held, refuse_nested
 from ..rules import RequestMode
-from ..visit import IDENTITY
-from . import records, settings
-from .content import Content, name_of
 from .homes import Home, LoopHome, Work, check_no_loop, home_of_this_loop, home_of_threads
-from .records import HeldRecord, Opening, Record
+from .sitting import Data, Sitting
 
 __all__ = ["Control"]
 
-LOGGED_IN = "_auth_user_id"  # django.contrib.auth.SESSION_KEY, whose module needs models
+log = logging.getLogger("sessionlock.web")
+
 T = TypeVar("T")
-Data = MutableMapping[str, Any]
 
 
-class Control:
+class Control(Sitting):
     """``request.session.sessionlock``: the one name of ours among the user's.
 
     For applications: :attr:`mode`, :attr:`lease`, :meth:`incr`, :meth:`aincr`. The rest is for the middleware, and the
     coroutines that take a guard are the work of the store's own methods, on the session's home loop.
     """
-
-    def __init__(self, store: Any) -> None:
-        self._store = store
-        self._record: Record | None = None
-        self._held: HeldRecord | None = None  # the lock that was taken, whatever became of the session
-        self._nesting: Held | None = None
-        self._home: Home | None = None
-        self._mode: RequestMode = "optimistic"
-        self._options: Mapping[str, Any] = {}
-        self._label: str | None = None
-        self._client: Client | None = None
-        self.failure: SessionLockError | None = None
-        """What kept the request from its session, or from saving it."""
-        self.told = False
-        """Whether :attr:`failure` was raised, or answered, already."""
-        self.clash: Exception | None = None
-        """What a save, or another step, met because of somebody else's change."""
-        self.renewed = False
-        """Whether this request gave the session a new key."""
-        self.replaced = False
-        """Whether it came with a key that was replaced by another, which the browser has or will have in a moment."""
-        self.on_loss: Callable[[], object] | None = None
-        """Called, on the session's loop, when the lease is lost in a request that has changed the session by then."""
-        self._who: dict[str, Any] = {}
-        self._unopened = self._doomed = self._over = False
 
     def __repr__(self) -> str:
         return f"<Control mode={self._mode!r} lease={self.lease!r}>"
@@ -209,6 +172,17 @@ class Control:
             await self._leave(None, error)
         self._settled()
 
+    def tell_unsaved(self) -> None:
+        """The stream is over: log what it changed and did not save. For Django, too, that is lost."""
+        late = self._unsaved()
+        if late:
+            log.warning(
+                "%s changed %s of session %s after its answer had begun, and did not call save(): that is not saved",
+                self._label,
+                ", ".join(map(repr, late)),
+                self._record.session.name if self._record is not None else "",
+            )
+
     # --- what the store's methods run
 
     def run(self, work: Work[T], *args: Any) -> T:
@@ -226,272 +200,6 @@ class Control:
         except (SessionLockError, UpdateError, SessionInterrupted) as error:
             self._note(error)
             raise
-
-    async def load(self, guard: SessionGuard) -> Data:
-        """What a store loads: the request's own session, or what is stored now if it has that already."""
-        store = self._store
-        if not hasattr(store, "_session_cache") or store.session_key is None:
-            return await self.open(guard)
-        try:
-            fresh = await records.FreeRecord.open(guard, store.session_key, self._policy(guard), "optimistic")
-        except (SessionNotFound, InvalidSessionId):
-            store._session_key = None
-            return {}
-        return Content(fresh.session)
-
-    async def open(self, guard: SessionGuard) -> Data:
-        """The data, opened as was said. A key that names no session is not adopted."""
-        if self._held is not None and not self._held.over:
-            return Content(self._held.session)  # nobody else may have changed it
-        store = self._store
-        key, self._record = store.session_key, None
-        if key is None:
-            return self._nothing(guard)
-        how = Opening(self._policy(guard), self._mode, self._options, self._label, self._lost, self._client)
-        try:
-            self._record = await how.open(guard, key)
-        except (SessionNotFound, InvalidSessionId) as error:
-            self.replaced = getattr(error, "replaced", False)
-            store._session_key = None
-            return self._nothing(guard)
-        except SessionLockError as error:
-            self._could_not_open(error)
-            raise
-        if isinstance(self._record, HeldRecord):
-            self._held = self._record
-        self._unopened, self.failure = False, None
-        self._who = {key: self._record.session.peek(key) for key in IDENTITY}
-        return Content(self._record.session)
-
-    async def save(self, guard: SessionGuard, must_create: bool) -> None:
-        """Save now, and keep the lock if there is one."""
-        self.check_writable()
-        data = await self._data(guard, no_load=must_create)
-        ttl = self._seconds_to_live(data)
-        if must_create or self._store._session_key is None:
-            return await self._store_new(guard, data, ttl, must_create)
-        record = await self._opened(guard, data)
-        if ttl <= 0:
-            return await record.destroy()
-        try:
-            await record.save(ttl)
-        except SessionNotFound as error:
-            raise UpdateError(str(error)) from None
-
-    async def create(self, guard: SessionGuard) -> None:
-        """Store what there is under a new key."""
-        self._store._session_key = new_sid()
-        await self.save(guard, True)
-        self._store.modified = True
-
-    async def delete(self, guard: SessionGuard, session_key: str | None) -> None:
-        """End that session, or this one."""
-        store = self._store
-        key = session_key or store.session_key
-        if key is None:
-            return
-        record = self._record
-        if record is None or record.over or key != store.session_key:
-            try:
-                await guard.destroy(key)
-            except InvalidSessionId:
-                pass  # no session has such a key
-            return
-        if self._shows(record):
-            store._session_cache = dict(record.session)  # what was read stays readable, as Django has it
-        await record.at(guard).destroy()
-        self._record = None
-
-    async def cycle(self, guard: SessionGuard) -> None:
-        """A new key for the same session."""
-        store = self._store
-        data = await self._data(guard)
-        store.accessed = store.modified = True
-        if store._session_key is None:
-            return await self.create(guard)
-        record = await self._opened(guard, data)
-        said = settings.current()
-        await self._renew(record, said.grace if LOGGED_IN in data else said.login_grace)
-
-    async def exists(self, guard: SessionGuard, session_key: str | None) -> bool:
-        """Whether there is such a session."""
-        if not session_key:
-            return False
-        try:
-            return await records.exists(guard, session_key, self._policy(guard))
-        except InvalidSessionId:
-            return False
-
-    def check_writable(self) -> None:
-        """Raises ReadOnlySession in a view that only reads."""
-        if self._mode == "read":
-            raise ReadOnlySession("this view reads its session only (session_readonly); a change would be lost")
-
-    # --- the work
-
-    async def _incr(self, guard: SessionGuard, key: str, by: int) -> int:
-        self.check_writable()
-        data = await self._data(guard)
-        if self._store._session_key is None:
-            raise SessionNotFound("this session is not stored yet; save() it before counting in it")
-        record = await self._opened(guard, data)
-        return await record.incr(key, by)
-
-    async def _finish(self, guard: SessionGuard, save: bool) -> None:
-        if self._mode == "read" and save and not self._store.modified:
-            return await self._live_on(guard)
-        record = self._record
-        if not save:
-            if record is not None and not record.over:
-                await record.drop()
-            return
-        if record is None or record.over or self._store._session_key is None:
-            return await self.save(guard, False)
-        self.check_writable()
-        data = await self._data(guard)
-        record = await self._opened(guard, data)
-        ttl = self._seconds_to_live(data)
-        if ttl <= 0:
-            return await record.destroy()
-        if self._is_somebody_else(record):
-            await self._renew(record, 0)
-        try:
-            await record.finish(ttl)
-        except SessionNotFound as error:
-            raise UpdateError(str(error)) from None
-
-    async def _live_on(self, guard: SessionGuard) -> None:
-        """A view that only reads, where every request prolongs the session's life."""
-        data = await self._data(guard)
-        if self._record is not None and not self._record.over:
-            await self._record.drop()
-            await self._record.live(self._seconds_to_live(data))
-
-    async def _store_new(self, guard: SessionGuard, data: Data, ttl: float, must_create: bool) -> None:
-        store = self._store
-        key = store._session_key or new_sid()
-        store.modified = store.modified or store._session_key is None  # there is a cookie to be set
-        if ttl > 0:
-            named = {name_of(name): value for name, value in data.items()}
-            try:
-                self._record = await records.create(guard, key, named, self._policy(guard), ttl)
-            except SessionConflict as error:
-                raise CreateError(str(error)) from None
-            store._session_cache = Content(self._record.session)
-        store._session_key = key
-
-    async def _renew(self, record: Record, grace: float) -> None:
-        try:
-            self._store._session_key = await record.renew(grace)
-        except NotDurable:
-            self._store._session_key = record.session.sid
-            raise
-        except SessionNotFound:
-            raise SessionInterrupted(
-                "The session was ended while this request was handled, perhaps by logging out elsewhere."
-            ) from None
-        finally:
-            self.renewed = True
-
-    async def _leave(self, _: object, error: BaseException | None) -> None:
-        held = self._held
-        assert held is not None
-        if error is None:
-            await held.drop()
-        else:
-            await held.leave(type(error), error, error.__traceback__)
-
-    def _is_somebody_else(self, record: Record) -> bool:
-        """Whether another user is logged in than before, in a way that Django's ``login()`` knows nothing of."""
-        session = record.session
-        return not self.renewed and any(
-            after != before for key, before in self._who.items() if (after := session.peek(key)) is not None
-        )
-
-    def _lost(self) -> None:
-        """A request that only looks is not ended: nothing of it can be refused."""
-        if self.on_loss is not None and not self._over and self.has_unsaved_changes():
-            self.on_loss()
-
-    def has_unsaved_changes(self) -> bool:
-        """Whether anything would be lost now. A change that cannot be saved is one."""
-        record = self._record
-        try:
-            return record is not None and not record.over and bool(record.session.changed_keys())
-        except SessionLockError:
-            return True
-
-    # --- parts
-
-    async def _data(self, guard: SessionGuard, *, no_load: bool = False) -> Data:
-        store = self._store
-        if not hasattr(store, "_session_cache"):
-            store._session_cache = {} if no_load or store.session_key is None else await self.open(guard)
-        cache: Data = store._session_cache
-        return cache
-
-    async def _opened(self, guard: SessionGuard, data: Data) -> Record:
-        """The record with ``data`` in it. Raises UpdateError when there is none any more."""
-        store = self._store
-        if self._over and isinstance(self._record, HeldRecord):
-            self._record = self._record.afterwards(guard)
-        if self._record is None or self._record.over:
-            key = store.session_key
-            await self.open(guard)
-            store._session_key = key
-        record = self._record
-        if record is None:
-            raise UpdateError("the session does not exist any more")
-        if not self._shows(record):
-            record.session.clear()
-            record.session.update((name_of(name), value) for name, value in data.items())
-            store._session_cache = Content(record.session)
-        return record.at(guard)
-
-    def _shows(self, record: Record) -> bool:
-        """Whether what the application has at hand is that record."""
-        cache = getattr(self._store, "_session_cache", None)
-        return isinstance(cache, Content) and cache.session is record.session
-
-    def _settled(self) -> None:
-        """The answer has begun: whoever uses the session still (a thread, a stream) does so without a lock."""
-        self._over = True
-        if self._mode != "read":
-            self._mode = "optimistic"
-        if self._record is not None and self._record is self._held:
-            self._record.session.reopen()
-
-    def _nothing(self, guard: SessionGuard) -> Data:
-        """The data of a session that is not stored."""
-        return Content(records.empty(guard, self._policy(guard))) if self._mode == "read" else {}
-
-    def _seconds_to_live(self, data: Data) -> float:
-        return float(self._store.get_expiry_age(expiry=data.get(settings.EXPIRY_KEY)))
-
-    def _policy(self, guard: SessionGuard) -> SessionPolicy:
-        age = float(self._store.get_session_cookie_age())
-        return replace(guard.session_policy, idle=max(age, records.SHORTEST))
-
-    # --- what went wrong
-
-    def _could_not_open(self, error: SessionLockError) -> None:
-        self._unopened = True
-        self.failure = self._presentable(error)
-
-    def _note(self, error: Exception) -> None:
-        if isinstance(error, (SessionConflict, UpdateError, SessionInterrupted)):
-            self.clash = error
-        if isinstance(error, SessionLockError):
-            self.failure, self.told = self._presentable(error), True
-
-    def _presentable(self, error: SessionLockError) -> SessionLockError:
-        """For Django, too, it is a request that cannot be served now, not a bug: where a middleware meets it, it is
-        neither logged as a crash nor sent to who collects those. Only under our middleware, which answers it.
-        """
-        if self._home is None or isinstance(error, BadRequest) or settings.current().problems.answer(error) is None:
-            return error
-        error.__class__ = _presentable_kind(type(error))
-        return error
 
     # --- who waits for whom
 
@@ -529,14 +237,3 @@ class Control:
         if home is None or (isinstance(home, LoopHome) and home.loop.is_closed()):
             return home_of_this_loop()
         return home
-
-
-_KINDS: dict[type[SessionLockError], type[SessionLockError]] = {}
-
-
-def _presentable_kind(kind: type[SessionLockError]) -> type[SessionLockError]:
-    made = _KINDS.get(kind)
-    if made is None:
-        names = {"__module__": kind.__module__, "__doc__": kind.__doc__}
-        made = _KINDS[kind] = type(kind.__name__, (kind, BadRequest), names)
-    return made

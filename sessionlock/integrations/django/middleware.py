@@ -296,6 +296,8 @@ class Ending:
             )
         if self.accessed or self.deletes_cookie or self._cookie is not None:
             patch_vary_headers(response, ("Cookie",))
+        if response.streaming:
+            response._resource_closers.append(self.opened.sessionlock.tell_unsaved)
         return response
 
 
