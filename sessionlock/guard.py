@@ -478,13 +478,23 @@ class SessionGuard:
         runtime = self.runtime()
         return UserIndex(runtime.client, runtime.executor, self.prefix, self.session_policy, self._reply_within)
 
-    async def create(self, data: Mapping[str, Any] | None = None, *, sid: str | None = None) -> Session:
+    async def create(
+        self,
+        data: Mapping[str, Any] | None = None,
+        *,
+        sid: str | None = None,
+        session: SessionPolicy | None = None,
+        codec: Codec | None = None,
+    ) -> Session:
         """Store a new session, by default under a new random id (``session.sid``); nothing is ever overwritten.
+
+        ``session``, ``codec``: others than the guard's.
 
         Raises:
             SessionConflict: ``sid`` was given and exists already (or was destroyed a short while ago).
             InvalidSessionId, CodecError, SessionTooLarge, RedisUnavailable.
         """
+        policy = session or self.session_policy
         for _ in range(3):
             chosen = check_sid(sid) if sid is not None else new_sid()
             keys = keys_for(self.prefix, chosen)
@@ -492,19 +502,19 @@ class SessionGuard:
                 raise InvalidSessionId(
                     "an id that regenerate() gave out names its own session; it cannot begin another"
                 )
-            draft = self._loaded(chosen, protocol.EMPTY)
+            draft = self._loaded(chosen, protocol.EMPTY, policy=policy, codec=codec)
             draft.update(data or {})
             changes = draft.changes()
-            call = protocol.create(keys, new_token(), self.session_policy, changes)
+            call = protocol.create(keys, new_token(), policy, changes)
             executor = self.runtime().executor
             reply, safety = await executor.save(call)
             outcome = protocol.loaded(reply)
             if isinstance(outcome, Snapshot):
-                session = self._loaded(chosen, outcome, "was not loaded under a lock")
-                session.saved = safety
+                made = self._loaded(chosen, outcome, "was not loaded under a lock", policy=policy, codec=codec)
+                made.saved = safety
                 if safety is not None:
                     safety.insist()
-                return session
+                return made
             if sid is not None:
                 break
         raise SessionConflict(f"session {keys.digest} exists already; it was not overwritten").about(keys.digest)
@@ -678,9 +688,17 @@ class SessionGuard:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    def _loaded(self, sid: str, snapshot: Snapshot, read_only: str | None = None) -> Session:
-        name = keys_for(self.prefix, sid).digest
-        session = Session(name, snapshot, self.codec, self.session_policy, read_only=read_only, exact=self._exact)
+    def _loaded(
+        self,
+        sid: str,
+        snapshot: Snapshot,
+        read_only: str | None = None,
+        *,
+        policy: SessionPolicy | None = None,
+        codec: Codec | None = None,
+    ) -> Session:
+        name, policy = keys_for(self.prefix, sid).digest, policy or self.session_policy
+        session = Session(name, snapshot, codec or self.codec, policy, read_only=read_only, exact=self._exact)
         session.sid = sid
         return session
 

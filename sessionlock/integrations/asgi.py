@@ -26,8 +26,10 @@ from ..guard import SessionGuard
 from ..peers import client_of_scope
 from ..policies import LeasePolicy, WaitPolicy
 from .asgi_checks import around, is_mounted, misplaced, outside, replaced
+from .cookies import value_of
 from .exchange import VISIT, App, Exchange, Message, Receive, Scope, Send, header_of
 from .rules import Mode, OnConflict
+from .takeover import Origin
 from .web import IDENTITY, CookieSettings, Problem, Problems, RoutePolicy, Rules, Visit, for_framework
 
 __all__ = ["SessionLockMiddleware", "visit_of"]
@@ -46,7 +48,7 @@ class SessionLockMiddleware:
     ``save_on_error``, ``body_limit``, ``on_conflict``: for all requests that ``routes`` says nothing else about (see
     :class:`.rules.RoutePolicy` and :class:`.rules.Rules`; the paths are those within the application). ``problems``:
     what errors of the session become. ``identity``: the keys that tell who is logged in: when one of them gets another
-    value, the session gets a new id.
+    value, the session gets a new id. ``read_from``: where sessions are that visitors have already (:mod:`.takeover`).
 
     The session is saved and the lock released when the answer begins, before anything of it is sent: streams and
     server-sent events never hold it. A request that fails (an exception, or a status of 500 and above) saves nothing.
@@ -75,6 +77,7 @@ class SessionLockMiddleware:
         on_conflict: OnConflict | None = None,
         identity: Iterable[str] = IDENTITY,
         problems: Problems | None = None,
+        read_from: Origin | None = None,
     ) -> None:
         self.app = app
         self._url = guard if isinstance(guard, str) else None
@@ -84,6 +87,7 @@ class SessionLockMiddleware:
         self.rules = Rules(RoutePolicy(mode, wait, lease, save_on_error, body_limit, on_conflict), routes)
         self.identity = tuple(identity)
         self.problems = problems or Problems()
+        self._origin = read_from
         self._checked = False
         self._wrong: ConfigurationError | None = None
         self._told: set[str] = set()
@@ -117,11 +121,12 @@ class SessionLockMiddleware:
         if "session" in scope:
             scope = self._beside(scope)
         scope[OURS] = self, scope.get("root_path", "")
+        cookies, origin = header_of(scope, b"cookie", "; "), self._origin
         visit = Visit(
             self.guard,
             self.cookie,
             policy if http else RoutePolicy("read"),
-            self.cookie.find(header_of(scope, b"cookie", "; ")),
+            self.cookie.find(cookies),
             method=method,
             path=path,
             https=scope.get("scheme") in ("https", "wss"),
@@ -129,6 +134,8 @@ class SessionLockMiddleware:
             rules=self.rules,
             identity=self.identity,
             codec=for_framework(self.guard.codec, json.dumps, json.loads),
+            origin=origin,
+            old_cookie=value_of(cookies, origin.cookie or self.cookie.name) if origin is not None else None,
         )
         if not http:
             await self._websocket(visit, scope, receive, send)
@@ -173,8 +180,11 @@ class SessionLockMiddleware:
             kind = message["type"]
             if kind == "lifespan.startup.complete":
                 await self._see_whether_it_is_ready()
-            elif kind in ("lifespan.shutdown.complete", "lifespan.shutdown.failed") and self._own_guard is not None:
-                await self._own_guard.aclose()
+            elif kind in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+                if self._own_guard is not None:
+                    await self._own_guard.aclose()
+                if self._origin is not None:
+                    await self._origin.aclose()
             await send(message)
 
         self._checked = True

@@ -133,11 +133,16 @@ class CookieSettings:
 
         Of several cookies with this name the first counts: browsers send the one with the most specific path first.
         """
-        for part in header.split(";"):
-            name, separator, value = part.partition("=")
-            if separator and name.strip() == self.name:
-                return usable_sid(value.strip().strip('"'))
-        return None
+        return usable_sid(value_of(header, self.name))
+
+
+def value_of(header: str, cookie: str) -> str | None:
+    """The value of a cookie in a Cookie header: of the first with this name."""
+    for part in header.split(";"):
+        name, separator, value = part.partition("=")
+        if separator and name.strip() == cookie:
+            return value.strip().strip('"')
+    return None
 
 
 @lru_cache(maxsize=64)

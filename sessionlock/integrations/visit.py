@@ -26,6 +26,7 @@ from .cookies import CookieSettings
 from .mapping import WebSession
 from .nesting import Held, refuse_nested
 from .rules import SAFE_METHODS, RequestMode, RoutePolicy, Rules, label_of
+from .takeover.taking import Origin, TakeOver
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -50,10 +51,11 @@ class Visit:
     """One request. ``sid``: what its cookie says, if it says anything usable. :attr:`session` is the guarded session,
     :attr:`mapping` what the handler gets.
 
-    ``client`` tells who sent it. ``rules``: the face runs safe requests again that met a
-    conflict (:class:`RunAgain`), and the rules remember their routes. ``identity``: keys whose change gives a new
-    id. ``codec``, ``lifetime``: others than the guard's. ``on_loss`` is called when the lease is lost in a request that
-    has changed the session by then; one that has not may go on.
+    ``client`` tells who sent it. ``rules``: the face runs safe requests again that met a conflict
+    (:class:`RunAgain`), and the rules remember their routes. ``identity``: keys whose change gives a new id. ``codec``,
+    ``lifetime``: others than the guard's. ``on_loss`` is called when the lease is lost in a request that has changed
+    the session by then; one that has not may go on. ``origin``: where sessions are that visitors had before,
+    ``old_cookie`` the value of their cookie (see :mod:`.takeover`).
 
     ::
 
@@ -85,6 +87,8 @@ class Visit:
         codec: Codec | None = None,
         lifetime: SessionPolicy | None = None,
         on_loss: Callable[[], object] | None = None,
+        origin: Origin | None = None,
+        old_cookie: str | None = None,
     ) -> None:
         self.guard = guard
         self.policy = policy
@@ -104,6 +108,9 @@ class Visit:
         self._identity = tuple(identity)
         self._codec = codec
         self.lifetime = lifetime or guard.session_policy
+        self._old: TakeOver | None = None
+        if origin is not None and (old_cookie is not None or origin.write_back):
+            self._old = TakeOver(origin, guard, old_cookie or "", self.lifetime, codec)
         self._opened: Context  # by open(), in whose task it must be left
         self._context: Context  # of the session as it is now
         self._held: Held | None = None
@@ -137,6 +144,7 @@ class Visit:
             on_loss=self.on_loss,
         )
         other.label, other._told, other._is_safe = self.label, self._told, self._is_safe
+        other._old = self._old
         return other
 
     # --- begin
@@ -150,14 +158,20 @@ class Visit:
                 holds the same session.
         """
         self._began_at = time.monotonic()
-        if self._sid is None:
-            await self._begin()
-        elif self.mode == "lock":
-            await self._enter(self._to_lock(self._sid))
-        else:
-            await self._enter(self._to_load(self._sid))
+        old = self._old
+        if old is not None and self._sid is None:
+            self._sid = await old.take()
+        elif old is not None and old.origin.write_back and self._sid is not None and await old.differs(self._sid):
+            await old.exchange(self._sid)
+        await self._find()
         self._opened = self._context
         return self.session
+
+    async def _find(self) -> None:
+        if self._sid is None:
+            await self._begin()
+        else:
+            await self._enter(self._to_lock(self._sid) if self.mode == "lock" else self._to_load(self._sid))
 
     def _to_lock(self, sid: str) -> Any:
         refuse_nested(self.guard, sid)
@@ -183,6 +197,8 @@ class Visit:
         try:
             session = await context.__aenter__()
         except SessionNotFound as error:  # unknown, expired, destroyed or replaced
+            if self._old is not None and not error.replaced and await self._taken():
+                return
             await self._begin()
             self.by_old_id = error.replaced
             return
@@ -195,6 +211,21 @@ class Visit:
             self._held.enter()
             if (self.policy.lease or self.guard.lease_policy).on_lost == "cancel":
                 lease.when_lost(self._lost)
+
+    async def _taken(self) -> bool:
+        """Whether the session that is not known here was taken over from where it was."""
+        assert self._old is not None
+        sid = await self._old.take()
+        if sid is None:
+            return False
+        self._sid = sid
+        context = self._to_lock(sid) if self.mode == "lock" else self._to_load(sid)
+        old, self._old = self._old, None
+        try:
+            await self._enter(context)
+        finally:
+            self._old = old
+        return True
 
     async def _begin(self) -> None:
         mode: Any = "read" if self.mode == "read" else "optimistic"
@@ -302,8 +333,11 @@ class Visit:
         self._accessed |= self.session.accessed
         try:
             if not failed or self.policy.save_on_error:
+                before = self.session.version
                 await self._settle(live)
                 self._saved = True
+                if self._old is not None:
+                    await self._tell_old(self._old, changed=self.session.version != before)
             elif self._may_run_again and self.session.conflicted:
                 raise self._once_more()
             else:
@@ -311,6 +345,12 @@ class Visit:
         finally:
             if self._mapping is not None:
                 self._mapping._end()
+
+    async def _tell_old(self, old: TakeOver, *, changed: bool) -> None:
+        if self._gone or (self.has_new_id and self._told is not None):
+            await old.end()
+        if old.origin.write_back and (changed or self.has_new_id) and not self.session.new and not self._gone:
+            await old.exchange(self.session.sid, moved=self.has_new_id)
 
     def _once_more(self) -> RunAgain:
         if isinstance(self._context, UnlockedContext):
