@@ -147,6 +147,7 @@ STRATEGIES: Final[Mapping[str, Merge]] = {
     "last_write_wins": last_write_wins,
 }
 
+MAY_CLASH: Final = (critical, deliver_once)  # strategies under which two changes of one key can be an error
 FLASHES: Final = "_flashes"
 DEFAULTS: Final[Mapping[str, str]] = {FLASHES: "deliver_once"}
 

@@ -143,7 +143,7 @@ class WatchEngine:
             return Refused("dead" if b"#id" in snapshot.fields else "unknown")
         if not snapshot.created:
             return Refused("missing")
-        if left < policy.refresh_ms:
+        if left < policy.refresh_ms or policy.refresh_ms == policy.idle_ms:
             await self._client.pexpire(keys.session, _idle_ms(snapshot, policy, _microseconds(time)))
             return snapshot._replace(touched=True)
         return snapshot
@@ -159,7 +159,8 @@ class WatchEngine:
     ) -> Committed | Conflict | Refused:
         async with self._client.pipeline(transaction=True) as pipe:
             ends = changes[-1].op == "e"
-            await pipe.watch(keys.session, *((keys.lock, keys.queue) if ends else ()))
+            yields = any(change.op == "f" for change in changes)
+            await pipe.watch(keys.session, *((keys.lock, keys.queue) if ends or yields else ()))
             now = _microseconds(await pipe.time())
             current = _snapshot(await _raw(pipe, "HGETALL", keys.session))
             if await self._finished(pipe, keys, op, current):
@@ -168,7 +169,8 @@ class WatchEngine:
                 return Refused("dead" if current.fields.get(b"#id") == b"-" else "destroyed")
             if not admitted(keys, current.fields, now):
                 return Refused("dead" if b"#id" in current.fields else "unknown")
-            refused = _refusal(current, created, changes, expected)
+            held = yields and bool(await pipe.exists(keys.lock))
+            refused = _refusal(current, created, changes, expected, held)
             if refused is not None:
                 return refused
             ends = ends and _leaves_nothing(current, changes) and not await pipe.exists(keys.lock, keys.queue)
@@ -216,7 +218,9 @@ def _idle_ms(snapshot: Snapshot, policy: SessionPolicy, now: int) -> int:
     return policy.idle_ms if expires is None else max(1, min(policy.idle_ms, (int(expires) - now) // 1000))
 
 
-def _refusal(current: Snapshot, created: str, changes: list[Change], expected: int | None) -> Conflict | Refused | None:
+def _refusal(
+    current: Snapshot, created: str, changes: list[Change], expected: int | None, held: bool
+) -> Conflict | Refused | None:
     if expected is not None and expected != current.version:
         return Conflict(current.version, {}, current)
     if created and created != current.created:
@@ -226,6 +230,7 @@ def _refusal(current: Snapshot, created: str, changes: list[Change], expected: i
         for change in changes
         if (change.base != "*" and not _unchanged(current.fields.get(change.field), change.base))
         or (change.op == "n" and len(_own_fields(current)) != int(change.value))
+        or (change.op == "f" and held)
     }
     return Conflict(current.version, theirs, current) if theirs else None
 

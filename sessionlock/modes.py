@@ -22,9 +22,9 @@ from .errors import ReadOnlySession, SessionConflict
 from .holding import once, renew_id
 from .keys import SessionKeys
 from .policies import SessionPolicy
-from .protocol import EMPTY, Conflict, Refused, Snapshot, outdated, refusal
+from .protocol import EMPTY, Change, Conflict, Refused, Snapshot, outdated, refusal
 from .runtime import Runtime, at_home
-from .session import Session
+from .session import ALL_KEYS, Session
 
 __all__ = ["Attempt", "BeginningContext", "Unlocked", "UnlockedContext", "attempts"]
 
@@ -35,7 +35,8 @@ MOST_MERGES = 10
 @dataclass(frozen=True, slots=True)
 class Unlocked:
     """What is to be loaded, and how it will be saved. ``expected_version``: refuse any other (an ETag).
-    ``serializable``: what was read and not changed is compared, too.
+    ``serializable``: what was read and not changed is compared, too. ``yields``: what the holder of the lock could meet
+    as a conflict is not committed while there is one.
     """
 
     keys: SessionKeys
@@ -48,6 +49,7 @@ class Unlocked:
     expected_version: int | None
     exact: bool
     serializable: bool = False
+    yields: bool = False
 
     async def load(self) -> Snapshot:
         """Raises :class:`~sessionlock.SessionDestroyed`, :class:`~sessionlock.SessionNotFound`."""
@@ -77,6 +79,8 @@ class Unlocked:
                     raise self._other_version(session, session.version, session)
                 return None
             checks = session.checks(changes) if self.serializable else []
+            if self.yields and session.needs_the_lock(changes):
+                checks.append(Change("f", ALL_KEYS, b"", "*"))
             outcome = await self.engine.commit(
                 self.keys, session.created, [*checks, *changes], self.policy, self.expected_version
             )
@@ -98,9 +102,9 @@ class Unlocked:
 
     def _stale(self, session: Session, conflict: Conflict) -> SessionConflict:
         theirs = session._theirs(conflict)
+        what = f"changed {', '.join(map(repr, theirs))}, which this request has read" if theirs else "holds its lock"
         return SessionConflict(
-            f"session {session.name}: somebody else changed {', '.join(map(repr, theirs))}, which this request has"
-            " read; nothing was saved. Load it again",
+            f"session {session.name}: somebody else {what}; nothing was saved. Load it again",
             keys=tuple(theirs),
             ours={key: value for key in theirs if (value := session._peek(key)) is not MISSING},
             theirs={key: value for key, value in theirs.items() if value is not MISSING},
@@ -133,10 +137,12 @@ class UnlockedContext:
         self._entered = False
         self.outdated = False
         """Whether it was opened by an id that has been replaced."""
+        self.yields = False
+        """Set before entering: see :class:`Unlocked`."""
 
     async def __aenter__(self) -> Session:
         self._entered = once(self._entered)
-        self._wanted = self._prepare()
+        self._wanted = replace(self._prepare(), yields=self.yields)
         snapshot = await self._load(self._wanted)
         self._session = self._wanted.session(snapshot)
         if self._wanted.mode != "read":

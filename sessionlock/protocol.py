@@ -60,7 +60,8 @@ class Call(NamedTuple):
 
 class Change(NamedTuple):
     """One changed field: ``op`` is ``s`` set, ``d`` delete or ``i`` increment; or a condition: ``c`` the field is as it
-    was read, ``n`` there are ``value`` fields; or ``e``: the record ends if this leaves it empty.
+    was read, ``n`` there are ``value`` fields, ``f`` nobody holds the lock; or ``e``: the record ends if this leaves it
+    empty.
 
     ``base`` is the :func:`fingerprint` of the bytes that were read, ``"*"`` for "whatever is there". The store
     refuses the whole commit when a base does not match.

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable, Coroutine, Iterator, Mapping, MutableMapping
 from typing import Any, Protocol, TypeVar, cast
 
-from .changes import FLASHES, MISSING, Clash, last_write_wins, strategy_for
+from .changes import FLASHES, MAY_CLASH, MISSING, Clash, last_write_wins, strategy_for
 from .codec import Codec, Sealing
 from .durability import Safety
 from .errors import CodecError, ReadOnlySession, SessionConflict, SessionTooLarge
@@ -402,6 +402,11 @@ class Session(MutableMapping[str, Any]):
         if self._read_all:
             found.append(Change("n", ALL_KEYS, b"%d" % len(self._raw), "*"))
         return found
+
+    def needs_the_lock(self, changes: list[Change]) -> bool:
+        """Whether a lock's holder could be refused for these changes: not all of them merge with any other."""
+        keys = (key_of_field(change.field) for change in changes)
+        return any(key is not None and strategy_for(self._policy.merge, key) in MAY_CLASH for key in keys)
 
     def _encoded_if_changed(self, key: str, value: Any, before: bytes | None) -> bytes | None:
         """The bytes to store, None when they say what is stored already."""

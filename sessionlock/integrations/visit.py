@@ -24,7 +24,7 @@ from ..selfcall import refusing
 from ..session import Session
 from .cookies import CookieSettings
 from .mapping import WebSession
-from .nesting import Held, refuse_nested
+from .nesting import Held, held_here, refuse_nested
 from .rules import SAFE_METHODS, RequestMode, RoutePolicy, Rules, label_of
 from .takeover.taking import Origin, TakeOver
 
@@ -191,7 +191,13 @@ class Visit:
 
     def _to_load(self, sid: str) -> Any:
         mode: Any = "read" if self.mode == "off" else self.mode
-        return self.guard.session_lock(sid, mode=mode, missing="reject", session=self.lifetime, codec=self._codec)
+        context: Any = self.guard.session_lock(
+            sid, mode=mode, missing="reject", session=self.lifetime, codec=self._codec
+        )
+        # A commit while another request holds the lock could make that one's save a conflict. This one can run again,
+        # and wait for the lock then; unless it is the holder itself who waits for it.
+        context.yields = self._may_run_again and held_here(self.guard, sid) is None
+        return context
 
     async def _enter(self, context: Context) -> None:
         try:

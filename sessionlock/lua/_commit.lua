@@ -1,6 +1,7 @@
 -- Changes stand in ARGV from `first` on, four words each: op field value base.
 --   s  set to value      d  delete      i  add the integer value
 --   c  only compare      n  only compare how many fields of the application's there are with value (field #keys)
+--   f  only if nobody holds the lock (field #keys)
 --   e  end the record if nothing of the application's is left in it and nobody else holds or waits for the lock
 -- base says what was read: '' nothing, '=bytes' exactly these, '#sha1' bytes of this SHA-1, '*' does not matter.
 
@@ -55,6 +56,8 @@ local function conflicts(first, state)
     local clash = base ~= '*' and not unchanged(current, base)
     if ARGV[i] == 'n' then
       clash = own_fields() ~= tonumber(ARGV[i + 2])
+    elseif ARGV[i] == 'f' then
+      clash = call('EXISTS', LOCK) == 1
     elseif ARGV[i] == 'i' then
       clash = current and not string.match(current, '^-?%d%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?$')
     end
