@@ -25,7 +25,7 @@ from ..errors import ConfigurationError, SessionLockError
 from ..guard import SessionGuard
 from ..peers import client_of_scope
 from ..policies import LeasePolicy, WaitPolicy
-from .asgi_checks import around, is_mounted, misplaced, outside, replaced
+from .asgi_checks import around, is_mounted, layers, misplaced, outside, replaced
 from .cookies import value_of
 from .exchange import VISIT, App, Exchange, Message, Receive, Scope, Send, header_of
 from .rules import Mode, OnConflict
@@ -37,6 +37,10 @@ __all__ = ["SessionLockMiddleware", "visit_of"]
 log = logging.getLogger("sessionlock.web")
 
 OURS = "sessionlock.middleware"
+TWICE = (
+    "SessionLockMiddleware stands around itself with different settings: the inner one would take the outer one's"
+    " place. Remove one of them; a mounted application may have one with another cookie name"
+)
 TRY_AGAIN_LATER = 1013  # a websocket's close code
 
 
@@ -208,13 +212,15 @@ class SessionLockMiddleware:
     def _find_mistakes(self, scope_app: object) -> None:
         self._around_answers = around(self.app)
         wrong = misplaced(self, self.app, scope_app)
+        if any(isinstance(one, SessionLockMiddleware) and not self._is_like(one) for one in layers(self.app)):
+            wrong.append(TWICE)
         if wrong:
             self._wrong = ConfigurationError("; ".join(wrong))
             log.error("%s", self._wrong)
 
     async def _see_whether_it_is_ready(self) -> None:
         try:
-            await getattr(self.guard, "ready", _nothing)()
+            await self.guard.inspect("0" * 32)  # any id: only whether there is an answer
         except SessionLockError as error:
             log.error("sessions cannot be used: %s", error)
 
@@ -233,20 +239,18 @@ class SessionLockMiddleware:
         outer, root = scope.get(OURS, (None, ""))
         if outer is None:
             return False
-        alike = self.cookie == outer.cookie and (
-            self.guard is outer.guard or (self._url is not None and self._url == outer._url)
-        )
-        if alike:
+        if self._is_like(outer):
             self._tell(
                 "SessionLockMiddleware stands around itself: the outer one does all the work. Remove the inner one"
             )
             return True
         if self.cookie.name != outer.cookie.name and scope.get("root_path", "") != root:
             return False  # a mounted application with another kind of session
-        raise ConfigurationError(
-            "SessionLockMiddleware stands around itself with different settings: the inner one would take the outer"
-            " one's place. Remove one of them; a mounted application may have one with another cookie name"
-        )
+        raise ConfigurationError(TWICE)
+
+    def _is_like(self, other: SessionLockMiddleware) -> bool:
+        same = self._guard is other._guard or (self._url is not None and self._url == other._url)
+        return same and self.cookie == other.cookie
 
     def _beside(self, scope: Scope) -> Scope:
         """A scope of our own, where somebody outside has a session in it: he is to find that there, not ours."""
@@ -275,6 +279,3 @@ def _path(scope: Scope) -> str:
     """Within the application: without the root path, which servers leave in front of it."""
     path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
     return path[len(root) :] if root and path.startswith(f"{root}/") else path
-
-
-async def _nothing() -> None: ...

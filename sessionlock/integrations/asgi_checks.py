@@ -10,7 +10,7 @@ import copy
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-__all__ = ["around", "is_mounted", "misplaced", "outside", "replaced"]
+__all__ = ["around", "is_mounted", "layers", "misplaced", "outside", "replaced"]
 
 App = Callable[[Any, Any, Any], Awaitable[Any]]
 
@@ -69,7 +69,7 @@ def is_mounted(scope: Any) -> bool:
 
 def around(app: App) -> Callable[[App], App]:
     """What gives an answer of ours the headers that browsers need from anybody: the CORS middlewares inside."""
-    found = [layer for layer in _layers(app) if _is_cors(type(layer))]
+    found = [layer for layer in layers(app) if _is_cors(type(layer))]
 
     def wrapped(answer: App) -> App:
         for layer in reversed(found):
@@ -81,7 +81,7 @@ def around(app: App) -> Callable[[App], App]:
     return wrapped
 
 
-def _layers(app: Any) -> Iterator[Any]:
+def layers(app: Any) -> Iterator[Any]:
     """An application, the one inside it, and so on, as far as that can be seen; not what a router leads to."""
     for _ in range(DEEP):
         if app is None:
@@ -92,7 +92,7 @@ def _layers(app: Any) -> Iterator[Any]:
 
 def _inside(app: Any) -> Iterator[type]:
     """The classes of what stands inside, also where an application has not made its middlewares yet."""
-    for layer in _layers(app):
+    for layer in layers(app):
         yield type(layer)
         if getattr(layer, "middleware_stack", None) is None:
             yield from _listed(layer)
