@@ -28,6 +28,7 @@ from ..policies import LeasePolicy, WaitPolicy
 from .asgi_checks import around, is_mounted, layers, misplaced, outside, replaced
 from .cookies import value_of
 from .exchange import VISIT, App, Exchange, Message, Receive, Scope, Send, header_of
+from .problems import tell
 from .rules import Mode, OnConflict
 from .takeover import Origin
 from .web import IDENTITY, CookieSettings, Problem, Problems, RoutePolicy, Rules, Visit, for_framework
@@ -154,9 +155,10 @@ class SessionLockMiddleware:
         try:
             await visit.open()
         except SessionLockError as error:
-            problem = self.problems.answer(error)
+            problem = self.problems.answer(error, header_of(scope, b"accept", ", "))
             if problem is None:
                 raise
+            tell(error, visit.label)
             return await _deny(problem, scope, send)
         session = visit.session
         if session.new:

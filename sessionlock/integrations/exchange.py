@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import SessionConflict, SessionLockError
 from .ahead import Ahead
-from .problems import Problem, Problems
+from .problems import Problem, Problems, tell
 from .rules import BODY_LIMIT, SAFE_METHODS
 from .visit import RunAgain, Visit
 
@@ -144,11 +144,11 @@ class Exchange:
 
     async def answered(self, error: SessionLockError, instead_of: Message | None = None) -> bool:
         """Send what became of the request instead of the application's answer; False: that is not possible."""
-        problem = None if self._begun else self._problems.answer(error)
+        problem = None if self._begun else self._problems.answer(error, header_of(self._scope, b"accept", ", "))
         if problem is None:
             return False
         self._begun = True
-        log.info("answered %s: %s", problem.status, error)
+        tell(error, self._visit.label)
         answer = _answering(problem, self._scope["method"] == "HEAD", self._own_headers(instead_of))
         if instead_of is None:  # the application has not answered, so nothing in it could add its headers
             answer = self._around(answer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -463,6 +464,26 @@ async def test_answers_of_ones_own(guard: SessionGuard, elsewhere: SessionGuard,
             assert (await client.post("/", headers={"x": "y"})).status_code == 423
     with pytest.raises(ConfigurationError):
         Problems({WaitTimedOut: 200})
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "text/html; charset=utf-8"),
+        ("application/json", "application/problem+json"),
+        ("*/*", "application/problem+json"),
+    ],
+)
+async def test_a_page_for_browsers(
+    guard: SessionGuard, elsewhere: SessionGuard, sid: str, accept: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with browser(app_of(guard, ok, wait=0), sid) as client, elsewhere.session_lock(sid):
+        with caplog.at_level(logging.WARNING, "sessionlock.web"):
+            answer = await client.post("/cart", headers={"accept": accept})
+        assert (answer.status_code, answer.headers["content-type"]) == (503, kind)
+        assert sid not in answer.text
+    (record,) = caplog.records
+    assert record.getMessage().startswith("POST /cart: WaitTimedOut")
 
 
 async def test_a_problem_has_no_body_for_head(guard: SessionGuard, elsewhere: SessionGuard, sid: str) -> None:

@@ -351,7 +351,11 @@ async def test_or_at_the_first_request_without_a_start(errors: list[str]) -> Non
 
 # --- answers of ours --------------------------------------------------------------------------------------------------
 
-CORS: dict[str, Any] = {"allow_origins": ["https://app.test"], "allow_credentials": True, "expose_headers": ["retry-after"]}
+CORS: dict[str, Any] = {
+    "allow_origins": ["https://app.test"],
+    "allow_credentials": True,
+    "expose_headers": ["retry-after"],
+}
 ASKED = {"origin": "https://app.test"}
 
 
