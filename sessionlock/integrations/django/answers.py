@@ -9,9 +9,11 @@ from django.http import HttpResponse
 from django.utils.cache import patch_vary_headers
 
 from ...errors import SessionLockError
+from ..problems import tell
+from ..rules import label_of
 from . import settings
 
-__all__ = ["is_ours", "made_of_an_error", "problem", "replaced", "take_over"]
+__all__ = ["is_one", "is_ours", "made_of_an_error", "problem", "replaced", "take_over"]
 
 # Headers that tell of a body or a target that is not sent. All others (CORS, security, trace ids) stay.
 OF_THE_BODY = frozenset(
@@ -47,11 +49,17 @@ OF_THE_BODY = frozenset(
 )
 
 
+def is_one(error: SessionLockError) -> bool:
+    """Whether the error is to be told to the client; else it is a mistake in the program, and a 500."""
+    return settings.current().problems.answer(error) is not None
+
+
 def problem(error: SessionLockError, request: Any) -> Any:
-    """The error as a response; None for a mistake in the program, which is a 500."""
-    told = settings.current().problems.answer(error)
+    """The error as a response, which is logged; None for a mistake in the program."""
+    told = settings.current().problems.answer(error, request.META.get("HTTP_ACCEPT"))
     if told is None:
         return None
+    tell(error, label_of(request.method, request.path))
     response = HttpResponse(told.content(), status=told.status)
     for name, value in told.headers():
         response.headers[name] = value

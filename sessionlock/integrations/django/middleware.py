@@ -237,7 +237,7 @@ class Ending:
         failure = control.failure
         if failure is None or not control.told or answers.is_ours(response):
             return
-        if (control.doomed or failed) and answers.problem(failure, self.request) is not None:
+        if (control.doomed or failed) and answers.is_one(failure):
             raise failure
 
     def expires(self, at_browser_close: bool, age: int) -> None:

@@ -25,7 +25,7 @@ from ...policies import SessionPolicy
 from ..nesting import Held
 from ..rules import RequestMode
 from ..visit import IDENTITY
-from . import records, settings
+from . import answers, records, settings
 from .content import Content, name_of
 from .homes import Home
 from .records import HeldRecord, Opening, Record
@@ -182,7 +182,7 @@ class Sitting:
             if record is not None and not record.over:
                 await record.drop()
             return
-        if record is None or record.over or self._store._session_key is None:
+        if self._store._session_key is None:
             return await self.save(guard, False)
         self.check_writable()
         data = await self._data(guard)
@@ -327,7 +327,7 @@ class Sitting:
         """
         if self._home is None or self._over or isinstance(error, BadRequest):
             return error
-        if settings.current().problems.answer(error) is None:
+        if not answers.is_one(error):
             return error
         error.__class__ = _presentable_kind(type(error))
         return error
