@@ -6,6 +6,8 @@ import io
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from werkzeug.wsgi import ClosingIterator
+
 from ..bodies import Spool
 from ..rules import BODY_LIMIT, SAFE_METHODS
 from ..web import RunAgain, Visit
@@ -13,8 +15,9 @@ from ..web import RunAgain, Visit
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-__all__ = ["Run", "prepare_body", "receive_body", "run_of", "twice_if_need_be"]
+__all__ = ["Run", "prepare_body", "receive_body", "run_of", "run_request"]
 
+Application = Callable[["WSGIEnvironment", "StartResponse"], Iterable[bytes]]
 RUN = "sessionlock.run"  # in a request's environ
 INPUT = "wsgi.input"
 KEEP_CONTEXT = "werkzeug.debug.preserve_context"
@@ -35,21 +38,34 @@ def run_of(environ: WSGIEnvironment, owner: object) -> Run | None:
     return run if isinstance(run, Run) and run.owner is owner else None
 
 
-def twice_if_need_be(
+def run_request(
     owner: object,
-    application: Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]],
+    application: Application,
     environ: WSGIEnvironment,
     start_response: StartResponse,
 ) -> Iterable[bytes]:
-    """Run the application. When it raises :class:`.visit.RunAgain`, once more, with the same environ and body."""
-    if environ["REQUEST_METHOD"].upper() not in SAFE_METHODS:
+    """Run the application, a safe request twice if need be; what it received ahead goes with the answer's end."""
+    answer: Iterable[bytes] = ()
+    try:
+        if environ["REQUEST_METHOD"].upper() in SAFE_METHODS:
+            answer = _twice_if_need_be(owner, application, environ, start_response)
+        else:
+            answer = application(environ, start_response)
+    finally:
+        body = environ[INPUT]
+        if isinstance(body, Ahead) and body.has_received:
+            answer = ClosingIterator(answer, body.close)
+    return answer
+
+
+def _twice_if_need_be(
+    owner: object, application: Application, environ: WSGIEnvironment, start_response: StartResponse
+) -> Iterable[bytes]:
+    """When the application raises :class:`.visit.RunAgain` it runs once more, with the same environ and body."""
+    prepare_body(environ)
+    body = environ[INPUT] if isinstance(environ[INPUT], Ahead) else None
+    if body is not None and not body.receive(BODY_LIMIT):
         return application(environ, start_response)
-    size = _length(environ)
-    body = Ahead(environ[INPUT], size) if size != 0 else None
-    if body is not None:
-        environ[INPUT] = body
-        if not body.receive(BODY_LIMIT):
-            return application(environ, start_response)
     begun = dict(environ)
     contexts: list[Any] = []
     keep = begun.get(KEEP_CONTEXT)  # a test client in a `with` block, or a debugger: only of the run that counts
@@ -111,11 +127,15 @@ class Ahead(io.RawIOBase):
         """Up to ``limit`` bytes of what is still to come; whether that was all."""
         if self._left == 0:
             return True
-        if limit > 0:
+        if limit > 0 and self._spool is None:
             self._spool = Spool(Ahead(self._source, self._left), limit=limit)
             self._spool.receive()
             self._source = self._spool.reader()
         return self._spool is not None and self._spool.complete
+
+    @property
+    def has_received(self) -> bool:
+        return self._spool is not None
 
     def rewind(self) -> None:
         """To where it was received from; only what was received completely."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from flask import Flask, Response
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from .interface import SessionLockInterface
 
@@ -59,3 +60,11 @@ def guard_application(app: Flask) -> None:
         kind = cast("type[Flask]", type(own.__name__, (GuardedFlask, own), told))
         _kinds[own] = weakref.ref(kind)
     cast(Any, app).__class__ = kind
+    if "wsgi_app" in vars(app):  # it wraps the method of the class that the application had before
+        cast(Any, app).wsgi_app = partial(_run, cast("GuardedFlask", app), app.wsgi_app)
+
+
+def _run(
+    app: GuardedFlask, wrapped: WSGIApplication, environ: WSGIEnvironment, start_response: StartResponse
+) -> Iterable[bytes]:
+    return app._guarded_by.run(app, wrapped, environ, start_response)

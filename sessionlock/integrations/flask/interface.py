@@ -26,8 +26,8 @@ from ...portal import portal
 from ..flasklike import Settings, become, guard_for, lifetime_of, policy_for, tell_cookie, with_flashes
 from ..rules import BODY_LIMIT
 from ..values import for_framework
-from ..web import CookieSettings, RoutePolicy, Visit, usable_sid
-from .again import Run, prepare_body, receive_body, run_of, twice_if_need_be
+from ..web import CookieSettings, RoutePolicy, RunAgain, Visit, usable_sid
+from .again import Run, prepare_body, receive_body, run_of, run_request
 from .permanence import Temporary
 from .session import LockedSession
 
@@ -98,6 +98,9 @@ class SessionLockInterface(SessionInterface):
         session = cast(LockedSession, session)
         try:
             visit = session._finish(failed=response.status_code >= 500, live=partial(self._live, app, session))
+        except RunAgain:
+            response.close()  # nobody will read it: a stream has to give its context up
+            raise
         except SessionLockError as error:
             visit = session._visit
             become(response, app.make_response(app.handle_user_exception(error)))
@@ -161,7 +164,7 @@ class SessionLockInterface(SessionInterface):
                 " place afterwards, so nothing would be locked. Leave one of them out: Flask-Session's"
                 " Session(app), say"
             )
-        return twice_if_need_be(self, application, environ, start_response)
+        return run_request(self, application, environ, start_response)
 
     def is_being_answered(self, error: BaseException) -> None:
         """``error`` is about to become an answer, which nothing of ours may spoil."""
