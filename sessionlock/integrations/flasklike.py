@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from markupsafe import Markup
 
+from ..errors import ConfigurationError
 from ..guard import SessionGuard
 from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
 from .marks import lease_of, policy_of
@@ -18,10 +20,14 @@ __all__ = [
     "FLASHES",
     "Settings",
     "become",
+    "expect_no_other",
+    "expect_still_there",
     "flashes_in",
     "flashes_out",
     "guard_for",
     "lifetime_of",
+    "live_of",
+    "mix_in",
     "policy_for",
     "tell_cookie",
     "with_flashes",
@@ -103,8 +109,9 @@ def policy_for(app: Any, rules: Rules, request: Any, endpoint: str | None) -> Ro
     return by_rule if own is None else own.over(by_rule)
 
 
-def lifetime_of(app: Any, guard: SessionGuard, *, own: bool) -> SessionPolicy:
+def lifetime_of(app: Any, guard: SessionGuard, *, own: bool, locked: bool = False) -> SessionPolicy:
     """How long sessions live by what the application's settings say now. ``own``: the guard says nothing itself.
+    ``locked``: the request takes the lock, and with it begins the session's life anew, at no cost.
 
     ``PERMANENT_SESSION_LIFETIME`` seconds; a guard that was handed over with another ``idle`` than the default may
     shorten that. Without ``SESSION_REFRESH_EACH_REQUEST`` they are counted from the last change.
@@ -113,8 +120,70 @@ def lifetime_of(app: Any, guard: SessionGuard, *, own: bool) -> SessionPolicy:
     policy = guard.session_policy
     if not own and policy.idle != SessionPolicy().idle:
         idle = min(idle, policy.idle)
-    below = policy.refresh_below if app.config["SESSION_REFRESH_EACH_REQUEST"] else 0.0
+    below = (1.0 if locked else policy.refresh_below) if app.config["SESSION_REFRESH_EACH_REQUEST"] else 0.0
     return replace(policy, idle=idle, refresh_below=below)
+
+
+def live_of(app: Any, visit: Visit, idle: float, *, modified: bool, permanent: bool) -> float | None:
+    """Seconds for which the record is to live from now on, as its cookie will: ``idle``, as the settings say now.
+
+    None where its end is to move as little as the cookie's, and where it has that life already.
+    """
+    lifetime, locked = visit.lifetime, visit.session.lease is not None
+    if idle == lifetime.idle and (visit.session.new or (locked and lifetime.refresh_below == 1)):
+        return None
+    return idle if modified or (permanent and app.config["SESSION_REFRESH_EACH_REQUEST"]) else None
+
+
+# --- the application
+
+
+def expect_no_other(app: Any, own: type[Any], extension: str) -> None:
+    """``own``: the session interface that its framework begins with.
+
+    Raises:
+        ConfigurationError: the application has its sessions by another one, or by ours already.
+    """
+    if extension in app.extensions:
+        raise ConfigurationError(
+            "SessionLock guards this application already. Call it once: SessionLock(app), or init_app(app)"
+        )
+    other = type(app.session_interface)
+    if other is not own:
+        raise ConfigurationError(
+            f"this application keeps its sessions by {other.__module__}.{other.__qualname__} already, and only one"
+            " can. Leave that out (the Session(app) of another extension, say), or SessionLock"
+        )
+
+
+def expect_still_there(app: Any, interface: Any) -> None:
+    """At a request.
+
+    Raises:
+        ConfigurationError: something else took this interface's place.
+    """
+    if app.session_interface is not interface:
+        other = type(app.session_interface)
+        raise ConfigurationError(
+            f"SessionLock guards this application, but {other.__module__}.{other.__qualname__} was put in its"
+            " place afterwards, so nothing would be locked. Leave one of them out: another extension's"
+            " Session(app), say"
+        )
+
+
+def mix_in(app: Any, kind: type[Any]) -> None:
+    """Make ``app`` a ``kind``, while it is still of its own class."""
+    own = type(app)
+    known = _mixed.get(own)
+    mixed = known() if known is not None else None
+    if mixed is None:
+        told = {name: getattr(own, name) for name in ("__module__", "__qualname__", "__doc__")}
+        mixed = type(own.__name__, (kind, own), told)
+        _mixed[own] = weakref.ref(mixed)
+    app.__class__ = mixed
+
+
+_mixed: weakref.WeakKeyDictionary[type[Any], weakref.ref[type[Any]]] = weakref.WeakKeyDictionary()
 
 
 # --- the cookie

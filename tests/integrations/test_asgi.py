@@ -15,7 +15,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from support.asgi_calls import Call, app_of, browser, eventually
-from support.asgi_shops import SHOPS, shop
+from support.asgi_shops import SHOPS, guarded
 
 from sessionlock import (
     ConfigurationError,
@@ -77,7 +77,7 @@ def framework(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def visitor(framework: str, guard: SessionGuard) -> AsyncIterator[httpx.AsyncClient]:
-    async with browser(shop(framework, lambda app: SessionLockMiddleware(app, guard))) as client:
+    async with browser(guarded(framework, guard)) as client:
         yield client
 
 
@@ -159,10 +159,10 @@ async def test_their_own_test_clients(framework: str, redis_url: str, guard: Ses
     connections = len(await client.client_list())
     if framework == "litestar":
         own = SessionGuard.from_url(redis_url)
-        app = shop(framework, lambda app: SessionLockMiddleware(app, own))
+        app = guarded(framework, own)
         app.on_shutdown.append(own.aclose)
     else:
-        app = shop(framework, lambda app: SessionLockMiddleware(app, redis_url))
+        app = guarded(framework, redis_url)
     assert await anyio.to_thread.run_sync(OWN_CLIENTS[framework], app) == ["a", "b"]
     assert len(await client.client_list()) == connections
 
@@ -422,7 +422,7 @@ async def test_a_handler_that_takes_too_long_is_ended(
 
     monkeypatch.setattr("support.asgi_shops.handlers.add", add)
     lease = LeasePolicy(ttl=0.2, max_hold=0.2)
-    async with browser(shop(framework, lambda app: SessionLockMiddleware(app, guard, lease=lease)), sid) as client:
+    async with browser(guarded(framework, guard, lease=lease), sid) as client:
         answer = await asyncio.wait_for(client.post("/add?item=late"), 10)
         assert answer.status_code == 409
         told(answer, sid)
@@ -534,7 +534,7 @@ async def test_an_application_that_calls_itself(
 ) -> None:
     async def add(session: Any, item: str) -> dict[str, Any]:
         if item == "inner":
-            return {}
+            return {"items": len(session["cart"])}
         session["cart"].append(item)
         async with browser(app, sid) as client:
             started = time.monotonic()
@@ -547,7 +547,7 @@ async def test_an_application_that_calls_itself(
         return {"post": [post.status_code, post.json()], "get": get.json(), "again": again.status_code}
 
     monkeypatch.setattr("support.asgi_shops.handlers.add", add)
-    app = shop(framework, lambda app: SessionLockMiddleware(app, guard))
+    app = guarded(framework, guard)
     async with browser(app, sid) as client:
         answer = (await client.post("/add?item=outer")).json()
         status, problem = answer["post"]

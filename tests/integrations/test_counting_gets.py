@@ -14,7 +14,7 @@ from sessionlock.embedded import EmbeddedServer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
-COUNTING = ("django-wsgi", "django-asgi")
+COUNTING = ("django-wsgi", "django-asgi", "quart", "quart-hypercorn")
 AT_ONCE = 20
 
 

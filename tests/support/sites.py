@@ -52,6 +52,10 @@ def _gunicorn(application: str) -> list[str]:
     return [*served, "--keep-alive=30", "--log-level=warning"]
 
 
+def _hypercorn(application: str) -> list[str]:
+    return ["-m", "hypercorn", f"{application}()", "--bind=fd://{}", "--log-level=warning"]
+
+
 ASGI = _uvicorn("support.asgi_shops:served")
 AIOHTTP = ["-m", "support.aiohttp_shop", "{}"]
 _COMMANDS = {
@@ -59,6 +63,7 @@ _COMMANDS = {
     "fastapi": ASGI,
     "litestar": ASGI,
     "quart": ASGI,
+    "quart-hypercorn": _hypercorn("support.asgi_shops:served"),
     "django-asgi": _uvicorn("support.django_site.shop:asgi"),
     "django-wsgi": _gunicorn("support.django_site.shop:wsgi"),
     "flask": _gunicorn("support.flask_shop:served"),
@@ -66,7 +71,7 @@ _COMMANDS = {
     "aiohttp": AIOHTTP,
     "aiohttp-session": AIOHTTP,
 }
-NAMES = tuple(name for name in _COMMANDS if name != "quorum")
+NAMES = tuple(name for name in _COMMANDS if name not in ("quorum", "quart-hypercorn"))
 STREAMING = ("starlette", "fastapi", "litestar", "quart", "aiohttp")
 
 

@@ -23,7 +23,7 @@ from ...guard import SessionGuard
 from ...peers import client_of_environ
 from ...policies import SessionPolicy
 from ...portal import portal
-from ..flasklike import Settings, become, guard_for, lifetime_of, policy_for, tell_cookie, with_flashes
+from ..flasklike import Settings, become, guard_for, lifetime_of, live_of, policy_for, tell_cookie, with_flashes
 from ..rules import BODY_LIMIT
 from ..values import for_framework
 from ..web import CookieSettings, RoutePolicy, RunAgain, Visit, usable_sid
@@ -222,7 +222,7 @@ class SessionLockInterface(SessionInterface):
             rules=None if run is None else self._rules,
             identity=self._identity,
             codec=for_framework(guard.codec, self.serializer.dumps, self.serializer.loads),
-            lifetime=self._lifetime(app),
+            lifetime=self._lifetime(app, locked=policy.mode_for(request.method) == "lock"),
         )
 
     def _renewed(self, app: Flask, session: LockedSession) -> Visit | None:
@@ -258,20 +258,13 @@ class SessionLockInterface(SessionInterface):
         most, size = request.max_content_length, request.content_length
         return 0 if most is not None and size is not None and size > most else limit
 
-    def _lifetime(self, app: Flask) -> SessionPolicy:
-        return lifetime_of(app, self.guard, own=self._owns_guard)
+    def _lifetime(self, app: Flask, *, locked: bool = False) -> SessionPolicy:
+        return lifetime_of(app, self.guard, own=self._owns_guard, locked=locked)
 
-    def _live(self, app: Flask, session: LockedSession, differs: bool) -> float | None:
-        """Seconds for which the record is to live from now on, where it does not by being saved under the lock.
-
-        None, too, where its end is to move as little as the cookie's. ``differs``: there is something to save.
-        """
+    def _live(self, app: Flask, session: LockedSession) -> float | None:
         visit, idle = session._visit, self._lifetime(app).idle
         assert visit is not None
-        if differs and (visit.session.new or visit.session.lease is not None) and idle == visit.lifetime.idle:
-            return None
-        renews = session.modified or (session._is_permanent and app.config["SESSION_REFRESH_EACH_REQUEST"])
-        return idle if renews else None
+        return live_of(app, visit, idle, modified=session.modified, permanent=session._is_permanent)
 
 
 def _session_of(context: Any) -> LockedSession | None:

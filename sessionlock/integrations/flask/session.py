@@ -178,19 +178,17 @@ class LockedSession(WebSession, SessionMixin):
         if self._visit is None:
             self._answered = True
 
-    def _finish(self, *, failed: bool, live: Callable[[bool], float | None]) -> Visit | None:
+    def _finish(self, *, failed: bool, live: Callable[[], float | None]) -> Visit | None:
         """The answer is ready: save and release. None: the session was never touched.
 
-        ``live``: told whether there is something to save, :meth:`.visit.Visit.finish`'s, whose errors are raised; the
-        lock is released then, too.
+        ``live``: gives what :meth:`.visit.Visit.finish` takes, whose errors are raised; the lock is released then, too.
         """
         visit = self._visit
         if visit is not None and not self._left and not self._answered:
-            differs = self._differs_somehow()
-            self._was_modified = self._forced or self._was_modified or differs
+            self._was_modified = self._forced or self._was_modified or self._differs_somehow()
             self._left = self._answered = True
             try:
-                wait_for(_settle, visit, failed or self._failed, live(differs), cancel=False)
+                wait_for(_settle, visit, failed or self._failed, live(), cancel=False)
             finally:
                 self._let_go()
         self._answered = True

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["SHOPS", "served", "shop"]
+__all__ = ["SHOPS", "guarded", "served", "shop"]
 
 SHOPS = ("starlette", "fastapi", "litestar", "quart")
 
@@ -23,21 +23,33 @@ def shop(framework: str, middleware: Callable[[Any], Any], **options: Any) -> An
     return importlib.import_module(f"support.asgi_shops.{framework}_shop").shop(middleware, **options)
 
 
+def guarded(framework: str, guard: Any, *, more: dict[str, Any] | None = None, **options: Any) -> Any:
+    """The shop with our sessions: by the middleware, in Quart by its own session interface. ``more``: for the shop."""
+    from sessionlock.integrations.asgi import SessionLockMiddleware
+
+    if framework == "quart":
+        from .quart_shop import guarded as quart_guarded
+
+        return quart_guarded(guard, **options)
+    return shop(framework, lambda app: SessionLockMiddleware(app, guard, **options), **(more or {}))
+
+
 def served() -> Any:
     """The application of one server process, as the environment says."""
-    framework, store, way = os.environ["SHOP"], os.environ["STORE"], os.environ["WAY"]
+    store, way = os.environ["STORE"], os.environ["WAY"]
+    framework = os.environ["SHOP"].partition("-")[0]  # "quart-hypercorn": by another server
     if way != "guarded":
         from . import usual
 
         return usual.served(framework, store, way)
     from sessionlock import SessionGuard
-    from sessionlock.integrations.asgi import SessionLockMiddleware
 
     from ..sites import BRIEFLY, PATIENTLY
 
-    options: dict[str, Any] = {}
+    more: dict[str, Any] = {}
     guard: SessionGuard | str = store
     if framework == "litestar":  # it builds a middleware once for each route
         guard = SessionGuard.from_url(store)
-        options["on_shutdown"] = [guard.aclose]
-    return shop(framework, lambda app: SessionLockMiddleware(app, guard, wait=PATIENTLY, routes=BRIEFLY), **options)
+        more["on_shutdown"] = [guard.aclose]
+    options = {} if "DEFAULTS" in os.environ else {"wait": PATIENTLY, "routes": BRIEFLY}
+    return guarded(framework, guard, more=more, **options)

@@ -24,6 +24,14 @@ async def add(session: Session, item: str) -> dict[str, Any]:
     return {"items": len(session["cart"]), "pid": os.getpid()}
 
 
+async def count(session: Session) -> dict[str, Any]:
+    """Likewise, in one number."""
+    number = session.get("number", 0)
+    await anyio.sleep(MOMENT)
+    session["number"] = number + 1
+    return {"number": session["number"], "pid": os.getpid()}
+
+
 def cart(session: Session) -> list[str]:
     return list(session.get("cart", []))
 

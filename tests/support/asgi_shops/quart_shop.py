@@ -1,18 +1,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from quart import Quart, Response, request, session, websocket
 
-from sessionlock.integrations.quart import use_scope_sessions
+from sessionlock.integrations.quart import SessionLock
 
 from . import handlers
 
 
 async def add() -> dict[str, Any]:
     return await handlers.add(session, request.args["item"])
+
+
+async def count() -> dict[str, Any]:
+    return await handlers.count(session)
 
 
 async def cart() -> list[str]:
@@ -71,6 +75,8 @@ def plain() -> Quart:
     app = Quart(__name__)
     app.get("/cart")(cart)
     app.get("/pid")(pid)
+    app.get("/count")(count)
+    app.get("/add", endpoint="adding")(add)
     for view in (add, empty, boom, hold, call, events):
         app.post(f"/{view.__name__}")(view)
     app.post("/brief", endpoint="brief")(add)
@@ -79,8 +85,8 @@ def plain() -> Quart:
     return app
 
 
-def shop(middleware: Callable[[Any], Any]) -> Quart:
+def guarded(guard: Any, **options: Any) -> Quart:
     app = plain()
-    app.asgi_app = middleware(app.asgi_app)  # type: ignore[method-assign]
-    use_scope_sessions(app)
+    app.config["SESSION_COOKIE_NAME"] = "session_id"  # as in the other shops
+    SessionLock(app, guard, **options)
     return app

@@ -1,0 +1,230 @@
+"""Quart's hooks for sessions."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from typing import Any, cast
+
+from flask.json.tag import TaggedJSONSerializer
+from flask.sessions import SessionMixin
+from quart import Quart, Response, current_app, has_request_context
+from quart import request as current_request
+from quart.sessions import SessionInterface, session_json_serializer
+from quart.wrappers import Websocket
+from werkzeug.local import LocalProxy
+
+from ...default import default_guard
+from ...errors import ConfigurationError, LockNotAcquired, ReentrantLock, SessionLockError
+from ...guard import SessionGuard
+from ...peers import client_of_scope
+from ...policies import SessionPolicy
+from ..flasklike import Settings, become, guard_for, lifetime_of, live_of, policy_for, tell_cookie, with_flashes
+from ..rules import Mode, label_of
+from ..values import for_framework
+from ..web import CookieSettings, RoutePolicy, Visit, tell, usable_sid
+from .again import Run, run_of
+from .application import use_here
+from .session import LockedSession, Use, use_of
+
+__all__ = ["SessionLockInterface", "visit_of"]
+
+log = logging.getLogger("sessionlock.web")
+
+# Quart's own settings make the cookie, and say when it is sent.
+QUARTS_OWN = CookieSettings(rolling=False)
+UNLOCKED: dict[Mode, Mode] = {"auto": "optimistic", "lock": "optimistic"}  # for what nobody would release in time
+
+
+def visit_of(session: Any) -> Visit | None:
+    """What this request does with its session, for ``async with visit_of(session).locked()`` in a GET, and
+    ``visit_of(session).identity_changed()`` after a login that no key tells. None: it could not be opened.
+    """
+    use = use_of(session._get_current_object() if isinstance(session, LocalProxy) else session)
+    return None if use is None else use.visit
+
+
+class SessionLockInterface(SessionInterface):
+    """Quart's hooks. The guard is looked for as the application starts, or when a session is asked for first."""
+
+    serializer: TaggedJSONSerializer = session_json_serializer
+    """What it takes, a session takes; ``register()`` tags for types of your own, as in Quart."""
+
+    def __init__(self, app: Quart, guard_or_url: SessionGuard | str | None, settings: Settings) -> None:
+        self._guard_or_url = guard_or_url
+        self._guard: SessionGuard | None = None
+        self._owns_guard = False
+        self._rules = settings.rules(app)
+        self._problems = settings.problems(app)
+        self._identity = settings.identity(app)
+
+    # --- the guard
+
+    def guard(self, app: Quart) -> SessionGuard:
+        """That of all sessions of this application.
+
+        Raises:
+            ConfigurationError: there is none, or its URL makes no sense.
+        """
+        if self._guard is None:
+            given = self._guard_or_url or app.config.get("SESSION_LOCK_URL") or default_guard()
+            self._owns_guard = isinstance(given, str)
+            if not isinstance(given, (str, SessionGuard)):
+                raise ConfigurationError(f"SessionLock wants a guard for asyncio or a URL, not {given!r}")
+            self._guard = guard_for(app, given) if isinstance(given, str) else with_flashes(given)
+        return self._guard
+
+    async def begin_serving(self) -> None:
+        """A URL that makes no sense is told as the application starts."""
+        self.guard(current_app)
+
+    async def end_serving(self) -> None:
+        guard, self._guard = self._guard, None
+        if guard is not None and self._owns_guard:
+            await guard.aclose()
+
+    # --- Quart's hooks
+
+    async def open_session(self, app: Quart, request: Any) -> LockedSession:
+        run, use = run_of(request), Use(label_of(_method(request), request.path))
+        if run is not None:
+            run.use = use
+        try:
+            visit = await self._begin(app, request, run)
+            await visit.open()
+        except SessionLockError as error:
+            instead = None
+            if isinstance(error, (LockNotAcquired, ReentrantLock)):
+                instead = await self._only_read(app, request)
+            use.failed(error, instead)
+        else:
+            use.opened(visit)
+        return use.session
+
+    async def save_session(self, app: Quart, session: SessionMixin, response: Any) -> None:
+        use = use_of(session)
+        if use is None:
+            return  # the application has put another in its place
+        if response is None:
+            return await self.end_socket(use)
+        try:
+            await use.finish(failed=response.status_code >= 500, live=partial(self._live, app, use))
+        except SessionLockError as error:
+            if not has_request_context() or run_of(current_request) is None:
+                raise  # a test's session_transaction()
+            become(response, await app.make_response(cast(Any, await app.handle_user_exception(error))))
+        if use.visit is not None and tell_cookie(self, app, session, use.visit, response):
+            session.accessed = True
+        if session.accessed:
+            response.vary.add("Cookie")
+        return None
+
+    async def answer(self, error: SessionLockError) -> Response:
+        """The error handler: the problem that ``error`` is for the client; a mistake in the program is raised."""
+        problem = self._problems.answer(error, _accept())
+        if problem is None:
+            raise error
+        use = use_here()
+        if use is not None:
+            use.give_up()  # the view ended in the middle, whatever the answer's status is
+            tell(error, use.label)
+        return Response(problem.content(), problem.status, dict(problem.headers()))
+
+    # --- parts
+
+    async def _begin(self, app: Quart, request: Any, run: Run | None) -> Visit:
+        if run is not None and run.before is not None:
+            visit = run.before.again()
+            visit.on_loss = run.lease_is_lost
+            return visit
+        policy = policy_for(app, self._rules, request, _endpoint(app, request))
+        if isinstance(request, Websocket) or run is None:
+            policy = replace(policy, mode=UNLOCKED.get(policy.mode, policy.mode))
+        else:
+            policy = await run.receive(policy)
+        return self._visit(app, request, policy, run)
+
+    async def _only_read(self, app: Quart, request: Any) -> Visit | None:
+        """The error's page may greet the user by name; it must not wait for the lock once more."""
+        visit = self._visit(app, request, RoutePolicy("read"), None)
+        try:
+            async with visit:
+                visit.settle_as_snapshot("belongs to a request that is answered already")
+        except SessionLockError:
+            return None
+        return visit
+
+    def _visit(self, app: Quart, request: Any, policy: RoutePolicy, run: Run | None) -> Visit:
+        guard = self.guard(app)
+        off = policy.mode == "off"
+        return Visit(
+            guard,
+            QUARTS_OWN,
+            replace(policy, mode="read") if off else policy,
+            None if off else usable_sid(request.cookies.get(self.get_cookie_name(app))),
+            method=_method(request),
+            path=request.path,
+            https=request.scheme in ("https", "wss"),
+            client=partial(client_of_scope, request.scope),
+            rules=None if run is None else self._rules,
+            identity=()
+            if isinstance(request, Websocket)
+            else self._identity,  # none of its answers could tell a new id
+            codec=for_framework(guard.codec, self.serializer.dumps, self.serializer.loads),
+            lifetime=self._lifetime(app, locked=policy.mode_for(request.method) == "lock"),
+            on_loss=None if run is None else run.lease_is_lost,
+        )
+
+    def _lifetime(self, app: Quart, *, locked: bool = False) -> SessionPolicy:
+        return lifetime_of(app, self.guard(app), own=self._owns_guard, locked=locked)
+
+    def _live(self, app: Quart, use: Use) -> float | None:
+        assert use.visit is not None
+        idle = self._lifetime(app).idle
+        return live_of(app, use.visit, idle, modified=use.modified, permanent=use.is_permanent)
+
+    def get_cookie_samesite(self, app: Quart) -> str:
+        """Not every browser takes a missing attribute for Lax, and without it other sites can use the session."""
+        return super().get_cookie_samesite(app) or "Lax"
+
+    def get_expiration_time(self, app: Quart, session: SessionMixin) -> datetime | None:
+        """The cookie ends with the record."""
+        if not session.permanent:
+            return None
+        return datetime.now(timezone.utc) + timedelta(seconds=self._lifetime(app).idle)
+
+    async def end_socket(self, use: Use) -> None:
+        """Commit what a websocket has written: the difference only, compared with what is there by now."""
+        visit = use.visit
+        if visit is None:
+            return
+        try:
+            if visit.session.new and use.modified:  # no later moment to give the browser a cookie
+                visit.note_late(visit.session.changed_keys()[0])
+                await use.leave(None)
+            else:
+                await use.finish(failed=False, live=lambda: None)
+        except SessionLockError as error:
+            tell(error, use.label)
+
+
+def _method(request: Any) -> str:
+    return "WEBSOCKET" if isinstance(request, Websocket) else str(request.method)
+
+
+def _accept() -> str | None:
+    return current_request.headers.get("Accept") if has_request_context() else None
+
+
+def _endpoint(app: Quart, request: Any) -> str | None:
+    """Of the view. Quart looks for it only after it has opened the session."""
+    adapter = app.create_url_adapter(request)
+    if adapter is None:
+        return None
+    try:
+        rule, _ = adapter.match(return_rule=True)
+    except Exception:  # none, or a redirect, or a converter that needs what is not there yet: Quart tells in a moment
+        return None
+    return cast("str | None", rule.endpoint)
