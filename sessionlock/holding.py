@@ -32,7 +32,7 @@ from .policies import SessionPolicy
 from .protocol import Change, Committed, Conflict, Granted, Refused, Snapshot, outdated, refusal
 from .quorum import QuorumExecutor
 from .quorum_pottery import PotteryAcquisition
-from .runtime import Runtime, at_home
+from .runtime import Runtime
 from .session import Session
 
 __all__ = ["LockContext", "SessionContext", "SessionsContext"]
@@ -279,7 +279,7 @@ class SessionContext(_Held):
             raise
         session.sid = self._sid
         session._actions = self
-        session._at_home = at_home()
+        session._at_home = self._runtime.at_home
         self._session = session
         self.outdated = outdated(self._wanted.keys, snapshot)
         if self._noticed is not None:
@@ -296,7 +296,8 @@ class SessionContext(_Held):
         if self._the_lease.released:
             return
         if error is None:
-            await self._session.do_what_nobody_awaited()
+            if self._session.is_owed:
+                await self._session.do_what_nobody_awaited()
             if not self._the_lease.released:
                 await self._save_and_release()
         elif ended_by_loss:

@@ -23,7 +23,7 @@ from .holding import once, renew_id
 from .keys import SessionKeys
 from .policies import SessionPolicy
 from .protocol import EMPTY, Change, Conflict, Refused, Snapshot, outdated, refusal
-from .runtime import Runtime, at_home
+from .runtime import Runtime
 from .session import ALL_KEYS, Session
 
 __all__ = ["Attempt", "BeginningContext", "Unlocked", "UnlockedContext", "attempts"]
@@ -147,7 +147,7 @@ class UnlockedContext:
         self._session = self._wanted.session(snapshot)
         if self._wanted.mode != "read":
             self._session._actions = self
-            self._session._at_home = at_home()
+            self._session._at_home = self._find_runtime().at_home
         return self._session
 
     async def _load(self, wanted: Unlocked) -> Snapshot:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import weakref
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import lru_cache
@@ -29,7 +29,7 @@ from .survey import checkup_of_quorum, checkup_of_store
 from .wakeup import Wakeup
 from .watchdog import Watchdog
 
-__all__ = ["Runtime", "asking", "at_home", "held_here", "node_name"]
+__all__ = ["Runtime", "asking", "held_here", "node_name"]
 
 T = TypeVar("T")
 _NOBODY: tuple[str, object, str | None] = ("", None, None)
@@ -37,20 +37,6 @@ _runtimes: weakref.WeakValueDictionary[int, Runtime] = weakref.WeakValueDictiona
 CLEAN_UP_WITHIN = 2.0  # seconds for which a cancelled caller waits until its lock is given back
 # Who asks for a lock, where that is not the task that runs the request: a thread that waits for this task.
 asking: ContextVar[object] = ContextVar("sessionlock_asking")
-
-
-def at_home() -> Callable[[Coroutine[Any, Any, Any]], Any]:
-    """For steps that belong to the running loop and may be asked for elsewhere: where a loop runs, the caller gets the
-    step back, to await it; a thread without one has it done on this loop, waits, and gets its result.
-    """
-    home = asyncio.get_running_loop()
-
-    def begun(work: Coroutine[Any, Any, Any]) -> Any:
-        if asyncio._get_running_loop() is not None:
-            return work
-        return asyncio.run_coroutine_threadsafe(work, home).result()
-
-    return begun
 
 
 def node_name() -> str:
@@ -164,6 +150,14 @@ class Runtime:
             return await self.checkup.run()
         except (RedisError, NotNow, *LOST) as error:
             raise RedisUnavailable(with_advice(f"Redis did not tell what it is: {error}", error)) from error
+
+    def at_home(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """For steps that belong to this loop and may be asked for elsewhere: where a loop runs, the caller gets the
+        step back, to await it; a thread without one has it done on this loop, waits, and gets its result.
+        """
+        if asyncio._get_running_loop() is not None:
+            return work
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
     def background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run ``work`` to its end whatever happens to the caller."""

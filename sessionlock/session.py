@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import secrets
-from collections.abc import Callable, Coroutine, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 from .changes import FLASHES, MAY_CLASH, MISSING, Clash, last_write_wins, strategy_for
@@ -20,7 +20,7 @@ from .protocol import Change, Committed, Conflict, Snapshot, fingerprint
 __all__ = ["Session", "field_of"]
 
 T = TypeVar("T")
-AtHome = Callable[[Coroutine[Any, Any, Any]], Any]  # see runtime.at_home
+AtHome = Callable[[Coroutine[Any, Any, Any]], Any]  # see Runtime.at_home
 
 MOST_CHANGES = 50_000  # a single call must not occupy Redis for long
 ALL_KEYS = b"#keys"  # stands for the set of keys where a commit compares it
@@ -57,6 +57,19 @@ class Session(MutableMapping[str, Any]):
     clock in microseconds; empty for a new one.
     """
 
+    saved: Safety | None = None
+    """How safe the last save was, where the guard waits for replicas (``durability``)."""
+    touched = False
+    """Whether loading it began its idle time anew."""
+    conflicted = False
+    """Whether a :meth:`save` of this request met a conflict that could not be merged."""
+
+    # Most requests leave these as they are.
+    _touched = _destroyed = _cleared = _ended = _read_all = _ends_when_empty = False
+    _actions: Actions | None = None
+    _at_home: AtHome | None = None
+    _begun: Sequence[Coroutine[Any, Any, Any]] = ()
+
     def __init__(
         self,
         name: str,
@@ -76,24 +89,14 @@ class Session(MutableMapping[str, Any]):
         self._policy = policy
         self._closed = read_only
         self._exact = exact  # compare whole values: a server without redis.sha1hex (fakeredis)
-        self._touched = self._destroyed = self._cleared = self._ended = False
         self._values: dict[str, Any] = {}
         self._assigned: set[str] = set()
         self._deleted: set[str] = set()
         # What this request knows of the stored state: a value that was computed from it must not agree by coincidence.
         self._read: set[str] = set()
         self._given: set[str] = set()  # assigned ever: these objects are the application's
-        self._read_all = False
-        self._ends_when_empty = False
-        self._actions: Actions | None = None
-        self._at_home: AtHome | None = None
-        self._begun: list[Coroutine[Any, Any, Any]] = []
-        self.touched = snapshot.touched
-        """Whether loading it began its idle time anew."""
-        self.conflicted = False
-        """Whether a :meth:`save` of this request met a conflict that could not be merged."""
-        self.saved: Safety | None = None
-        """How safe the last save was, where the guard waits for replicas (``durability``)."""
+        if snapshot.touched:
+            self.touched = True
         self._rebase(snapshot)
 
     def _rebase(self, snapshot: Snapshot) -> None:
@@ -117,7 +120,9 @@ class Session(MutableMapping[str, Any]):
     # --- the mapping
 
     def __getitem__(self, key: str) -> Any:
-        self._note_read(key)
+        self._touched = True
+        if key not in self._assigned and key not in self._deleted:
+            self._read.add(key)
         return self._value(key)
 
     def _value(self, key: str) -> Any:
@@ -127,11 +132,6 @@ class Session(MutableMapping[str, Any]):
             raise KeyError(key)
         value = self._values[key] = self._codec.decode(key, self._raw[key])
         return value
-
-    def _note_read(self, key: str) -> None:
-        self._touched = True
-        if key not in self._assigned and key not in self._deleted:
-            self._read.add(key)
 
     def _note_read_all(self) -> None:
         self._touched = self._read_all = True
@@ -159,8 +159,9 @@ class Session(MutableMapping[str, Any]):
         self._changed()
 
     def __contains__(self, key: object) -> bool:
-        if type(key) is str:
-            self._note_read(key)
+        self._touched = True
+        if type(key) is str and key not in self._assigned and key not in self._deleted:
+            self._read.add(key)
         return self._has(key)
 
     def _has(self, key: object) -> bool:
@@ -322,15 +323,20 @@ class Session(MutableMapping[str, Any]):
             self._begun = [*filter(_not_begun, self._begun), work]
         return begun
 
+    @property
+    def is_owed(self) -> bool:
+        """Whether a step was asked for that nobody has awaited yet."""
+        return bool(self._begun)
+
     async def do_what_nobody_awaited(self) -> None:
         """Carry out the steps that were asked for and not awaited. For those who end the block."""
-        begun, self._begun = self._begun, []
+        begun, self._begun = self._begun, ()
         for work in filter(_not_begun, begun):
             await work
 
     def forget_what_nobody_awaited(self) -> None:
         """The block failed: nothing of it is to take effect any more."""
-        begun, self._begun = self._begun, []
+        begun, self._begun = self._begun, ()
         for work in filter(_not_begun, begun):
             work.close()
 
