@@ -19,7 +19,7 @@ from .problems import Problem, Problems, tell
 from .rules import BODY_LIMIT, SAFE_METHODS
 from .visit import RunAgain, Visit
 
-__all__ = ["VISIT", "Exchange", "header_of"]
+__all__ = ["RUN", "VISIT", "Exchange", "conflict", "header_of"]
 
 # Every framework has types of its own for these.
 Scope = Any
@@ -32,6 +32,7 @@ Headers = list[tuple[bytes, bytes]]
 log = logging.getLogger("sessionlock.web")
 
 VISIT = "sessionlock.visit"
+RUN = "sessionlock.run"
 PATIENCE = 0.02  # seconds of waiting after which it is worth a task to see whether the client is still there
 # What an answer says of its own body; the rest of its headers stays when another takes its place.
 OF_THE_BODY = (b"content-", b"transfer-encoding", b"etag", b"last-modified", b"accept-ranges", b"location", b"trailer")
@@ -178,7 +179,7 @@ class _Run:
     async def handle(self, app: App) -> bool:
         """False: it was abandoned, and its visit is over; the request is to be run again."""
         visit, scope = self._visit, self._scope
-        scope["session"], scope[VISIT] = visit.mapping, visit
+        scope["session"], scope[VISIT], scope[RUN] = visit.mapping, visit, self
         try:
             await app(scope, self._exchange.reader(), self.send)
         except BaseException as error:
@@ -199,6 +200,11 @@ class _Run:
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 return False
             log.warning("a run that was abandoned, to be run again, ended with an error", exc_info=error)
+            return True
+        if isinstance(error, RunAgain):
+            self._abandoned = self._exchange.can_run_again
+            if not self._abandoned:
+                raise conflict()
             return True
         if self._lost and isinstance(error, asyncio.CancelledError) and not self._cancels.taken_back():
             await self._visit.finish()  # raises that it is lost
@@ -237,9 +243,8 @@ class _Run:
             self._exchange.settle(self._scope)
             await self._visit.finish(failed=message["status"] >= 500)
         except RunAgain:
-            if self._exchange.can_run_again and not self._over:
-                self._abandon()
-            await self._replace(_conflict(), message)
+            self.abandon()
+            await self._replace(conflict(), message)
             return
         except SessionLockError as error:
             await self._replace(error, message)
@@ -250,12 +255,16 @@ class _Run:
             await self._exchange.send(one)
         await self._exchange.begin(message, self._scope)
 
-    def _abandon(self) -> None:
-        """End what runs, as if the client had gone: exit code runs, background tasks do not.
+    def abandon(self) -> None:
+        """End what runs, as if the client had gone: exit code runs, background tasks do not. Any task may call it.
+
+        Returns if the request cannot be run again.
 
         Raises:
             asyncio.CancelledError
         """
+        if self._over or not self._exchange.can_run_again:
+            return
         self._abandoned = True
         self._cancels.cancel()
         raise asyncio.CancelledError
@@ -290,7 +299,7 @@ class _Before:
         return self._scope
 
 
-def _conflict() -> SessionConflict:
+def conflict() -> SessionConflict:
     return SessionConflict(
         "another request changed the session meanwhile, and this one cannot be run again: its body was too long to be"
         " kept"

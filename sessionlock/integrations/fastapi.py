@@ -11,13 +11,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated
+from inspect import signature
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
 from ..errors import ConfigurationError
 from ..session import Session
 from .asgi import SessionLockMiddleware, visit_of
+from .exchange import RUN, conflict
+from .visit import RunAgain
 
 __all__ = ["LockedSession", "SessionLockMiddleware", "locked_session"]
 
@@ -34,9 +37,17 @@ async def locked_session(request: Request) -> AsyncIterator[Session]:
     visit = visit_of(request.scope)
     if visit is None:
         raise ConfigurationError("locked_session needs app.add_middleware(SessionLockMiddleware, ...) on this route")
-    async with visit.locked() as session:
-        request.scope["session"] = session
-        yield session
+    try:
+        async with visit.locked() as session:
+            yield session
+    except RunAgain:
+        request.scope[RUN].abandon()
+        raise conflict() from None
 
 
-LockedSession = Annotated[Session, Depends(locked_session, scope="function")]
+# FastAPI before 0.121 has no such argument, and leaves dependencies before the answer (to 0.117) or after it. Then the
+# middleware saves and releases as the answer begins.
+_IN_TIME: dict[str, Any] = {"scope": "function"} if "scope" in signature(Depends).parameters else {}
+
+LockedSession = Annotated[Session, Depends(locked_session, **_IN_TIME)]
+"""For a path operation's parameter: its session, locked. ``request.session`` is the same one, as a dict."""

@@ -23,8 +23,9 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from support.asgi_calls import Call, app_of, browser
 
-from sessionlock import SessionGuard
-from sessionlock.integrations.asgi import SessionLockMiddleware
+from sessionlock import Session, SessionConflict, SessionGuard
+from sessionlock.integrations.fastapi import SessionLockMiddleware, locked_session
+from sessionlock.integrations.web import RoutePolicy
 
 pytestmark = pytest.mark.anyio
 
@@ -477,3 +478,93 @@ async def test_an_unsafe_request_is_not_run_again(guard: SessionGuard, sid: str)
         assert (await client.post("/")).status_code == 405
         assert (await client.get("/")).text == "run 1"
     assert visits.background == [1]
+
+
+# --- conflicts before the answer --------------------------------------------------------------------------------------
+
+
+async def saves(visits: Visits, session: Any, how: str) -> Response:
+    run = await visits(session)
+    try:
+        await session.sessionlock.save()
+    except SessionConflict:
+        if how == "raises":
+            raise
+        if how == "raises another":
+            raise LookupError("could not save") from None
+        return PlainTextResponse(f"run {run} could not save", 500 if how == "answers 500" else 200)
+    return PlainTextResponse(f"run {run}")
+
+
+@pytest.mark.parametrize("how", ["raises", "raises another", "answers 500"])
+async def test_a_save_of_the_handlers_own(guard: SessionGuard, sid: str, visits: Visits, how: str) -> None:
+    async def view(request: Request) -> Response:
+        return await saves(visits, request.session, how)
+
+    async with browser(app_of(guard, view), sid) as client:
+        answer = await client.get("/")
+        assert (answer.status_code, answer.text) == (200, "run 2")
+    assert await visits.stored() == 11
+
+
+async def test_a_save_from_a_thread(guard: SessionGuard, sid: str, visits: Visits) -> None:
+    app = FastAPI()
+    app.add_middleware(SessionLockMiddleware, guard=guard)
+
+    @app.get("/")
+    def view(request: Request) -> str:
+        run = anyio.from_thread.run(visits, request.session)
+        request.session.sessionlock.save()  # type: ignore[attr-defined]
+        return f"run {run}"
+
+    async with browser(app, sid) as client:
+        answer = await client.get("/")
+        assert (answer.status_code, answer.json()) == (200, "run 2")
+    assert await visits.stored() == 11
+
+
+async def test_a_lock_that_a_handler_takes_too_late(guard: SessionGuard, sid: str, visits: Visits) -> None:
+    """What was changed before FastAPI's dependency locks is saved first; that it cannot be is no conflict, either."""
+    app = FastAPI()
+    app.add_middleware(SessionLockMiddleware, guard=guard)
+
+    async def counted(request: Request) -> int:
+        return await visits(request.session)
+
+    @app.get("/")
+    async def view(
+        run: int = Depends(counted),
+        session: Session = Depends(locked_session),  # noqa: B008
+    ) -> list[Any]:
+        session["n"] += 1
+        return [run, session.lease is not None]
+
+    async with browser(app, sid) as client:
+        answer = await client.get("/")
+        assert (answer.status_code, answer.json()) == (200, [2, True])
+    assert visits.runs == 2
+    assert await visits.stored() == 12
+
+
+async def test_turned_off(guard: SessionGuard, sid: str, visits: Visits, tmp_path: Path) -> None:
+    routes: dict[str, Any] = {"/": RoutePolicy(on_conflict="answer")}
+    for options in ({"routes": routes}, {"on_conflict": "answer"}, {"mode": "optimistic"}):
+        visits.left, visits.runs = 1, 0
+        async with browser(around(plain(visits, tmp_path), guard, **options), sid) as client:
+            assert (await client.get("/")).status_code == 409
+        assert visits.runs == 1
+
+
+async def test_a_route_that_conflicted_is_locked_at_once(guard: SessionGuard, sid: str) -> None:
+    seen: list[bool] = []
+
+    async def view(request: Request) -> Response:
+        seen.append(request.session.sessionlock.lease is not None)  # type: ignore[attr-defined]
+        return PlainTextResponse(str(await visits(request.session)))
+
+    visits = Visits(guard, sid)
+    async with browser(app_of(guard, view), sid) as client:
+        for _ in range(2):
+            assert (await client.get("/counter")).status_code == 200
+        assert (await client.get("/other")).status_code == 200
+    assert seen == [False, True, True, False]

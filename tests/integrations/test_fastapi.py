@@ -46,7 +46,8 @@ def app_of(guard: SessionGuard, mode: Any = "read") -> FastAPI:
 
     @app.get("/late")
     async def late(item: str, session: LateSession, request: Request) -> list[Any]:
-        assert request.session is session
+        assert request.session.sessionlock is session  # type: ignore[attr-defined]
+        assert request.session == session
         session["cart"].append(item)
         return [await held(session)]
 
