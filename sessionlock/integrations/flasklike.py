@@ -129,8 +129,9 @@ def live_of(app: Any, visit: Visit, idle: float, *, modified: bool, permanent: b
 
     None where its end is to move as little as the cookie's, and where it has that life already.
     """
-    lifetime, locked = visit.lifetime, visit.session.lease is not None
-    if idle == lifetime.idle and (visit.session.new or (locked and lifetime.refresh_below == 1)):
+    lifetime, session = visit.lifetime, visit.session
+    begun_anew = session.lease is not None and lifetime.refresh_below == 1 and visit.age < idle / 100
+    if idle == lifetime.idle and (session.new or begun_anew):
         return None
     return idle if modified or (permanent and app.config["SESSION_REFRESH_EACH_REQUEST"]) else None
 

@@ -362,7 +362,7 @@ class Visit:
         if isinstance(self._context, UnlockedContext):
             self._close_unlocked()
         if self._learnt is not None:
-            self._learnt.add(self.label, time.monotonic() - self._began_at)
+            self._learnt.add(self.label, self.age)
         log.debug("%s met a conflict in session %s and runs again under the lock", self.label, self.session.name)
         return RunAgain()
 
@@ -548,6 +548,11 @@ class Visit:
                 self._mapping._end()
         if self.saved:
             self.tell_unsaved()
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was opened."""
+        return time.monotonic() - self._began_at
 
     @property
     def is_open(self) -> bool:

@@ -62,6 +62,8 @@ class LockedSession(WebSession, SessionMixin):
     @modified.setter
     def modified(self, value: bool) -> None:
         self._forced = value
+        if value:
+            self._live()
 
     @property
     def sessionlock(self) -> GuardedSession:
