@@ -14,7 +14,7 @@ from sessionlock.embedded import EmbeddedServer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
-COUNTING = ("django-wsgi", "django-asgi", "quart", "quart-hypercorn")
+COUNTING = ("django-wsgi", "django-asgi", "starlette", "fastapi", "quart", "quart-hypercorn")
 AT_ONCE = 20
 
 

@@ -13,10 +13,16 @@ from . import handlers
 router = APIRouter()
 
 
+@router.get("/add")
 @router.post("/add")
 @router.post("/brief")
 async def add(request: Request, item: str) -> dict[str, Any]:
     return await handlers.add(request.session, item)
+
+
+@router.get("/count")
+async def count(request: Request) -> dict[str, Any]:
+    return await handlers.count(request.session)
 
 
 @router.get("/cart")

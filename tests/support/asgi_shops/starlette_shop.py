@@ -18,6 +18,10 @@ async def add(request: Request) -> Response:
     return JSONResponse(await handlers.add(request.session, request.query_params["item"]))
 
 
+async def count(request: Request) -> Response:
+    return JSONResponse(await handlers.count(request.session))
+
+
 async def cart(request: Request) -> Response:
     return JSONResponse(handlers.cart(request.session))
 
@@ -66,6 +70,8 @@ def shop(middleware: Callable[[Any], Any]) -> Starlette:
     routes: list[Any] = [Route(f"/{view.__name__}", view, methods=["POST"]) for view in (add, empty, boom, hold, call)]
     routes += [
         Route("/brief", add, methods=["POST"]),
+        Route("/add", add, methods=["GET"]),
+        Route("/count", count),
         Route("/cart", cart),
         Route("/pid", pid),
         Route("/events", events, methods=["POST"]),
