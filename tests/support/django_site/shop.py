@@ -61,6 +61,13 @@ async def acount(request: Asked) -> JsonResponse:
     return JsonResponse({"pid": os.getpid()})
 
 
+def upload(request: Asked) -> JsonResponse:
+    """``file`` of a form, or any body."""
+    size = request.FILES["file"].size if request.content_type == "multipart/form-data" else len(request.body)
+    request.session["sizes"] = [*request.session.get("sizes", []), size]
+    return JsonResponse({"size": size})
+
+
 async def aadd(request: Asked) -> JsonResponse:
     items = await request.session.aget("cart", [])
     await anyio.sleep(handlers.MOMENT)
@@ -94,6 +101,7 @@ def configured(*views: Any) -> None:
     names = ("add", "cart", "hold", "call", "count")
     urlpatterns[:] = [path(name, view) for name, view in zip(names, views, strict=True)]
     urlpatterns.append(path("pid", pid))
+    urlpatterns.append(path("upload", upload))
     urlpatterns.append(path("brief", session_lock(wait=BRIEF)(partial(views[0]))))
     store, way = os.environ["STORE"], os.environ["WAY"]
     options: dict[str, Any] = {"ROOT_URLCONF": __name__, "SESSION_LOCK_WAIT": PATIENTLY}
