@@ -66,12 +66,15 @@ _COMMANDS = {
     "quart-hypercorn": _hypercorn("support.asgi_shops:served"),
     "django-asgi": _uvicorn("support.django_site.shop:asgi"),
     "django-wsgi": _gunicorn("support.django_site.shop:wsgi"),
+    "project-asgi": _uvicorn("support.django_site.project:asgi"),
+    "project-wsgi": _gunicorn("support.django_site.project:wsgi"),
     "flask": _gunicorn("support.flask_shop:served"),
     "quorum": _gunicorn("support.quorum_app:served"),
     "aiohttp": AIOHTTP,
     "aiohttp-session": AIOHTTP,
 }
-NAMES = tuple(name for name in _COMMANDS if name not in ("quorum", "quart-hypercorn"))
+_BESIDE = ("quorum", "quart-hypercorn", "project-asgi", "project-wsgi")
+NAMES = tuple(name for name in _COMMANDS if name not in _BESIDE)
 STREAMING = ("starlette", "fastapi", "litestar", "quart", "aiohttp")
 
 
@@ -100,7 +103,7 @@ class Site:
         self._masters = workers if alone else 1
         self._command = [sys.executable, *_COMMANDS[name], *([] if alone else [f"--workers={workers}"]), *more]
         paths = (Path(sessionlock.__file__).parent.parent, Path(__file__).parent.parent)
-        self._environment = {
+        self.environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(map(str, paths)),
             "HOME": str(folder),  # gunicorn puts a control socket there
@@ -123,7 +126,7 @@ class Site:
                 self.processes.append(
                     subprocess.Popen(
                         command,
-                        env=self._environment,
+                        env=self.environment,
                         pass_fds=[number],
                         stdin=subprocess.DEVNULL,
                         stdout=log,
@@ -162,12 +165,18 @@ class Site:
 
     @asynccontextmanager
     async def visitor(self) -> AsyncIterator[Visitor]:
-        """A browser whose tabs all workers answer."""
+        """A browser whose tabs all workers answer, with a cart."""
+        async with self.ready() as visitor:
+            await visitor.begin()
+            yield visitor
+
+    @asynccontextmanager
+    async def ready(self) -> AsyncIterator[Visitor]:
+        """The same without a session: all workers answer."""
         started = time.monotonic()
         while True:
             async with Visitor(self.url) as visitor:
                 if len(await visitor.find_workers()) == self._workers:
-                    await visitor.begin()
                     yield visitor
                     return
             assert all(process.poll() is None for process in self.processes), self.told()
