@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -47,6 +50,8 @@ def site(server: EmbeddedServer, flush: None) -> Iterator[None]:
 
     runs.clear()
     meanwhile.clear()
+    begun.clear()
+    go_on.clear()
     within = [*settings.MIDDLEWARE, f"{__name__}.Meanwhile"]
     within.insert(1, "django.middleware.csrf.CsrfViewMiddleware")
     with override_settings(ROOT_URLCONF=__name__, MIDDLEWARE=within):
@@ -59,6 +64,19 @@ def client() -> Client:
     client.post("/seen")
     runs.clear()
     return client
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+def twin_of(client: Client) -> Client:
+    """Another tab of the same browser."""
+    other = Client()
+    other.cookies["sessionid"] = client.cookies["sessionid"].value
+    return other
 
 
 def another_counts(store: SessionStore) -> None:
@@ -104,6 +122,19 @@ def says(request: Request) -> HttpResponse:
 
 def hears(request: Request) -> HttpResponse:
     return JsonResponse([str(message) for message in messages.get_messages(request)], safe=False)
+
+
+begun = threading.Event()
+go_on = threading.Event()
+
+
+def waits(request: Request) -> HttpResponse:
+    runs.append(request.session.sessionlock.mode)
+    number = request.session.get("number", 0)
+    begun.set()
+    assert go_on.wait(10)
+    request.session["number"] = number + 1
+    return HttpResponse()
 
 
 def saves(request: Request) -> HttpResponse:
@@ -174,6 +205,7 @@ urlpatterns = [
     path("page/<name>", lambda request, name: seen(request)),
     path("says", says),
     path("hears", hears),
+    path("waits", waits),
     path("saves", saves),
     path("handles", handles),
     path("counts", counts),
@@ -281,6 +313,19 @@ def test_a_session_that_ended_meanwhile(client: Client) -> None:
     assert client.get("/seen").json()["number"] == 1
     assert not SessionStore().exists(before)
     assert client.cookies["sessionid"].value != before
+
+
+def test_who_holds_the_lock_is_not_disturbed(client: Client, pool: ThreadPoolExecutor) -> None:
+    """A POST counts, and a GET that counts comes and wants to go while it does: the GET waits, both count."""
+    slow = pool.submit(twin_of(client).post, "/waits")
+    assert begun.wait(10)
+    quick = pool.submit(twin_of(client).get, "/seen")
+    until = time.monotonic() + 10
+    while runs != ["lock", "optimistic"]:
+        assert time.monotonic() < until
+    go_on.set()
+    assert (slow.result(10).status_code, quick.result(10).status_code) == (200, 200)
+    assert client.session["number"] == 3
 
 
 def test_a_login_whose_request_runs_again(client: Client) -> None:

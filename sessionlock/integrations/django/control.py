@@ -90,10 +90,20 @@ class Control(Sitting):
         return self._doomed
 
     def prepare(
-        self, home: Home, mode: RequestMode, options: Mapping[str, Any], label: str | None, client: Client | None = None
+        self,
+        home: Home,
+        mode: RequestMode,
+        options: Mapping[str, Any],
+        label: str | None,
+        client: Client | None = None,
+        *,
+        yields: bool = False,
     ) -> None:
-        """Say how the session is to be opened, before it is. ``client`` tells who sent the request."""
+        """Say how the session is to be opened, before it is. ``client`` tells who sent the request. ``yields``: it can
+        be run again, so rather than to disturb who holds the lock it meets a conflict.
+        """
         self._home, self._mode, self._options, self._label, self._client = home, mode, options, label, client
+        self._yields = yields
 
     def begin(self) -> None:
         """Open it now. It does not count as accessed. What prevents that is :attr:`failure`, not raised.

@@ -24,6 +24,7 @@ from ...policies import LeasePolicy, SessionPolicy
 from ...protocol import Committed, Snapshot, outdated, refusal
 from ...selfcall import refusing
 from ...session import Session
+from ..nesting import held_here
 from ..rules import RequestMode
 
 __all__ = ["FreeRecord", "HeldRecord", "Opening", "Record", "create", "empty", "exists"]
@@ -33,7 +34,9 @@ SHORTEST = 0.01  # seconds; what lives shorter is not stored at all
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """How a record is opened. ``on_loss`` is called when the lease is lost. ``client``: who asks."""
+    """How a record is opened. ``on_loss`` is called when the lease is lost. ``client``: who asks. ``yields``: without
+    the lock, nothing is committed that its holder could meet as a conflict.
+    """
 
     policy: SessionPolicy
     mode: RequestMode
@@ -41,13 +44,15 @@ class Opening:
     label: str | None = None
     on_loss: Callable[[], object] | None = None
     client: Client | None = None
+    yields: bool = False
 
     async def open(self, guard: SessionGuard, sid: str) -> Record:
         """Raises :class:`~sessionlock.SessionNotFound` for an id that is not known, and what session_lock() raises."""
         if self.mode == "lock":
             return await HeldRecord.open(guard, sid, self)
         mode: UnlockedMode = "optimistic" if self.mode == "off" else self.mode
-        return await FreeRecord.open(guard, sid, self.policy, mode)
+        yields = self.yields and held_here(guard, sid) is None  # or the holder would wait for itself
+        return await FreeRecord.open(guard, sid, self.policy, mode, yields=yields)
 
 
 class Dropped(Exception):
@@ -145,8 +150,10 @@ class FreeRecord:
         self.over = False
 
     @classmethod
-    async def open(cls, guard: SessionGuard, sid: str, policy: SessionPolicy, mode: UnlockedMode) -> FreeRecord:
-        unlocked = guard.unlocked(sid, policy, mode)
+    async def open(
+        cls, guard: SessionGuard, sid: str, policy: SessionPolicy, mode: UnlockedMode, *, yields: bool = False
+    ) -> FreeRecord:
+        unlocked = replace(guard.unlocked(sid, policy, mode), yields=yields)
         snapshot = await unlocked.load()
         guard.noticed(unlocked.keys, snapshot)
         return cls(guard, unlocked, unlocked.session(snapshot), outdated(unlocked.keys, snapshot))
@@ -164,6 +171,10 @@ class FreeRecord:
     async def finish(self, ttl: float) -> None:
         """The same: it has no lock to give up, and may be used on."""
         await self.save(ttl)
+
+    def yields_no_more(self) -> None:
+        """The request cannot run again any more."""
+        self._unlocked = replace(self._unlocked, yields=False)
 
     async def live(self, ttl: float) -> None:
         """Let it live ``ttl`` seconds from now."""

@@ -28,7 +28,7 @@ from ..visit import IDENTITY
 from . import answers, records, settings
 from .content import Content, name_of
 from .homes import Home
-from .records import HeldRecord, Opening, Record
+from .records import FreeRecord, HeldRecord, Opening, Record
 
 __all__ = ["Data", "Sitting"]
 
@@ -49,6 +49,7 @@ class Sitting:
         self._options: Mapping[str, Any] = {}
         self._label: str | None = None
         self._client: Client | None = None
+        self._yields = False
         self.failure: SessionLockError | None = None
         """What kept the request from its session, or from saving it."""
         self.told = False
@@ -70,7 +71,7 @@ class Sitting:
         if not hasattr(store, "_session_cache") or store.session_key is None:
             return await self.open(guard)
         try:
-            fresh = await records.FreeRecord.open(guard, store.session_key, self._policy(guard), "optimistic")
+            fresh = await FreeRecord.open(guard, store.session_key, self._policy(guard), "optimistic")
         except (SessionNotFound, InvalidSessionId):
             store._session_key = None
             return {}
@@ -84,7 +85,9 @@ class Sitting:
         key, self._record = store.session_key, None
         if key is None:
             return self._nothing(guard)
-        how = Opening(self._policy(guard), self._mode, self._options, self._label, self._lost, self._client)
+        how = Opening(
+            self._policy(guard), self._mode, self._options, self._label, self._lost, self._client, self._yields
+        )
         try:
             self._record = await how.open(guard, key)
         except (SessionNotFound, InvalidSessionId) as error:
@@ -292,7 +295,9 @@ class Sitting:
 
     def _settled(self) -> None:
         """The answer has begun: whoever uses the session still (a thread, a stream) does so without a lock."""
-        self._over = True
+        self._over, self._yields = True, False
+        if isinstance(self._record, FreeRecord):
+            self._record.yields_no_more()
         if self._mode != "read":
             self._mode = "optimistic"
         if self._record is not None and self._record is self._held:
