@@ -57,16 +57,23 @@ class Spool:
             except OSError as error:
                 self._failure = error
                 return
-            self._keep(piece)
-            self.size += len(piece)
+            self.keep(piece)
             self.complete = not piece
 
-    def _keep(self, piece: bytes) -> None:
+    def keep(self, piece: bytes) -> None:
+        """For who receives by itself: put that behind what was received."""
         kept = self._kept
         if isinstance(kept, io.BytesIO) and self.size + len(piece) > self._memory:
             self._kept = TemporaryFile()  # noqa: SIM115 (closed with the request)
             self._kept.write(kept.getbuffer())
+        self._kept.seek(0, os.SEEK_END)
         self._kept.write(piece)
+        self.size += len(piece)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether reading it is no work for a disk."""
+        return isinstance(self._kept, io.BytesIO)
 
     @classmethod
     def received(cls, file: IO[bytes]) -> Spool:

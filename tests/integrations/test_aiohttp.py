@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp_session
 import pytest
-from aiohttp import ClientSession, CookieJar, WSMsgType, web
+from aiohttp import ClientSession, WSMsgType, web
 from aiohttp.test_utils import TestServer
+from support.aiohttp_calls import WAIT, Shop, add, cart, shop_on, until
 from support.commands import CommandCounter
 
 from sessionlock import LeasePolicy, SessionGuard
-from sessionlock.errors import ConfigurationError, ReadOnlySession
+from sessionlock.errors import ConfigurationError
 from sessionlock.integrations.aiohttp import (
     get_session,
     locked_session,
     session_lock,
     session_lock_exempt,
+    session_policy,
     session_readonly,
     setup,
     visit_of,
@@ -27,68 +28,6 @@ from sessionlock.integrations.aiohttp import (
 from sessionlock.integrations.aiohttp_session import SessionLockStorage
 
 pytestmark = pytest.mark.anyio
-WAIT = 10.0
-
-
-async def add(request: web.Request) -> web.Response:
-    session = await get_session(request)
-    session.setdefault("cart", []).append(request.match_info["item"])
-    return web.json_response(session["cart"])
-
-
-async def cart(request: web.Request) -> web.Response:
-    return web.json_response((await get_session(request)).get("cart", []))
-
-
-class Shop:
-    """An application, its server, and a browser."""
-
-    def __init__(self, guard: SessionGuard, app: web.Application) -> None:
-        self.guard = guard
-        self.app = app
-        self.server: TestServer
-        self.browser: ClientSession
-
-    def on(self, method: str, path: str) -> Callable[[Any], Any]:
-        def route(handler: Any) -> Any:
-            self.app.router.add_route(method, path, handler)
-            return handler
-
-        return route
-
-    async def start(self) -> None:
-        self.server = TestServer(self.app)
-        await self.server.start_server()
-        self.browser = ClientSession(self.server.make_url("/"), cookie_jar=CookieJar(unsafe=True))
-
-    async def ask(self, method: str, path: str, **options: Any) -> tuple[int, str]:
-        async with self.browser.request(method, path, **options) as answer:
-            return answer.status, await answer.text()
-
-    @property
-    def sid(self) -> str | None:
-        return next((cookie.value for cookie in self.browser.cookie_jar if cookie.key == "session_id"), None)
-
-    async def held(self, sid: str | None = None) -> bool:
-        return (await self.guard.inspect(sid or self.sid or "")).holder is not None
-
-    async def stored(self) -> dict[str, Any]:
-        assert self.sid is not None
-        return dict(await self.guard.read(self.sid))
-
-
-@asynccontextmanager
-async def shop_on(guard: SessionGuard, **options: Any) -> AsyncIterator[Shop]:
-    app = web.Application()
-    setup(app, guard, **options)
-    shop = Shop(guard, app)
-    shop.on("POST", "/add/{item}")(add)
-    shop.on("GET", "/cart")(cart)
-    try:
-        yield shop
-    finally:
-        await shop.browser.close()
-        await shop.server.close()
 
 
 @pytest.fixture(autouse=True)
@@ -187,7 +126,7 @@ async def test_failures_save_nothing_and_release(shop: Shop) -> None:
 )
 async def test_decorators(shop: Shop, mark: Any, get: bool, post: bool) -> None:
     async def look(request: web.Request) -> web.Response:
-        return web.json_response((await get_session(request)).lease is not None)
+        return web.json_response((await get_session(request)).sessionlock.lease is not None)
 
     shop.app.router.add_route("*", "/look", mark(look))
     await shop.start()
@@ -200,7 +139,7 @@ async def test_class_based_and_sub_applications(shop: Shop) -> None:
     class Look(web.View):
         @session_readonly
         async def post(self) -> web.Response:
-            return web.json_response((await get_session(self.request)).lease is not None)
+            return web.json_response((await get_session(self.request)).sessionlock.lease is not None)
 
     inner = web.Application()
     inner.router.add_view("/look", Look)
@@ -243,22 +182,14 @@ async def test_a_client_that_goes_away_leaves_the_queue(guard: SessionGuard) -> 
         assert shop.sid is not None
         async with guard.session_lock(shop.sid):
             waits = asyncio.ensure_future(shop.ask("POST", "/add/b"))
-            await _until(lambda: _waiters(shop, 1))
+            await until(lambda: _waiters(shop, 1))
             waits.cancel()
-            await _until(lambda: _waiters(shop, 0))
+            await until(lambda: _waiters(shop, 0))
         assert await shop.stored() == {"cart": ["a"]}
 
 
 async def _waiters(shop: Shop, count: int) -> bool:
     return len((await shop.guard.inspect(shop.sid or "")).waiters) == count
-
-
-async def _until(holds: Callable[[], Any]) -> None:
-    async def wait() -> None:
-        while not await holds():
-            await asyncio.sleep(0.01)
-
-    await asyncio.wait_for(wait(), WAIT)
 
 
 async def test_streams_and_websockets_hold_no_lock(shop: Shop) -> None:
@@ -269,8 +200,7 @@ async def test_streams_and_websockets_hold_no_lock(shop: Shop) -> None:
         before = await shop.held()
         response = web.StreamResponse()
         await response.prepare(request)
-        with pytest.raises(ReadOnlySession):
-            session["n"] = 2
+        session["n"] = 2  # stays here
         await response.write(f"{before} {await shop.held()} {session['n']}".encode())
         return response
 
@@ -278,7 +208,7 @@ async def test_streams_and_websockets_hold_no_lock(shop: Shop) -> None:
     @session_lock
     async def socket(request: web.Request) -> web.WebSocketResponse:
         answer = web.WebSocketResponse()
-        first = (await get_session(request)).lease is not None
+        first = (await get_session(request)).sessionlock.lease is not None
         await answer.prepare(request)
         await answer.send_str(f"{first} {await shop.held()}")
         return answer
@@ -288,12 +218,13 @@ async def test_streams_and_websockets_hold_no_lock(shop: Shop) -> None:
         response = web.StreamResponse()
         await response.prepare(request)
         session = await get_session(request)
-        await response.write(f"{session['cart']} {session.lease}".encode())
+        await response.write(f"{session['cart']} {session.sessionlock.lease}".encode())
         return response
 
     await shop.start()
     assert await shop.ask("POST", "/add/a") == (200, '["a"]')
-    assert await shop.ask("POST", "/stream") == (200, "True False 1")
+    assert await shop.ask("POST", "/stream") == (200, "True False 2")
+    assert (await shop.stored())["n"] == 1
     assert await shop.ask("POST", "/late") == (200, "['a'] None")
     async with shop.browser.ws_connect("/socket") as socket_end:
         message = await socket_end.receive(timeout=WAIT)
@@ -318,10 +249,11 @@ async def test_a_stream_gets_its_cookie(shop: Shop) -> None:
 @pytest.mark.parametrize("streaming", [False, True])
 async def test_a_clash_is_told(shop: Shop, streaming: bool) -> None:
     @shop.on("GET", "/clash")
+    @session_policy(on_conflict="answer")
     async def clash(request: web.Request) -> web.StreamResponse:
         session = await get_session(request)
         session["one"] = "ours"
-        async with shop.guard.session_lock(session.sid) as other:
+        async with shop.guard.session_lock(session.sessionlock.sid) as other:
             other["one"] = "theirs"
         if not streaming:
             return web.Response(text="not seen")
@@ -388,7 +320,7 @@ async def test_locked_within_a_get(shop: Shop) -> None:
     @shop.on("GET", "/upgrade")
     async def upgrade(request: web.Request) -> web.Response:
         session = await get_session(request)
-        before = session.lease
+        before = session.sessionlock.lease
         async with locked_session(request) as locked:
             locked["cart"].append("b")
             inside = await shop.held()
@@ -403,7 +335,7 @@ async def test_locked_within_a_get(shop: Shop) -> None:
 async def test_regenerate_and_destroy(shop: Shop) -> None:
     @shop.on("POST", "/login")
     async def login(request: web.Request) -> web.Response:
-        return web.Response(text=await (await get_session(request)).regenerate(grace=0))
+        return web.Response(text=await (await get_session(request)).sessionlock.regenerate(grace=0))
 
     @shop.on("POST", "/logout")
     async def logout(request: web.Request) -> web.Response:

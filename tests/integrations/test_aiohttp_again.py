@@ -1,0 +1,476 @@
+"""aiohttp: a safe request that met a conflict runs once more, under the lock, and nobody sees that."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+from aiohttp import WSMsgType, web
+from support.aiohttp_calls import WAIT, Shop, shop_on
+
+from sessionlock import SessionConflict, SessionGuard
+from sessionlock.integrations.aiohttp import get_session, session_policy
+from sessionlock.integrations.web import RoutePolicy
+
+pytestmark = pytest.mark.anyio
+in_context: ContextVar[str] = ContextVar("in_context", default="nothing")
+
+
+@pytest.fixture(autouse=True)
+def browser_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SESSIONLOCK_SELF_CALLS", "wait")
+
+
+@pytest.fixture
+async def guard(redis_url: str) -> AsyncIterator[SessionGuard]:
+    async with SessionGuard.from_url(redis_url) as guard:
+        yield guard
+
+
+@pytest.fixture
+async def shop(guard: SessionGuard) -> AsyncIterator[Shop]:
+    async with shop_on(guard, wait=WAIT) as shop:
+        yield shop
+
+
+class Count:
+    """Counts in the session; while it runs for the first time, somebody else counts, too."""
+
+    def __init__(self, shop: Shop, clashes: int = 1) -> None:
+        self.shop = shop
+        self.left = clashes
+        self.runs = 0
+
+    async def __call__(self, request: web.Request) -> int:
+        self.runs += 1
+        session = await get_session(request)
+        n = session.get("n", 0)
+        if self.left:
+            self.left -= 1
+            async with self.shop.guard.session_lock(self.shop.sid or "") as other:
+                other["n"] = other.get("n", 0) + 10
+        session["n"] = n + 1
+        return self.runs
+
+    async def stored(self) -> Any:
+        return (await self.shop.stored())["n"]
+
+
+@pytest.fixture
+async def count(shop: Shop) -> Count:
+    return Count(shop)
+
+
+async def begin(shop: Shop) -> None:
+    await shop.start()
+    assert (await shop.ask("POST", "/add/a"))[0] == 200
+
+
+async def test_it_runs_again(shop: Shop, count: Count) -> None:
+    @shop.on("GET", "/count")
+    async def counts(request: web.Request) -> web.Response:
+        return web.json_response(await count(request))
+
+    await begin(shop)
+    assert await shop.ask("GET", "/count") == (200, "2")
+    assert await count.stored() == 11
+    count.left = 1  # its route takes the lock at once now: nobody gets between
+    slow = shop.guard.session_lock(shop.sid or "", wait=WAIT)
+    async with slow:
+        asking = asyncio.create_task(shop.ask("GET", "/count"))
+        await asyncio.sleep(0)
+        count.left = 0
+    assert await asking == (200, "3")
+    assert await count.stored() == 12
+
+
+@pytest.mark.parametrize("number", [20])
+@pytest.mark.parametrize("what", ["counts", "appends"])
+async def test_twenty_at_once(shop: Shop, what: str, number: int) -> None:
+    barrier = asyncio.Barrier(number) if hasattr(asyncio, "Barrier") else None
+    waits = number
+
+    @shop.on("GET", "/write")
+    async def write(request: web.Request) -> web.Response:
+        nonlocal waits
+        session = await get_session(request)
+        if waits and barrier is not None:
+            waits -= 1
+            await barrier.wait()  # all have read before one writes
+        if what == "counts":
+            session["n"] = session.get("n", 0) + 1
+        else:
+            session["all"] = [*session.get("all", []), request.query["n"]]
+        return web.Response()
+
+    await begin(shop)
+    answers = await asyncio.gather(*(shop.ask("GET", f"/write?n={n}") for n in range(number)))
+    assert {status for status, _ in answers} == {200}
+    stored = await shop.stored()
+    assert stored.get("n", number) == number
+    assert sorted(stored.get("all", map(str, range(number))), key=int) == [str(n) for n in range(number)]
+
+
+async def test_the_request_is_as_it_came(shop: Shop, count: Count) -> None:
+    """Its state, match, context and body, whatever the first run did with them; middlewares run again, too."""
+    seen: list[Any] = []
+
+    @web.middleware
+    async def user(request: web.Request, handler: Any) -> web.StreamResponse:
+        assert "user" not in request._state
+        request._state["user"] = f"user {request.match_info.get('id')}"
+        response: web.StreamResponse = await handler(request)
+        response.headers["X-Inner"] = "yes"
+        return response
+
+    @shop.on("GET", "/item/{id}")
+    async def item(request: web.Request) -> web.Response:
+        seen.append((request.match_info["id"], await request.text(), in_context.get(), request._state["user"]))
+        request.match_info["id"] = "changed"
+        in_context.set("changed")
+        return web.json_response(await count(request))
+
+    shop.app.middlewares.append(user)
+    await begin(shop)
+    async with shop.browser.get("/item/7", data=b"a body") as answer:
+        assert (answer.status, await answer.text()) == (200, "2")
+        assert answer.headers.getall("X-Inner") == ["yes"]
+    assert seen == [("7", "a body", "nothing", "user 7")] * 2
+    assert await count.stored() == 11
+
+
+@pytest.mark.parametrize("how", ["redirect", "stream", "compressed", "template", "file", "head"])
+async def test_whatever_the_answer_is(shop: Shop, count: Count, how: str, tmp_path: Any) -> None:
+    await shop.start()
+    (tmp_path / "file").write_bytes(b"2")
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        runs = str(await count(request))
+        if how == "redirect":
+            raise web.HTTPFound(f"/cart?{runs}")
+        if how in ("stream", "compressed"):
+            response = web.StreamResponse()
+            if how == "compressed":
+                response.enable_compression(web.ContentCoding.gzip)
+            response.set_cookie("own", runs)
+            await response.prepare(request)
+            await response.write(runs.encode())
+            await response.write_eof()
+            return response
+        if how == "file":
+            return web.FileResponse(tmp_path / "file")
+        return web.Response(text=runs, headers={"X-Runs": runs})
+
+    method = "HEAD" if how == "head" else "GET"
+    async with shop_on(shop.guard, wait=WAIT) as other:
+        other.on(method, "/any")(handler)
+        count.shop = other
+        await begin(other)
+        async with other.browser.request(method, "/any", allow_redirects=False) as answer:
+            told, body = answer.headers, await answer.text()
+        assert await count.stored() == 11
+    if how == "redirect":
+        assert (answer.status, told["Location"]) == (302, "/cart?2")
+    elif how == "head":
+        assert (answer.status, told["X-Runs"], body) == (200, "2", "")
+    else:
+        assert (answer.status, body) == (200, "2")
+    if how in ("stream", "compressed"):
+        assert [cookie for cookie in told.getall("Set-Cookie") if "own" in cookie] == ["own=2; Path=/"]
+
+
+async def test_a_first_run_that_will_not_end(shop: Shop, count: Count, caplog: pytest.LogCaptureFixture) -> None:
+    """It swallows everything and writes on: nothing of that reaches the client."""
+    ended: list[str] = []
+
+    @shop.on("GET", "/stubborn")
+    async def stubborn(request: web.Request) -> web.StreamResponse:
+        runs = await count(request)
+        response = web.StreamResponse()
+        try:
+            await response.prepare(request)
+        except BaseException as error:
+            ended.append(type(error).__name__)
+        try:
+            await response.write(b"from run %d" % runs)
+        except ConnectionError:
+            ended.append("nothing to write to")
+        return response
+
+    await begin(shop)
+    assert await shop.ask("GET", "/stubborn") == (200, "from run 2")
+    assert ended == ["RunAgain", "nothing to write to"]
+    assert await count.stored() == 11
+
+
+async def test_a_conflict_that_the_handler_sees(shop: Shop, count: Count) -> None:
+    """It saves by itself and lets the error go, or makes a 500 of it: that is no answer yet."""
+
+    @shop.on("GET", "/saves")
+    async def saves(request: web.Request) -> web.Response:
+        runs = await count(request)
+        await (await get_session(request)).sessionlock.save()
+        return web.json_response(runs)
+
+    @shop.on("GET", "/own")
+    async def own(request: web.Request) -> web.Response:
+        runs = await count(request)
+        try:
+            await (await get_session(request)).sessionlock.save()
+        except SessionConflict:
+            return web.Response(status=500)
+        return web.json_response(runs)
+
+    await begin(shop)
+    for path, stored in (("/saves", 11), ("/own", 22)):
+        count.left, count.runs = 1, 0
+        assert await shop.ask("GET", path) == (200, "2")
+        assert await count.stored() == stored
+
+
+async def test_a_websocket_runs_again_before_it_begins(shop: Shop, count: Count) -> None:
+    @shop.on("GET", "/socket")
+    async def socket(request: web.Request) -> web.WebSocketResponse:
+        runs = await count(request)
+        answer = web.WebSocketResponse()
+        await answer.prepare(request)
+        await answer.send_str(str(runs))
+        return answer
+
+    await begin(shop)
+    async with shop.browser.ws_connect("/socket") as end:
+        message = await end.receive(timeout=WAIT)
+        assert (message.type, message.data) == (WSMsgType.TEXT, "2")
+    assert await count.stored() == 11
+
+
+async def test_a_body_that_is_too_long_to_be_kept(shop: Shop, count: Count) -> None:
+    @shop.on("GET", "/count")
+    async def counts(request: web.Request) -> web.Response:
+        await request.read()
+        return web.json_response(await count(request))
+
+    await begin(shop)
+    assert (await shop.ask("GET", "/count", data=b"x" * 100_000))[0] == 409
+    assert count.runs == 1
+    assert await count.stored() == 10
+
+
+@pytest.mark.parametrize("told", ["decorator", "route", "all"])
+async def test_it_can_be_turned_off(guard: SessionGuard, told: str) -> None:
+    options: dict[str, dict[str, Any]] = {
+        "decorator": {},
+        "route": {"routes": {"/count": RoutePolicy(on_conflict="answer")}},
+        "all": {"on_conflict": "answer"},
+    }
+    async with shop_on(guard, wait=WAIT, **options[told]) as shop:
+        count = Count(shop)
+
+        async def counts(request: web.Request) -> web.Response:
+            return web.json_response(await count(request))
+
+        shop.on("GET", "/count")(session_policy(on_conflict="answer")(counts) if told == "decorator" else counts)
+        await begin(shop)
+        assert (await shop.ask("GET", "/count"))[0] == 409
+        assert count.runs == 1
+
+
+async def test_a_get_that_pops_and_a_post_that_stores(shop: Shop) -> None:
+    """The last message is shown while a cart is stored: emptied is not ended."""
+    reading, stored = asyncio.Event(), asyncio.Event()
+
+    @shop.on("POST", "/message")
+    async def message(request: web.Request) -> web.Response:
+        (await get_session(request))["msg"] = "hello"
+        return web.Response()
+
+    @shop.on("GET", "/show")
+    async def show(request: web.Request) -> web.Response:
+        session = await get_session(request)
+        shown = session.pop("msg")
+        reading.set()
+        await stored.wait()
+        return web.Response(text=shown)
+
+    await shop.start()
+    await shop.ask("POST", "/message")
+    showing = asyncio.create_task(shop.ask("GET", "/show"))
+    await asyncio.wait_for(reading.wait(), WAIT)
+    assert (await shop.ask("POST", "/add/a"))[0] == 200
+    stored.set()
+    assert await showing == (200, "hello")
+    assert await shop.stored() == {"cart": ["a"]}
+
+
+async def test_what_a_request_lost_is_not_acknowledged(shop: Shop) -> None:
+    """A POST that put something into a session which a logout ended meanwhile is not answered 200."""
+
+    @shop.on("POST", "/late")
+    @session_policy("optimistic")
+    async def late(request: web.Request) -> web.Response:
+        session = await get_session(request)
+        session["order"] = 1
+        await shop.guard.destroy(session.sessionlock.sid)
+        return web.Response()
+
+    @shop.on("GET", "/looks")
+    async def looks(request: web.Request) -> web.Response:
+        session = await get_session(request)
+        found = session.get("cart")
+        await shop.guard.destroy(session.sessionlock.sid)
+        return web.json_response(found)
+
+    await begin(shop)
+    async with shop.browser.post("/late") as answer:
+        assert (answer.status, answer.cookies["session_id"]["max-age"]) == (409, "0")
+    await shop.ask("POST", "/add/a")
+    assert await shop.ask("GET", "/looks") == (200, '["a"]')
+
+
+async def test_late_writes_are_logged_and_harm_nobody(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    @shop.on("GET", "/socket")
+    async def socket(request: web.Request) -> web.WebSocketResponse:
+        answer = web.WebSocketResponse()
+        await answer.prepare(request)
+        session = await get_session(request)  # touched for the first time
+        async for _ in answer:
+            session["seen"] = session.get("seen", 0) + 1
+            session.setdefault("list", []).append(1)
+            session.pop("cart", None)
+            await answer.send_json(session)
+        return answer
+
+    @shop.on("POST", "/stream")
+    async def stream(request: web.Request) -> web.StreamResponse:
+        session = await get_session(request)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        session["late"] = True
+        session.clear()
+        await response.write(repr(session).encode())
+        return response
+
+    await begin(shop)
+    with caplog.at_level(logging.WARNING, "sessionlock.web"):
+        async with shop.browser.ws_connect("/socket") as end:
+            for n in (1, 2):
+                await end.send_str("go")
+                assert await end.receive_json(timeout=WAIT) == {"seen": n, "list": [1] * n}
+        assert await shop.ask("POST", "/stream") == (200, "{}")
+    late = [record for record in caplog.records if "after its answer had begun" in record.getMessage()]
+    assert len(late) == 2
+    assert await shop.stored() == {"cart": ["a"]}
+    assert await shop.ask("GET", "/cart") == (200, '["a"]')
+
+
+async def test_headers_and_cookies_of_the_application_stay_on_a_problem(shop: Shop) -> None:
+    @shop.on("GET", "/clash")
+    @session_policy(on_conflict="answer")
+    async def clash(request: web.Request) -> web.Response:
+        session = await get_session(request)
+        session["one"] = "ours"
+        async with shop.guard.session_lock(session.sessionlock.sid) as other:
+            other["one"] = "theirs"
+        answer = web.Response(body=gzip.compress(b"x"), headers={"Content-Encoding": "gzip", "ETag": '"1"'})
+        answer.set_cookie("theme", "dark")
+        return answer
+
+    @web.middleware
+    async def inner(request: web.Request, handler: Any) -> web.StreamResponse:
+        response: web.StreamResponse = await handler(request)
+        response.headers["X-Inner"] = "yes"
+        return response
+
+    async def cors(request: web.Request, response: web.StreamResponse) -> None:
+        response.headers["Access-Control-Allow-Origin"] = "*"
+
+    shop.app.middlewares.append(inner)
+    shop.app.on_response_prepare.append(cors)
+    await begin(shop)
+    async with shop.browser.get("/clash") as answer:
+        assert answer.status == 409
+        assert answer.headers.getall("Access-Control-Allow-Origin") == ["*"]
+        assert answer.headers.getall("X-Inner") == ["yes"]
+        assert answer.cookies["theme"].value == "dark"
+        assert "ETag" not in answer.headers
+        assert (await answer.json())["status"] == 409
+
+
+async def test_a_browser_gets_a_page(shop: Shop) -> None:
+    @shop.on("POST", "/brief")
+    @session_policy(wait=0.05)
+    async def brief(request: web.Request) -> web.Response:
+        await get_session(request)
+        return web.Response()
+
+    await begin(shop)
+    async with shop.guard.session_lock(shop.sid or ""):
+        async with shop.browser.post("/brief", headers={"Accept": "text/html,*/*;q=0.8"}) as page:
+            assert (page.status, page.content_type) == (503, "text/html")
+        async with shop.browser.post("/brief") as told:
+            assert (told.status, told.content_type) == (503, "application/problem+json")
+
+
+@pytest.mark.parametrize("key", ["user_id", "AIOHTTP_SECURITY"])
+async def test_a_login_gives_a_new_id(shop: Shop, key: str) -> None:
+    @shop.on("POST", "/login")
+    async def login(request: web.Request) -> web.Response:
+        (await get_session(request))[key] = "alice"
+        return web.Response()
+
+    @shop.on("POST", "/again")
+    async def again(request: web.Request) -> web.Response:
+        session = await get_session(request)
+        cart = session["cart"]
+        session.clear()
+        session["anything"] = cart
+        return web.Response()
+
+    await begin(shop)
+    planted = shop.sid
+    await shop.ask("POST", "/login")
+    assert shop.sid not in (None, planted)
+    assert (await shop.ask("GET", "/cart", cookies={"session_id": planted or ""}))[1] == "[]"
+    second = shop.sid
+    await shop.ask("POST", "/again")
+    assert shop.sid not in (None, planted, second)
+    assert await shop.stored() == {"anything": ["a"]}
+
+
+async def test_a_session_is_a_dict(shop: Shop) -> None:
+    @shop.on("POST", "/dict")
+    async def as_dict(request: web.Request) -> web.Response:
+        session = await get_session(request)
+        assert isinstance(session, dict)
+        assert session | {"b": 1} == {"cart": ["a"], "b": 1}
+        assert dict(session) == {"cart": ["a"]}
+        assert not hasattr(session, "name")
+        session["token"] = {1: "int keys", "n": float("inf")}
+        return web.json_response(session)
+
+    await begin(shop)
+    status, text = await shop.ask("POST", "/dict")
+    assert (status, text[:14]) == (200, '{"cart": ["a"]')
+    assert (await shop.ask("GET", "/cart"))[0] == 200
+
+
+async def test_a_signal_that_looks_after_a_failed_request(
+    own_server: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store is gone: the 503 that is ready stays one."""
+    server = own_server(tcp=True)
+    async with SessionGuard.from_url(server.tcp_url, retry_for=0.2) as guard, shop_on(guard, wait=1) as shop:
+
+        async def looks(request: web.Request, response: web.StreamResponse) -> None:
+            (await get_session(request)).setdefault("seen", True)
+
+        shop.app.on_response_prepare.append(looks)
+        await begin(shop)
+        server.stop()
+        assert (await shop.ask("POST", "/add/b"))[0] == 503
+        assert (await shop.ask("GET", "/nowhere"))[0] == 404
