@@ -18,8 +18,10 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from functools import partial
+from importlib import import_module
 from typing import Any
 
+from ..codec import Codec
 from ..default import default_guard
 from ..errors import ConfigurationError, SessionLockError
 from ..guard import SessionGuard
@@ -138,7 +140,7 @@ class SessionLockMiddleware:
             client=partial(client_of_scope, scope),
             rules=self.rules,
             identity=self.identity,
-            codec=for_framework(self.guard.codec, json.dumps, json.loads),
+            codec=self.codec(scope),
             origin=origin,
             old_cookie=value_of(cookies, origin.cookie or self.cookie.name) if origin is not None else None,
         )
@@ -172,12 +174,19 @@ class SessionLockMiddleware:
 
     # --- for frameworks
 
+    def codec(self, scope: Scope) -> Codec:
+        """What the application may put into its session: here, what Starlette's own takes."""
+        return for_framework(self.guard.codec, json.dumps, json.loads)
+
     def settling(self, scope: Scope, visit: Visit) -> None:
         """The answer begins, and ``visit`` is about to be finished. What was put into the scope is not ours to take."""
         found = scope.get("session")
         if found is visit.mapping or found is None or scope.get("root_path", "") != scope[OURS][1]:
             return  # an application that is mounted below keeps sessions of its own
-        self._tell(replaced(found))
+        if "litestar_app" in scope:
+            import_module("sessionlock.integrations.litestar").take(scope, visit)  # it is there, then
+        else:
+            self._tell(replaced(found))
 
     # --- the set-up
 
