@@ -447,6 +447,31 @@ def test_the_mode_of_the_whole_site(client: Client) -> None:
     assert client.post("/locked_mode").content == b"lock"
 
 
+@override_settings(SESSION_LOCK_ROUTES={"/mode": "lock", "POST /class_*": "read", "/exempt_*": "lock"})
+def test_the_modes_of_paths(client: Client) -> None:
+    """A decorator of the view wins."""
+    assert client.get("/mode").content == b"lock"
+    assert client.post("/class_modes").content == b"read"
+    assert client.get("/class_modes").content == b"optimistic"
+    assert client.post("/exempt_mode").content == b"optimistic"
+    assert client.post("/amode").content == b"lock"
+
+
+@override_settings(SESSION_LOCK_SAVE_ON_ERROR=True)
+def test_a_site_that_saves_on_errors(client: Client) -> None:
+    client.post("/put/a/b?status=500")
+    assert client.session["a"] == "b"
+
+
+@override_settings(SESSION_LOCK_IDENTITY=["member"])
+def test_a_key_of_the_site_s_own_that_tells_who_is_logged_in(client: Client) -> None:
+    before = sid_of(client)
+    client.post("/put/user_id/7")
+    assert sid_of(client) == before
+    client.post("/put/member/ada")
+    assert sid_of(client) != before
+
+
 def test_a_wait_of_its_own(client: Client, holder: Callable[[str], Any]) -> None:
     with holder(sid_of(client)):
         assert client.get("/impatient").status_code == 503

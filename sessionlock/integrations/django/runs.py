@@ -36,7 +36,8 @@ class Run:
         """The session's key: the cookie's, or the one that an earlier run gave it."""
         self.policy = _policy(request, match)
         self.label = label_of(request.method, request.path)
-        self.mode: RequestMode = self.policy.mode_for(request.method)
+        mode = self.policy.mode_for(request.method)
+        self.mode: RequestMode = "read" if mode == "off" else mode  # Django has no requests without a session
         # By route, not by path: what one page of a kind does, the others do.
         self._route = self.label if match is None else f"{request.method} {match.route}"
         self._learnt = learnt
@@ -127,8 +128,8 @@ class _Before:
 
 
 def _policy(request: Any, match: Any) -> RoutePolicy:
-    """What the request's view said about its session, else the settings."""
-    usual = settings.current().policy
+    """What the request's view said about its session, else the settings for its path."""
+    usual = settings.current().rules.policy_for(request.method, request.path_info)
     said = policy_of(match.func, request.method) if match is not None else None
     return usual if said is None else said.over(usual)
 

@@ -5,6 +5,10 @@
 ``SESSION_LOCK_MODE``: of views without a decorator, ``"auto"`` (default), ``"lock"``, ``"optimistic"`` or ``"read"``.
 ``SESSION_LOCK_WAIT``: seconds in the queue, or a :class:`sessionlock.WaitPolicy`.
 ``SESSION_LOCK_LEASE``: seconds, or a :class:`sessionlock.LeasePolicy`.
+``SESSION_LOCK_ROUTES``: a mode or a RoutePolicy for paths, as :class:`~sessionlock.integrations.web.Rules` has them.
+``SESSION_LOCK_SAVE_ON_ERROR``, ``SESSION_LOCK_BODY_LIMIT``, ``SESSION_LOCK_ON_CONFLICT``: for all views, as
+:class:`~sessionlock.integrations.web.RoutePolicy` has them.
+``SESSION_LOCK_IDENTITY``: session keys that tell who is logged in; a change of one gives the session a new key.
 ``SESSION_LOCK_MERGE``: merge strategy per session key, beside those for Django's own keys.
 ``SESSION_LOCK_ABSOLUTE``: seconds after its creation at which a session ends in any case (default: never).
 ``SESSION_LOCK_GRACE``: seconds for which a key that ``cycle_key()`` replaced still works (30).
@@ -30,7 +34,8 @@ from ...changes import MISSING, Clash, check_strategies, strategy_for
 from ...errors import ConfigurationError
 from ...policies import LeasePolicy
 from ..problems import Problems
-from ..rules import RoutePolicy
+from ..rules import RoutePolicy, Rules
+from ..visit import IDENTITY
 
 __all__ = ["LockSettings", "current", "forget"]
 
@@ -43,7 +48,8 @@ class LockSettings:
 
     url: str
     options: Mapping[str, Any]
-    policy: RoutePolicy
+    rules: Rules
+    identity: tuple[str, ...]
     merge: Mapping[str, Any]
     absolute: float | None
     grace: float
@@ -82,6 +88,9 @@ def _read() -> LockSettings:
         _setting("MODE", "auto"),
         wait=_setting("WAIT", None),
         lease=lease if lease is None or isinstance(lease, LeasePolicy) else LeasePolicy(ttl=lease),
+        save_on_error=_setting("SAVE_ON_ERROR", None),
+        body_limit=_setting("BODY_LIMIT", None),
+        on_conflict=_setting("ON_CONFLICT", None),
     )
     if policy.mode == "off":
         raise ImproperlyConfigured("SESSION_LOCK_MODE cannot be 'off'; leave the middleware out instead")
@@ -89,7 +98,8 @@ def _read() -> LockSettings:
     return LockSettings(
         url,
         _setting("OPTIONS", {}),
-        policy,
+        Rules(policy, _setting("ROUTES", None)),
+        tuple(_setting("IDENTITY", IDENTITY)),
         merge,
         _setting("ABSOLUTE", None),
         _setting("GRACE", 30.0),

@@ -24,7 +24,6 @@ from ...peers import Client
 from ...policies import SessionPolicy
 from ..nesting import Held
 from ..rules import RequestMode
-from ..visit import IDENTITY
 from . import answers, records, settings
 from .content import Content, name_of
 from .homes import Home
@@ -100,7 +99,7 @@ class Sitting:
         if isinstance(self._record, HeldRecord):
             self._held = self._record
         self._unopened, self.failure = False, None
-        self._who = {key: self._record.session.peek(key) for key in IDENTITY}
+        self._who = {key: self._record.session.peek(key) for key in settings.current().identity}
         return Content(self._record.session)
 
     async def save(self, guard: SessionGuard, must_create: bool) -> None:
