@@ -44,10 +44,13 @@ def run_request(
     environ: WSGIEnvironment,
     start_response: StartResponse,
 ) -> Iterable[bytes]:
-    """Run the application, a safe request twice if need be; what it received ahead goes with the answer's end."""
+    """Run the application, a safe request twice if need be; what it received ahead goes with the answer's end.
+
+    A websocket (Flask-Sock) has spoken with the browser already when its session is saved.
+    """
     answer: Iterable[bytes] = ()
     try:
-        if environ["REQUEST_METHOD"].upper() in SAFE_METHODS:
+        if environ["REQUEST_METHOD"].upper() in SAFE_METHODS and "HTTP_UPGRADE" not in environ:
             answer = _twice_if_need_be(owner, application, environ, start_response)
         else:
             answer = application(environ, start_response)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from flask import Flask, Response
+
+from ..flasklike import mix_in
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -47,19 +48,9 @@ class GuardedFlask(Flask):
         return self._guarded_by.process(self, super().process_response, args)
 
 
-_kinds: weakref.WeakKeyDictionary[type[Flask], weakref.ref[type[Flask]]] = weakref.WeakKeyDictionary()
-
-
 def guard_application(app: Flask) -> None:
     """Make ``app`` a :class:`GuardedFlask`, which is still of its own class."""
-    own = type(app)
-    known = _kinds.get(own)
-    kind = known() if known is not None else None
-    if kind is None:
-        told = {name: getattr(own, name) for name in ("__module__", "__qualname__", "__doc__")}
-        kind = cast("type[Flask]", type(own.__name__, (GuardedFlask, own), told))
-        _kinds[own] = weakref.ref(kind)
-    cast(Any, app).__class__ = kind
+    mix_in(app, GuardedFlask)
     if "wsgi_app" in vars(app):  # it wraps the method of the class that the application had before
         cast(Any, app).wsgi_app = partial(_run, cast("GuardedFlask", app), app.wsgi_app)
 

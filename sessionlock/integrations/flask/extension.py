@@ -9,10 +9,10 @@ from flask import Flask
 from flask.sessions import SecureCookieSessionInterface
 
 from ...blocking import SessionGuard as BlockingGuard
-from ...errors import ConfigurationError, SessionLockError
+from ...errors import SessionLockError
 from ...guard import SessionGuard
 from ...policies import LeasePolicy, WaitPolicy
-from ..flasklike import Settings
+from ..flasklike import Settings, expect_no_other
 from ..rules import Mode, OnConflict
 from ..web import Problems, RoutePolicy
 from .application import EXTENSION, guard_application
@@ -75,7 +75,7 @@ class SessionLock:
         Raises:
             ConfigurationError: as above.
         """
-        self._expect_no_other(app)
+        expect_no_other(app, SecureCookieSessionInterface, EXTENSION)
         interface = SessionLockInterface(app, self._guard_or_url, self._settings)
         app.session_interface = interface
         app.extensions[EXTENSION] = interface
@@ -83,16 +83,3 @@ class SessionLock:
         app.register_error_handler(SessionLockError, interface.answer)
         guard_application(app)
         weakref.finalize(app, interface.app_is_gone).atexit = False
-
-    @staticmethod
-    def _expect_no_other(app: Flask) -> None:
-        if EXTENSION in app.extensions:
-            raise ConfigurationError(
-                "SessionLock guards this application already. Call it once: SessionLock(app), or init_app(app)"
-            )
-        other = type(app.session_interface)
-        if other is not SecureCookieSessionInterface:
-            raise ConfigurationError(
-                f"this application keeps its sessions by {other.__module__}.{other.__qualname__} already, and only one"
-                " can. Leave that out (Flask-Session's Session(app), say), or SessionLock"
-            )

@@ -23,8 +23,19 @@ from ...guard import SessionGuard
 from ...peers import client_of_environ
 from ...policies import SessionPolicy
 from ...portal import portal
-from ..flasklike import Settings, become, guard_for, lifetime_of, live_of, policy_for, tell_cookie, with_flashes
-from ..rules import BODY_LIMIT
+from ..flasklike import (
+    Settings,
+    become,
+    expect_still_there,
+    guard_for,
+    lifetime_of,
+    live_of,
+    policy_for,
+    tell_cookie,
+    with_flashes,
+)
+from ..problems import tell
+from ..rules import BODY_LIMIT, label_of
 from ..values import for_framework
 from ..web import CookieSettings, RoutePolicy, RunAgain, Visit, usable_sid
 from .again import Run, prepare_body, receive_body, run_of, run_request
@@ -36,6 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SessionLockInterface"]
 
+LOCAL = ("embedded:", "memory:")  # begin with the guard, which is made when it is needed
 # Flask's own settings make the cookie, and say when it is sent.
 FLASKS_OWN = CookieSettings(rolling=False)
 
@@ -52,6 +64,7 @@ class SessionLockInterface(SessionInterface):
         self._guard_or_url = guard_or_url
         self._guard: SessionGuard | None = None
         self._owns_guard = False
+        check_guard(guard_or_url or app.config.get("SESSION_LOCK_URL"))
         self._rules = settings.rules(app)
         self._problems = settings.problems(app)
         self._temporary = Temporary()
@@ -71,11 +84,10 @@ class SessionLockInterface(SessionInterface):
         app = self._app()
         assert app is not None
         given = self._guard_or_url or app.config.get("SESSION_LOCK_URL") or default_guard()
+        check_guard(given)
         if isinstance(given, str):
             self._owns_guard = True
             return guard_for(app, given)
-        if not isinstance(given, (SessionGuard, BlockingGuard)):
-            raise ConfigurationError(f"SessionLock wants a guard or a URL, not {given!r}")
         face = given if isinstance(given, BlockingGuard) else blocking_guard(given)
         return with_flashes(face.inner)
 
@@ -125,7 +137,7 @@ class SessionLockInterface(SessionInterface):
 
     def answer(self, error: SessionLockError) -> Response:
         """The error handler: the problem that ``error`` is for the client; a mistake in the program is raised."""
-        problem = self._problems.answer(error)
+        problem = self._problems.answer(error, current_request.headers.get("Accept"))
         if problem is None:
             raise error
         session = _session_of(request_ctx)
@@ -157,20 +169,16 @@ class SessionLockInterface(SessionInterface):
         Raises:
             ConfigurationError: something else took this interface's place.
         """
-        if app.session_interface is not self:
-            other = type(app.session_interface)
-            raise ConfigurationError(
-                f"SessionLock guards this application, but {other.__module__}.{other.__qualname__} was put in its"
-                " place afterwards, so nothing would be locked. Leave one of them out: Flask-Session's"
-                " Session(app), say"
-            )
+        expect_still_there(app, self)
         return run_request(self, application, environ, start_response)
 
     def is_being_answered(self, error: BaseException) -> None:
         """``error`` is about to become an answer, which nothing of ours may spoil."""
-        session = _session_of(request_ctx)
-        if session is not None and isinstance(error, SessionLockError):
-            session._answer_is_ready()
+        if isinstance(error, SessionLockError):
+            tell(error, label_of(current_request.method, current_request.path))
+            session = _session_of(request_ctx)
+            if session is not None:
+                session._answer_is_ready()
 
     def process(self, app: Flask, process: Callable[..., Response], args: tuple[Any, ...]) -> Response:
         """The application's hooks and the saving, for an answer that is ready."""
@@ -180,12 +188,12 @@ class SessionLockInterface(SessionInterface):
             session._answer_is_ready()
         try:
             return process(*context, response)
-        except SessionLockError as error:  # a hook's, in its first touch of the session
-            if session is None:
-                raise
+        except SessionLockError as error:  # a hook's: it looked into the session first, or saved it
             answer = app.make_response(app.handle_user_exception(error))
-            session._answer_is_ready()
+        try:
             return process(*context, answer)
+        except SessionLockError:
+            return answer  # told already
 
     # --- parts
 
@@ -265,6 +273,19 @@ class SessionLockInterface(SessionInterface):
         visit, idle = session._visit, self._lifetime(app).idle
         assert visit is not None
         return live_of(app, visit, idle, modified=session.modified, permanent=session._is_permanent)
+
+
+def check_guard(given: object) -> None:
+    """What is wrong with it is told when the application is set up. Nothing is connected.
+
+    Raises:
+        ConfigurationError: neither a guard nor a URL, or one that cannot be understood.
+    """
+    if isinstance(given, str):
+        if not given.startswith(LOCAL):
+            SessionGuard.from_url(given)
+    elif given is not None and not isinstance(given, (SessionGuard, BlockingGuard)):
+        raise ConfigurationError(f"SessionLock wants a guard or a URL, not {given!r}")
 
 
 def _session_of(context: Any) -> LockedSession | None:

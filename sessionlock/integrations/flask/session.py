@@ -10,7 +10,7 @@ from typing import Any
 
 from flask.sessions import SessionMixin
 
-from ...errors import LeaseLost, LockNotAcquired, ReentrantLock, SessionLockError
+from ...errors import LeaseLost, LockNotAcquired, RedisUnavailable, ReentrantLock, SessionLockError
 from ...session import Session
 from ..mapping import WebSession
 from ..web import Held, RunAgain, Visit
@@ -79,7 +79,7 @@ class LockedSession(WebSession, SessionMixin):
                     self._open_or_do_without()
         session = super()._live()
         lease = session.lease if session is not None else None
-        if lease is not None and lease.is_lost and not lease.released and self._differs():
+        if lease is not None and lease.is_lost and not lease.released and not self._failed and self._differs():
             raise LeaseLost(lease.why_lost())  # a thread cannot be cancelled: it is told at the next use
         return session
 
@@ -99,7 +99,8 @@ class LockedSession(WebSession, SessionMixin):
             self._visit = self._open()
         except SessionLockError as error:
             self._failure = error
-            log.warning("after the answer was ready, a session could not be read and is empty: %s", error)
+            level = logging.DEBUG if isinstance(error, RedisUnavailable) else logging.WARNING  # an outage is told once
+            log.log(level, "after the answer was ready, a session could not be read and is empty: %s", error)
         self._end()
 
     def _end(self) -> None:
@@ -202,8 +203,12 @@ class LockedSession(WebSession, SessionMixin):
         Whether it is one. Raises as :meth:`_finish`.
         """
         self._left = self._answered = True
+        try:
+            wait_for(_ask_and_renew, visit, live, cancel=False)
+        except SessionLockError as error:
+            self._failure = error
+            raise
         self._visit = visit
-        wait_for(_ask_and_renew, visit, live, cancel=False)
         visit.mapping = self
         self._end()
         return self._is_permanent
