@@ -172,16 +172,16 @@ def expect_still_there(app: Any, interface: Any) -> None:
         )
 
 
-def mix_in(app: Any, kind: type[Any]) -> None:
-    """Make ``app`` a ``kind``, while it is still of its own class."""
-    own = type(app)
+def mix_in(thing: Any, kind: type[Any]) -> None:
+    """Make ``thing`` (an application, say) a ``kind``, while it is still of its own class."""
+    own = type(thing)
     known = _mixed.get(own)
     mixed = known() if known is not None else None
     if mixed is None:
         told = {name: getattr(own, name) for name in ("__module__", "__qualname__", "__doc__")}
         mixed = type(own.__name__, (kind, own), told)
         _mixed[own] = weakref.ref(mixed)
-    app.__class__ = mixed
+    thing.__class__ = mixed
 
 
 _mixed: weakref.WeakKeyDictionary[type[Any], weakref.ref[type[Any]]] = weakref.WeakKeyDictionary()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
-from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from quart import Quart
 from quart.globals import _cv_request
 from quart.wrappers import Request
+from quart.wrappers.request import Body
 
-from ...errors import LeaseLost, SessionLockError
+from ...errors import LeaseLost, SessionConflict, SessionLockError
+from ..flasklike import mix_in
 from ..rules import BODY_LIMIT, RoutePolicy
-from ..web import SAFE_METHODS, RunAgain, Visit
+from ..web import RunAgain, Visit
 from .session import Use
 
 __all__ = ["Run", "run_of", "twice_if_need_be"]
@@ -34,8 +36,6 @@ class Run:
         self.request = request
         self.before = before
         self.use: Use | None = None
-        self.body: bytes | None = b""
-        """What a second run would get; None: it cannot be had again."""
         self._task: Any = asyncio.current_task()
         self._lost = False
 
@@ -68,6 +68,8 @@ class Run:
         if self.use is not None:
             try:
                 await self.use.finish(failed=True, live=lambda: None)
+            except RunAgain as again:
+                await self.repeat(again)
             except SessionLockError:
                 pass  # the application's own error comes first
 
@@ -95,21 +97,38 @@ class Run:
 
     # --- the body
 
-    async def receive(self, policy: RoutePolicy) -> RoutePolicy:
-        """Before the session is opened: have the body here where it would be waited for under the lock.
-
-        The policy: one whose body is too long to be kept cannot run again.
+    async def receive(self, policy: RoutePolicy) -> None:
+        """Before the session is opened: have the body here where it would be waited for under the lock, and keep what
+        a second run will ask for.
         """
-        request, safe = self.request, self.request.method.upper() in SAFE_METHODS
-        if safe and not request.content_length and "transfer-encoding" not in request.headers:
-            return policy
-        if not safe and policy.mode_for(request.method) != "lock":
-            return policy
-        whole = await _received(request, BODY_LIMIT if policy.body_limit is None else policy.body_limit)
-        if not safe:
-            return policy
-        self.body = await request.body if whole else None
-        return policy if whole else replace(policy, on_conflict="answer")
+        limit = BODY_LIMIT if policy.body_limit is None else policy.body_limit
+        if policy.may_run_again(self.request.method):
+            body = self.request.body
+            mix_in(body, KeptBody)
+            body.kept, body.limit = bytearray(body._data), limit
+        elif policy.mode_for(self.request.method) == "lock":
+            await _received(self.request, limit)
+
+    async def repeat(self, again: RunAgain) -> SessionConflict:
+        """Raises ``again``; what became of the request where its body, whose rest is waited for, is too long."""
+        body = self.request.body
+        if await _received(self.request, body.limit) and len(body.kept) <= body.limit:
+            raise again
+        return SessionConflict(
+            "another request changed the session meanwhile, and this one cannot be run again: its body is too long"
+        )
+
+
+class KeptBody(Body):
+    """A request's body that can be had once more, up to ``limit`` bytes, however it is read."""
+
+    kept: bytearray
+    limit: int
+
+    def append(self, data: bytes) -> None:
+        if len(self.kept) <= self.limit:
+            self.kept += data
+        super().append(data)
 
 
 def run_of(request: Any) -> Run | None:
@@ -128,7 +147,7 @@ async def twice_if_need_be(app: Quart, handle: Callable[[Any], Awaitable[T]], re
         visit = run.visit
     assert visit is not None
     _take_back(before)
-    return await Run(_as_it_came(app, request, run.body or b""), visit).handled(handle)
+    return await Run(_as_it_came(app, request), visit).handled(handle)
 
 
 def _take_back(before: Context) -> None:
@@ -138,7 +157,7 @@ def _take_back(before: Context) -> None:
             variable.set(value)
 
 
-def _as_it_came(app: Quart, request: Request, body: bytes) -> Request:
+def _as_it_came(app: Quart, request: Request) -> Request:
     fresh = app.request_class(
         request.method,
         request.scheme,
@@ -152,26 +171,26 @@ def _as_it_came(app: Quart, request: Request, body: bytes) -> Request:
         body_timeout=app.config["BODY_TIMEOUT"],
         send_push_promise=request._send_push_promise,
     )
-    fresh.body.set_result(body)
+    fresh.body.set_result(bytes(cast(KeptBody, request.body).kept))
     return fresh
 
 
 async def _received(request: Request, limit: int) -> bool:
-    """Wait until the body is here, as long as Quart would wait for it; whether it is, and may be asked for."""
-    if (request.content_length or 0) > limit or not limit:
-        return False
+    """Wait until the body is here, as long as Quart would wait for it; whether it is, or will not be waited for.
+
+    Quart receives it in a task of its own, and refuses one that is longer than it takes: then there is nothing to wait
+    for.
+    """
+    body: Any = request.body
+    if (request.content_length or 0) > limit:
+        return body._must_raise is not None
+    waiting = asyncio.ensure_future(body._complete.wait())
+    until = None if request.body_timeout is None else time.monotonic() + request.body_timeout
     try:
-        return await asyncio.wait_for(_filled(request.body, limit), request.body_timeout)
-    except asyncio.TimeoutError:
-        return False
-
-
-async def _filled(body: Any, limit: int) -> bool:
-    """Quart receives it in a task of its own; nobody is told how much there is."""
-    complete = body._complete
-    while body._must_raise is None and not complete.is_set():
-        if len(body._data) > limit:
-            return False
-        await asyncio.wait([waiting := asyncio.ensure_future(complete.wait())], timeout=LOOK_AGAIN)
+        while body._must_raise is None and not body._complete.is_set():
+            if len(body._data) > limit or (until is not None and time.monotonic() > until):
+                return False
+            await asyncio.wait([waiting], timeout=LOOK_AGAIN)  # nobody tells how much there is
+        return True
+    finally:
         waiting.cancel()
-    return body._must_raise is None

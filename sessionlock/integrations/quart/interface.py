@@ -24,7 +24,7 @@ from ...policies import SessionPolicy
 from ..flasklike import Settings, become, guard_for, lifetime_of, live_of, policy_for, tell_cookie, with_flashes
 from ..rules import Mode, label_of
 from ..values import for_framework
-from ..web import CookieSettings, RoutePolicy, Visit, tell, usable_sid
+from ..web import CookieSettings, RoutePolicy, RunAgain, Visit, tell, usable_sid
 from .again import Run, run_of
 from .application import use_here
 from .session import LockedSession, Use, use_of
@@ -90,7 +90,7 @@ class SessionLockInterface(SessionInterface):
     async def open_session(self, app: Quart, request: Any) -> LockedSession:
         run, use = run_of(request), Use(label_of(_method(request), request.path))
         if run is not None:
-            run.use = use
+            run.use, use.run = use, run
         try:
             visit = await self._begin(app, request, run)
             await visit.open()
@@ -111,15 +111,21 @@ class SessionLockInterface(SessionInterface):
             return await self.end_socket(use)
         try:
             await use.finish(failed=response.status_code >= 500, live=partial(self._live, app, use))
+        except RunAgain as again:
+            assert use.run is not None
+            await self._replace(app, response, await use.run.repeat(again))
         except SessionLockError as error:
-            if not has_request_context() or run_of(current_request) is None:
+            if use.run is None:
                 raise  # a test's session_transaction()
-            become(response, await app.make_response(cast(Any, await app.handle_user_exception(error))))
+            await self._replace(app, response, error)
         if use.visit is not None and tell_cookie(self, app, session, use.visit, response):
             session.accessed = True
         if session.accessed:
             response.vary.add("Cookie")
         return None
+
+    async def _replace(self, app: Quart, response: Any, error: SessionLockError) -> None:
+        become(response, await app.make_response(cast(Any, await app.handle_user_exception(error))))
 
     async def answer(self, error: SessionLockError) -> Response:
         """The error handler: the problem that ``error`` is for the client; a mistake in the program is raised."""
@@ -143,7 +149,7 @@ class SessionLockInterface(SessionInterface):
         if isinstance(request, Websocket) or run is None:
             policy = replace(policy, mode=UNLOCKED.get(policy.mode, policy.mode))
         else:
-            policy = await run.receive(policy)
+            await run.receive(policy)
         return self._visit(app, request, policy, run)
 
     async def _only_read(self, app: Quart, request: Any) -> Visit | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask.sessions import SessionMixin
 
@@ -12,6 +12,9 @@ from ...errors import SessionLockError
 from ...session import Session
 from ..mapping import WebSession
 from ..web import RunAgain, Visit
+
+if TYPE_CHECKING:
+    from .again import Run
 
 __all__ = ["LockedSession", "Use", "use_of"]
 
@@ -85,6 +88,8 @@ class Use:
         self.session = LockedSession(self)
         self.visit: Visit | None = None
         """None when it could not be opened."""
+        self.run: Run | None = None
+        """None: nobody runs it, and it cannot be run again (a request context of a test's own, say)."""
         self.forced = self.looked = self.was_new = False
         self._failure: SessionLockError | None = None
         self._instead: Visit | None = None
