@@ -29,7 +29,8 @@ from ..default import default_guard
 from ..errors import ConfigurationError, SessionLockError
 from ..guard import SessionGuard
 from ..policies import LeasePolicy, WaitPolicy
-from .aiohttp_request import Handler, SessionOfRequest, Settings, of_request, run
+from .aiohttp_request import Handler, SessionOfRequest, of_request, run
+from .aiohttp_settings import Settings
 from .marks import lease_of, session_lock, session_lock_exempt, session_policy, session_readonly
 from .rules import Mode, OnConflict
 from .web import IDENTITY, CookieSettings, Problems, RoutePolicy, Rules, Visit, WebSession, for_framework

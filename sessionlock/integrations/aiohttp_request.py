@@ -9,30 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http import StreamWriter
 
-from ..codec import Codec
 from ..errors import LeaseLost, LockNotAcquired, RedisUnavailable, SessionConflict, SessionLockError
-from ..guard import SessionGuard
 from ..peers import client_of_transport
-from ..policies import SessionPolicy
 from .aiohttp_body import Body
-from .marks import policy_of
+from .aiohttp_settings import Life, Settings, policy_for, route_of
 from .problems import tell
-from .rules import BODY_LIMIT, SAFE_METHODS, RoutePolicy, Rules, label_of
+from .rules import BODY_LIMIT, SAFE_METHODS, RoutePolicy, label_of
 from .visit import RunAgain, Visit
-from .web import CookieSettings, Held, Problems, WebSession, usable_sid
+from .web import Held, WebSession, usable_sid
 
-__all__ = ["Handler", "Life", "SessionOfRequest", "Settings", "of_request", "run"]
+__all__ = ["Handler", "SessionOfRequest", "of_request", "run"]
 
 log = logging.getLogger("sessionlock.web")
 
@@ -42,52 +39,6 @@ CLIENT_GONE = 499  # the status that access logs have for it, for want of one in
 # What an answer says of its own body; the rest of its headers stays when another takes its place.
 OF_THE_BODY = ("content-", "transfer-encoding", "etag", "last-modified", "accept-ranges", "location", "trailer")
 LATE = "belongs to an answer that has begun"
-
-
-class Life(NamedTuple):
-    """How long the record and its cookie live from now, in seconds; None: the cookie until the browser is closed, the
-    record as the guard's policy says.
-    """
-
-    seconds: float | None
-
-
-async def nothing_more(request: web.Request, own: SessionOfRequest) -> Life | None:
-    """What is done before a session is saved, for who has no conventions of his own."""
-    return None
-
-
-class Settings:
-    """What :func:`.aiohttp.setup` was told. ``before_saving`` may change the session, and say how long it lives."""
-
-    def __init__(
-        self,
-        guard: SessionGuard,
-        cookie: CookieSettings,
-        rules: Rules,
-        problems: Problems,
-        identity: Iterable[str],
-        codec: Codec,
-        url: str | None,
-        cookie_is_told: bool,
-    ) -> None:
-        self.guard = guard
-        self.cookie = cookie
-        self.rules = rules
-        self.problems = problems
-        self.identity = tuple(identity)
-        self.codec = codec
-        self.url = url
-        self.cookie_is_told = cookie_is_told
-        self.lifetime: SessionPolicy | None = None
-        self.before_saving = nothing_more
-        self.storage: object = None
-        self._told: set[str] = set()
-
-    def tell_once(self, what: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
-            log.error("%s", what)
 
 
 class _ClientGone(ConnectionResetError):
@@ -188,14 +139,14 @@ class SessionOfRequest:
 
     def _first_visit(self, only_reading: bool) -> Visit:
         how, request = self.how, self._request
-        policy = _policy(how.rules, request)
+        policy = policy_for(how.rules, request)
         return Visit(
             how.guard,
             how.cookie,
             replace(policy, mode="read") if only_reading or policy.mode == "off" else policy,
             None if policy.mode == "off" else usable_sid(request.cookies.get(how.cookie.name)),
             method=request.method,
-            path=_route_of(request),
+            path=route_of(request),
             https=request.secure,
             client=partial(client_of_transport, request),
             rules=how.rules,
@@ -324,7 +275,7 @@ class SessionOfRequest:
         problem = self.how.problems.answer(error, accept=request.headers.get("Accept"))
         if problem is None or _has_begun(request):
             return None
-        tell(error, label_of(request.method, _route_of(request)))
+        tell(error, label_of(request.method, route_of(request)))
         self._answered = True
         answer = web.Response(body=problem.content(), status=problem.status, headers=dict(problem.headers()))
         self._take_over(answer)
@@ -492,14 +443,3 @@ class _Before:
 def _has_begun(request: web.Request) -> bool:
     writer: Any = request.writer
     return writer is not None and writer.output_size > 0
-
-
-def _route_of(request: web.Request) -> str:
-    route = request.match_info.route
-    return request.path if route.resource is None else route.resource.canonical
-
-
-def _policy(rules: Rules, request: web.Request) -> RoutePolicy:
-    by_rule = rules.policy_for(request.method, request.path)
-    own = policy_of(request.match_info.handler, request.method)
-    return by_rule if own is None else own.over(by_rule)

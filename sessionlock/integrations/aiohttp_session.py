@@ -27,7 +27,8 @@ from aiohttp import web
 from ..errors import ConfigurationError
 from ..guard import SessionGuard
 from . import aiohttp
-from .aiohttp_request import Life, SessionOfRequest, Settings, of_request
+from .aiohttp_request import SessionOfRequest, of_request
+from .aiohttp_settings import Life, Settings
 from .cookies import CookieSettings
 from .values import for_framework
 from .web import WebSession
@@ -114,8 +115,11 @@ class SessionLockStorage(aiohttp_session.AbstractStorage):
         """For :func:`.aiohttp.setup`: what it has to know of this storage."""
         if how is self._met:
             return
-        if how.storage not in (None, self):
-            raise ConfigurationError("two SessionLockStorages in one application: give all of it the same one")
+        other = how.storage
+        if isinstance(other, SessionLockStorage) and other._options() != self._options():
+            raise ConfigurationError(
+                "two SessionLockStorages with different options in one application: give all of it the same one"
+            )
         if self._cookie is None:
             self._cookie_name = how.cookie.name
         elif not how.cookie_is_told:
@@ -131,6 +135,9 @@ class SessionLockStorage(aiohttp_session.AbstractStorage):
         how.before_saving = self._before_saving
         how.storage = self
         self._met = how
+
+    def _options(self) -> tuple[Any, ...]:
+        return self._cookie, self.max_age, self._encoder, self._decoder
 
     # --- for aiohttp-session
 

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-import aiohttp_session
 import pytest
 from aiohttp import ClientSession, WSMsgType, web
 from aiohttp.test_utils import TestServer
@@ -25,7 +24,6 @@ from sessionlock.integrations.aiohttp import (
     setup,
     visit_of,
 )
-from sessionlock.integrations.aiohttp_session import SessionLockStorage
 
 pytestmark = pytest.mark.anyio
 
@@ -367,68 +365,3 @@ async def test_without_setup(redis_url: str) -> None:
     app.router.add_get("/cart", cart)
     async with TestServer(app) as server, ClientSession(server.make_url("/")) as browser, browser.get("/cart") as got:
         assert got.status == 500
-
-
-# --- aiohttp-session
-
-# The package itself still uses strings where aiohttp 3.14 wants keys.
-strings_as_keys = pytest.mark.filterwarnings("ignore:It is recommended to use web.RequestKey")
-
-
-@strings_as_keys
-async def test_aiohttp_session(shop: Shop) -> None:
-    seen: list[tuple[Any, ...]] = []
-
-    async def count(request: web.Request) -> web.Response:
-        session = await aiohttp_session.get_session(request)
-        seen.append((session.new, session.identity, session.empty, await shop.held() if shop.sid else False))
-        session["n"] = session.get("n", 0) + 1
-        session.setdefault("deep", []).append(session["n"])
-        return web.json_response([session["n"], session["deep"], session.created > 1_600_000_000])
-
-    async def login(request: web.Request) -> web.Response:
-        session = await aiohttp_session.new_session(request)
-        session["user"] = "eve"
-        return web.Response()
-
-    async def logout(request: web.Request) -> web.Response:
-        (await aiohttp_session.get_session(request)).invalidate()
-        return web.Response()
-
-    async def fail(request: web.Request) -> web.Response:
-        (await aiohttp_session.get_session(request))["n"] = "bad"
-        raise ZeroDivisionError
-
-    aiohttp_session.setup(shop.app, SessionLockStorage())
-    for handler in (count, login, logout, fail):
-        shop.on("POST", f"/{handler.__name__}")(handler)
-    await shop.start()
-    assert await shop.ask("POST", "/count") == (200, "[1, [1], true]")
-    first = shop.sid
-    assert await shop.ask("POST", "/count") == (200, "[2, [1, 2], true]")
-    assert seen == [(True, None, True, False), (False, first, False, True)]
-    assert (await shop.ask("POST", "/fail"))[0] == 500
-    assert not await shop.held()
-    await shop.ask("POST", "/login")
-    assert shop.sid != first
-    assert await shop.stored() == {"user": "eve"}
-    await shop.ask("POST", "/logout")
-    assert shop.sid is None
-
-
-@strings_as_keys
-async def test_aiohttp_session_in_parallel(guard: SessionGuard) -> None:
-    async def count(request: web.Request) -> web.Response:
-        session = await aiohttp_session.get_session(request)
-        before = session.get("n", 0)
-        await asyncio.sleep(0)
-        session["n"] = before + 1
-        return web.Response()
-
-    async with shop_on(guard, wait=WAIT) as shop:
-        aiohttp_session.setup(shop.app, SessionLockStorage())
-        shop.on("POST", "/count")(count)
-        await shop.start()
-        await shop.ask("POST", "/count")
-        await asyncio.gather(*(shop.ask("POST", "/count") for _ in range(19)))
-        assert await shop.stored() == {"n": 20}
