@@ -33,6 +33,7 @@ from .aiohttp_request import Handler, SessionOfRequest, of_request, run
 from .aiohttp_settings import Settings
 from .marks import lease_of, session_lock, session_lock_exempt, session_policy, session_readonly
 from .rules import Mode, OnConflict
+from .settings import check_arguments
 from .web import IDENTITY, CookieSettings, Problems, RoutePolicy, Rules, Visit, WebSession, for_framework
 
 __all__ = [
@@ -82,6 +83,19 @@ def setup(
     Raises:
         ConfigurationError: a value that makes no sense, or a second call.
     """
+    check_arguments(
+        guard=guard,
+        cookie=cookie,
+        mode=mode,
+        routes=routes,
+        wait=wait,
+        lease=lease,
+        save_on_error=save_on_error,
+        body_limit=body_limit,
+        on_conflict=on_conflict,
+        identity=identity,
+        problems=problems,
+    )
     if SETTINGS in app:
         raise ConfigurationError("this application has its sessions already: call setup() once")
     kept = SessionGuard.from_url(guard) if isinstance(guard, str) else guard or default_guard()

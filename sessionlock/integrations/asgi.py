@@ -30,8 +30,10 @@ from ..policies import LeasePolicy, WaitPolicy
 from .asgi_checks import around, is_mounted, layers, misplaced, outside, replaced
 from .cookies import value_of
 from .exchange import VISIT, App, Exchange, Message, Receive, Scope, Send, header_of
+from .marks import lease_of
 from .problems import tell
 from .rules import Mode, OnConflict
+from .settings import check_arguments
 from .takeover import Origin
 from .web import IDENTITY, CookieSettings, Problem, Problems, RoutePolicy, Rules, Visit, for_framework
 
@@ -51,11 +53,12 @@ class SessionLockMiddleware:
     """Locks, loads, saves and releases the session of each request, around any ASGI application.
 
     ``guard``: a guard, or a URL for one of its own, which is closed as the application shuts down; None: that of
-    :func:`sessionlock.configure`. ``cookie``: settings, or just the name. ``mode``, ``wait``, ``lease``,
-    ``save_on_error``, ``body_limit``, ``on_conflict``: for all requests that ``routes`` says nothing else about (see
-    :class:`.rules.RoutePolicy` and :class:`.rules.Rules`; the paths are those within the application). ``problems``:
-    what errors of the session become. ``identity``: the keys that tell who is logged in: when one of them gets another
-    value, the session gets a new id. ``read_from``: where sessions are that visitors have already (:mod:`.takeover`).
+    :func:`sessionlock.configure`. ``cookie``: settings, or just the name. ``mode``, ``wait``, ``lease`` (policy or
+    seconds), ``save_on_error``, ``body_limit``, ``on_conflict``: for all requests that ``routes`` says nothing else
+    about (see :class:`.rules.RoutePolicy` and :class:`.rules.Rules`; the paths are those within the application).
+    ``problems``: what errors of the session become. ``identity``: the keys that tell who is logged in: when one of them
+    gets another value, the session gets a new id. ``read_from``: where sessions are that visitors have already
+    (:mod:`.takeover`).
 
     The session is saved and the lock released when the answer begins, before anything of it is sent: streams and
     server-sent events never hold it. A request that fails (an exception, or a status of 500 and above) saves nothing.
@@ -78,7 +81,7 @@ class SessionLockMiddleware:
         mode: Mode = "auto",
         routes: Mapping[str, RoutePolicy | Mode] | None = None,
         wait: WaitPolicy | float | None = None,
-        lease: LeasePolicy | None = None,
+        lease: LeasePolicy | float | None = None,
         save_on_error: bool = False,
         body_limit: int | None = None,
         on_conflict: OnConflict | None = None,
@@ -86,12 +89,26 @@ class SessionLockMiddleware:
         problems: Problems | None = None,
         read_from: Origin | None = None,
     ) -> None:
+        check_arguments(
+            guard=guard,
+            cookie=cookie,
+            mode=mode,
+            routes=routes,
+            wait=wait,
+            lease=lease,
+            save_on_error=save_on_error,
+            body_limit=body_limit,
+            on_conflict=on_conflict,
+            identity=identity,
+            problems=problems,
+            read_from=read_from,
+        )
         self.app = app
         self._url = guard if isinstance(guard, str) else None
         self._own_guard = SessionGuard.from_url(guard) if isinstance(guard, str) else None
         self._guard = self._own_guard or guard
         self.cookie = CookieSettings(cookie) if isinstance(cookie, str) else cookie or CookieSettings()
-        self.rules = Rules(RoutePolicy(mode, wait, lease, save_on_error, body_limit, on_conflict), routes)
+        self.rules = Rules(RoutePolicy(mode, wait, lease_of(lease), save_on_error, body_limit, on_conflict), routes)
         self.identity = tuple(identity)
         self.problems = problems or Problems()
         self._origin = read_from

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,6 +15,7 @@ from ..guard import SessionGuard
 from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
 from .marks import lease_of, policy_of
 from .rules import INHERITED, Mode
+from .settings import PREFIX, check_names, checked, names_of
 from .web import IDENTITY, Problems, RoutePolicy, Rules, Visit
 
 __all__ = [
@@ -30,9 +32,13 @@ __all__ = [
     "mix_in",
     "policy_for",
     "tell_cookie",
+    "tell_late",
     "with_flashes",
 ]
 
+log = logging.getLogger("sessionlock.web")
+
+CONFIG = names_of("config")
 FLASHES = "_flashes"  # where flash() keeps its messages
 # Who is logged in, by the extensions of both: Flask-Principal, Flask-OIDC, Flask-CAS, Flask-SimpleLogin, and by the
 # older tutorials.
@@ -69,12 +75,29 @@ class Settings:
         }
 
     def told(self, app: Any, name: str) -> Any:
-        """None when nobody says anything about it."""
-        value = self._given.get(name)
-        return value if value is not None else app.config.get(f"SESSION_LOCK_{name.upper()}")
+        """None when nobody says anything about it.
+
+        Raises:
+            ConfigurationError: a value that makes no sense, by the name under which it was said.
+        """
+        given = self._given.get(name)
+        if given is not None:
+            return checked(name, given)
+        spelled = PREFIX + name.upper()
+        return checked(name, app.config.get(spelled), spelled)
+
+    def said(self, app: Any) -> dict[str, Any]:
+        """What the configuration says now, for :func:`tell_late`; without the URL, which may be said later.
+
+        Raises:
+            ConfigurationError: a ``SESSION_LOCK_…`` that does not exist; a URL that makes no sense.
+        """
+        check_names(app.config, "config")
+        self.told(app, "url")
+        return _said(app)
 
     def rules(self, app: Any) -> Rules:
-        """Raises :class:`~sessionlock.ConfigurationError` for a value that makes no sense."""
+        """What holds for which route."""
         told = {name: self.told(app, name) for name in INHERITED}
         default = RoutePolicy(self.told(app, "mode") or "auto", **{**told, "lease": lease_of(told["lease"])})
         return Rules(default, self.told(app, "routes"))
@@ -86,6 +109,25 @@ class Settings:
         """The keys that tell who is logged in."""
         told = self.told(app, "identity")
         return EXTENSIONS_IDENTITY if told is None else tuple(told)
+
+
+def tell_late(app: Any, said: Mapping[str, Any]) -> None:
+    """The first session is asked for: what the configuration says by now, and did not say to the extension, is told.
+
+    Raises:
+        ConfigurationError: a ``SESSION_LOCK_…`` that does not exist.
+    """
+    check_names(app.config, "config")
+    late = sorted(name for name, value in _said(app).items() if said.get(name) != value)
+    if late:
+        log.error(
+            "%s came into app.config after SessionLock(app), without effect: say it before, or use init_app later",
+            ", ".join(late),
+        )
+
+
+def _said(app: Any) -> dict[str, Any]:
+    return {name: value for name, value in app.config.items() if name in CONFIG and name != f"{PREFIX}URL"}
 
 
 def guard_for(app: Any, url: str) -> SessionGuard:

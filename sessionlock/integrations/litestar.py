@@ -39,7 +39,9 @@ from ..errors import SessionLockError, SessionNotFound
 from ..guard import SessionGuard
 from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
 from .asgi import SessionLockMiddleware
+from .marks import lease_of
 from .rules import Mode, OnConflict
+from .settings import OPTIONS, check_arguments
 from .takeover import Origin
 from .web import IDENTITY, CookieSettings, Problems, RoutePolicy, Rules, Visit, for_framework, usable_sid
 
@@ -114,7 +116,7 @@ class SessionLockConfig(BaseBackendConfig[SessionLockBackend]):
     mode: Mode = "auto"
     routes: Mapping[str, RoutePolicy | Mode] | None = None
     wait: WaitPolicy | float | None = None
-    lease: LeasePolicy | None = None
+    lease: LeasePolicy | float | None = None
     save_on_error: bool = False
     body_limit: int | None = None
     on_conflict: OnConflict | None = None
@@ -123,6 +125,7 @@ class SessionLockConfig(BaseBackendConfig[SessionLockBackend]):
     read_from: Origin | None = None
 
     def __post_init__(self) -> None:
+        check_arguments(**{name: getattr(self, name) for name in OPTIONS if hasattr(self, name)}, guard=self.guard)
         self.cookie = CookieSettings(
             self.key,
             max_age=self.max_age if isinstance(self.guard, str) else "idle",
@@ -132,7 +135,9 @@ class SessionLockConfig(BaseBackendConfig[SessionLockBackend]):
             httponly=self.httponly,
             samesite=self.samesite,
         )
-        default = RoutePolicy(self.mode, self.wait, self.lease, self.save_on_error, self.body_limit, self.on_conflict)
+        default = RoutePolicy(
+            self.mode, self.wait, lease_of(self.lease), self.save_on_error, self.body_limit, self.on_conflict
+        )
         self.rules = Rules(default, self.routes)
         self.checked = False
         if isinstance(self.guard, str):

@@ -370,6 +370,19 @@ def test_messages_of_two_requests_are_merged(twin: Twin) -> None:
     assert twin.again().get("_messages") == '["two"]'
 
 
+def test_a_message_is_shown_once(twin: Twin) -> None:
+    """Two pages that both show it: the second one is run again, and finds none."""
+    twin.set("_messages", '["one"]')
+    twin.save()
+    first, second = twin.again(), twin.again()
+    assert (first.get("_messages"), second.get("_messages")) == ('["one"]', '["one"]')
+    first.pop("_messages")
+    first.save()
+    second.pop("_messages")
+    with pytest.raises(SessionConflict, match="_messages"):
+        second.save()
+
+
 def test_sync_use_within_an_event_loop_is_refused() -> None:
     async def use() -> None:
         SessionStore("a" * 32)["x"]

@@ -30,7 +30,7 @@ __all__ = [
 
 
 def _settings_changed(*, setting: str, **_: Any) -> None:
-    if setting.startswith("SESSION_LOCK_"):
+    if setting.startswith("SESSION_LOCK_") or setting == "SESSION_SERIALIZER":
         forget()
 
 

@@ -15,14 +15,13 @@ from typing import Any, TypeVar
 
 from django.conf import settings as django_settings
 from django.core.exceptions import SynchronousOnlyOperation
-from django.utils.module_loading import import_string
 
 from ...codec import default_codec
 from ...guard import SessionGuard
 from ...policies import SessionPolicy
 from ...portal import portal
 from . import settings
-from .codec import django_codec
+from .serializing import codec_for
 
 __all__ = [
     "Home",
@@ -151,8 +150,9 @@ def _new_guard() -> SessionGuard:
         merge={**said.merge, **given.merge},
         absolute=given.absolute if said.absolute is None else said.absolute,
     )
-    serializer = import_string(django_settings.SESSION_SERIALIZER)
-    options["codec"] = django_codec(options.get("codec") or default_codec(), serializer)
+    options["codec"] = codec_for(
+        options.get("codec") or default_codec(), django_settings.SESSION_SERIALIZER, said.serializer
+    )
     return SessionGuard.from_url(said.url, session=policy, **options)
 
 

@@ -1,19 +1,4 @@
-"""What a project says in its settings, as checked values. Everything but ``SESSION_LOCK_URL`` has a default.
-
-``SESSION_LOCK_URL``: where the sessions live, as :meth:`sessionlock.SessionGuard.from_url` takes it.
-``SESSION_LOCK_OPTIONS``: further options of :class:`sessionlock.SessionGuard` (``prefix``, ``codec``, ``name`` ...).
-``SESSION_LOCK_MODE``: of views without a decorator, ``"auto"`` (default), ``"lock"``, ``"optimistic"`` or ``"read"``.
-``SESSION_LOCK_WAIT``: seconds in the queue, or a :class:`sessionlock.WaitPolicy`.
-``SESSION_LOCK_LEASE``: seconds, or a :class:`sessionlock.LeasePolicy`.
-``SESSION_LOCK_ROUTES``: a mode or a RoutePolicy for paths, as :class:`~sessionlock.integrations.web.Rules` has them.
-``SESSION_LOCK_SAVE_ON_ERROR``, ``SESSION_LOCK_BODY_LIMIT``, ``SESSION_LOCK_ON_CONFLICT``: for all views, as
-:class:`~sessionlock.integrations.web.RoutePolicy` has them.
-``SESSION_LOCK_IDENTITY``: session keys that tell who is logged in; a change of one gives the session a new key.
-``SESSION_LOCK_MERGE``: merge strategy per session key, beside those for Django's own keys.
-``SESSION_LOCK_ABSOLUTE``: seconds after its creation at which a session ends in any case (default: never).
-``SESSION_LOCK_GRACE``: seconds for which a key that ``cycle_key()`` replaced still works (30).
-``SESSION_LOCK_LOGIN_GRACE``: the same when nobody was logged in before (0: the key may have been planted).
-``SESSION_LOCK_PROBLEMS``: a :class:`~sessionlock.integrations.web.Problems`, or a dotted path to one.
+"""What a project says in its settings, as checked values: :mod:`sessionlock.integrations.settings` has them all.
 
 The life of a session is Django's: ``SESSION_COOKIE_AGE``, ``set_expiry()``, counted from when it was saved last.
 """
@@ -30,12 +15,15 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from ...changes import MISSING, Clash, check_strategies, strategy_for
+from ...changes import MISSING, Clash, strategy_for
 from ...errors import ConfigurationError
-from ...policies import LeasePolicy
+from ..marks import lease_of
 from ..problems import Problems
 from ..rules import RoutePolicy, Rules
+from ..settings import OPTIONS, check_names, checked
+from ..settings.parts import check_options
 from ..visit import IDENTITY
+from .serializing import serializer_named
 
 __all__ = ["LockSettings", "current", "forget"]
 
@@ -49,12 +37,13 @@ class LockSettings:
     url: str
     options: Mapping[str, Any]
     rules: Rules
-    identity: tuple[str, ...]
     merge: Mapping[str, Any]
     absolute: float | None
     grace: float
     login_grace: float
+    identity: tuple[str, ...]
     problems: Problems
+    serializer: Any
 
 
 @lru_cache(maxsize=1)
@@ -76,45 +65,64 @@ def forget() -> None:
 
 
 def _read() -> LockSettings:
-    url = _setting("URL", None)
-    if not url:
-        raise ImproperlyConfigured(
-            "SESSION_LOCK_URL says where the sessions live, for example redis://localhost:6379/0"
-        )
-    merge = {**DJANGO_KEYS, **_setting("MERGE", {})}
-    check_strategies(merge)
-    lease = _setting("LEASE", None)
-    policy = RoutePolicy(
-        _setting("MODE", "auto"),
-        wait=_setting("WAIT", None),
-        lease=lease if lease is None or isinstance(lease, LeasePolicy) else LeasePolicy(ttl=lease),
-        save_on_error=_setting("SAVE_ON_ERROR", None),
-        body_limit=_setting("BODY_LIMIT", None),
-        on_conflict=_setting("ON_CONFLICT", None),
-    )
-    if policy.mode == "off":
-        raise ImproperlyConfigured("SESSION_LOCK_MODE cannot be 'off'; leave the middleware out instead")
-    problems = _setting("PROBLEMS", None) or Problems()
+    check_names(dir(settings), "django")
+    said = {name: _said(name) for name, setting in OPTIONS.items() if "django" in setting.faces}
+    if not said["url"]:
+        raise ConfigurationError("SESSION_LOCK_URL says where the sessions live, for example redis://localhost:6379/0")
+    options = said["options"] or {}
+    check_options("SESSION_LOCK_OPTIONS", options)
     return LockSettings(
-        url,
-        _setting("OPTIONS", {}),
-        Rules(policy, _setting("ROUTES", None)),
-        tuple(_setting("IDENTITY", IDENTITY)),
-        merge,
-        _setting("ABSOLUTE", None),
-        _setting("GRACE", 30.0),
-        _setting("LOGIN_GRACE", 0.0),
-        import_string(problems) if isinstance(problems, str) else problems,
+        said["url"],
+        options,
+        _rules(said),
+        {**DJANGO_KEYS, **(said["merge"] or {})},
+        said["absolute"],
+        30.0 if said["grace"] is None else said["grace"],
+        said["login_grace"] or 0.0,
+        IDENTITY if said["identity"] is None else tuple(said["identity"]),
+        _problems(said["problems"]),
+        serializer_named(settings.SESSION_SERIALIZER, may_pickle=bool(said["pickle"])),
     )
 
 
-def _setting(name: str, default: Any) -> Any:
-    return getattr(settings, f"SESSION_LOCK_{name}", default)
+def _said(name: str) -> Any:
+    spelled = OPTIONS[name].spelling("django")
+    assert spelled is not None
+    return checked(name, getattr(settings, spelled, None), spelled)
+
+
+def _rules(said: Mapping[str, Any]) -> Rules:
+    default = RoutePolicy(
+        said["mode"] or "auto",
+        said["wait"],
+        lease_of(said["lease"]),
+        said["save_on_error"],
+        said["body_limit"],
+        said["on_conflict"],
+    )
+    routes = said["routes"] or {}
+    if default.mode == "off":
+        raise ConfigurationError("SESSION_LOCK_MODE cannot be 'off'; leave the middleware out instead")
+    return Rules(default, routes)
+
+
+def _problems(said: Any) -> Problems:
+    try:
+        found = import_string(said) if isinstance(said, str) else said or Problems()
+    except ImportError as error:
+        raise ConfigurationError(f"SESSION_LOCK_PROBLEMS: {error}") from None
+    return found if isinstance(found, Problems) else _no_problems(said)
+
+
+def _no_problems(said: Any) -> Any:
+    raise ConfigurationError(f"SESSION_LOCK_PROBLEMS = {said!r} does not name a Problems")
 
 
 def merge_messages(base: Any, ours: Any, theirs: Any) -> Any:
-    """The messages framework keeps a list as JSON text: what both sides added stays, what either showed is gone."""
-    merged = strategy_for({"": "append"}, "")(*map(_as_list, (base, ours, theirs)))
+    """The messages framework keeps a list as JSON text: what both sides added stays, and each is shown once. Who showed
+    what somebody else has shown meanwhile clashes, and is run again.
+    """
+    merged = strategy_for({"": "deliver_once"}, "")(*map(_as_list, (base, ours, theirs)))
     return MISSING if merged is MISSING or not merged else json.dumps(merged, separators=(",", ":"))
 
 

@@ -56,6 +56,7 @@ class SessionLock:
     ) -> None:
         self._guard_or_url = guard_or_url
         self._settings = Settings(
+            url=self._guard_or_url,
             mode=mode,
             routes=routes,
             wait=wait,

@@ -32,6 +32,7 @@ from ..flasklike import (
     live_of,
     policy_for,
     tell_cookie,
+    tell_late,
     with_flashes,
 )
 from ..problems import tell
@@ -64,7 +65,7 @@ class SessionLockInterface(SessionInterface):
         self._guard_or_url = guard_or_url
         self._guard: SessionGuard | None = None
         self._owns_guard = False
-        check_guard(guard_or_url or app.config.get("SESSION_LOCK_URL"))
+        self._said = settings.said(app)
         self._rules = settings.rules(app)
         self._problems = settings.problems(app)
         self._temporary = Temporary()
@@ -83,6 +84,7 @@ class SessionLockInterface(SessionInterface):
     def _find_guard(self) -> SessionGuard:
         app = self._app()
         assert app is not None
+        tell_late(app, self._said)
         given = self._guard_or_url or app.config.get("SESSION_LOCK_URL") or default_guard()
         check_guard(given)
         if isinstance(given, str):

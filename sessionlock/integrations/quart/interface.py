@@ -21,9 +21,18 @@ from ...errors import ConfigurationError, LockNotAcquired, ReentrantLock, Sessio
 from ...guard import SessionGuard
 from ...peers import client_of_scope
 from ...policies import SessionPolicy
-from ..flasklike import Settings, become, guard_for, lifetime_of, live_of, policy_for, tell_cookie, with_flashes
+from ..flasklike import (
+    Settings,
+    become,
+    guard_for,
+    lifetime_of,
+    live_of,
+    policy_for,
+    tell_cookie,
+    tell_late,
+    with_flashes,
+)
 from ..rules import Mode, label_of
-from ..takeover import Origin
 from ..values import for_framework
 from ..web import CookieSettings, RoutePolicy, RunAgain, Visit, tell, usable_sid
 from .again import Run, run_of
@@ -57,10 +66,10 @@ class SessionLockInterface(SessionInterface):
         self._guard_or_url = guard_or_url
         self._guard: SessionGuard | None = None
         self._owns_guard = False
+        self._said = settings.said(app)
         self._rules = settings.rules(app)
         self._problems = settings.problems(app)
         self._identity = settings.identity(app)
-        self._origin: Origin | None = settings.told(app, "read_from")
 
     # --- the guard
 
@@ -71,6 +80,7 @@ class SessionLockInterface(SessionInterface):
             ConfigurationError: there is none, or its URL makes no sense.
         """
         if self._guard is None:
+            tell_late(app, self._said)
             given = self._guard_or_url or app.config.get("SESSION_LOCK_URL") or default_guard()
             self._owns_guard = isinstance(given, str)
             if not isinstance(given, (str, SessionGuard)):
@@ -79,17 +89,13 @@ class SessionLockInterface(SessionInterface):
         return self._guard
 
     async def begin_serving(self) -> None:
-        """A URL that makes no sense is told as the application starts; a store that does not answer is logged."""
-        ready = getattr(self.guard(current_app), "ready", None)
-        if ready is not None:
-            await ready()
+        """A URL that makes no sense is told as the application starts."""
+        self.guard(current_app)
 
     async def end_serving(self) -> None:
         guard, self._guard = self._guard, None
         if guard is not None and self._owns_guard:
             await guard.aclose()
-        if self._origin is not None:
-            await self._origin.aclose()
 
     # --- Quart's hooks
 
@@ -169,25 +175,24 @@ class SessionLockInterface(SessionInterface):
         return visit
 
     def _visit(self, app: Quart, request: Any, policy: RoutePolicy, run: Run | None) -> Visit:
-        guard, name = self.guard(app), self.get_cookie_name(app)
-        off, answers = policy.mode == "off", not isinstance(request, Websocket)  # with a header for a new id
-        origin = self._origin if answers and run is not None and not off else None
+        guard = self.guard(app)
+        off = policy.mode == "off"
         return Visit(
             guard,
             QUARTS_OWN,
             replace(policy, mode="read") if off else policy,
-            None if off else usable_sid(request.cookies.get(name)),
+            None if off else usable_sid(request.cookies.get(self.get_cookie_name(app))),
             method=_method(request),
             path=request.path,
             https=request.scheme in ("https", "wss"),
             client=partial(client_of_scope, request.scope),
             rules=None if run is None else self._rules,
-            identity=self._identity if answers else (),
+            identity=()
+            if isinstance(request, Websocket)
+            else self._identity,  # none of its answers could tell a new id
             codec=for_framework(guard.codec, self.serializer.dumps, self.serializer.loads),
             lifetime=self._lifetime(app, locked=policy.mode_for(request.method) == "lock"),
             on_loss=None if run is None else run.lease_is_lost,
-            origin=origin,
-            old_cookie=None if origin is None else request.cookies.get(origin.cookie or name),
         )
 
     def _lifetime(self, app: Quart, *, locked: bool = False) -> SessionPolicy:
