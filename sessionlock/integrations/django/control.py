@@ -158,7 +158,8 @@ class Control(Sitting):
         Raises:
             UpdateError: it was destroyed meanwhile. LeaseLost, SessionConflict, RedisUnavailable, CodecError ...
         """
-        self._where.run(self._finish, save)
+        if save or self._has_lock or self._mode == "read":
+            self._where.run(self._finish, save)
 
     async def afinish(self, save: bool) -> None:
         """As :meth:`finish`."""
@@ -167,7 +168,7 @@ class Control(Sitting):
     def close(self) -> None:
         """The request is over, one way or another: no lock stays."""
         self._forget_nesting()
-        if self._held is not None and not self._held.over:
+        if self._has_lock:
             self._where.run(self._leave, None)
         self._settled()
 
@@ -210,6 +211,10 @@ class Control(Sitting):
         except (SessionLockError, UpdateError, SessionInterrupted) as error:
             self._note(error)
             raise
+
+    @property
+    def _has_lock(self) -> bool:
+        return self._held is not None and not self._held.over
 
     # --- who waits for whom
 

@@ -148,15 +148,19 @@ class FreeRecord:
         self.session = session
         self.outdated = outdated
         self.over = False
+        self.yields = False
+        """Whether it meets a conflict rather than disturb the holder of the lock: its request can run again."""
 
     @classmethod
     async def open(
         cls, guard: SessionGuard, sid: str, policy: SessionPolicy, mode: UnlockedMode, *, yields: bool = False
     ) -> FreeRecord:
-        unlocked = replace(guard.unlocked(sid, policy, mode), yields=yields)
+        unlocked = guard.unlocked(sid, policy, mode)
         snapshot = await unlocked.load()
         guard.noticed(unlocked.keys, snapshot)
-        return cls(guard, unlocked, unlocked.session(snapshot), outdated(unlocked.keys, snapshot))
+        record = cls(guard, unlocked, unlocked.session(snapshot), outdated(unlocked.keys, snapshot))
+        record.yields = yields
+        return record
 
     def at(self, guard: SessionGuard) -> FreeRecord:
         """The same for the guard of another event loop."""
@@ -171,10 +175,6 @@ class FreeRecord:
     async def finish(self, ttl: float) -> None:
         """The same: it has no lock to give up, and may be used on."""
         await self.save(ttl)
-
-    def yields_no_more(self) -> None:
-        """The request cannot run again any more."""
-        self._unlocked = replace(self._unlocked, yields=False)
 
     async def live(self, ttl: float) -> None:
         """Let it live ``ttl`` seconds from now."""
@@ -212,7 +212,8 @@ class FreeRecord:
     async def _commit(self) -> None:
         if self.mode == "read":
             raise ReadOnlySession(f"session {self.session.name} was opened for reading only; nothing was saved")
-        if await self._unlocked.commit(self.session) is not None:
+        unlocked = replace(self._unlocked, yields=True) if self.yields else self._unlocked
+        if await unlocked.commit(self.session) is not None:
             raise SessionConflict(
                 f"session {self.session.name} was changed by others again and again while it was being saved;"
                 " nothing was saved"

@@ -296,7 +296,7 @@ class Sitting:
         """The answer has begun: whoever uses the session still (a thread, a stream) does so without a lock."""
         self._over, self._yields = True, False
         if isinstance(self._record, FreeRecord):
-            self._record.yields_no_more()
+            self._record.yields = False
         if self._mode != "read":
             self._mode = "optimistic"
         if self._record is not None and self._record is self._held:
