@@ -175,7 +175,7 @@ def enters(request: Request) -> HttpResponse:
         store = SessionStore(request.session.session_key)
         another_counts(store)
         store.save()
-    return HttpResponse()
+    return HttpResponse(status=int(request.GET.get("status", 200)))
 
 
 def who(request: Request) -> HttpResponse:
@@ -336,6 +336,18 @@ def test_a_login_whose_request_runs_again(client: Client) -> None:
     assert client.cookies["sessionid"].value != before
     assert client.get("/who").content == b"ada"
     assert client.session["number"] == 102
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_login_that_is_not_saved(client: Client, status: int) -> None:
+    """It met a conflict, or failed: nobody is logged in. The session has a new key, and the browser is told."""
+    client.raise_request_exception = False
+    before = client.cookies["sessionid"].value
+    answer = client.post(f"/enters?status={status}")
+    assert answer.status_code == (409 if status == 200 else 500)
+    assert client.cookies["sessionid"].value != before
+    assert client.get("/who").content == b""
+    assert client.session["number"] == 101
 
 
 def test_what_is_not_sent_is_closed_with_what_is(client: Client) -> None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from django.conf import settings as django_settings
 from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
 
@@ -18,6 +19,7 @@ from ...peers import Client
 from ..cookies import usable_sid
 from ..nesting import Held, refuse_nested
 from ..rules import RequestMode
+from . import settings
 from .homes import Home, LoopHome, Work, check_no_loop, home_of_this_loop, home_of_threads
 from .sitting import Data, Sitting
 
@@ -145,6 +147,12 @@ class Control(Sitting):
             raise self.failure
         self._doomed = True
         return {}
+
+    def ends(self) -> tuple[bool, int]:
+        """Whether the session ends as the browser closes, and in how many seconds; of what is stored, asking nobody."""
+        expiry = None if self._record is None else self._record.session.peek(settings.EXPIRY_KEY)
+        at_close = django_settings.SESSION_EXPIRE_AT_BROWSER_CLOSE if expiry is None else expiry == 0
+        return at_close, self._store.get_expiry_age(expiry=expiry)
 
     def loss(self) -> LeaseLost:
         """The error of a request that was ended because its lease was lost."""

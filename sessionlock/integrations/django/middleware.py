@@ -99,9 +99,9 @@ class SessionLockMiddleware(SessionMiddleware):  # type: ignore[misc]
 
     def _handle(self, request: Any, run: Run) -> Any:
         """One run of the request: its response, with the session saved and the lock given up."""
-        response = None
+        response, session = None, self._prepared(request, run, home_of_threads())
         try:
-            with self._session(request, run, home_of_threads()) as session:
+            with _closing(session):
                 if run.mode == "lock":
                     session.sessionlock.begin()
                 response = self.get_response(request)
@@ -111,12 +111,12 @@ class SessionLockMiddleware(SessionMiddleware):  # type: ignore[misc]
                 ending.settle()
                 return ending.answer()
         except SessionLockError as error:
-            return self._told(error, request, response)
+            return self._told(error, request, response, session)
 
     async def _ahandle(self, request: Any, run: Run) -> Any:
-        response = None
+        response, session = None, self._prepared(request, run, home_of_this_loop())
         try:
-            async with self._asession(request, run, home_of_this_loop()) as session:
+            async with _aclosing(session):
                 # Also without a lock: views that are coroutines then find the data there, without awaiting it.
                 await session.sessionlock.abegin()
                 with anyio.CancelScope() as unless_lost:
@@ -131,7 +131,7 @@ class SessionLockMiddleware(SessionMiddleware):  # type: ignore[misc]
                 await ending.asettle()
                 return ending.answer()
         except SessionLockError as error:
-            return self._told(error, request, response)
+            return self._told(error, request, response, session)
 
     def process_view(self, request: Any, *_: Any) -> Any:
         """A session that could not be opened keeps the view from running. Middlewares that stand further in than this
@@ -158,24 +158,6 @@ class SessionLockMiddleware(SessionMiddleware):  # type: ignore[misc]
             request.sessionlock_failed = True
         return answer
 
-    @contextmanager
-    def _session(self, request: Any, run: Run, home: Home) -> Iterator[SessionStore]:
-        session = self._prepared(request, run, home)
-        try:
-            yield session
-        finally:
-            session.sessionlock.close()
-
-    @asynccontextmanager
-    async def _asession(self, request: Any, run: Run, home: Home) -> AsyncIterator[SessionStore]:
-        session = self._prepared(request, run, home)
-        try:
-            yield session
-        except BaseException as error:
-            await session.sessionlock.aclose(error)
-            raise
-        await session.sessionlock.aclose(None)
-
     def _prepared(self, request: Any, run: Run, home: Home) -> SessionStore:
         session: SessionStore = self.SessionStore(run.key)
         client = partial(client_of_environ, request.META)
@@ -184,12 +166,17 @@ class SessionLockMiddleware(SessionMiddleware):  # type: ignore[misc]
         request.sessionlock_run = run
         return session
 
-    def _told(self, error: SessionLockError, request: Any, response: Any) -> Any:
+    def _told(self, error: SessionLockError, request: Any, response: Any, session: SessionStore) -> Any:
         """The answer to what the middleware itself met."""
         answer = answers.problem(error, request)
         if answer is None:
             raise error
-        return answer if response is None else answers.replaced(answer, response)
+        if response is not None:
+            answers.replaced(answer, response)
+        if session.sessionlock.renewed and session.session_key is not None:
+            # A login, say, whose other changes were not saved: by its old key the browser would find nothing.
+            _set_cookie(answer, session, _lifetime(*session.sessionlock.ends()))
+        return answer
 
 
 class Ending:
@@ -224,9 +211,9 @@ class Ending:
         if self.saves and late and current is opened and current.session_key is None:
             log.warning("%s came with a session key that has been replaced; what it changed is not saved", run.label)
             self.saves = False
-        # A run that is not sent gave the session another key.
-        moved = run.is_second and current is not None and not empty and current.session_key != cookie
-        self.tells = self.saves or moved
+        # The session has another key, whether or not this run is sent, and the rest of it is saved.
+        moved = current is opened and (run.is_second or opened.sessionlock.renewed)
+        self.tells = self.saves or (moved and opened.session_key not in (None, cookie))
 
     def _refuse_errors(self) -> None:
         """A response that was made of what the session met is not sent."""
@@ -242,9 +229,7 @@ class Ending:
 
     def expires(self, at_browser_close: bool, age: int) -> None:
         """The session will be saved: tell the browser until when."""
-        self._cookie = {"max_age": None, "expires": None}
-        if not at_browser_close:
-            self._cookie = {"max_age": age, "expires": http_date(time.time() + age)}
+        self._cookie = _lifetime(at_browser_close, age)
 
     def settle(self) -> None:
         """Save and release."""
@@ -277,28 +262,60 @@ class Ending:
     def answer(self) -> Any:
         """The response with its cookie, and with ``Vary`` if it depends on one."""
         response = self.response
-        said = django_settings
-        where = {
-            "path": said.SESSION_COOKIE_PATH,
-            "domain": said.SESSION_COOKIE_DOMAIN,
-            "samesite": said.SESSION_COOKIE_SAMESITE,
-        }
         if self.deletes_cookie:
-            response.delete_cookie(said.SESSION_COOKIE_NAME, **where)
+            response.delete_cookie(django_settings.SESSION_COOKIE_NAME, **_where())
         elif self._cookie is not None and not _outdated(self.current):
-            response.set_cookie(
-                said.SESSION_COOKIE_NAME,
-                self.current.session_key,
-                secure=said.SESSION_COOKIE_SECURE or None,
-                httponly=said.SESSION_COOKIE_HTTPONLY or None,
-                **self._cookie,
-                **where,
-            )
+            _set_cookie(response, self.current, self._cookie)
         if self.accessed or self.deletes_cookie or self._cookie is not None:
             patch_vary_headers(response, ("Cookie",))
         if response.streaming:
             response._resource_closers.append(self.opened.sessionlock.tell_unsaved)
         return response
+
+
+@contextmanager
+def _closing(session: SessionStore) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        session.sessionlock.close()
+
+
+@asynccontextmanager
+async def _aclosing(session: SessionStore) -> AsyncIterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        await session.sessionlock.aclose(error)
+        raise
+    await session.sessionlock.aclose(None)
+
+
+def _set_cookie(response: Any, session: Any, lifetime: dict[str, Any]) -> None:
+    said = django_settings
+    response.set_cookie(
+        said.SESSION_COOKIE_NAME,
+        session.session_key,
+        secure=said.SESSION_COOKIE_SECURE or None,
+        httponly=said.SESSION_COOKIE_HTTPONLY or None,
+        **lifetime,
+        **_where(),
+    )
+
+
+def _where() -> dict[str, Any]:
+    said = django_settings
+    return {
+        "path": said.SESSION_COOKIE_PATH,
+        "domain": said.SESSION_COOKIE_DOMAIN,
+        "samesite": said.SESSION_COOKIE_SAMESITE,
+    }
+
+
+def _lifetime(at_browser_close: bool, age: int) -> dict[str, Any]:
+    if at_browser_close:
+        return {"max_age": None, "expires": None}
+    return {"max_age": age, "expires": http_date(time.time() + age)}
 
 
 def _changed(session: Any) -> bool:
