@@ -200,12 +200,17 @@ class Acquisition:
             push_limit=wanted.push_limit,
             deaf=self._runtime.deaf,
         )
-        self._asked = True
+        asked_before, self._asked = self._asked, True
         if queueing:
             self._runtime.wakeup.expect(self.token)
             self._runtime.wakeup.pushes.want(wanted.keys, self.token)
         asked_at = time.monotonic()
-        outcome = protocol.acquired(await self._runtime.executor.run(call), asked_at)
+        try:
+            reply = await self._runtime.executor.run(call)
+        except RedisUnavailable as error:
+            self._asked = asked_before or not error.unsent
+            raise
+        outcome = protocol.acquired(reply, asked_at)
         if isinstance(outcome, (Busy, protocol.Refused)):
             self._asked = False  # Redis has nothing under this token
         if isinstance(outcome, protocol.Refused):

@@ -244,6 +244,10 @@ class SessionGuard:
         """:meth:`sessionlock.SessionGuard.force_release`."""
         return self._loop().call(self.inner.force_release, sid, token)
 
+    def ready(self, timeout: float = 1.0) -> bool:
+        """:meth:`sessionlock.SessionGuard.ready`."""
+        return self._loop().call(partial(self.inner.ready, timeout))
+
     # --- a user's sessions
 
     def bind(self, sid: str, user: str) -> None:

@@ -187,8 +187,15 @@ _ADVICE = (
         "this server speaks RESP2 only (Redis before 6.0): put protocol=2 into the URL (?protocol=2)",
     ),
     (
-        "NOAUTH|WRONGPASS|invalid username-password|invalid password",
+        "NOAUTH|WRONGPASS|invalid username-password|invalid password|authentication required",
         "give the right user and password in the URL: redis://user:password@host:port/0",
+    ),
+    ("called without any password", "this server has no password: take it out of the URL, or set one at the server"),
+    ("DB index is out of range", "give a database that the server has: the number at the end of the URL"),
+    (
+        "no (connection|answer) within",
+        "the server hangs, or the way to it does: look at its load and log, at firewalls between, and whether the URL"
+        " should be rediss:// (TLS)",
     ),
     (r"\bMOVED\b", "this is a node of a Redis Cluster: use redis+cluster://host:port"),
     (

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import hiredis
@@ -128,13 +129,31 @@ class ClusterRoute:
         return answer
 
     async def ask(self, *words: Any) -> Any:
-        return await self._link(await self.owner(None)).ask(*words)
+        """Of whichever master answers."""
+        await self.owner(None)
+        masters = random.sample(sorted(self.map.masters), len(self.map.masters))
+        for address in masters[:-1]:
+            with suppress(*LOST):
+                return await self._link(address).ask(*words)
+        return await self._link(masters[-1]).ask(*words)
+
+    def where(self, call: Call) -> str | None:
+        """None: the owner of its slot is not known."""
+        owner = self.map.owner(int(key_slot(call.keys[0])))
+        return None if owner is None else f"{owner.host}:{owner.port}"
+
+    async def knock(self, script: Script, call: Call | None, within: float) -> None:
+        await asyncio.wait_for(self.ask("PING") if call is None else self.send(script, call), within)
+
+    @property
+    def reached(self) -> bool:
+        return any(link.reached for link in self._links.values())
 
     async def _to_owner(self, slot: int, evaluate: Callable[[Link, bool], Any]) -> Any:
         """Follow the redirections. What is lost on the way makes the map suspect, and is the caller's to repeat."""
         try:
             address, asking = await self._owner(slot), False
-        except LOST as error:
+        except (*LOST, asyncio.CancelledError) as error:
             unsent(error)
             raise
         for _ in range(MOST_REDIRECTIONS):

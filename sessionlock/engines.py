@@ -8,6 +8,7 @@ what is there, refuse the whole commit on any difference, and can be repeated af
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
@@ -24,6 +25,7 @@ from tenacity import (
 
 from . import protocol
 from .capabilities import with_advice
+from .circuit import worth_repeating
 from .codec import Codec, keeps_counters
 from .errors import (
     CodecError,
@@ -33,7 +35,7 @@ from .errors import (
     SessionConflict,
     StaleFencingToken,
 )
-from .executor import LOST, Executor, worth_repeating
+from .executor import LOST, Executor
 from .keys import SessionKeys, key_of_field, new_token
 from .policies import SessionPolicy
 from .protocol import Change, Committed, Conflict, Refused, Snapshot, admitted, refusal
@@ -76,11 +78,16 @@ class ScriptEngine:
 
 
 class WatchEngine:
-    """``client``: a ``redis.asyncio`` client. Keeps to the same record, receipts included, as the scripts do."""
+    """``client``: a ``redis.asyncio`` client. Keeps to the same record, receipts included, as the scripts do.
 
-    def __init__(self, client: Any, *, reply_within: float, retry_for: float) -> None:
+    ``executor``: knows of outages of the same server.
+    """
+
+    def __init__(self, client: Any, executor: Executor, *, reply_within: float, retry_for: float) -> None:
         self._client = client
+        self._executor = executor
         self._reply_within = reply_within
+        self._retry_for = retry_for
         self._disturbed = AsyncRetrying(
             retry=retry_if_exception_type(WatchError),
             stop=stop_after_attempt(MOST_TRIES),
@@ -103,9 +110,13 @@ class WatchEngine:
         return await self._mapped(self._commit, keys, new_token(), created, changes, policy, expected)
 
     async def _mapped(self, do: Callable[..., Awaitable[T]], *args: Any) -> T:
-        try:
-            answer: T = await self._lost(self._disturbed, self._in_time, do, *args)
+        async def within_time() -> T:
+            deadline = time.monotonic() + max(self._retry_for, self._reply_within)
+            answer: T = await self._lost(self._disturbed, self._in_time, deadline, do, *args)
             return answer
+
+        try:
+            return await self._executor.elsewise(args[0].all, within_time)
         except ValueError:
             raise CodecError(
                 "a stored session has a reserved field that is not as this library writes it; nothing was changed"
@@ -117,18 +128,19 @@ class WatchEngine:
         except (RedisError, *LOST) as error:
             raise RedisUnavailable(with_advice(f"Redis did not carry out the transaction: {error}", error)) from error
 
-    async def _in_time(self, do: Callable[..., Awaitable[T]], *args: Any) -> T:
+    async def _in_time(self, deadline: float, do: Callable[..., Awaitable[T]], *args: Any) -> T:
+        within = min(self._reply_within, max(0.0, deadline - time.monotonic()))
         # Not wait_for: it would wait for the cancelled attempt, whose clean-up asks the silent Redis to UNWATCH.
         attempt = asyncio.ensure_future(_awaited(do, *args))
         try:
-            await asyncio.wait([attempt], timeout=self._reply_within)
+            await asyncio.wait([attempt], timeout=within)
             if attempt.done():
                 return attempt.result()
         finally:
             if not attempt.done():
                 attempt.cancel()
                 attempt.add_done_callback(_fetch_error)
-        raise TimeoutError(f"no answer within {self._reply_within:g} s")
+        raise TimeoutError(f"no answer within {within:.2g} s")
 
     async def _load(self, keys: SessionKeys, policy: SessionPolicy) -> Snapshot | Refused:
         async with self._client.pipeline(transaction=False) as pipe:

@@ -206,10 +206,12 @@ class ReentrantLock(SessionLockError):
 class RedisUnavailable(SessionLockError):
     """Redis did not answer or refused; whether the last call took effect may be unknown.
 
-    ``refused``: Redis did answer, with an error; then the call changed nothing.
+    ``refused``: Redis did answer, with an error. ``unsent``: nothing was sent at all. In both cases the call changed
+    nothing.
     """
 
     refused = False
+    unsent = False
 
 
 class ScriptsForbidden(RedisUnavailable):

@@ -1,26 +1,32 @@
 """Runs the scripts: again after a lost connection or "not now", over whatever route leads to their server.
 
-Repeating is safe for every script (DESIGN: idempotent by token), so a lost reply is never a lost answer. Redis'
-errors become :mod:`sessionlock.errors` here and nowhere else.
+Repeating is safe for every script (DESIGN: idempotent by token), so a lost reply is never a lost answer. What was
+repeated for long enough in vain begins an outage: then calls fail at once (:mod:`.circuit`). Redis' errors become
+:mod:`sessionlock.errors` here and nowhere else.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import hiredis
 from redis.asyncio import RedisCluster
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
+from .capabilities import server_name, with_advice
+from .circuit import NO_RESP3, Circuit, Trouble, is_outage, worth_repeating
 from .cluster import ClusterRoute
 from .durability import Safety, Wait
 from .errors import RedisUnavailable, ScriptsForbidden
 from .keys import SessionKeys, new_token
 from .protocol import Call
-from .routes import LOST, ClientRoute, NotNow, Route, ServerRoute
+from .routes import LOST, ClientRoute, NotNow, Route, ServerRoute, meant
 from .scripts import Script, script
 from .wire import Wire, was_unsent
 
@@ -30,20 +36,21 @@ T = TypeVar("T")
 FAILURES = (RedisError, hiredis.ReplyError, NotNow, *LOST)
 # Redis 6 and 7 word it differently; a missing key or channel permission is another matter.
 NO_SCRIPTS = re.compile(r"^NOPERM .*(run|execute|use|access).*'?(evalsha|eval)\b", re.IGNORECASE)
-NO_RESP3 = re.compile(r"unknown command\W+HELLO", re.IGNORECASE)
 # What ends something that was begun; it must go on when a server turns out to be unfit.
 ENDS = ("release", "abandon", "save", "renew")
+PARKED = 10.0  # seconds for which giving up waits for the end of an outage; later leases have ended by themselves
 
 
 class Executor:
     """Runs :class:`~sessionlock.protocol.Call` objects over one client, for one event loop.
 
     ``client``: a ``redis.asyncio`` client. ``reply_within``: seconds to wait for one reply. ``retry_for``: seconds
-    during which a lost connection or "not now" is tried again. ``durability``: what saves wait for. ``on_break``:
-    called when a connection was lost: what else is connected to that server should not be trusted either.
+    within which a call is done, its repetitions after a lost connection or "not now" included (one repetition is always
+    allowed). ``durability``: what saves wait for. ``on_break``: called when a connection was lost: what else is
+    connected to that server should not be trusted either.
 
     Raises (from :meth:`run`):
-        RedisUnavailable: no answer in that time, or a refusal such as NOPERM.
+        RedisUnavailable: no answer in that time, or a refusal such as NOPERM; or at once, in an outage.
     """
 
     def __init__(
@@ -55,8 +62,13 @@ class Executor:
         durability: Wait | None = None,
         on_break: Callable[[], None] = lambda: None,
     ) -> None:
+        if durability is not None:
+            reply_within += durability.within
         self.route: Route = _route(client, reply_within, on_break)
+        self.circuit = Circuit(server_name(client), self._knock)
         self._durability = durability
+        self._retry_for = retry_for
+        self._cuts = retry_for > reply_within  # else one more try gets its time
         self.before_call: Callable[[], None] | None = None  # raises when the server is known to be unfit
         self._closed = False
         self._retrying = AsyncRetrying(
@@ -70,10 +82,13 @@ class Executor:
         """The script's reply."""
         if self.before_call is not None and call.script not in ENDS:
             self.before_call()
+        began_at = time.monotonic()
+        if self.circuit.troubles:
+            return await self._carefully(None, began_at, call, self._send, call)
         try:
             return await self._send(call)
         except FAILURES as error:
-            return await self._after(error, call, self._send, call)
+            return await self._carefully(error, began_at, call, self._send, call)
 
     async def ask(self, *words: Any) -> Any:
         """The reply to one plain command, of one server; once. For looking at what the server is.
@@ -89,13 +104,18 @@ class Executor:
             return await self.run(call), None
         if self.before_call is not None and call.script not in ENDS:
             self.before_call()
-        wait = self._durability.command
-        try:
-            reply, reached = await self._send_and_wait(call, wait)
-        except FAILURES as error:
-            reply, reached = await self._after(error, call, self._send_and_wait, call, wait)
-            if call.script != "destroy":  # which writes each time
-                reached = await self._wait_behind(call, wait)
+        wait, began_at = self._durability.command, time.monotonic()
+        first: Exception | None = None
+        if not self.circuit.troubles:
+            try:
+                reply, reached = await self._send_and_wait(call, wait)
+            except FAILURES as error:
+                first = error
+            else:
+                return reply, self._durability.judge(reached)
+        reply, reached = await self._carefully(first, began_at, call, self._send_and_wait, call, wait)
+        if call.script != "destroy":  # which writes each time
+            reached = await self._wait_behind(call, wait)
         return reply, self._durability.judge(reached)
 
     async def _wait_behind(self, call: Call, wait: tuple[Any, ...]) -> Any:
@@ -105,34 +125,64 @@ class Executor:
         From Redis 7.2 on WAIT looks at the writes of its own connection only, and repeating what is done writes
         nothing. Giving up what nobody asked for changes nothing either, but it is a write behind that one.
         """
-        nobody = Call("abandon", call.keys, (new_token(), 0, 1, 0))
+        nobody = _for_nothing(call)
         try:
-            _, reached = await self._send_and_wait(nobody, wait)
-        except FAILURES as error:
-            try:
-                _, reached = await self._after(error, nobody, self._send_and_wait, nobody, wait)
-            except RedisUnavailable:
-                return None  # it was saved, and how far that came is not known
+            _, reached = await self._carefully(None, time.monotonic(), nobody, self._send_and_wait, nobody, wait)
+        except RedisUnavailable:
+            return None  # it was saved, and how far that came is not known
         return reached
 
-    async def _after(self, first: Exception, call: Call, send: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """The first try, which has none of tenacity's overhead, failed: more of them, where that is worth it."""
-        if not worth_repeating(first):
-            raise _mapped(first, call) from first
-        sent = not was_unsent(first)
-
-        async def again() -> T:
-            nonlocal sent
+    async def _carefully(
+        self, first: Exception | None, began_at: float, call: Call, send: Callable[..., Awaitable[T]], *args: Any
+    ) -> T:
+        """A call whose ``first`` try, which has none of this overhead, failed; or any call while something is in
+        trouble."""
+        where = self.route.where(call)
+        trouble = self.circuit.troubles.get(where)
+        if first is None and trouble is None:
             try:
-                return await send(*args)
+                return await send(*args)  # the trouble is elsewhere
             except FAILURES as error:
-                sent = sent or not was_unsent(error)
-                raise
+                first = error
+        if trouble is not None and trouble.is_open:
+            await self._wait_for_end(trouble, call, first)
+        if first is not None and not worth_repeating(first):
+            raise self._given_up(where, first, began_at, call)
+        trouble = self.circuit.doubt(where, began_at)
+        repetition = _Repetition(send, args, first)
+        left = max(0.0, began_at + self._retry_for - time.monotonic())
+        retrying = self._retrying.copy(stop=stop_after_delay(left))
+        ended = await repetition.run(retrying, trouble.opened, left if self._cuts else None)
+        met = repetition.last if ended is None else ended.exception()
+        if ended is not None and not isinstance(met, FAILURES):
+            answer: T = ended.result()
+            self.circuit.answered(where)
+            return answer
+        if not isinstance(met, FAILURES):
+            met = RedisTimeoutError(f"no answer within {self._retry_for:g} s")
+        raise self._given_up(where, met, began_at, call, sent=repetition.sent)
 
-        try:
-            return await self._retrying(again)
-        except FAILURES as error:
-            raise _mapped(error, call, sent=sent) from error
+    async def _wait_for_end(self, trouble: Trouble, call: Call, first: Exception | None) -> None:
+        """In an outage. Giving up a lock or a place takes nobody's time, and while it is not done others wait."""
+        if call.script == "abandon":
+            await asyncio.wait([trouble.over], timeout=PARKED)
+        else:
+            await trouble.first_look()
+        if trouble.is_open:
+            raise trouble.refusal() if first is None else _mapped(first, call, sent=not was_unsent(first))
+
+    def _given_up(
+        self, where: str | None, error: Exception, began_at: float, call: Call, *, sent: bool = True
+    ) -> RedisUnavailable:
+        if is_outage(error) or isinstance(error, NotNow):
+            self.circuit.gave_up(where, error, began_at, call)
+        else:
+            self.circuit.answered(where)
+            if not (NO_SCRIPTS.match(str(error)) and call.script in ("load", "commit")):  # which go another way then
+                self.circuit.complain(error)
+        mapped = _mapped(error, call, sent=sent)
+        mapped.__cause__ = error
+        return mapped
 
     def _send(self, call: Call) -> Awaitable[Any]:
         sending = self.route.send(script(call.script), call)
@@ -149,6 +199,63 @@ class Executor:
         finally:
             if self.route.idle:
                 self.route.close()
+
+    # --- outages
+
+    async def elsewise(self, keys: Sequence[bytes], do: Callable[[], Awaitable[T]], *, last_try: bool = True) -> T:
+        """Something that goes to the same server by another way: refused in an outage; its failure begins one, if it
+        was tried for long enough (``last_try``).
+
+        Raises what ``do`` raises. RedisUnavailable: there is an outage.
+        """
+        call, began_at = Call("", keys, ()), time.monotonic()
+        where = self.route.where(call)
+        trouble = self.circuit.troubles.get(where)
+        if trouble is not None and trouble.is_open:
+            await trouble.first_look()
+            if trouble.is_open:
+                raise trouble.refusal()
+        try:
+            answer = await do()
+        except (*FAILURES, asyncio.TimeoutError) as error:
+            if last_try and is_outage(error):
+                self.circuit.gave_up(where, error, began_at, call)
+            raise
+        if self.circuit.troubles:
+            self.circuit.answered(where)
+        return answer
+
+    async def ready(self, timeout: float) -> None:
+        """Ask whether calls can be served now, for so many seconds. In an outage it is known already.
+
+        Where the server was never reached in this process, a failure begins an outage: there is nothing yet that might
+        have been interrupted for a moment only.
+
+        Raises:
+            RedisUnavailable: they cannot, and why.
+        """
+        trouble = self.circuit.troubles.get(None)
+        if trouble is not None and trouble.is_open:
+            await trouble.first_look()
+            if trouble.is_open:
+                raise trouble.refusal()
+        began_at = time.monotonic()
+        try:
+            await asyncio.wait_for(self.route.ask("PING"), timeout)
+        except (*FAILURES, asyncio.TimeoutError) as error:
+            meaning = meant(error)
+            if isinstance(error, (hiredis.ReplyError, ResponseError)) and not is_outage(meaning):
+                return  # no permission to ask this: an answer all the same
+            if isinstance(error, asyncio.TimeoutError):
+                meaning = RedisTimeoutError(f"no answer within {timeout:g} s")
+            if not self.route.reached or not worth_repeating(meaning):
+                self.circuit.gave_up(None, meaning, began_at, None)
+            said = f"Redis at {self.circuit.server} is not ready: {meaning}"
+            raise RedisUnavailable(with_advice(said, meaning)) from error
+
+    async def _knock(self, call: Call | None, within: float) -> None:
+        """The question is the harmless end of something that never was: whoever can do that can do the rest."""
+        await self.route.knock(script("abandon"), None if call is None else _for_nothing(call), within)
 
     @property
     def crowded(self) -> bool:
@@ -169,7 +276,59 @@ class Executor:
 
     async def aclose(self) -> None:
         self._closed = True
+        await self.circuit.aclose()
         await self.route.aclose()
+
+
+class _Repetition:
+    """Tries of one call, after its ``first``. ``sent``: whether any of them had a connection; ``last``: what the last
+    one that ended met.
+    """
+
+    def __init__(self, send: Callable[..., Awaitable[Any]], args: tuple[Any, ...], first: Exception | None) -> None:
+        self.sent = first is not None and not was_unsent(first)
+        self.last = first
+        self._send = send
+        self._args = args
+
+    async def _again(self) -> Any:
+        try:
+            return await self._send(*self._args)
+        except asyncio.CancelledError as error:
+            self.sent = self.sent or not was_unsent(error)
+            raise
+        except FAILURES as error:
+            self.last = error
+            self.sent = self.sent or not was_unsent(error)
+            raise
+
+    async def run(
+        self, retrying: AsyncRetrying, opened: asyncio.Future[None], within: float | None
+    ) -> asyncio.Task[Any] | None:
+        """The tries, ended; None when they were cut off: their time is over, or ``opened`` tells of an outage."""
+        tries: asyncio.Task[Any] = asyncio.ensure_future(retrying(self._again))
+        try:
+            await asyncio.wait([tries, opened], timeout=within, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not tries.done():
+                tries.cancel()
+                tries.add_done_callback(_fetch_error)
+        if not tries.done():
+            await asyncio.wait([tries])  # then it is known what was sent
+        return None if tries.cancelled() else tries
+
+
+def _fetch_error(tries: asyncio.Task[Any]) -> None:
+    """Whoever waited is cancelled; the failure must not be reported as never retrieved."""
+    if not tries.cancelled():
+        tries.exception()
+
+
+def _for_nothing(call: Call) -> Call:
+    """The end of an acquisition that never was, of a session of ``call``: it changes nothing, but is a write."""
+    stem = call.keys[0][: call.keys[0].rindex(b":") + 1]
+    keys = tuple(stem + part for part in (b"lock", b"queue", b"waiters", b"session", b"receipts"))
+    return Call("abandon", keys, (new_token(), 0, 1, 0))
 
 
 def _route(client: Any, reply_within: float, on_break: Callable[[], None]) -> Route:
@@ -180,21 +339,17 @@ def _route(client: Any, reply_within: float, on_break: Callable[[], None]) -> Ro
     return ClientRoute(client)
 
 
-def worth_repeating(error: BaseException) -> bool:
-    # redis-py takes a wrong password, and a server that does not know HELLO, for a lost connection.
-    hopeless = isinstance(error, AuthenticationError) or NO_RESP3.search(str(error))
-    return isinstance(error, (*LOST, NotNow)) and not hopeless
-
-
 def _mapped(error: Exception, call: Call, *, sent: bool = True) -> RedisUnavailable:
     """``sent``: whether any of the tries had a connection."""
     if isinstance(error, NotNow):
         return RedisUnavailable(f"Redis cannot serve the {call.script} call now: {error}")
     if worth_repeating(error) and not sent:
-        return RedisUnavailable(
+        unsent = RedisUnavailable(
             f"there was no connection to Redis for the {call.script} call ({error}); nothing was sent."
             " Try again when Redis is back"
         )
+        unsent.unsent = True
+        return unsent
     if worth_repeating(error):
         return RedisUnavailable(
             f"Redis did not answer the {call.script} call ({error}); whether it took effect is unknown."

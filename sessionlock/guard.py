@@ -97,8 +97,8 @@ class SessionGuard:
         session: SessionPolicy | None = None,
         codec: Codec | None = None,
         name: str | None = None,
-        reply_within: float = 5.0,
-        retry_for: float = 5.0,
+        reply_within: float = 2.0,
+        retry_for: float = 4.5,
         push_limit: int = 65_536,
         commit_by: Literal["auto", "script", "watch"] = "auto",
         durability: Wait | None = None,
@@ -585,6 +585,20 @@ class SessionGuard:
         """
         return await self.runtime().capabilities()
 
+    async def ready(self, timeout: float = 1.0) -> bool:
+        """Whether sessions can be used now: for a health probe, and for a look at start-up. True, or it raises.
+
+        Asks Redis once, for ``timeout`` seconds at the most; in an outage that is known already it answers at once. Of
+        a Cluster it is enough that one master answers; of a quorum a majority and the store must. Where Redis was never
+        reached in this process, a failure is logged at ERROR like the beginning of any outage, and its end is.
+
+        Raises:
+            RedisUnavailable: they cannot, and why.
+        """
+        check_seconds("timeout", timeout)
+        await self.runtime().executor.ready(timeout)
+        return True
+
     # --- for the integrations: what session_lock() does without a lock, step by step
 
     def unlocked(
@@ -633,7 +647,7 @@ class SessionGuard:
         return cast(Engine, runtime.engine)
 
     def _watch_engine(self, runtime: Runtime) -> WatchEngine:
-        return WatchEngine(runtime.client, reply_within=self._reply_within, retry_for=self._retry_for)
+        return WatchEngine(runtime.client, runtime.executor, reply_within=self._reply_within, retry_for=self._retry_for)
 
     # --- life
 

@@ -14,7 +14,7 @@ import hiredis
 
 from .protocol import Call
 from .scripts import Script
-from .wire import Wire
+from .wire import Wire, unsent
 
 __all__ = ["Link"]
 
@@ -100,6 +100,9 @@ class Link:
             opening = self._opening
             try:
                 await asyncio.shield(opening)
+            except asyncio.CancelledError as error:
+                unsent(error)
+                raise
             finally:
                 if opening.done() and self._opening is opening:
                     self._opening = None
@@ -112,6 +115,11 @@ class Link:
     def _broken(self) -> None:
         if not self._closing:
             self._on_break()
+
+    @property
+    def reached(self) -> bool:
+        """Whether there ever was a connection."""
+        return self._wire is not None
 
     @property
     def idle(self) -> bool:

@@ -17,7 +17,7 @@ from . import protocol
 from .durability import Safety
 from .errors import ConfigurationError, QuorumNotReached, RedisUnavailable
 from .executor import Executor
-from .keys import SessionKeys
+from .keys import SessionKeys, keys_for, new_sid
 from .masters import Master, Masters, Silent
 from .policies import check_seconds
 from .protocol import Call, Word
@@ -180,6 +180,7 @@ class QuorumExecutor(Executor):
     ) -> None:
         self.route = store.route
         self.store = store
+        self.circuit = store.circuit
         self.retry_for = retry_for
         self.engine = quorum.engine
         self.masters = masters
@@ -208,6 +209,26 @@ class QuorumExecutor(Executor):
         if call.script == "destroy":
             self.masters.settle(Call("dismiss", call.keys, ()))
         return reply, safety
+
+    async def ready(self, timeout: float) -> None:
+        """As :meth:`Executor.ready`; and a majority of masters must answer.
+
+        Raises:
+            QuorumNotReached: too few of them do.
+        """
+        answers, _ = await asyncio.gather(self._asked_masters(timeout), self.store.ready(timeout))
+        if not self._a_majority(answers):
+            told = {master.label: str(answers.get(master.name, "no answer")) for master in self.masters.all}
+            silent = "; ".join(f"{label}: {said}" for label, said in told.items())
+            raise QuorumNotReached(f"no majority of the masters is ready: {silent}", answers=told)
+
+    async def _asked_masters(self, timeout: float) -> dict[str, Any]:
+        nobody = keys_for("ready", new_sid())
+        look = Call("inspect", lock_keys(nobody).all, ())
+        try:
+            return await asyncio.wait_for(self.masters.ask(look, self._a_majority), timeout)
+        except asyncio.TimeoutError:
+            return {}
 
     async def _release(self, call: Call) -> Any:
         if protocol.releases_only_a_lock(call):

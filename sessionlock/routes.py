@@ -15,7 +15,7 @@ from .keys import SessionKeys
 from .links import Link
 from .protocol import Call
 from .scripts import Script
-from .wire import WireUnsupported
+from .wire import Wire, WireUnsupported
 
 __all__ = ["LOST", "ClientRoute", "NotNow", "Route", "ServerRoute"]
 
@@ -47,6 +47,16 @@ class Route(Protocol):
 
     def group(self, keys: SessionKeys) -> object:
         """Sessions of one group may be named in one call."""
+
+    def where(self, call: Call) -> str | None:
+        """Which of several servers a call would go to, as far as is known; None: there is one."""
+
+    async def knock(self, script: Script, call: Call | None, within: float) -> None:
+        """Ask that server once, ``call`` or (None) a PING, if possible over a connection of its own."""
+
+    @property
+    def reached(self) -> bool:
+        """Whether there ever was a connection."""
 
     @property
     def idle(self) -> bool: ...
@@ -89,6 +99,25 @@ class ServerRoute:
             return await self.link.ask(*words)
         except WireUnsupported:
             return await self._by_client().ask(*words)
+
+    def where(self, call: Call) -> str | None:
+        return None
+
+    async def knock(self, script: Script, call: Call | None, within: float) -> None:
+        try:
+            wire = await Wire.open(self._client.connection_pool.make_connection, reply_within=within)
+        except WireUnsupported:
+            return await self._by_client().knock(script, call, within)
+        try:
+            reply = await wire.call(("PING",) if call is None else _in_full(script, call))
+        finally:
+            wire.close()
+        if isinstance(reply, hiredis.ReplyError):
+            raise reply
+
+    @property
+    def reached(self) -> bool:
+        return self.link.reached
 
     def _by_client(self) -> ClientRoute:
         if self._otherwise is None:
@@ -136,6 +165,16 @@ class ClientRoute:
     async def ask(self, *words: Any) -> Any:
         return await self._client.execute_command(*words)
 
+    def where(self, call: Call) -> str | None:
+        return None
+
+    async def knock(self, script: Script, call: Call | None, within: float) -> None:
+        await (self.ask("PING") if call is None else self.send(script, call))
+
+    @property
+    def reached(self) -> bool:
+        return True
+
     async def _execute(self, command: str, what: str, call: Call) -> Any:
         # NEVER_DECODE: session fields are bytes whatever the client decodes for its user.
         return await self._client.execute_command(
@@ -154,6 +193,11 @@ class ClientRoute:
 
     async def aclose(self) -> None:
         """The client is its owner's to close."""
+
+
+def _in_full(script: Script, call: Call) -> tuple[Any, ...]:
+    """Not by its hash: a server that has restarted would tell that it does not know it, and nothing else."""
+    return ("EVAL", script.text, len(call.keys), *call.keys, *call.args)
 
 
 def meant(error: Exception) -> Exception:

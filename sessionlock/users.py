@@ -105,8 +105,11 @@ class UserIndex:
         await self._command("PEXPIRE", index, 2 * self._policy.idle_ms)
 
     async def _command(self, *words: Any) -> Any:
+        def asked() -> Any:
+            return asyncio.wait_for(self._client.execute_command(*words), self._reply_within)
+
         try:
-            return await asyncio.wait_for(self._client.execute_command(*words), self._reply_within)
+            return await self._executor.elsewise([words[1]], asked, last_try=False)
         except (RedisError, asyncio.TimeoutError, *LOST) as error:
             raise RedisUnavailable(f"Redis did not carry out {words[0]} on the index of users: {error}") from error
 

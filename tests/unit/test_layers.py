@@ -13,7 +13,7 @@ PACKAGE = Path(sessionlock.__file__).parent
 
 # Within a line the order is of no importance, as they do not import each other, except where CHAINS says so.
 LAYERS = (
-    "version errors",
+    "version errors breaker",
     "policies keys sources peers capabilities_found capabilities_rules capabilities_probe capabilities",
     "durability",
     "lease protocol changes patience",
@@ -23,7 +23,7 @@ LAYERS = (
     "wire scripts",
     "links clients",
     "routes",
-    "cluster",
+    "cluster circuit",
     "executor",
     "pushes",
     "master",
