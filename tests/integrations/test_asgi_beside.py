@@ -91,7 +91,9 @@ async def test_a_mounted_application_with_sessions_of_its_own(
     else:
         layers = [inner]
     admin = Starlette(routes=ROUTES, middleware=layers)
-    app = Starlette(routes=[*ROUTES, Mount("/admin", admin)], middleware=[Middleware(SessionLockMiddleware, guard)])
+    app = Starlette(
+        routes=[*ROUTES, Mount("/admin", admin)], middleware=[Middleware(SessionLockMiddleware, guard=guard)]
+    )
     async with browser(app) as client:
         assert (await client.request(method, "/remember?cart=a")).json() == {"cart": "a"}
         assert (await client.get("/admin/")).json() == {}
@@ -104,7 +106,7 @@ async def test_a_mounted_application_with_sessions_of_its_own(
 
 
 async def test_mounted_below_another_session_middleware(guard: SessionGuard, errors: list[str]) -> None:
-    shop = Starlette(routes=ROUTES, middleware=[Middleware(SessionLockMiddleware, guard)])
+    shop = Starlette(routes=ROUTES, middleware=[Middleware(SessionLockMiddleware, guard=guard)])
     app = Starlette(routes=[Mount("/shop", shop), *ROUTES], middleware=[THEIRS])
     async with browser(app) as client:
         await client.post("/remember?admin=root")
@@ -119,8 +121,10 @@ async def test_mounted_below_another_session_middleware(guard: SessionGuard, err
 async def test_two_guarded_sessions(guard: SessionGuard, redis_url: str, errors: list[str]) -> None:
     """A mounted application with another cookie has another session."""
     async with SessionGuard.from_url(redis_url, prefix="inner") as other:
-        inner = Starlette(routes=ROUTES, middleware=[Middleware(SessionLockMiddleware, other, cookie="inner")])
-        app = Starlette(routes=[Mount("/in", inner), *ROUTES], middleware=[Middleware(SessionLockMiddleware, guard)])
+        inner = Starlette(routes=ROUTES, middleware=[Middleware(SessionLockMiddleware, guard=other, cookie="inner")])
+        app = Starlette(
+            routes=[Mount("/in", inner), *ROUTES], middleware=[Middleware(SessionLockMiddleware, guard=guard)]
+        )
         async with browser(app) as client:
             await client.post("/remember?a=1")
             await client.post("/in/remember?b=2")
@@ -194,7 +198,7 @@ async def test_starlette_admin(guard: SessionGuard, errors: list[str]) -> None:
         async def logout(self, request: Request) -> None:
             request.session.clear()
 
-    app = Starlette(routes=ROUTES, middleware=[Middleware(SessionLockMiddleware, guard)])
+    app = Starlette(routes=ROUTES, middleware=[Middleware(SessionLockMiddleware, guard=guard)])
     OtherAdmin(engine(), auth_provider=Login(), middlewares=[THEIRS], secret_key="x").mount_to(app)
     async with browser(app) as client:
         await client.post("/remember?cart=a")
@@ -213,7 +217,7 @@ async def test_starlette_admin(guard: SessionGuard, errors: list[str]) -> None:
 
 
 def wrong(guard: Any, *, inside: bool, theirs: Middleware = THEIRS, lifespan: bool = True) -> Starlette:
-    ours = Middleware(SessionLockMiddleware, guard)
+    ours = Middleware(SessionLockMiddleware, guard=guard)
     return Starlette(routes=ROUTES, middleware=[ours, theirs] if inside else [theirs, ours])
 
 
@@ -273,7 +277,7 @@ async def test_one_that_hides_is_named_when_it_is_met(guard: SessionGuard, error
 
         return middleware
 
-    ours, theirs = Middleware(SessionLockMiddleware, guard), Middleware(hidden)
+    ours, theirs = Middleware(SessionLockMiddleware, guard=guard), Middleware(hidden)
     for layers, found in (([ours, theirs], "has put a"), ([theirs, ours], "begins: another session middleware")):
         async with browser(Starlette(routes=ROUTES, middleware=layers)) as client:
             for number in range(3):
@@ -286,7 +290,7 @@ async def test_one_that_hides_is_named_when_it_is_met(guard: SessionGuard, error
 
 async def test_ours_twice(guard: SessionGuard, redis_url: str, errors: list[str]) -> None:
     """The same is told and does no harm; with other settings it is refused."""
-    ours = Middleware(SessionLockMiddleware, guard)
+    ours = Middleware(SessionLockMiddleware, guard=guard)
     async with browser(Starlette(routes=ROUTES, middleware=[ours, ours])) as client:
         for _ in range(2):
             assert (await client.post("/remember?a=1")).status_code == 200
@@ -295,7 +299,10 @@ async def test_ours_twice(guard: SessionGuard, redis_url: str, errors: list[str]
     assert "Remove the inner one" in error
     errors.clear()
     async with SessionGuard.from_url(redis_url, prefix="other") as other:
-        for again in (Middleware(SessionLockMiddleware, other), Middleware(SessionLockMiddleware, guard, cookie="b")):
+        for again in (
+            Middleware(SessionLockMiddleware, guard=other),
+            Middleware(SessionLockMiddleware, guard=guard, cookie="b"),
+        ):
             app = Starlette(routes=ROUTES, middleware=[ours, again])
             async with browser(app) as client:
                 assert (await client.post("/remember?a=1")).status_code == 500
@@ -306,14 +313,14 @@ async def test_ours_twice(guard: SessionGuard, redis_url: str, errors: list[str]
 
 async def test_a_mounted_one_with_the_same_cookie_but_another_store(guard: SessionGuard, redis_url: str) -> None:
     async with SessionGuard.from_url(redis_url, prefix="other") as other:
-        inner = Starlette(routes=ROUTES, middleware=[Middleware(SessionLockMiddleware, other)])
-        app = Starlette(routes=[Mount("/in", inner)], middleware=[Middleware(SessionLockMiddleware, guard)])
+        inner = Starlette(routes=ROUTES, middleware=[Middleware(SessionLockMiddleware, guard=other)])
+        app = Starlette(routes=[Mount("/in", inner)], middleware=[Middleware(SessionLockMiddleware, guard=guard)])
         async with browser(app) as client:
             assert (await client.post("/in/remember?a=1")).status_code == 500
 
 
 async def test_a_right_order_is_not_complained_of(guard: SessionGuard, errors: list[str]) -> None:
-    layers = [Middleware(CORSMiddleware, allow_origins=["*"]), Middleware(SessionLockMiddleware, guard)]
+    layers = [Middleware(CORSMiddleware, allow_origins=["*"]), Middleware(SessionLockMiddleware, guard=guard)]
     assert [one["type"] for one in await started(Starlette(routes=ROUTES, middleware=layers))] == [
         "lifespan.startup.complete",
         "lifespan.shutdown.complete",
@@ -332,7 +339,7 @@ def test_an_url_that_makes_no_sense() -> None:
 
 async def test_a_store_that_is_not_there_is_told_at_the_start(errors: list[str]) -> None:
     async with SessionGuard.from_url("redis://127.0.0.1:1/0", retry_for=0.1) as guard:
-        app = Starlette(routes=ROUTES, middleware=[Middleware(SessionLockMiddleware, guard)])
+        app = Starlette(routes=ROUTES, middleware=[Middleware(SessionLockMiddleware, guard=guard)])
         assert (await started(app))[0]["type"] == "lifespan.startup.complete"
         (error,) = errors
         assert "127.0.0.1:1" in error
@@ -341,7 +348,7 @@ async def test_a_store_that_is_not_there_is_told_at_the_start(errors: list[str])
 async def test_or_at_the_first_request_without_a_start(errors: list[str]) -> None:
     """Also if that has no session, and would need no store."""
     async with SessionGuard.from_url("redis://127.0.0.1:1/0", retry_for=0.1) as guard:
-        app = Starlette(routes=ROUTES, middleware=[Middleware(SessionLockMiddleware, guard)])
+        app = Starlette(routes=ROUTES, middleware=[Middleware(SessionLockMiddleware, guard=guard)])
         async with browser(app) as client:
             for _ in range(3):
                 assert (await client.get("/")).status_code == 200
@@ -362,7 +369,7 @@ ASKED = {"origin": "https://app.test"}
 @pytest.mark.parametrize("order", ["cors outside", "cors inside"])
 async def test_cors_headers_are_on_our_answers(guard: SessionGuard, redis_url: str, order: str) -> None:
     """Else a page's script sees "network error" instead of 503, and cannot try again."""
-    layers = [Middleware(CORSMiddleware, **CORS), Middleware(SessionLockMiddleware, guard, wait=0)]
+    layers = [Middleware(CORSMiddleware, **CORS), Middleware(SessionLockMiddleware, guard=guard, wait=0)]
     app = Starlette(routes=ROUTES, middleware=layers if order == "cors outside" else layers[::-1])
     sid = (await guard.create({"a": 1})).sid
     async with SessionGuard.from_url(redis_url) as elsewhere, browser(app, sid) as client:
@@ -387,7 +394,7 @@ async def test_what_the_application_has_added_stays(guard: SessionGuard, order: 
         answer.set_cookie("theme", "dark")
         return answer
 
-    layers = [Middleware(CORSMiddleware, **CORS), Middleware(SessionLockMiddleware, guard, mode="optimistic")]
+    layers = [Middleware(CORSMiddleware, **CORS), Middleware(SessionLockMiddleware, guard=guard, mode="optimistic")]
     routes = [Route("/", view, methods=["POST"])]
     app = Starlette(routes=routes, middleware=layers if order == "cors outside" else layers[::-1])
     sid = (await guard.create({"n": 1})).sid

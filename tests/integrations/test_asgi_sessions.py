@@ -479,7 +479,7 @@ def test_a_websocket_that_writes(redis_url: str, caplog: pytest.LogCaptureFixtur
         return JSONResponse(request.session)
 
     routes = [WebSocketRoute("/ws", view), Route("/fill", fill, methods=["POST"]), Route("/", show)]
-    app = Starlette(routes=routes, middleware=[Middleware(SessionLockMiddleware, redis_url)])
+    app = Starlette(routes=routes, middleware=[Middleware(SessionLockMiddleware, guard=redis_url)])
     with TestClient(app) as client:
         client.post("/fill")
         with client.websocket_connect("/ws") as socket:
@@ -520,7 +520,7 @@ async def test_authlib_logins_in_many_tabs(guard: SessionGuard) -> None:
         return Response()
 
     routes = [Route("/login", login), Route("/callback", callback), Route("/begin", begin, methods=["POST"])]
-    app = Starlette(routes=routes, middleware=[Middleware(SessionLockMiddleware, guard)])
+    app = Starlette(routes=routes, middleware=[Middleware(SessionLockMiddleware, guard=guard)])
     async with browser(app) as client:
         await client.post("/begin")
         answers = await asyncio.gather(*(client.get("/login") for _ in range(8)))
@@ -552,7 +552,7 @@ async def test_a_csrf_token_in_many_tabs(guard: SessionGuard) -> None:
         return Response()
 
     routes = [Route("/form", form, methods=["GET", "POST"]), Route("/begin", begin, methods=["POST"])]
-    layers = [Middleware(SessionLockMiddleware, guard), Middleware(CSRFProtectMiddleware, csrf_secret="x")]
+    layers = [Middleware(SessionLockMiddleware, guard=guard), Middleware(CSRFProtectMiddleware, csrf_secret="x")]
     async with browser(Starlette(routes=routes, middleware=layers)) as client:
         await client.post("/begin")
         answers = await asyncio.gather(*(client.get("/form") for _ in range(8)))

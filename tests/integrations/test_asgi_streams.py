@@ -150,7 +150,8 @@ async def test_a_read_only_session_that_was_changed_deep_inside(guard: SessionGu
 
 def websocket_app(guard: SessionGuard | str, view: Any, **options: Any) -> Any:
     return Starlette(
-        routes=[WebSocketRoute("/{rest:path}", view)], middleware=[Middleware(SessionLockMiddleware, guard, **options)]
+        routes=[WebSocketRoute("/{rest:path}", view)],
+        middleware=[Middleware(SessionLockMiddleware, guard=guard, **options)],
     )
 
 

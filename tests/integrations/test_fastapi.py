@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+import support
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import StreamingResponse
 from support.asgi_calls import Call, browser
 
+import sessionlock
 from sessionlock import Session, SessionGuard
 from sessionlock.integrations.fastapi import LockedSession, SessionLockMiddleware, locked_session
 
@@ -93,9 +99,7 @@ async def first_change(request: Request) -> None:
     request.session["cart"].append("before")
 
 
-async def changed_before(
-    _: Annotated[None, Depends(first_change)], session: Annotated[Session, Depends(locked_session, scope="function")]
-) -> Session:
+async def changed_before(_: Annotated[None, Depends(first_change)], session: LockedSession) -> Session:
     return session
 
 
@@ -189,3 +193,43 @@ async def test_parallel_requests(redis_url: str) -> None:
             await asyncio.gather(*(client.post(f"/add?item={number}") for number in range(20)))
             assert time.monotonic() - started < 4
         assert len((await guard.read(sid))["cart"]) == 20
+
+
+OLDER = """
+import asyncio, sys
+import fastapi, fastapi.params
+
+def depends(dependency=None, *, use_cache=True):
+    return fastapi.params.Depends(dependency, use_cache=use_cache)
+
+fastapi.Depends = depends
+from sessionlock import SessionGuard
+from sessionlock.integrations.fastapi import LockedSession, SessionLockMiddleware
+from support.asgi_calls import browser
+
+async def main(url):
+    async with SessionGuard.from_url(url) as guard:
+        app = fastapi.FastAPI()
+        app.add_middleware(SessionLockMiddleware, guard=guard, mode="read")
+
+        @app.post("/")
+        async def view(session: LockedSession) -> bool:
+            session["n"] = session.get("n", 0) + 1
+            return session.lease is not None
+
+        sid = (await guard.create({"n": 0})).sid
+        async with browser(app, sid) as client:
+            answers = await asyncio.gather(*(client.post("/") for _ in range(10)))
+        print([answer.json() for answer in answers], (await guard.read(sid))["n"])
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def test_fastapi_before_dependencies_had_scopes(redis_url: str) -> None:
+    """0.115 to 0.120, which our extra allows: the middleware saves instead."""
+    paths = [str(Path(sessionlock.__file__).parent.parent), str(Path(support.__file__).parent.parent)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-c", OLDER, redis_url]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert ran.stdout.strip() == f"{[True] * 10} 10", ran.stderr

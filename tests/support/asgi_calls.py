@@ -104,7 +104,7 @@ class Call:
 def app_of(guard: SessionGuard | None, view: Callable[..., Any], **options: Any) -> Starlette:
     """``view(request)`` for any path and method, inside the middleware."""
     route = Route("/{rest:path}", view, methods=["GET", "HEAD", "POST", "DELETE"])
-    return Starlette(routes=[route], middleware=[Middleware(SessionLockMiddleware, guard, **options)])
+    return Starlette(routes=[route], middleware=[Middleware(SessionLockMiddleware, guard=guard, **options)])
 
 
 @asynccontextmanager
