@@ -224,17 +224,17 @@ class SessionOfRequest:
         try:
             await visit.finish(failed=failed, live=live)
         except RunAgain:
-            if not self._can_run_again:
-                raise SessionConflict(
-                    "another request changed the session meanwhile, and this one cannot be run again: its body was too"
-                    " long to be kept, or its answer has begun"
-                ) from None
+            self.see_whether_it_can_run_again()
             self.abandoned = True
             raise
 
-    @property
-    def _can_run_again(self) -> bool:
-        return (self._body is None or self._body.can_rewind) and not _has_begun(self._request)
+    def see_whether_it_can_run_again(self) -> None:
+        """Raises SessionConflict if it cannot."""
+        if _has_begun(self._request) or not (self._body is None or self._body.can_rewind):
+            raise SessionConflict(
+                "another request changed the session meanwhile, and this one cannot be run again: its body was too"
+                " long to be kept, or its answer has begun"
+            )
 
     async def failed(self) -> None:
         """The handler raised. Raises RunAgain if that was because of a conflict."""
@@ -303,7 +303,7 @@ class SessionOfRequest:
         writer: Any = request.writer
         if self._unsent is not None and self._unsent.prepared and type(writer) is StreamWriter:
             request._payload_writer = StreamWriter(writer._protocol, request._loop)
-            nobody: Any = SimpleNamespace(transport=None)
+            nobody: Any = SimpleNamespace(transport=None, connected=False)
             writer._protocol = nobody
 
     def loss(self) -> LeaseLost | None:
@@ -348,6 +348,7 @@ async def run(how: Settings, request: web.Request, handler: Handler) -> web.Stre
         except RunAgain:
             assert before is not None
             assert own.visit is not None
+            own.see_whether_it_can_run_again()
             second, body_again = own.visit.again(), before.restore()
 
             async def again() -> web.StreamResponse:

@@ -179,9 +179,9 @@ async def test_a_client_that_goes_away_leaves_the_queue(guard: SessionGuard) -> 
         await shop.ask("POST", "/add/a")
         assert shop.sid is not None
         async with guard.session_lock(shop.sid):
-            waits = asyncio.ensure_future(shop.ask("POST", "/add/b"))
+            waits = await shop.send("POST", "/add/b")
             await until(lambda: _waiters(shop, 1))
-            waits.cancel()
+            waits.close()
             await until(lambda: _waiters(shop, 0))
         assert await shop.stored() == {"cart": ["a"]}
 

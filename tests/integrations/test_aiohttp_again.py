@@ -14,7 +14,7 @@ from aiohttp import WSMsgType, web
 from support.aiohttp_calls import WAIT, Shop, shop_on
 
 from sessionlock import SessionConflict, SessionGuard
-from sessionlock.integrations.aiohttp import get_session, session_policy
+from sessionlock.integrations.aiohttp import get_session, locked_session, session_policy
 from sessionlock.integrations.web import RoutePolicy
 
 pytestmark = pytest.mark.anyio
@@ -474,3 +474,25 @@ async def test_a_signal_that_looks_after_a_failed_request(
         server.stop()
         assert (await shop.ask("POST", "/add/b"))[0] == 503
         assert (await shop.ask("GET", "/nowhere"))[0] == 404
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+async def test_a_lock_taken_within_a_safe_request(shop: Shop, count: Count, size: int) -> None:
+    """What was changed before it meets a conflict there: as at the end."""
+
+    @shop.on("GET", "/upgrade")
+    async def upgrade(request: web.Request) -> web.Response:
+        body = await request.read()
+        runs = await count(request)
+        async with locked_session(request) as session:
+            session["n"] += 1
+        return web.json_response([runs, len(body)])
+
+    await begin(shop)
+    told = await shop.ask("GET", "/upgrade", data=b"x" * size)
+    if size < 1000:
+        assert told == (200, f"[2, {size}]")
+        assert await count.stored() == 12
+    else:
+        assert told[0] == 409
+        assert await count.stored() == 10

@@ -53,6 +53,14 @@ class Shop:
         async with self.browser.request(method, path, **options) as answer:
             return answer.status, await answer.text()
 
+    async def send(self, method: str, path: str, *, length: int = 0) -> asyncio.StreamWriter:
+        """A client of which nothing more is known: its request has begun, and it ends when its connection is closed."""
+        _, writer = await asyncio.open_connection(self.server.host, self.server.port)
+        cookie = f"Cookie: session_id={self.sid}\r\n" if self.sid else ""
+        writer.write(f"{method} {path} HTTP/1.1\r\nHost: shop\r\n{cookie}Content-Length: {length}\r\n\r\n".encode())
+        await writer.drain()
+        return writer
+
     @property
     def sid(self) -> str | None:
         return next((cookie.value for cookie in self.browser.cookie_jar if cookie.key == "session_id"), None)
