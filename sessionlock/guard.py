@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -28,7 +29,7 @@ from .errors import (
 from .holding import LockContext, SessionContext, SessionsContext, renew_id
 from .keys import SessionKeys, check_prefix, check_sid, keys_for, new_sid, new_token
 from .modes import Attempt, BeginningContext, Unlocked, UnlockedContext, UnlockedMode, attempts
-from .policies import LeasePolicy, SessionPolicy, WaitPolicy, check_seconds
+from .policies import LeasePolicy, SessionPolicy, WaitPolicy, check_seconds, seconds_until_stop
 from .protocol import Snapshot
 from .quorum import Quorum
 from .runtime import Runtime, node_name
@@ -37,6 +38,8 @@ from .urls import client_from_url, is_fake
 from .users import UserIndex
 
 __all__ = ["HolderInfo", "SessionGuard", "SessionInfo"]
+
+log = logging.getLogger("sessionlock")
 
 T = TypeVar("T")
 Missing = Literal["create", "reject"]
@@ -111,6 +114,7 @@ class SessionGuard:
         patient = WaitPolicy.seconds(wait) if isinstance(wait, (int, float)) else wait
         self.wait_policy = _instance(patient, WaitPolicy, "wait")
         self.session_policy = _instance(session, SessionPolicy, "session")
+        _check_fit(self.wait_policy, self.lease_policy)
         check_seconds("reply_within", reply_within)
         check_seconds("retry_for", retry_for)
         if not isinstance(push_limit, int) or push_limit < 0:
@@ -723,6 +727,18 @@ def _instance(value: T | None, kind: type[T], name: str) -> T:
     if not isinstance(value, kind):
         raise ConfigurationError(f"{name} must be a {kind.__name__}, not {value!r}")
     return value
+
+
+def _check_fit(wait: WaitPolicy, lease: LeasePolicy) -> None:
+    """Tell who would be answered with an error for nothing but a worker that died."""
+    patience = seconds_until_stop(wait.stop, 0.0)
+    if wait.queues and patience < lease.ttl:
+        log.warning(
+            "a request waits %g s for its session, and the lease of a worker that died ends after %g s: until then its"
+            " visitor's requests fail. Make the wait longer than LeasePolicy.ttl, or the ttl shorter",
+            patience,
+            lease.ttl,
+        )
 
 
 def _check_label(name: str | None) -> str:

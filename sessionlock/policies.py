@@ -79,7 +79,8 @@ class LeasePolicy:
 
 
 def _default_stop() -> stop_base:
-    return stop_after_delay(5.0)
+    # Longer than the default lease: when a worker dies, its lease ends before those who wait for it give up.
+    return stop_after_delay(12.0)
 
 
 def _default_wait() -> wait_base:
@@ -90,7 +91,8 @@ def _default_wait() -> wait_base:
 class WaitPolicy:
     """How a request waits for its turn, and when it gives up: tenacity objects.
 
-    ``stop`` decides when :class:`~sessionlock.WaitTimedOut` is raised. ``wait`` is how often the foremost
+    ``stop`` decides when :class:`~sessionlock.WaitTimedOut` is raised: by default after 12 s, which is longer than the
+    lease (10 s) of a holder that died. ``wait`` is how often the foremost
     waiter of this process looks by itself, in case a wake-up push was lost; a push ends the pause at once, and
     no pause goes beyond the end of the lease that is waited for. ``before_sleep`` is called as tenacity calls it
     before each pause. ``max_waiters``: more than that many queued for one session are refused with

@@ -161,7 +161,7 @@ async def _try_out(url: str, prefix: str, client: Any) -> AsyncIterator[Step]:
 @asynccontextmanager
 async def _guard(url: str, prefix: str) -> AsyncIterator[SessionGuard]:
     lease = LeasePolicy(ttl=2 * CLAIM, claim=CLAIM)
-    patience = WaitPolicy(stop=stop_after_delay(CLAIM), wait=wait_fixed(CLAIM))
+    patience = WaitPolicy(stop=stop_after_delay(2 * CLAIM), wait=wait_fixed(CLAIM))
     async with SessionGuard.from_url(
         url,
         prefix=prefix,

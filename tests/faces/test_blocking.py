@@ -432,7 +432,7 @@ RANDOM_INTERRUPTIONS = """
 import random, signal, sys, time
 from sessionlock import LeasePolicy, blocking
 
-guard = blocking.SessionGuard.from_url(sys.argv[1], lease=LeasePolicy(ttl=60))
+guard = blocking.SessionGuard.from_url(sys.argv[1], lease=LeasePolicy(ttl=60), wait=60)
 watch = blocking.SessionGuard.from_url(sys.argv[1])
 sys.unraisablehook = lambda _: None  # a Ctrl-C in some weak reference's callback is Python's to swallow
 
@@ -530,7 +530,7 @@ ENDS_WITH_A_HOLDER = """
 import sys, threading
 from sessionlock import LeasePolicy, blocking
 
-guard = blocking.SessionGuard.from_url(sys.argv[1], lease=LeasePolicy(ttl=60))
+guard = blocking.SessionGuard.from_url(sys.argv[1], lease=LeasePolicy(ttl=60), wait=60)
 granted = threading.Event()
 
 def holds():
