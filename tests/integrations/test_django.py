@@ -375,6 +375,28 @@ def test_a_lost_lease_is_a_conflict_and_saves_nothing(client: Client, pool: Thre
     assert dict(client.session.items()) == {"cart": ["first", "x"]}
 
 
+@pytest.mark.parametrize("end", ["/flush", "/logout"])
+def test_a_session_that_ends_under_its_holder(client: Client, pool: ThreadPoolExecutor, end: str) -> None:
+    """A GET ends it, which waits for nobody: what the holder has changed is not acknowledged, and revives nothing."""
+    before = sid_of(client)
+    late = twin_of(client)
+    late.raise_request_exception = False
+    waiting = pool.submit(late.post, "/wait")
+    entered()
+    twin_of(client).get(end)
+    go_on()
+    assert waiting.result(10).status_code == 400
+    assert not SessionStore().exists(before)
+
+
+def test_a_holder_that_changed_nothing_keeps_its_answer(client: Client, pool: ThreadPoolExecutor) -> None:
+    waiting = pool.submit(twin_of(client).post, "/wait_and_see")
+    entered()
+    twin_of(client).get("/flush")
+    go_on()
+    assert waiting.result(10).json() == {"cart": ["first"]}
+
+
 def test_a_stream_holds_nothing(client: Client, redis_url: str) -> None:
     response = client.post("/stream")
     parts = iter(response)

@@ -214,6 +214,7 @@ def test_it_is_logged_once_and_not_as_a_crash(client: Client, caplog: pytest.Log
     assert [record.levelname for record in ours] == ["WARNING"]
     assert "POST /put" in ours[0].getMessage()
     assert [record.name for record in caplog.records if record.exc_info] == []
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []  # which is sent by mail
 
 
 @pytest.mark.anyio
@@ -270,6 +271,23 @@ def test_a_conflict_keeps_what_others_have_added(client: Client) -> None:
     assert not {"ETag", "Content-Disposition"} & set(answer.headers)
     assert int(answer["Content-Length"]) == len(answer.content)
     assert client.session["n"] == 1
+
+
+@pytest.mark.usefixtures("busy")
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_a_script_of_another_origin_is_told(client: Client, place: int) -> None:
+    """django-cors-headers, in front of our middleware or behind it: without its headers a script sees no status."""
+    from django.conf import settings
+
+    within = [name for name in settings.MIDDLEWARE if not name.endswith("Adding")]
+    within.insert(place, "corsheaders.middleware.CorsMiddleware")
+    with override_settings(MIDDLEWARE=within, CORS_ALLOW_ALL_ORIGINS=True):
+        other = Client()
+        other.cookies["sessionid"] = client.cookies["sessionid"].value
+        answer = other.post("/put", headers={"origin": "https://elsewhere.example"})
+    assert answer.status_code == 503
+    assert answer["Access-Control-Allow-Origin"] == "*"
+    assert "origin" in answer["Vary"].lower()
 
 
 def test_too_large(client: Client) -> None:

@@ -63,7 +63,7 @@ def problem(error: SessionLockError, request: Any) -> Any:
     response = HttpResponse(told.content(), status=told.status)
     for name, value in told.headers():
         response.headers[name] = value
-    response._sessionlock = True
+    response._sessionlock = response._has_been_logged = True  # Django would log a 5xx at ERROR, and mail it
     return response
 
 

@@ -132,6 +132,13 @@ def wait(request: Request) -> HttpResponse:
     return HttpResponse()
 
 
+def wait_and_see(request: Request) -> HttpResponse:
+    seen = request.session.get("cart")
+    entered.set()
+    assert go_on.wait(10)
+    return JsonResponse({"cart": seen})
+
+
 async def await_(request: Request) -> HttpResponse:
     request.session["waiting"] = True
     entered.set()
@@ -236,6 +243,7 @@ urlpatterns = [
     path("say/<text>", say),
     path("heard", heard),
     path("wait", wait),
+    path("wait_and_see", wait_and_see),
     path("await", await_),
     path("exempt_wait", session_lock_exempt(wait)),
     path("once_wait", session_policy(on_conflict="answer")(wait)),
