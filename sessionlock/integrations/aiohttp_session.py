@@ -175,7 +175,9 @@ class SessionLockStorage(aiohttp_session.AbstractStorage):
 
 
 def _life(mapping: WebSession, max_age: int | None, is_own: bool) -> Life | None:
-    """Note a lifetime of the session's own in its record. None: it has none."""
+    """Note a lifetime of the session's own in its record. By the package's convention a session that is saved lives for
+    its ``max_age`` from then on; one of its own counts for who only looks, too. None: as the guard's policy says.
+    """
     core = mapping.sessionlock
     noted = core.peek(MAX_AGE)
     if all(key == MAX_AGE for key, _ in core.stored()):
@@ -184,7 +186,9 @@ def _life(mapping: WebSession, max_age: int | None, is_own: bool) -> Life | None
         return None
     if is_own and core.is_open and (noted != max_age or MAX_AGE not in dict.keys(mapping)):
         mapping[MAX_AGE] = max_age
-    return Life(max_age) if is_own else None
+    if is_own or (max_age is not None and core.is_open and core.changed_keys()):
+        return Life(max_age)
+    return None
 
 
 class _New(aiohttp_session.Session):

@@ -256,6 +256,21 @@ async def test_who_only_follows_links_stays(guard: SessionGuard, redis_url: str)
         assert lives(redis_url, guard, shop.sid or "") > 90
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_what_is_saved_lives_for_its_max_age(guard: SessionGuard, redis_url: str, method: str) -> None:
+    """Even if more than half of it was left."""
+    async with shop_on(guard, wait=WAIT) as shop:
+        aiohttp_session.setup(shop.app, SessionLockStorage(cookie_name="session_id", max_age=100))
+        shop.on(method, "/put")(put)
+        await shop.start()
+        await shop.ask(method, "/put?a=1")
+        with connect(redis_url) as client:
+            client.pexpire(keys_for(guard.prefix, shop.sid or "").session, 80_000)
+        async with shop.browser.request(method, "/put?a=2") as answer:
+            assert answer.cookies["session_id"]["max-age"] == "100"
+        assert lives(redis_url, guard, shop.sid or "") > 90
+
+
 async def test_a_lifetime_that_makes_no_sense(shop: Shop) -> None:
     @shop.on("POST", "/zero")
     async def zero(request: web.Request) -> web.Response:
