@@ -23,7 +23,7 @@ from typing import Any
 
 from ..codec import Codec
 from ..default import default_guard
-from ..errors import ConfigurationError, SessionLockError
+from ..errors import ConfigurationError, RedisUnavailable, SessionLockError
 from ..guard import SessionGuard
 from ..peers import client_of_scope
 from ..policies import LeasePolicy, WaitPolicy
@@ -89,7 +89,7 @@ class SessionLockMiddleware:
         problems: Problems | None = None,
         read_from: Origin | None = None,
     ) -> None:
-        check_arguments(
+        given = dict(
             guard=guard,
             cookie=cookie,
             mode=mode,
@@ -103,6 +103,11 @@ class SessionLockMiddleware:
             problems=problems,
             read_from=read_from,
         )
+        try:
+            check_arguments(**given)
+        except ConfigurationError as error:  # the frameworks make their middlewares late, where servers swallow it
+            log.error("SessionLockMiddleware: %s", error)
+            raise
         self.app = app
         self._url = guard if isinstance(guard, str) else None
         self._own_guard = SessionGuard.from_url(guard) if isinstance(guard, str) else None
@@ -248,7 +253,9 @@ class SessionLockMiddleware:
 
     async def _see_whether_it_is_ready(self) -> None:
         try:
-            await self.guard.inspect("0" * 32)  # any id: only whether there is an answer
+            await self.guard.ready()
+        except RedisUnavailable:
+            pass  # an outage begins, which the guard tells of; the application may start before its store does
         except SessionLockError as error:
             log.error("sessions cannot be used: %s", error)
 
