@@ -26,7 +26,7 @@ from typing import Any
 from aiohttp import web
 
 from ..default import default_guard
-from ..errors import ConfigurationError, SessionLockError
+from ..errors import ConfigurationError, RedisUnavailable, SessionLockError
 from ..guard import SessionGuard
 from ..policies import LeasePolicy, WaitPolicy
 from .aiohttp_request import Handler, SessionOfRequest, of_request, run
@@ -34,6 +34,7 @@ from .aiohttp_settings import Settings
 from .marks import lease_of, session_lock, session_lock_exempt, session_policy, session_readonly
 from .rules import Mode, OnConflict
 from .settings import check_arguments
+from .takeover import Origin
 from .web import IDENTITY, CookieSettings, Problems, RoutePolicy, Rules, Visit, WebSession, for_framework
 
 __all__ = [
@@ -68,6 +69,7 @@ def setup(
     on_conflict: OnConflict | None = None,
     identity: Iterable[str] = (*IDENTITY, SECURITY),
     problems: Problems | None = None,
+    read_from: Origin | None = None,
 ) -> None:
     """Give every request of ``app`` and its sub-applications a session. Call it once, on the outermost application.
 
@@ -76,7 +78,8 @@ def setup(
     seconds), ``save_on_error``, ``body_limit``, ``on_conflict``: for all requests that neither a decorator nor
     ``routes`` (see :class:`.rules.RoutePolicy` and :class:`.rules.Rules`) says anything else about. ``identity``: the
     keys that tell who is logged in: when one of them gets another value, the session gets a new id. ``problems``: what
-    errors of the session become.
+    errors of the session become. ``read_from``: where sessions are that visitors have already
+    (:mod:`.takeover`): each is taken over with its first request.
 
     What is wrong with the set-up is an error as the application starts; a store that cannot be reached is logged then.
 
@@ -96,6 +99,20 @@ def setup(
         identity=identity,
         problems=problems,
     )
+    check_arguments(
+        guard=guard,
+        cookie=cookie,
+        mode=mode,
+        routes=routes,
+        wait=wait,
+        lease=lease,
+        save_on_error=save_on_error,
+        body_limit=body_limit,
+        on_conflict=on_conflict,
+        identity=identity,
+        problems=problems,
+        read_from=read_from,
+    )
     if SETTINGS in app:
         raise ConfigurationError("this application has its sessions already: call setup() once")
     kept = SessionGuard.from_url(guard) if isinstance(guard, str) else guard or default_guard()
@@ -108,12 +125,12 @@ def setup(
         for_framework(kept.codec, json.dumps, json.loads),
         guard if isinstance(guard, str) else None,
         cookie is not None,
+        read_from,
     )
     app.middlewares.insert(0, _middleware(how))
     app.on_response_prepare.append(_as_it_begins)
     app.on_startup.append(_start)
-    if isinstance(guard, str):
-        app.on_cleanup.append(_close)
+    app.on_cleanup.append(_close)
 
 
 async def get_session(request: web.BaseRequest) -> WebSession:
@@ -165,7 +182,11 @@ async def _as_it_begins(request: web.Request, response: web.StreamResponse) -> N
 
 
 async def _close(app: web.Application) -> None:
-    await app[SETTINGS].guard.aclose()
+    how = app[SETTINGS]
+    if how.url is not None:  # a guard of its own
+        await how.guard.aclose()
+    if how.origin is not None:
+        await how.origin.aclose()
 
 
 def _of(request: web.BaseRequest) -> SessionOfRequest:
@@ -188,7 +209,9 @@ async def _start(app: web.Application) -> None:
                 " the inner call"
             )
     try:
-        await getattr(how.guard, "ready", _nothing)()
+        await how.guard.ready()
+    except RedisUnavailable:
+        pass  # told already, as all outages are; the application may start before its store does
     except SessionLockError as error:
         log.error("sessions cannot be used: %s", error)
 
@@ -247,6 +270,3 @@ def _storage_of(middleware: Any) -> Any:
         return None
     cells = zip(middleware.__code__.co_freevars, middleware.__closure__ or (), strict=True)
     return next((cell.cell_contents for name, cell in cells if name == "storage"), None)
-
-
-async def _nothing() -> None: ...

@@ -140,6 +140,7 @@ class SessionOfRequest:
     def _first_visit(self, only_reading: bool) -> Visit:
         how, request = self.how, self._request
         policy = policy_for(how.rules, request)
+        origin = None if policy.mode == "off" else how.origin
         return Visit(
             how.guard,
             how.cookie,
@@ -153,6 +154,8 @@ class SessionOfRequest:
             identity=how.identity,
             codec=how.codec,
             lifetime=how.lifetime,
+            origin=origin,
+            old_cookie=request.cookies.get(origin.cookie or how.cookie.name) if origin is not None else None,
         )
 
     async def _receive_the_body(self, visit: Visit) -> None:

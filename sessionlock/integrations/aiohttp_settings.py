@@ -15,6 +15,7 @@ from .cookies import CookieSettings
 from .marks import policy_of
 from .problems import Problems
 from .rules import RoutePolicy, Rules
+from .takeover import Origin
 
 if TYPE_CHECKING:
     from .aiohttp_request import SessionOfRequest
@@ -50,6 +51,7 @@ class Settings:
         codec: Codec,
         url: str | None,
         cookie_is_told: bool,
+        origin: Origin | None,
     ) -> None:
         self.guard = guard
         self.cookie = cookie
@@ -59,6 +61,7 @@ class Settings:
         self.codec = codec
         self.url = url
         self.cookie_is_told = cookie_is_told
+        self.origin = origin
         self.lifetime: SessionPolicy | None = None
         self.before_saving = nothing_more
         self.storage: object = None

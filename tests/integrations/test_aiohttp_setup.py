@@ -45,7 +45,6 @@ async def test_an_option_that_makes_no_sense(option: dict[str, Any], guard: Sess
         setup(web.Application(), guard, **option)
 
 
-@pytest.mark.skipif(not hasattr(SessionGuard, "ready"), reason="the guard cannot tell yet")
 async def test_a_store_that_cannot_be_reached(caplog: pytest.LogCaptureFixture) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))

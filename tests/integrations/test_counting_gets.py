@@ -14,7 +14,16 @@ from sessionlock.embedded import EmbeddedServer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
-COUNTING = ("django-wsgi", "django-asgi", "starlette", "fastapi", "quart", "quart-hypercorn")
+COUNTING = (
+    "django-wsgi",
+    "django-asgi",
+    "starlette",
+    "fastapi",
+    "quart",
+    "quart-hypercorn",
+    "aiohttp",
+    "aiohttp-session",
+)
 AT_ONCE = 20
 
 

@@ -28,6 +28,10 @@ async def add(request: Asked) -> web.Response:
     return web.json_response(await handlers.add(await session_of(request), request.query["item"]))
 
 
+async def count(request: Asked) -> web.Response:
+    return web.json_response(await handlers.count(await session_of(request)))
+
+
 async def cart(request: Asked) -> web.Response:
     return web.json_response(handlers.cart(await session_of(request)))
 
@@ -74,7 +78,7 @@ def shop() -> web.Application:
     for view in (add, hold, call, events, poll):
         app.router.add_post(f"/{view.__name__}", view)
     app.router.add_post("/brief", add)
-    for view in (cart, pid, poll, echo):
+    for view in (add, count, cart, pid, poll, echo):
         app.router.add_get(f"/{view.__name__}", view)
     return app
 
@@ -95,7 +99,8 @@ def served() -> web.Application:
 
         app.on_cleanup.append(close)
         return app
-    setup(app, store, wait=PATIENTLY, routes=BRIEFLY)
+    options: dict[str, Any] = {} if "DEFAULTS" in os.environ else {"wait": PATIENTLY, "routes": BRIEFLY}
+    setup(app, store, **options)
     if os.environ["SHOP"] == "aiohttp-session":
         aiohttp_session.setup(app, SessionLockStorage())
     return app
