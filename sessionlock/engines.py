@@ -38,7 +38,7 @@ from .errors import (
 from .executor import LOST, Executor
 from .keys import SessionKeys, key_of_field, new_token
 from .policies import SessionPolicy
-from .protocol import Change, Committed, Conflict, Refused, Snapshot, admitted, refusal
+from .protocol import Change, Committed, Conflict, Refused, Snapshot, admitted, not_admitted, refusal
 from .session import field_of
 
 __all__ = ["Engine", "ScriptEngine", "WatchEngine", "whichever_works"]
@@ -152,7 +152,7 @@ class WatchEngine:
         if b"#destroyed" in snapshot.fields:
             return Refused("dead" if snapshot.fields.get(b"#id") == b"-" else "destroyed")
         if not admitted(keys, snapshot.fields, _microseconds(time)):
-            return Refused("dead" if b"#id" in snapshot.fields else "unknown")
+            return Refused(not_admitted(snapshot.fields))
         if not snapshot.created:
             return Refused("missing")
         if left < policy.refresh_ms or policy.refresh_ms == policy.idle_ms:
@@ -180,7 +180,7 @@ class WatchEngine:
             if b"#destroyed" in current.fields:
                 return Refused("dead" if current.fields.get(b"#id") == b"-" else "destroyed")
             if not admitted(keys, current.fields, now):
-                return Refused("dead" if b"#id" in current.fields else "unknown")
+                return Refused(not_admitted(current.fields))
             held = yields and bool(await pipe.exists(keys.lock))
             refused = _refusal(current, created, changes, expected, held)
             if refused is not None:
@@ -274,6 +274,8 @@ def _apply(
     if not current.created:
         life = policy.idle_ms
         pipe.hset(keys.session, "#created", now)
+        if b"#id" not in current.fields:
+            pipe.hset(keys.session, "#id", keys.proof)
         if policy.absolute_ms:
             pipe.hset(keys.session, "#expires", now + policy.absolute_ms * 1000)
             life = min(life, policy.absolute_ms)

@@ -1,6 +1,10 @@
-"""Names in Redis: session id → digest → keys of one hash slot; field names; random tokens.
+"""Ids, and names in Redis: session id → digest → keys of one hash slot; field names; random tokens.
 
 A session id is a bearer secret. Only its digest reaches Redis, logs and errors; it cannot be turned back.
+
+Every id given out is 32 to 40 characters of [a-z0-9], which is what cookies, columns and validators expect. One that
+:func:`renewed_sid` made has to hold its record's name as well, so a name must be short; too short to be the only
+thing that keeps two sessions apart. The record therefore holds the longer *proof* of the ids that may see it.
 """
 
 from __future__ import annotations
@@ -18,8 +22,13 @@ __all__ = ["SessionKeys", "check_sid", "field_name", "key_of_field", "keys_for",
 
 MAX_SID = 512
 RESERVED = b"#"
-RENEWED = "sl1."
-_RENEWED_SID = re.compile(r"sl1\.([A-Za-z0-9_-]{24})\.[A-Za-z0-9_-]{43}")
+RECORD = "[a-z0-9]{14}"  # a record's name, as a regular expression
+NAME_LENGTH = 14  # 72 bits
+FRESH_LENGTH = 32  # 160 bits and more
+SECRET_LENGTH = 24  # of a renewed id: 120 bits and more
+_RENEWED_SID = re.compile(f"sl({RECORD})[a-z0-9]{{{SECRET_LENGTH}}}")
+# A byte to a character. No character stands for more than 8 of the 256 bytes: 5 bits each for whoever guesses.
+_CHARACTERS = bytes(b"0123456789abcdefghijklmnopqrstuvwxyz"[byte % 36] for byte in range(256))
 
 
 def check_sid(sid: object) -> str:
@@ -41,8 +50,12 @@ def check_sid(sid: object) -> str:
 
 
 def new_sid() -> str:
-    """A new session id: 256 bits from the operating system's secure source, URL-safe."""
-    return secrets.token_urlsafe(32)
+    """A new session id: 32 characters of [a-z0-9] from the operating system's secure source, 160 bits and more."""
+    return _random(FRESH_LENGTH)
+
+
+def _random(length: int) -> str:
+    return secrets.token_bytes(length).translate(_CHARACTERS).decode()
 
 
 def new_token() -> str:
@@ -54,8 +67,8 @@ def new_token() -> str:
 class SessionKeys:
     """The Redis keys of one session. All share the hash tag ``{digest}``, hence one Cluster slot.
 
-    ``digest`` names the record. ``proof`` is what a session id must show to see it: ``p:`` and the digest for an id
-    from which the record's name was made, ``s:`` and the id's own digest for one that :func:`renewed_sid` made.
+    ``digest`` names the record. ``proof`` is what a session id must show to see it: 144 bits of its SHA-256, behind
+    ``p:`` for an id from which the record's name was made, ``s:`` for one that :func:`renewed_sid` made.
     """
 
     prefix: str
@@ -79,8 +92,18 @@ def check_prefix(prefix: str) -> str:
     return prefix
 
 
-def digest_of(sid: str) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(sid.encode()).digest()[:18]).decode()
+def digest_of(text: str) -> str:
+    """144 bits of SHA-256 in 24 characters."""
+    return _encoded(hashlib.sha256(text.encode()).digest())
+
+
+def _encoded(sha: bytes) -> str:
+    return base64.urlsafe_b64encode(sha[:18]).decode()
+
+
+def record_name(sha: bytes) -> str:
+    """The name that an id with this SHA-256 gives to its record: 72 bits of it as 14 characters of [a-z0-9]."""
+    return sha[:NAME_LENGTH].translate(_CHARACTERS).decode()
 
 
 @lru_cache(maxsize=4096)
@@ -92,12 +115,11 @@ def _keys_for_digest(prefix: str, digest: str, proof: str) -> SessionKeys:
 
 def keys_for(prefix: str, sid: str) -> SessionKeys:
     """The keys of a (checked) session id."""
-    own = digest_of(sid)
-    if sid.startswith(RENEWED):
-        match = _RENEWED_SID.fullmatch(sid)
-        if match is not None:
-            return _keys_for_digest(prefix, match[1], f"s:{own}")
-    return _keys_for_digest(prefix, own, f"p:{own}")
+    sha = hashlib.sha256(sid.encode()).digest()
+    match = _RENEWED_SID.fullmatch(sid)
+    if match is not None:
+        return _keys_for_digest(prefix, match[1], f"s:{_encoded(sha)}")
+    return _keys_for_digest(prefix, record_name(sha), f"p:{_encoded(sha)}")
 
 
 def keys_of_record(prefix: str, digest: str) -> SessionKeys:
@@ -106,11 +128,11 @@ def keys_of_record(prefix: str, digest: str) -> SessionKeys:
 
 
 def renewed_sid(keys: SessionKeys) -> str:
-    """A new id for an existing record: its (public) name and 256 new secret bits.
+    """A new id for an existing record: ``sl``, its (public) name and 24 new secret characters; 40 in all.
 
     So the record stays in its slot, and finding it by the new id costs no look-up.
     """
-    return f"{RENEWED}{keys.digest}.{secrets.token_urlsafe(32)}"
+    return f"sl{keys.digest}{_random(SECRET_LENGTH)}"
 
 
 def user_digest(user: str) -> str:

@@ -290,10 +290,14 @@ def release(
     deaf: bool = False,
     channel: str = "-",
 ) -> Call:
-    """``channel``: a waiter of this very process gets its grant with the reply, not by a push."""
+    """``created``: the stamp of the record that was loaded, ``""`` when there was none.
+
+    ``channel``: a waiter of this very process gets its grant with the reply, not by a push.
+    """
     idle_ms, absolute_ms = _life(session)
     refresh_ms = session.refresh_ms if session else 0
-    head: list[Word] = [token, fence, created, idle_ms, absolute_ms, refresh_ms, push_limit, 1 if deaf else 0, channel]
+    stamp = created or keys.proof
+    head: list[Word] = [token, fence, stamp, idle_ms, absolute_ms, refresh_ms, push_limit, 1 if deaf else 0, channel]
     return Call("release", keys.all, _with_changes(head, changes))
 
 
@@ -311,7 +315,7 @@ def save(
     session: SessionPolicy,
     changes: Iterable[Change],
 ) -> Call:
-    return Call("save", keys.all, _with_changes([token, fence, op, created, *_life(session)], changes))
+    return Call("save", keys.all, _with_changes([token, fence, op, created or keys.proof, *_life(session)], changes))
 
 
 def abandon(keys: SessionKeys, token: str, *, push_limit: int = 65536, deaf: bool = False, once: bool = False) -> Call:
@@ -334,7 +338,7 @@ def load(keys: SessionKeys, session: SessionPolicy) -> Call:
 
 
 def create(keys: SessionKeys, op: str, session: SessionPolicy, changes: Iterable[Change]) -> Call:
-    return Call("create", keys.all, _with_changes([op, *_life(session)], changes))
+    return Call("create", keys.all, _with_changes([op, *_life(session), keys.proof], changes))
 
 
 def commit(
@@ -608,6 +612,11 @@ def admitted(keys: SessionKeys, fields: Mapping[bytes, bytes], now_us: int) -> b
         return keys.proof.startswith("p:")
     old = (entry.rpartition(b"@") for entry in fields.get(b"#old", b"").split())
     return current == proof or any(other == proof and int(until) > now_us for other, _, until in old)
+
+
+def not_admitted(fields: Mapping[bytes, bytes]) -> str:
+    """What an id that is not admitted is told: ``dead`` where ids have been replaced, else ``unknown``."""
+    return "dead" if fields.get(b"#id", b"").startswith(b"s:") else "unknown"
 
 
 def outdated(keys: SessionKeys, snapshot: Snapshot) -> bool:

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from . import protocol
 from .errors import RedisUnavailable, SessionLockError
 from .executor import LOST, Executor
-from .keys import SessionKeys, keys_of_record, user_digest, user_key
+from .keys import RECORD, SessionKeys, keys_of_record, user_digest, user_key
 from .policies import SessionPolicy
 from .protocol import Snapshot, refusal
 
@@ -83,7 +83,7 @@ class UserIndex:
     async def repair(self) -> int:
         """Enter every bound record; returns how many there are."""
         entries = 0
-        ours = re.compile(re.escape(f"{self._prefix}:{{") + r"([A-Za-z0-9_-]{24})\}:session")
+        ours = re.compile(re.escape(f"{self._prefix}:{{") + f"({RECORD})" + r"\}:session")
         async for key in self._client.scan_iter(match=f"{_literal(self._prefix)}:{{*}}:session", count=500):
             match = ours.fullmatch(_text(key))
             user = await self._user_of(key) if match is not None else ""

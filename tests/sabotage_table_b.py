@@ -426,7 +426,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "a delta revives part of a record that is gone",
         "table",
         "lua/_commit.lua",
-        "if created ~= '' and state.created ~= created then\n",
+        "if state.created ~= created then\n",
         NEVER,
         TABLES + "test_row[the-record-is-gone-and-came-again]",
     ),

@@ -1,5 +1,5 @@
 """Protections of a quorum: the vector, the majority, masters that forget or hang, votes that come late. And of saves
-that wait for replicas, and of the look at every master.
+that wait for replicas, of the look at every master, and of records whose names are the same.
 
 name, number of the attack, file in the package, old text, new text, tests that must fail.
 """
@@ -17,6 +17,7 @@ LOCKS = "tests/deployments/test_quorum_locks.py::"
 VOTE = "tests/protocol/test_vote.py::"
 BALLOT = "tests/protocol/test_ballot.py::"
 CHECKUP = "tests/deployments/test_checkup.py::"
+IDS = "tests/conformance/test_ids.py::"
 REPEATED = "tests/deployments/test_durability.py::test_a_repeated_save_is_judged_as_well"
 
 Texts: TypeAlias = "str | tuple[str, ...]"
@@ -345,5 +346,49 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "call('HGET', SESSION, '#forced') == token and 'over' or 'not-holder'",
         "'not-holder'",
         MISHAPS + "test_taken_out_once",
+    ),
+    (
+        "an id sees any record of its name",
+        "ids",
+        "lua/_ids.lua",
+        "if not id then\n",
+        "if not id or string.sub(id, 1, 2) == 'p:' then\n",
+        (
+            IDS + "test_another_session_of_the_same_name",
+            IDS + "test_without_the_lock_too",
+            IDS + "test_it_begins_while_another_is_about_to",
+        ),
+    ),
+    (
+        "an id sees any record of its name, without scripts and when its turn comes",
+        "ids",
+        "protocol.py",
+        'if current is None:\n        return keys.proof.startswith("p:")',
+        'if current is None or current.startswith(b"p:"):\n        return keys.proof.startswith("p:")',
+        (IDS + "test_another_session_of_the_same_name", IDS + "test_a_waiter_of_the_same_name"),
+    ),
+    (
+        "a record does not say whose it is",
+        "ids",
+        "lua/_commit.lua",
+        "if not state.id then\n",
+        "if false then\n",
+        IDS + "test_another_session_of_the_same_name",
+    ),
+    (
+        "a record that was made without scripts does not say whose it is",
+        "ids",
+        "engines.py",
+        'if b"#id" not in current.fields:\n',
+        "if False:\n",
+        IDS + "test_another_session_of_the_same_name",
+    ),
+    (
+        "a holder saves into the record of another session",
+        "ids",
+        "lua/_commit.lua",
+        "elseif state.id and not admitted(created, state.id, state.old, now) then\n",
+        "elseif false then\n",
+        IDS + "test_it_begins_while_another_is_about_to",
     ),
 ]

@@ -11,7 +11,8 @@
 --                     #op       the immediate save applied last
 --                     #forced   the holder that was taken out by force last
 --                     #destroyed  tombstone
---                     #id       proof of the id that is valid now, when it was regenerated
+--                     #id       proof of the id that is valid now: 'p:...' of the one that the record's name was made
+--                               of, 's:...' of a later one; a record has it from its beginning, a shell rarely
 --                     #old      "proof@until_us ...": ids that were valid before, in their grace
 --                     #user     digest of the user, for the index of a user's sessions
 --                     #indexed  when it was last entered there (us)

@@ -91,11 +91,16 @@ local function end_if_empty(token, state)
 end
 
 -- Bring the changes into the record, with `also`, further reserved fields; `created` is the stamp of the record that
--- was loaded, '' for a new one. Returns a refusal (nothing was changed), or nil and the new version: '0' if the record
--- has ended, because it was left empty (`token` is its holder's).
+-- was loaded, or where there was none, the proof of the id that the new one is for. Returns a refusal (nothing was
+-- changed), or nil and the new version: '0' if the record has ended, because it was left empty (`token` is its
+-- holder's).
 local function commit_changes(first, state, created, idle_ms, absolute_ms, now, also, token)
-  if created ~= '' and state.created ~= created then
-    return {'gone'} -- a delta must not revive part of a record that expired or was replaced
+  if state.created ~= created then
+    if string.find(created, '^%d') then
+      return {'gone'} -- a delta must not revive part of a record that expired or was replaced
+    elseif state.id and not admitted(created, state.id, state.old, now) then
+      return {'gone'} -- meanwhile the record of another session came to be, which has the same name
+    end
   end
   local clash = conflicts(first, state)
   if clash then
@@ -124,6 +129,10 @@ local function commit_changes(first, state, created, idle_ms, absolute_ms, now, 
     state.created = digits(now)
     set[#set + 1] = '#created'
     set[#set + 1] = state.created
+    if not state.id then
+      set[#set + 1] = '#id'
+      set[#set + 1] = created
+    end
     if tonumber(absolute_ms) > 0 then
       set[#set + 1] = '#expires'
       set[#set + 1] = digits(now + absolute_ms * 1000)

@@ -18,13 +18,13 @@ if state.destroyed then
 end
 local now = server_time()
 if not admitted(proof, state.id, state.old, now) then
-  return {state.id and 'dead' or 'unknown'}
+  return {not_admitted(state.id, 'unknown')}
 end
 if expected ~= '' and expected ~= (state.version or '0') then
   return {'conflict', state.version or '0', {}, call('HGETALL', SESSION)}
 end
 local receipt = {'#commit', op .. ' ' .. digits(now)}
-local refusal, version = commit_changes(FIRST, state, created, idle, absolute, now, receipt)
+local refusal, version = commit_changes(FIRST, state, created ~= '' and created or proof, idle, absolute, now, receipt)
 if refusal then
   if refusal[1] == 'conflict' then
     refusal[4] = call('HGETALL', SESSION)

@@ -25,12 +25,12 @@ if token ~= '' then
     return {'lost', state.fence or '0'}
   end
 elseif not admitted(proof, state.id, state.old, now) then
-  return {state.id and 'dead' or 'unknown'}
+  return {not_admitted(state.id, 'unknown')}
 elseif not state.created and created ~= 'new' then
   return {'missing'}
 end
-if created == 'new' then
-  created = ''
+if created == 'new' or created == '' then
+  created = proof
 end
 local receipt = {'#commit', op .. ' ' .. digits(now)}
 local refusal, version = commit_changes(FIRST, state, created, idle, absolute, now, receipt)

@@ -40,7 +40,7 @@ if finished(token, state['#commit']) then
   return {'finished'}
 end
 local refused = state['#destroyed'] and (state['#id'] == '-' and 'dead' or 'destroyed')
-  or not admitted(proof, state['#id'], state['#old'], now) and (state['#id'] and 'dead' or 'missing')
+  or not admitted(proof, state['#id'], state['#old'], now) and not_admitted(state['#id'], 'missing')
   or missing == 'reject' and not state['#created'] and 'missing'
 if refused then
   return {refused}

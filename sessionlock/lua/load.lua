@@ -11,7 +11,7 @@ if state[1] then
   return {state[3] == '-' and 'dead' or 'destroyed'}
 end
 if not admitted(ARGV[3], state[3], state[4], now) then
-  return {state[3] and 'dead' or 'unknown'}
+  return {not_admitted(state[3], 'unknown')}
 end
 if not state[2] then
   return {'missing'}

@@ -1,9 +1,9 @@
 -- Save what changed, give the lock up and hand it to the next live waiter: one step. Fenced: it takes effect only
 -- while token holds the lock and no higher fence has been seen. Repeating it (lost reply) answers `already`.
 --
--- uses  base receipts touch queue commit
+-- uses  base receipts ids touch queue commit
 -- KEYS  lock queue waiters session receipts
--- ARGV  token fence created idle_ms absolute_ms refresh_ms push_limit deaf channel [op field value base]...
+-- ARGV  token fence created idle_ms absolute_ms refresh_ms push_limit deaf channel [op field value base]...     created: the id's proof, if there was no record
 -- reply saved version handover | clean handover       version 0: left empty, the record has ended; handover: the grant for a waiter on `channel`, or ''
 --       conflict version {field value ...}    nothing was changed and the lock is still held
 --       gone handover | destroyed handover | dead handover    nothing was saved, the lock was given up

@@ -1,8 +1,8 @@
 -- Save what changed and keep the lock. Fenced as release is; `op` names this call, so that repeating it is known.
 --
--- uses  base receipts commit
+-- uses  base receipts ids commit
 -- KEYS  lock queue waiters session receipts
--- ARGV  token fence op created idle_ms absolute_ms [op field value base]...
+-- ARGV  token fence op created idle_ms absolute_ms [op field value base]...     created: the id's proof, if there was no record
 -- reply saved version created
 --       conflict version {field value ...} | gone | destroyed      nothing was changed
 --       already version created                                    an earlier try of this very call did it

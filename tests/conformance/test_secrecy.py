@@ -114,7 +114,7 @@ async def live(topology: Topology, node: Node, told: Told) -> None:
     await told.error(lambda: unreadable(guard, topology))
     note_store()
     new_sid = await guard.regenerate(SID, grace=0)
-    told.secrets.append(new_sid.rpartition(".")[2])  # its first parts are the record's public name
+    told.secrets.append(new_sid[16:])  # its beginning is the record's public name
     await told.error(lambda: guard.read(SID))
     async with guard.session_lock(new_sid) as session:
         told.add(session, session.lease)

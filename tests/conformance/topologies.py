@@ -190,6 +190,7 @@ class OnCluster(Topology):
     lacks: Mapping[str, str] = {
         "monitor": "MONITOR shows one node's commands, and a session's may go to any",
         "statistics": "INFO counts one node's bytes, and a session may be at any",
+        "watch": "redis-py permits no WATCH with other commands behind it in a Cluster",
     }
 
     def __init__(self, masters: AllMasters) -> None:
