@@ -181,7 +181,7 @@ def _life(mapping: WebSession, max_age: int | None, is_own: bool) -> Life | None
     core = mapping.sessionlock
     noted = core.peek(MAX_AGE)
     if all(key == MAX_AGE for key, _ in core.stored()):
-        if noted is not None:
+        if noted is not None and core.is_open:
             mapping.clear()  # nothing of the application's is left
         return None
     if is_own and core.is_open and (noted != max_age or MAX_AGE not in dict.keys(mapping)):
