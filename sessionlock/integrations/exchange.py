@@ -33,6 +33,7 @@ log = logging.getLogger("sessionlock.web")
 
 VISIT = "sessionlock.visit"
 RUN = "sessionlock.run"
+OURS = "sessionlock: this run of the request is over"  # says a cancellation of ours
 PATIENCE = 0.02  # seconds of waiting after which it is worth a task to see whether the client is still there
 # What an answer says of its own body; the rest of its headers stays when another takes its place.
 OF_THE_BODY = (b"content-", b"transfer-encoding", b"etag", b"last-modified", b"accept-ranges", b"location", b"trailer")
@@ -98,8 +99,8 @@ class Exchange:
         timer = asyncio.get_running_loop().call_later(PATIENCE, self._receive.start, cancels.cancel)
         try:
             await self._visit.open()
-        except asyncio.CancelledError:
-            if cancels.own and not cancels.taken_back():
+        except asyncio.CancelledError as error:
+            if cancels.own and cancels.only_ours(error):
                 return False
             raise
         finally:
@@ -188,7 +189,7 @@ class _Run:
                 raise
         finally:
             self._over = True
-            self._cancels.taken_back()
+            self._cancels.take_back()
         await visit.aclose()
         return not self._abandoned
 
@@ -196,7 +197,7 @@ class _Run:
         """Whether ``error`` ends the run only, not the request."""
         if self._abandoned:
             if isinstance(error, asyncio.CancelledError):
-                return not self._cancels.taken_back()
+                return self._cancels.only_ours(error)
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 return False
             log.warning("a run that was abandoned, to be run again, ended with an error", exc_info=error)
@@ -206,7 +207,7 @@ class _Run:
             if not self._abandoned:
                 raise conflict()
             return True
-        if self._lost and isinstance(error, asyncio.CancelledError) and not self._cancels.taken_back():
+        if self._lost and self._cancels.only_ours(error):
             await self._visit.finish()  # raises that it is lost
         if isinstance(error, Exception) and not self._begun:
             try:
@@ -227,7 +228,7 @@ class _Run:
 
     async def send(self, message: Message) -> None:
         if self._abandoned:
-            raise asyncio.CancelledError
+            raise asyncio.CancelledError(OURS)
         if self._replaced:
             return  # what follows an answer that was replaced by a problem goes nowhere
         if message["type"] == "http.response.start":
@@ -267,7 +268,7 @@ class _Run:
             return
         self._abandoned = True
         self._cancels.cancel()
-        raise asyncio.CancelledError
+        raise asyncio.CancelledError(OURS)
 
     async def _replace(self, error: SessionLockError, message: Message) -> None:
         self._replaced = True
@@ -317,20 +318,24 @@ class Cancels:
         self.own = 0
 
     def _number(self) -> int:
-        """Before Python 3.11 nobody counts them."""
+        """Of cancellations that were asked for. Before Python 3.11 nobody counts them: all are taken for ours."""
         return int(self._task.cancelling()) if hasattr(self._task, "cancelling") else 0
 
     def cancel(self) -> None:
         """For other tasks and callbacks; the task itself may just raise."""
-        if asyncio.current_task() is not self._task and self._task.cancel():
+        if asyncio.current_task() is not self._task and self._task.cancel(OURS):
             self.own += 1
 
-    def taken_back(self) -> bool:
-        """Take our own back. Whether somebody else wants the task to end, too."""
+    def take_back(self) -> None:
+        """Our own, so that nobody around sees the task as cancelled."""
         for _ in range(self.own if hasattr(self._task, "uncancel") else 0):
             self._task.uncancel()
         self.own = 0
-        return self._number() > self._before
+
+    def only_ours(self, error: BaseException) -> bool:
+        """Take our own back. Whether ``error`` is a cancellation, and nobody else wants the task to end."""
+        self.take_back()
+        return isinstance(error, asyncio.CancelledError) and self._number() <= self._before
 
 
 def _may_have_body(scope: Scope) -> bool:
