@@ -217,6 +217,15 @@ def test_it_is_logged_once_and_not_as_a_crash(client: Client, caplog: pytest.Log
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []  # which is sent by mail
 
 
+@pytest.mark.usefixtures("down")
+def test_an_outage_does_not_flood_the_log(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        for hook in [*HOOKS, *HOOKS]:
+            assert client.get(f"/put?{hook}").status_code == 503
+    assert len([record for record in caplog.records if record.name.startswith("sessionlock")]) <= 1
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("django")] == []
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.parametrize("method", ["get", "post"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from django.conf import settings as django_settings
+from django.core.exceptions import BadRequest
 from django.http import HttpResponse
 from django.utils.cache import patch_vary_headers
 
@@ -13,7 +15,7 @@ from ..problems import tell
 from ..rules import label_of
 from . import settings
 
-__all__ = ["is_one", "is_ours", "made_of_an_error", "problem", "replaced", "take_over"]
+__all__ = ["is_one", "is_ours", "made_of_an_error", "not_told_by_us", "problem", "replaced", "take_over"]
 
 # Headers that tell of a body or a target that is not sent. All others (CORS, security, trace ids) stay.
 OF_THE_BODY = frozenset(
@@ -65,6 +67,12 @@ def problem(error: SessionLockError, request: Any) -> Any:
         response.headers[name] = value
     response._sessionlock = response._has_been_logged = True  # Django would log a 5xx at ERROR, and mail it
     return response
+
+
+def not_told_by_us(record: logging.LogRecord) -> bool:
+    """A filter for Django's log: what we make an answer of, and tell, is not told again with a traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, SessionLockError) and isinstance(error, BadRequest))
 
 
 def is_ours(response: Any) -> bool:

@@ -66,6 +66,7 @@ class SessionLockMiddleware(SessionMiddleware):  # type: ignore[misc]
             )
         settings.current()
         self._learnt = Learnt()
+        logging.getLogger("django.request").addFilter(answers.not_told_by_us)
         if self.async_mode:
             setattr(self, "process_view", self._aprocess_view)  # noqa: B010  or Django would call the other one in a thread
 
