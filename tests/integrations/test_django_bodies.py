@@ -108,6 +108,12 @@ def piecewise(request: Request) -> HttpResponse:
     return HttpResponse(f"{len(lines)} {len(request.read())}")
 
 
+def past_the_request(request: Request) -> HttpResponse:
+    """As libraries do it that know WSGI, not Django."""
+    request.session["seen"] = request.session.get("seen", 0) + 1
+    return HttpResponse(request.environ["wsgi.input"].read(int(request.environ["CONTENT_LENGTH"])))
+
+
 def long(request: Request) -> HttpResponse:
     request.session.get("first")
     time.sleep(1.5)
@@ -135,7 +141,9 @@ async def awrites(request: Request) -> HttpResponse:
     return HttpResponse("done")
 
 
-urlpatterns = [path(view.__name__, view) for view in (put, body, form, piecewise, long, along, awrites)]
+urlpatterns = [
+    path(view.__name__, view) for view in (put, body, form, piecewise, past_the_request, long, along, awrites)
+]
 urlpatterns.append(path("body_as_it_comes", session_policy(body_limit=0)(body)))
 urlpatterns.append(path("body_by_half", session_policy(body_limit=1000)(body)))
 
@@ -151,6 +159,7 @@ def test_a_body_is_as_it_was() -> None:
         with Path(__file__).open("rb") as file:
             assert client.post("/form", {"a": "b", "file": file}).content == b"b" + Path(__file__).read_bytes()
         assert client.post("/piecewise", b"one\ntwo\nthree", content_type="text/plain").content == b"3 0"
+        assert client.post("/past_the_request", b"raw", content_type="text/plain").content == b"raw"
         assert client.put("/body", b"", content_type="text/plain").content == b"0"
 
 

@@ -100,7 +100,7 @@ class Run:
             nothing = limit == 0 or getattr(stream, "limit", None) == 0
             spool = None if nothing else Spool(stream, limit=limit)
         if spool is not None:
-            request._stream = spool.reader()
+            _reads(request, spool)
         return spool
 
 
@@ -121,10 +121,16 @@ class _Before:
                 held.clear()
                 held.update(content)
         if spool is not None:
-            request._stream = spool.reader()
+            _reads(request, spool)
         elif hasattr(request, "_body"):
             request._stream = BytesIO(request._body)
         set_urlconf(getattr(request, "urlconf", None) or django_settings.ROOT_URLCONF)
+
+
+def _reads(request: Any, spool: Spool) -> None:
+    request._stream = spool.reader()
+    if "wsgi.input" in request.META:
+        request.META["wsgi.input"] = request._stream  # for who looks past the request
 
 
 def _policy(request: Any, match: Any) -> RoutePolicy:
