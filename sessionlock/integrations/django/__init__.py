@@ -4,7 +4,10 @@
     SESSION_LOCK_URL = "redis://localhost:6379/0"
     MIDDLEWARE = [..., "sessionlock.integrations.django.SessionLockMiddleware", ...]  # for Django's SessionMiddleware
 
-``request.session`` stays what it was, in sync and async views. See :mod:`.settings` for what may be said besides.
+    INSTALLED_APPS = [..., "sessionlock.integrations.django"]  # so that manage.py check looks at all that
+    MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"  # messages in a cookie are not guarded
+
+``request.session`` stays what it was, in sync and async views. ``docs/settings.md`` has what may be said besides.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import Any
 
 from django.core.signals import setting_changed
 
+from . import checks
 from .decorators import session_lock, session_lock_exempt, session_policy, session_readonly
 from .homes import close, forget
 from .middleware import SessionLockMiddleware
@@ -35,3 +39,4 @@ def _settings_changed(*, setting: str, **_: Any) -> None:
 
 
 setting_changed.connect(_settings_changed)
+checks.as_imported()

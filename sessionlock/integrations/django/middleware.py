@@ -23,7 +23,7 @@ from ...errors import SessionConflict, SessionLockError
 from ...peers import client_of_environ
 from ..learning import Learnt
 from ..rules import SAFE_METHODS
-from . import answers, settings
+from . import answers, checks, settings
 from .homes import Home, home_of_this_loop, home_of_threads
 from .runs import Run
 from .store import SessionStore
@@ -64,13 +64,17 @@ class SessionLockMiddleware(SessionMiddleware):  # type: ignore[misc]
                 'SessionLockMiddleware needs SESSION_ENGINE = "sessionlock.integrations.django", or a module with a'
                 " subclass of its SessionStore"
             )
+        checks.refuse()
         settings.current()
+        checks.as_the_middleware_starts()
         self._learnt = Learnt()
         logging.getLogger("django.request").addFilter(answers.not_told_by_us)
         if self.async_mode:
             setattr(self, "process_view", self._aprocess_view)  # noqa: B010  or Django would call the other one in a thread
 
     def __call__(self, request: Any) -> Any:
+        if self._stands_inside_itself(request):
+            return self.get_response(request)
         if self.async_mode:
             return self.__acall__(request)
         run = Run(request, self._learnt)
@@ -139,6 +143,7 @@ class SessionLockMiddleware(SessionMiddleware):  # type: ignore[misc]
         one see the answer, and put their headers on it.
         """
         session = getattr(request, "session", None)
+        checks.beside(request, request.sessionlock_run.store)
         control = session.sessionlock if isinstance(session, SessionStore) else None
         if control is None or control.failure is None or control.told:
             return None
@@ -165,7 +170,17 @@ class SessionLockMiddleware(SessionMiddleware):  # type: ignore[misc]
         session.sessionlock.prepare(home, run.mode, run.policy.options(), run.label, client, yields=run.may_run_again)
         request.session = session
         request.sessionlock_run = run
+        run.store = session
         return session
+
+    def _stands_inside_itself(self, request: Any) -> bool:
+        """Whether one of these middlewares is outside, at this request; wherever it is, it does all the work."""
+        run: Run | None = getattr(request, "sessionlock_run", None)
+        if run is not None and not run.over:
+            checks.inside_itself()
+            return True
+        checks.beside(request, None if run is None else run.store)
+        return False
 
     def _told(self, error: SessionLockError, request: Any, response: Any, session: SessionStore) -> Any:
         """The answer to what the middleware itself met."""

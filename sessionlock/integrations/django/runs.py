@@ -45,6 +45,9 @@ class Run:
         self._began = time.monotonic()
         self._runs = 1
         self._discarded: list[Any] = []
+        self.store: Any = None
+        """The session that was opened."""
+        self.over = False
         self.may_run_again = self.policy.may_run_again(request.method) and usable_sid(self.key) is not None
         if self.may_run_again and self._route in learnt:
             self.mode = "lock"
@@ -76,6 +79,7 @@ class Run:
 
     def ended(self, response: Any) -> Any:
         """The response that is sent; with it, all is closed that belongs to the request."""
+        self.over = True
         for discarded in self._discarded:
             take_over(response, discarded)
         response._resource_closers.append(self.close)
@@ -83,6 +87,7 @@ class Run:
 
     def close(self) -> None:
         """The request is over."""
+        self.over = True
         if self._spool is not None:
             self._spool.close()
 
