@@ -78,6 +78,7 @@ EXPECTED = {
     "test_changelist_view_count_queries": "counts queries",
     "test_group_permission_performance": "counts queries",
     "test_no_total_count": "counts queries",
+    "test_protected_view_logged_in_performance": "counts queries",
     "test_reset_link": "counts queries",
     "test_user_permission_performance": "counts queries",
     "test_login": "another engine",

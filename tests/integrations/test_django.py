@@ -203,6 +203,25 @@ def test_a_request_with_the_old_key_does_not_put_it_back_into_the_browser() -> N
     assert client.get("/cart").json() == {"cart": ["x"]}
 
 
+@pytest.mark.parametrize("method", ["get", "post"])
+@pytest.mark.parametrize("kind", ["dict", "none", "gone"])
+def test_something_else_in_the_session_s_place(client: Client, redis_url: str, method: str, kind: str) -> None:
+    """Is not an assignment: the session has what it had; what was changed before is dropped, as in Django."""
+    answer = getattr(client, method)(f"/replaced/{kind}")
+    assert (answer.status_code, answer.cookies) == (200, {})
+    assert dict(client.session.items()) == {"cart": ["first"]}
+    assert not held(redis_url, sid_of(client))
+
+
+@pytest.mark.parametrize("method", ["get", "post"])
+def test_another_session_in_its_place(client: Client, method: str) -> None:
+    before = sid_of(client)
+    getattr(client, method)("/replaced/session")
+    assert sid_of(client) != before
+    assert dict(client.session.items()) == {"of": "another"}
+    assert dict(SessionStore(before).items()) == {"cart": ["first"]}
+
+
 # --- Django's own users of the session
 
 
@@ -551,6 +570,13 @@ def test_who_waited_with_a_planted_key_does_not_share_the_login(
             new = session.sid
         assert waiting.result(10).json() == {"cart": ["mine"]}
         assert dict(guard.read(new)) == {"cart": ["first"], "_auth_user_id": "1"}
+
+
+def test_what_is_answered_as_saved_is_counted(client: Client, pool: ThreadPoolExecutor) -> None:
+    """Without the lock some are refused, as those views want it; the others all count."""
+    statuses = list(pool.map(lambda _: twin_of(client).post("/exempt_count").status_code, range(20)))
+    assert set(statuses) <= {200, 409}
+    assert client.session["count"] == statuses.count(200)
 
 
 def test_what_a_request_costs(client: Client, redis_url: str) -> None:

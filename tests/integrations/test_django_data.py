@@ -353,6 +353,16 @@ def test_a_new_visitor_who_logs_in() -> None:
     assert not SessionStore().exists(first)
 
 
+def test_keys_that_columns_take(client: Client) -> None:
+    """32 to 40 of [a-z0-9], also after a login."""
+    for where in ("/put?a=b", "/log_in?user=7", "/log_in?user=8"):
+        client.post(where)
+        key = client.cookies["sessionid"].value
+        assert 32 <= len(key) <= 40
+        assert key.isalnum()
+        assert key == key.lower()
+
+
 # --- emptied is not ended
 
 

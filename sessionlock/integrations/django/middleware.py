@@ -32,6 +32,7 @@ __all__ = ["SessionLockMiddleware"]
 
 log = logging.getLogger("sessionlock.web")
 
+SESSION_LIKE = ("accessed", "modified", "is_empty", "save")
 ENDED = (
     "The request's session was deleted before the request completed. The user may have logged out in a concurrent"
     " request, for example."
@@ -208,7 +209,9 @@ class Ending:
         self.response = response
         self.opened = opened
         self.run = run
-        self.current: Any = getattr(request, "session", None)  # a view may have put another one there
+        # A view may have put another session there; or something that is none, which is none of ours.
+        found = getattr(request, "session", None)
+        self.current: Any = found if all(hasattr(found, name) for name in SESSION_LIKE) else None
         self._cookie: dict[str, Any] | None = None
         self._refuse_errors()
         failed = response.status_code >= 500 and not opened.sessionlock.saves_on_error

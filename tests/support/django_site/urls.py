@@ -197,6 +197,27 @@ def change_deep_though_readonly(request: Request) -> HttpResponse:
     return HttpResponse()
 
 
+def replaced(request: Request, kind: str) -> HttpResponse:
+    """Puts something else where the session is."""
+    from sessionlock.integrations.django import SessionStore
+
+    request.session["changed"] = True
+    if kind == "gone":
+        del request.session
+    else:
+        request.session = {"dict": {"of": "another"}, "none": None, "session": SessionStore()}[kind]
+    if kind == "session":
+        request.session["of"] = "another"
+    return HttpResponse()
+
+
+def count(request: Request) -> HttpResponse:
+    number = request.session.get("count", 0)
+    time.sleep(0.002)
+    request.session["count"] = number + 1
+    return HttpResponse()
+
+
 def mode(request: Request) -> HttpResponse:
     return HttpResponse(request.session.sessionlock.mode)
 
@@ -254,6 +275,8 @@ urlpatterns = [
     path("impatient", session_lock(wait=0.05)(quiet)),
     path("change_though_readonly", change_though_readonly),
     path("change_deep_though_readonly", change_deep_though_readonly),
+    path("replaced/<kind>", replaced),
+    path("exempt_count", session_lock_exempt(count)),
     path("mode", mode),
     path("amode", amode),
     path("locked_mode", session_lock(mode)),
