@@ -117,6 +117,7 @@ class SessionLockMiddleware:
         self.identity = tuple(identity)
         self.problems = problems or Problems()
         self._origin = read_from
+        self._codec: tuple[SessionGuard, Codec] | None = None
         self._checked = False
         self._wrong: ConfigurationError | None = None
         self._told: set[str] = set()
@@ -198,7 +199,10 @@ class SessionLockMiddleware:
 
     def codec(self, scope: Scope) -> Codec:
         """What the application may put into its session: here, what Starlette's own takes."""
-        return for_framework(self.guard.codec, json.dumps, json.loads)
+        guard = self.guard
+        if self._codec is None or self._codec[0] is not guard:
+            self._codec = guard, for_framework(guard.codec, json.dumps, json.loads)
+        return self._codec[1]
 
     def settling(self, scope: Scope, visit: Visit) -> None:
         """The answer begins, and ``visit`` is about to be finished. What was put into the scope is not ours to take."""
