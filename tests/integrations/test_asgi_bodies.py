@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from fastapi import FastAPI, UploadFile
@@ -14,6 +16,7 @@ from fastapi import Request as FastAPIRequest
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from support.asgi_calls import Call, app_of, browser, eventually
+from support.sites import Site
 
 from sessionlock import LeasePolicy, SessionGuard
 from sessionlock.integrations.asgi import SessionLockMiddleware
@@ -223,3 +226,35 @@ async def test_who_changed_nothing_is_not_ended_for_its_lease(guard: SessionGuar
         assert (answer.status_code, answer.text if not changes else "") == ((409, "") if changes else (200, "done"))
     assert (await guard.read(sid))["n"] == 0
     assert await free(guard, sid)
+
+
+# --- a real server ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["starlette", "fastapi"])
+async def test_an_upload_to_a_server(name: str, redis_url: str, guard: SessionGuard, tmp_path: Path) -> None:
+    """It dawdles; meanwhile requests that would wait 0.3 s go through. Another one hangs up half way, and is gone."""
+    with Site(name, redis_url, tmp_path, workers=1) as site:
+        async with site.visitor() as visitor:
+            where = urlsplit(site.url)
+            head = (
+                f"POST /add?item=slow HTTP/1.1\r\nhost: {where.netloc}\r\ncookie: session_id={visitor.sid}\r\n"
+                "content-length: 6\r\nconnection: close\r\n\r\n"
+            ).encode()
+            reader, writer = await asyncio.open_connection(where.hostname, where.port)
+            _, leaving = await asyncio.open_connection(where.hostname, where.port)
+            for sending in (writer, leaving):
+                sending.write(head + b"abc")
+                await sending.drain()
+            for number in range(3):
+                assert (await visitor.ask("POST", f"/brief?item={number}")).status_code == 200
+                await asyncio.sleep(0.05)
+            leaving.close()
+            writer.write(b"def")
+            assert b" 200 " in (await reader.read()).splitlines()[0]
+            writer.close()
+            assert await free(guard, visitor.sid)
+            assert (await visitor.ask("GET", "/cart")).json() == ["first", "0", "1", "2", "slow"]
+        site.stop()
+        assert "Traceback" not in site.told()
