@@ -105,6 +105,7 @@ class QuorumAcquisition(Voter):
         take_effect = self._agree if self._without_store else self._install
         while True:
             won = await self._elect(patience)
+            self._executor.reached()
             granted = await take_effect(won)
             if granted is None and (more := await self._with_stragglers(won)) is not None:
                 granted = await take_effect(more)
@@ -481,14 +482,19 @@ class QuorumAcquisition(Voter):
     # --- giving up
 
     def _check_reached(self) -> None:
-        """A majority that does not answer is waited for as long as one Redis would be."""
-        now = time.monotonic()
-        if self._ballot.reached():
+        """A majority that does not answer is waited for as long as one Redis would be; not at all in an outage."""
+        if self._has_a_majority():
             self._unreached_since = None
-        elif self._unreached_since is None:
+            return
+        now = time.monotonic()
+        if self._unreached_since is None:
             self._unreached_since = now
-        elif now - self._unreached_since >= self._retry_for:
-            raise self._not_reached()
+        error = self._not_reached()
+        if self._executor.unreached(self._unreached_since, error) or now - self._unreached_since >= self._retry_for:
+            raise error
+
+    def _has_a_majority(self) -> bool:
+        return self._ballot.reached()
 
     def _not_now(self, waited: float | None = None) -> SessionLockError:
         if not self._ballot.reached():

@@ -108,6 +108,11 @@ class Master:
         """Whether it is not known to be out of reach."""
         return not self._failures and time.monotonic() >= self._not_before
 
+    @property
+    def reached(self) -> bool:
+        """Whether there ever was a connection."""
+        return self._wire is not None or self._by_client is not None
+
     def plain(self) -> Any:
         """A client of redis-py's for others to use, over this very connection: one answer or none, soon."""
         return self._client if self._by_client is not None else _ByMaster(self, self._client.connection_pool)

@@ -14,7 +14,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
@@ -91,7 +91,7 @@ class Portal:
         self.pid = os.getpid()
         self.guards: weakref.WeakSet[Closable] = weakref.WeakSet()  # closed when the process ends
         self.held: dict[int, AbstractAsyncContextManager[Any]] = {}  # what threads are in; given up when it ends
-        self._loop = asyncio.new_event_loop()
+        self._loop = Context().run(asyncio.new_event_loop)  # not in the context of a request that happens to be first
         self._calls: deque[_Call] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, name="sessionlock", daemon=True)

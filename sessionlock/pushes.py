@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from .cluster import Address, ClusterRoute
 from .keys import SessionKeys, new_token
 from .routes import NotNow
-from .wire import Wire, WireUnsupported
+from .wire import Wire, WireUnsupported, detached
 
 __all__ = ["TRY_AGAIN_AFTER", "ClusterPushes", "ProcessChannel", "Pushes", "ShardChannels"]
 
@@ -92,7 +92,7 @@ class ProcessChannel:
         if self._listening or self._closed or time.monotonic() < self._not_before:
             return self._listening
         if self._starting is None or self._starting.done():
-            self._starting = asyncio.ensure_future(self._subscribe())
+            self._starting = detached(self._subscribe())
         starting = self._starting
         await asyncio.wait([starting])
         if not starting.cancelled():  # closing ends it, and whoever waits for it does without
@@ -134,7 +134,7 @@ class ProcessChannel:
     async def _subscribe_by_client(self) -> None:
         self._pubsub = self._client.pubsub()
         await self._pubsub.subscribe(self._name)
-        self._pump = asyncio.ensure_future(self._pump_messages(self._pubsub))
+        self._pump = detached(self._pump_messages(self._pubsub))
 
     async def _pump_messages(self, pubsub: Any) -> None:
         try:
@@ -265,7 +265,7 @@ class ShardChannels:
             return known
         opening = self._opening.get(address)
         if opening is None:
-            opening = self._opening[address] = asyncio.ensure_future(self._open(address))
+            opening = self._opening[address] = detached(self._open(address))
             opening.add_done_callback(lambda _: self._opening.pop(address, None))
             opening.add_done_callback(_fetch_error)
         await asyncio.wait([opening])

@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from . import protocol
+from .breaker import Breaker
 from .durability import Safety
 from .errors import ConfigurationError, QuorumNotReached, RedisUnavailable
 from .executor import Executor
@@ -22,6 +25,8 @@ from .masters import Master, Masters, Silent
 from .policies import check_seconds
 from .protocol import Call, Word
 from .wire import Wire
+
+log = logging.getLogger("sessionlock")
 
 __all__ = ["Quorum", "QuorumExecutor"]
 
@@ -182,6 +187,7 @@ class QuorumExecutor(Executor):
         self.store = store
         self.circuit = store.circuit
         self.retry_for = retry_for
+        self._breaker = Breaker()
         self.engine = quorum.engine
         self.masters = masters
         self._background = background
@@ -210,6 +216,26 @@ class QuorumExecutor(Executor):
             self.masters.settle(Call("dismiss", call.keys, ()))
         return reply, safety
 
+    # --- outages of the masters; those of the store are its own executor's
+
+    def unreached(self, since: float, error: QuorumNotReached) -> bool:
+        """A majority has had no say since then. Whether that is an outage, in which nobody waits for it to end."""
+        if time.monotonic() - since >= self.retry_for and self._breaker.gave_up(since):
+            log.error(
+                "no session can be locked: %s. Every lock fails at once until they are back; this is told once", error
+            )
+        is_open = self._breaker.state == "open"
+        self._breaker.refused += is_open
+        return is_open
+
+    def reached(self) -> None:
+        """A majority has granted a lock."""
+        if self._breaker.state == "open":
+            down = self._breaker.answered(time.monotonic())
+            log.error(
+                "a majority of masters is back after %.1f s; meanwhile %d locks failed", down, self._breaker.refused
+            )
+
     async def ready(self, timeout: float) -> None:
         """As :meth:`Executor.ready`; and a majority of masters must answer.
 
@@ -220,7 +246,10 @@ class QuorumExecutor(Executor):
         if not self._a_majority(answers):
             told = {master.label: str(answers.get(master.name, "no answer")) for master in self.masters.all}
             silent = "; ".join(f"{label}: {said}" for label, said in told.items())
-            raise QuorumNotReached(f"no majority of the masters is ready: {silent}", answers=told)
+            error = QuorumNotReached(f"no majority of the masters is ready: {silent}", answers=told)
+            if not any(master.reached for master in self.masters.all):
+                self.unreached(time.monotonic() - self.retry_for, error)
+            raise error
 
     async def _asked_masters(self, timeout: float) -> dict[str, Any]:
         nobody = keys_for("ready", new_sid())

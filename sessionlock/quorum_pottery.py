@@ -63,6 +63,9 @@ class PotteryAcquisition(QuorumAcquisition):
                     return won
                 if not self._wanted.wait.queues:
                     raise await self._refusal()
+                if not self._has_a_majority():
+                    await self._ask_who_holds()  # for the error to tell
+                self._check_reached()
                 if objection.untold:
                     await self._ask_who_holds()
                 self._hear(objection)
@@ -142,6 +145,9 @@ class PotteryAcquisition(QuorumAcquisition):
             self._take_over()
             call = Call(call.script, call.keys, (self.token, *call.args[1:]))
         await super()._abandon_all(call)
+
+    def _has_a_majority(self) -> bool:
+        return sum(master.available for master in self._masters.all) >= self._masters.majority
 
     async def _refusal(self, waited: float | None = None) -> Exception:
         await self._ask_who_holds()

@@ -8,7 +8,7 @@ import socket
 import weakref
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import suppress
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -128,12 +128,12 @@ class Runtime:
         if not self.checkup.due or self.checkup.known() is not None:
             self._asked_executor.before_call = None  # known to be fit: from now on nothing is looked at
         elif self._looking is None or self._looking.done():
-            self._looking = self.background(self._look(self.checkup))
+            self._looking = Context().run(self.background, self._look(self.checkup))  # kept longer than its caller
 
     def _look_at_quorum(self, checkup: Checkup) -> None:
         """Once, and whatever comes of the first election; none is refused: those masters that can vote are enough."""
         if checkup.known() is None:
-            self._looking_at_quorum = self.background(self._look(checkup))
+            self._looking_at_quorum = Context().run(self.background, self._look(checkup))
 
     async def _look(self, checkup: Checkup) -> Capabilities | None:
         with suppress(RedisError, NotNow, *LOST):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any
 
 from . import protocol
@@ -87,7 +88,7 @@ class Watchdog:
             if self._timer.when() <= at:
                 return
             self._timer.cancel()
-        self._timer = loop.call_at(at, self._look)
+        self._timer = loop.call_at(at, self._look, context=Context())
 
     def _look(self) -> None:
         """Timer: declare lost what ran out, renew what is due, set the timer for the rest."""

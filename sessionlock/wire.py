@@ -11,7 +11,8 @@ import asyncio
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextvars import Context
 from functools import partial
 from typing import Any, TypeVar
 
@@ -20,9 +21,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-__all__ = ["Wire", "WireUnsupported", "pack", "unsent", "was_unsent"]
+__all__ = ["Wire", "WireUnsupported", "detached", "pack", "unsent", "was_unsent"]
 
 E = TypeVar("E", bound=BaseException)
+T = TypeVar("T")
 _MORE = object()
 _UNSENT = "sessionlock: no call was sent"
 Answered = Callable[[Any], None]
@@ -33,6 +35,13 @@ def pack(*words: Any) -> bytes:
     """A command as it is sent."""
     packed: bytes = hiredis.pack_command(words)
     return packed
+
+
+def detached(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """A task for what outlives its caller: in the caller's context it would keep what is in there alive, a request and
+    its application, say.
+    """
+    return Context().run(asyncio.ensure_future, work)
 
 
 def unsent(error: E) -> E:
@@ -97,7 +106,7 @@ class Wire(asyncio.Protocol):
         if not hasattr(connection, "_writer") or not hasattr(connection, "_reader"):
             raise WireUnsupported
         try:
-            await asyncio.wait_for(connection.connect(), reply_within)
+            await detached(asyncio.wait_for(connection.connect(), reply_within))
         except BaseException as error:
             writer, connection._writer, connection._reader = connection._writer, None, None
             if writer is not None:
@@ -137,7 +146,7 @@ class Wire(asyncio.Protocol):
             return
         now = self._loop.time()
         if self._timer is None:
-            self._timer = self._loop.call_at(now + self._reply_within, self._check_age)
+            self._timer = self._loop.call_at(now + self._reply_within, self._check_age, context=Context())
         idle = not self._waiting and not self._outbox
         self._waiting.append((answered, now))
         if idle and not soon:
@@ -188,7 +197,7 @@ class Wire(asyncio.Protocol):
         if self._loop.time() >= due:
             self._break(RedisTimeoutError(f"no answer within {self._reply_within:g} s"))
         else:
-            self._timer = self._loop.call_at(due, self._check_age)
+            self._timer = self._loop.call_at(due, self._check_age, context=Context())
 
     # --- the transport's side
 

@@ -40,6 +40,7 @@ def lines() -> Iterator[list[logging.LogRecord]]:
     seen: list[logging.LogRecord] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = seen.append  # type: ignore[method-assign,assignment]
+    handler.addFilter(lambda record: record.name != "pottery")  # it tells of every try
     logging.getLogger().addHandler(handler)
     yield seen
     logging.getLogger().removeHandler(handler)
@@ -448,3 +449,26 @@ async def test_closing_in_an_outage_leaves_nothing_running(own_server: OwnServer
     assert trouble.timer is None or trouble.timer.cancelled()
     assert trouble.knocking is None or trouble.knocking.done()
     server.resume()
+
+
+@pytest.mark.parametrize("engine", ["native", "pottery"])
+async def test_masters_of_a_quorum(
+    own_server: OwnServer, node: MakeGuard, engine: Any, lines: list[logging.LogRecord]
+) -> None:
+    """A majority of them is gone: told as an outage, and in it nobody waits for long."""
+    store, *masters = [own_server() for _ in range(4)]
+    quorum = Quorum(*(master.url for master in masters), rejoin_after=0, engine=engine)
+    guard = node(store.url, quorum=quorum, retry_for=0.5)
+    await use(guard)
+    for master in masters[:2]:
+        master.kill()
+    await refused(guard)
+    later = [(await refused(guard)).took for _ in range(10)]  # type: ignore[attr-defined]
+    assert statistics.median(later) < 0.25
+    (line,) = lines
+    assert "masters have a say" in line.getMessage()
+    for master in masters[:2]:
+        await asyncio.to_thread(master.restart)
+    assert await back(guard) < 4
+    assert "is back after" in lines[-1].getMessage()
+    assert len(lines) == 2
