@@ -21,6 +21,7 @@ from support.commands import connect
 
 from sessionlock import ConfigurationError, SessionGuard, SessionPolicy
 from sessionlock.integrations.quart import LockedSession, SessionLock, session_readonly, visit_of
+from sessionlock.integrations.takeover import FlaskCookie
 
 pytestmark = pytest.mark.anyio
 
@@ -638,3 +639,44 @@ async def test_an_application_stays_what_it_is(guard: SessionGuard) -> None:
         return answer
 
     assert (await app.test_client().get("/")).status_code == 204
+
+
+async def test_nobody_is_logged_out_by_the_switch(guard: SessionGuard) -> None:
+    """B18: from Quart's own cookie, with all that it can hold; under its name, or another."""
+
+    def shop(name: str) -> Quart:
+        app = Quart(__name__)
+        app.secret_key = "of the old application"
+        app.config["SESSION_COOKIE_NAME"] = name
+
+        @app.post("/login")
+        async def login() -> str:
+            session["user_id"], session["cart"], session.permanent = name, ("a", Markup("<b>")), True
+            return ""
+
+        @app.post("/add")
+        async def add() -> str:
+            session["cart"] = (*session["cart"], "b")
+            return ""
+
+        @app.get("/")
+        async def shown() -> list[Any]:
+            return [session.get("user_id"), repr(session.get("cart"))]
+
+        return app
+
+    for name in ("session", "shop"):
+        old, new = shop(name), shop(name)
+        old.config["SESSION_COOKIE_NAME"] = "session"
+        SessionLock(new, guard, read_from=FlaskCookie("of the old application"))
+        before = old.test_client()
+        await before.post("/login")
+        client = new.test_client()
+        client.cookie_jar = before.cookie_jar
+        tabs = await asyncio.gather(*(client.get("/") for _ in range(3)))
+        assert [await tab.get_json() for tab in tabs] == [[name, repr(("a", Markup("<b>")))]] * 3
+        await client.post("/add")
+        assert await (await client.get("/")).get_json() == [name, repr(("a", Markup("<b>"), "b"))]
+        forged = new.test_client()
+        forged.set_cookie("localhost", "session", "eyJ1c2VyX2lkIjo3fQ.forged.forged")
+        assert await (await forged.get("/")).get_json() == [None, "None"]

@@ -46,7 +46,7 @@ class Run:
     async def handled(self, handle: Callable[[Any], Awaitable[T]]) -> T:
         """What ``handle`` answers. Raises :class:`.visit.RunAgain` when nothing of it is to be sent."""
         scope: Any = self.request.scope
-        outer, scope[RUN] = scope.get(RUN), self
+        scope[RUN] = self
         failure: BaseException | None = None
         try:
             return await handle(self.request)
@@ -59,7 +59,7 @@ class Run:
                 await self._failed()
             raise
         finally:
-            scope[RUN] = outer
+            scope.pop(RUN, None)
             if self.use is not None:
                 await self.use.leave(failure)
 

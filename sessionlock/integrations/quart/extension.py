@@ -12,6 +12,7 @@ from ...guard import SessionGuard
 from ...policies import LeasePolicy, WaitPolicy
 from ..flasklike import Settings, expect_no_other, mix_in
 from ..rules import Mode, OnConflict
+from ..takeover import Origin
 from ..web import Problems, RoutePolicy
 from .application import EXTENSION, GuardedQuart
 from .interface import SessionLockInterface
@@ -29,8 +30,9 @@ class SessionLock:
     ``absolute`` always. ``mode``, ``wait``, ``lease`` (policy or seconds), ``save_on_error``, ``body_limit``,
     ``on_conflict``: for all requests that neither a decorator nor ``routes`` (see :class:`.rules.Rules`) says anything
     else about. ``identity``: the keys that tell who is logged in; a change gives the session a new id. ``problems``:
-    what errors of the session become; ``app.errorhandler(WaitTimedOut)`` and the like win over it. The cookie is
-    Quart's (``SESSION_COOKIE_…``), only that ``SESSION_COOKIE_SAMESITE`` None means Lax here.
+    what errors of the session become; ``app.errorhandler(WaitTimedOut)`` and the like win over it. ``read_from``: where
+    sessions are that visitors have already (:mod:`.takeover`). The cookie is Quart's (``SESSION_COOKIE_…``), only that
+    ``SESSION_COOKIE_SAMESITE`` None means Lax here.
 
     Raises:
         ConfigurationError: a value that makes no sense; an application that has another session interface, or this one
@@ -52,6 +54,7 @@ class SessionLock:
         on_conflict: OnConflict | None = None,
         identity: Iterable[str] | None = None,
         problems: Problems | None = None,
+        read_from: Origin | None = None,
     ) -> None:
         self._guard_or_url = guard_or_url if guard_or_url is not None else guard
         self._settings = Settings(
@@ -65,6 +68,7 @@ class SessionLock:
             on_conflict=on_conflict,
             identity=identity,
             problems=problems,
+            read_from=read_from,
         )
         if app is not None:
             self.init_app(app)

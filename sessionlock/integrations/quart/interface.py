@@ -33,6 +33,7 @@ from ..flasklike import (
     with_flashes,
 )
 from ..rules import Mode, label_of
+from ..takeover import Origin
 from ..values import for_framework
 from ..web import CookieSettings, RoutePolicy, RunAgain, Visit, tell, usable_sid
 from .again import Run, run_of
@@ -70,6 +71,7 @@ class SessionLockInterface(SessionInterface):
         self._rules = settings.rules(app)
         self._problems = settings.problems(app)
         self._identity = settings.identity(app)
+        self._origin: Origin | None = settings.told(app, "read_from")
 
     # --- the guard
 
@@ -89,13 +91,17 @@ class SessionLockInterface(SessionInterface):
         return self._guard
 
     async def begin_serving(self) -> None:
-        """A URL that makes no sense is told as the application starts."""
-        self.guard(current_app)
+        """A URL that makes no sense is told as the application starts; a store that does not answer is logged."""
+        ready = getattr(self.guard(current_app), "ready", None)
+        if ready is not None:
+            await ready()
 
     async def end_serving(self) -> None:
         guard, self._guard = self._guard, None
         if guard is not None and self._owns_guard:
             await guard.aclose()
+        if self._origin is not None:
+            await self._origin.aclose()
 
     # --- Quart's hooks
 
@@ -175,24 +181,25 @@ class SessionLockInterface(SessionInterface):
         return visit
 
     def _visit(self, app: Quart, request: Any, policy: RoutePolicy, run: Run | None) -> Visit:
-        guard = self.guard(app)
-        off = policy.mode == "off"
+        guard, name = self.guard(app), self.get_cookie_name(app)
+        off, answers = policy.mode == "off", not isinstance(request, Websocket)  # with a header for a new id
+        origin = self._origin if answers and run is not None and not off else None
         return Visit(
             guard,
             QUARTS_OWN,
             replace(policy, mode="read") if off else policy,
-            None if off else usable_sid(request.cookies.get(self.get_cookie_name(app))),
+            None if off else usable_sid(request.cookies.get(name)),
             method=_method(request),
             path=request.path,
             https=request.scheme in ("https", "wss"),
             client=partial(client_of_scope, request.scope),
             rules=None if run is None else self._rules,
-            identity=()
-            if isinstance(request, Websocket)
-            else self._identity,  # none of its answers could tell a new id
+            identity=self._identity if answers else (),
             codec=for_framework(guard.codec, self.serializer.dumps, self.serializer.loads),
             lifetime=self._lifetime(app, locked=policy.mode_for(request.method) == "lock"),
             on_loss=None if run is None else run.lease_is_lost,
+            origin=origin,
+            old_cookie=None if origin is None else request.cookies.get(origin.cookie or name),
         )
 
     def _lifetime(self, app: Quart, *, locked: bool = False) -> SessionPolicy:

@@ -10,13 +10,14 @@ changed is exchanged at each request, until the last old node is gone (or, for a
 the old and the new cookie must have one name.
 """
 
-from .cookies import StarletteCookie
+from .cookies import FlaskCookie, StarletteCookie
 from .origins import AiohttpSession, ConnectRedis, FlaskSession, Starsessions
 from .taking import Old, Origin, TakeOver
 
 __all__ = [
     "AiohttpSession",
     "ConnectRedis",
+    "FlaskCookie",
     "FlaskSession",
     "Old",
     "Origin",

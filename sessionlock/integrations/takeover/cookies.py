@@ -13,7 +13,7 @@ from typing import Any
 from ...errors import ConfigurationError
 from .taking import Old
 
-__all__ = ["StarletteCookie", "sid_for"]
+__all__ = ["FlaskCookie", "StarletteCookie", "sid_for"]
 
 _ALPHABET = string.digits + string.ascii_lowercase
 
@@ -30,28 +30,29 @@ def sid_for(cookie: str) -> str:
     return "".join(letters)
 
 
-class StarletteCookie:
-    """Starlette's and FastAPI's ``SessionMiddleware``: ``secret_key``, ``cookie`` and ``max_age`` as given to it.
+class _Cookie:
+    """What the signed cookies have in common. ``itsdangerous`` is needed, as there.
 
-    ``itsdangerous`` is needed, as there. A cookie cannot be called back: one that was taken over once is not taken
-    again, but old nodes would still honour it.
+    A cookie cannot be called back: what was taken over once is not taken again, but old nodes would still honour it.
     """
 
     write_back = False
 
-    def __init__(self, secret_key: str, *, cookie: str = "session", max_age: int | None = 14 * 86_400) -> None:
+    def __init__(self, secret_key: str | bytes, cookie: str, max_age: int | None) -> None:
         if not secret_key:
-            raise ConfigurationError("StarletteCookie needs the secret_key that signed the old cookies")
+            raise ConfigurationError(f"{type(self).__name__} needs the secret_key that signed the old cookies")
         self._itsdangerous: Any = importlib.import_module("itsdangerous")
-        self._signer = self._itsdangerous.TimestampSigner(str(secret_key))
         self._max_age = max_age
         self.cookie: str | None = cookie
 
+    def _content(self, value: str) -> Any:
+        """Raises itsdangerous' BadSignature, or ValueError."""
+        raise NotImplementedError
+
     async def load(self, value: str) -> Old | None:
         try:
-            signed = self._signer.unsign(value.encode(), max_age=self._max_age)
-            data = json.loads(base64.b64decode(signed))
-        except (self._itsdangerous.BadSignature, ValueError):
+            data = self._content(value)
+        except (self._itsdangerous.BadData, ValueError):
             return None
         return Old(sid_for(value), data, self._max_age) if isinstance(data, dict) and data else None
 
@@ -63,3 +64,32 @@ class StarletteCookie:
 
     async def aclose(self) -> None:
         """There is nothing to close."""
+
+
+class StarletteCookie(_Cookie):
+    """Starlette's and FastAPI's ``SessionMiddleware``: ``secret_key``, ``cookie`` and ``max_age`` as given to it."""
+
+    def __init__(self, secret_key: str, *, cookie: str = "session", max_age: int | None = 14 * 86_400) -> None:
+        super().__init__(secret_key, cookie, max_age)
+        self._signer = self._itsdangerous.TimestampSigner(str(secret_key))
+
+    def _content(self, value: str) -> Any:
+        return json.loads(base64.b64decode(self._signer.unsign(value.encode(), max_age=self._max_age)))
+
+
+class FlaskCookie(_Cookie):
+    """Flask's and Quart's own sessions: ``secret_key``, ``SESSION_COOKIE_NAME`` and ``PERMANENT_SESSION_LIFETIME`` in
+    seconds, as there.
+    """
+
+    def __init__(self, secret_key: str | bytes, *, cookie: str = "session", max_age: int = 31 * 86_400) -> None:
+        super().__init__(secret_key, cookie, max_age)
+        self._serializer = self._itsdangerous.URLSafeTimedSerializer(
+            secret_key,
+            salt="cookie-session",
+            serializer=importlib.import_module("flask.json.tag").TaggedJSONSerializer(),
+            signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha1},
+        )
+
+    def _content(self, value: str) -> Any:
+        return self._serializer.loads(value, max_age=self._max_age)
