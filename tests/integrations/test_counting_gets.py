@@ -19,6 +19,7 @@ COUNTING = (
     "django-asgi",
     "starlette",
     "fastapi",
+    "flask",
     "quart",
     "quart-hypercorn",
     "aiohttp",

@@ -21,12 +21,20 @@ def shop() -> Flask:
     app = Flask(__name__)
 
     @app.post("/brief", endpoint="brief")
+    @app.get("/add", endpoint="adding")
     @app.post("/add")
     def add() -> dict[str, Any]:
         items = session.get("cart", [])
         time.sleep(handlers.MOMENT)
         session["cart"] = [*items, request.args["item"]]
         return {"items": len(session["cart"]), "pid": os.getpid()}
+
+    @app.get("/count")
+    def count() -> dict[str, Any]:
+        number = session.get("number", 0)
+        time.sleep(handlers.MOMENT)
+        session["number"] = number + 1
+        return {"number": session["number"], "pid": os.getpid()}
 
     @app.get("/cart")
     def cart() -> list[str]:
@@ -72,7 +80,8 @@ def served() -> Flask:
 
     app, way = shop(), os.environ["WAY"]
     if way == "guarded":
-        SessionLock(app, os.environ["STORE"], wait=PATIENTLY, routes=BRIEFLY)
+        options: dict[str, Any] = {} if "DEFAULTS" in os.environ else {"wait": PATIENTLY, "routes": BRIEFLY}
+        SessionLock(app, os.environ["STORE"], **options)
     elif way == "cookie":
         app.secret_key = "for tests only"
     else:

@@ -14,6 +14,7 @@ from ...guard import SessionGuard
 from ...policies import LeasePolicy, WaitPolicy
 from ..flasklike import Settings, expect_no_other
 from ..rules import Mode, OnConflict
+from ..takeover import Origin
 from ..web import Problems, RoutePolicy
 from .application import EXTENSION, guard_application
 from .interface import SessionLockInterface
@@ -31,7 +32,8 @@ class SessionLock:
     ``mode``, ``wait``, ``lease`` (policy or seconds), ``save_on_error``, ``body_limit``, ``on_conflict``: for all
     requests that neither a decorator nor ``routes`` (see :class:`.rules.Rules`) says anything else about.
     ``identity``: the keys that tell who is logged in; a change gives the session a new id. ``problems``: what errors of
-    the session become; ``app.errorhandler(WaitTimedOut)`` and the like win over it. The cookie is Flask's
+    the session become; ``app.errorhandler(WaitTimedOut)`` and the like win over it.
+    ``read_from``: where sessions are that visitors have already (:mod:`.takeover`). The cookie is Flask's
     (``SESSION_COOKIE_…``), only that ``SESSION_COOKIE_SAMESITE`` None means Lax here.
 
     Raises:
@@ -53,6 +55,7 @@ class SessionLock:
         on_conflict: OnConflict | None = None,
         identity: Iterable[str] | None = None,
         problems: Problems | None = None,
+        read_from: Origin | None = None,
     ) -> None:
         self._guard_or_url = guard_or_url
         self._settings = Settings(
@@ -66,6 +69,7 @@ class SessionLock:
             on_conflict=on_conflict,
             identity=identity,
             problems=problems,
+            read_from=read_from,
         )
         if app is not None:
             self.init_app(app)

@@ -37,6 +37,7 @@ from ..flasklike import (
 )
 from ..problems import tell
 from ..rules import BODY_LIMIT, label_of
+from ..takeover import Origin
 from ..values import for_framework
 from ..web import CookieSettings, RoutePolicy, RunAgain, Visit, usable_sid
 from .again import Run, prepare_body, receive_body, run_of, run_request
@@ -70,6 +71,7 @@ class SessionLockInterface(SessionInterface):
         self._problems = settings.problems(app)
         self._temporary = Temporary()
         self._identity = settings.identity(app)
+        self._origin: Origin | None = settings.told(app, "read_from")
 
     # --- the guard
 
@@ -207,7 +209,7 @@ class SessionLockInterface(SessionInterface):
             policy = policy_for(app, self._rules, request, request.endpoint)
             if only_reading:
                 policy = replace(policy, mode="off" if policy.mode == "off" else "read")
-            visit = self._visit(app, request, policy, run)
+            visit = self._visit(app, request, policy, run, None if only_reading else self._origin)
         if run is not None and not only_reading:
             run.visit = visit
         if visit.mode == "lock":
@@ -215,11 +217,13 @@ class SessionLockInterface(SessionInterface):
             receive_body(request.environ, self._body_limit(request, BODY_LIMIT if limit is None else limit))
         return visit
 
-    def _visit(self, app: Flask, request: Request, policy: RoutePolicy, run: Run | None) -> Visit:
+    def _visit(
+        self, app: Flask, request: Request, policy: RoutePolicy, run: Run | None, origin: Origin | None = None
+    ) -> Visit:
         guard = self.guard
         sid = None if policy.mode == "off" else self._sid(app, request)
         if policy.mode == "off":
-            policy = replace(policy, mode="read")
+            policy, origin = replace(policy, mode="read"), None
         return Visit(
             guard,
             FLASKS_OWN,
@@ -233,6 +237,8 @@ class SessionLockInterface(SessionInterface):
             identity=self._identity,
             codec=for_framework(guard.codec, self.serializer.dumps, self.serializer.loads),
             lifetime=self._lifetime(app, locked=policy.mode_for(request.method) == "lock"),
+            origin=origin,
+            old_cookie=None if origin is None else request.cookies.get(origin.cookie or self.get_cookie_name(app)),
         )
 
     def _renewed(self, app: Flask, session: LockedSession) -> Visit | None:
@@ -255,7 +261,7 @@ class SessionLockInterface(SessionInterface):
             permanent = session._renew(visit, self._lifetime(app).idle)
         except SessionLockError as error:
             app.logger.debug("sessionlock: a session that was not used was not renewed: %s", error)
-            return None
+            permanent = False
         self._temporary.note(sid, permanent, self._lifetime(app).idle)
         return visit if permanent else None
 
