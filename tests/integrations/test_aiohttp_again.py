@@ -208,6 +208,47 @@ async def test_a_first_run_that_will_not_end(shop: Shop, count: Count, caplog: p
     assert await count.stored() == 11
 
 
+async def test_a_middleware_that_hands_on_a_clone(shop: Shop, count: Count) -> None:
+    """aiohttp clones only what was not read; the second run begins with what was not."""
+
+    @web.middleware
+    async def clones(request: web.Request, handler: Any) -> web.StreamResponse:
+        inner = request.clone(rel_url=request.rel_url.with_query(seen="1"))
+        assert await request.read() == (b"body" if request.method == "GET" else b"")
+        answer: web.StreamResponse = await handler(inner)
+        return answer
+
+    @shop.on("GET", "/count")
+    async def counts(request: web.Request) -> web.Response:
+        return web.json_response([await count(request), request.query["seen"]])
+
+    shop.app.middlewares.append(clones)
+    await begin(shop)
+    assert await shop.ask("GET", "/count", data=b"body") == (200, '[2, "1"]')
+    assert await count.stored() == 11
+
+
+@pytest.mark.parametrize("ends", ["returns", "raises"])
+async def test_an_answer_that_was_refused_stays_refused(shop: Shop, count: Count, ends: str) -> None:
+    """The handler goes on as if its stream had begun."""
+
+    @shop.on("GET", "/stubborn")
+    @session_policy(on_conflict="answer")
+    async def stubborn(request: web.Request) -> web.StreamResponse:
+        await count(request)
+        response = web.StreamResponse()
+        try:
+            await response.prepare(request)
+        except SessionConflict:
+            if ends == "raises":
+                raise ZeroDivisionError from None
+        return response
+
+    await begin(shop)
+    assert (await shop.ask("GET", "/stubborn"))[0] == 409
+    assert await count.stored() == 10
+
+
 async def test_a_conflict_that_the_handler_sees(shop: Shop, count: Count) -> None:
     """It saves by itself and lets the error go, or makes a 500 of it: that is no answer yet."""
 

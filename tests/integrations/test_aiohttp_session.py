@@ -288,14 +288,14 @@ async def test_a_lifetime_that_makes_no_sense(shop: Shop) -> None:
 # --- ends and beginnings
 
 
-@pytest.mark.parametrize("how", ["invalidate", "clear", "pop", "invalidate with an age of its own"])
+@pytest.mark.parametrize("how", ["invalidate", "clear", "pop", "pop with an age", "invalidate with an age"])
 async def test_emptied_by_its_user(shop: Shop, guard: SessionGuard, how: str) -> None:
     @shop.on("POST", "/out")
     async def out(request: web.Request) -> web.Response:
         session = await aiohttp_session.get_session(request)
         if how == "clear":
             session.clear()
-        elif how == "pop":
+        elif how.startswith("pop"):
             session.pop("a")
         else:
             session.invalidate()
@@ -305,9 +305,16 @@ async def test_emptied_by_its_user(shop: Shop, guard: SessionGuard, how: str) ->
         assert dict(session) == {}
         return web.Response()
 
-    shop.on("POST", "/put")(put)
+    @shop.on("POST", "/begin")
+    async def begin(request: web.Request) -> web.Response:
+        session = await aiohttp_session.get_session(request)
+        session["a"] = 1
+        if "age" in how:
+            session.max_age = 10
+        return web.Response()
+
     await shop.start()
-    await shop.ask("POST", "/put?a=1")
+    await shop.ask("POST", "/begin")
     sid = shop.sid or ""
     async with shop.browser.post("/out") as answer:
         assert answer.cookies["session_id"]["max-age"] == "0"
