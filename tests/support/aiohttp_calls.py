@@ -28,6 +28,13 @@ async def cart(request: web.Request) -> web.Response:
     return web.json_response((await get_session(request)).get("cart", []))
 
 
+class Server(TestServer):
+    """As ``web.run_app`` serves: a handler is not cancelled when its client goes away."""
+
+    async def _make_runner(self, **options: Any) -> web.BaseRunner:
+        return await super()._make_runner(**{**options, "handler_cancellation": False})
+
+
 class Shop:
     """An application, its server, and a browser."""
 
@@ -45,7 +52,7 @@ class Shop:
         return route
 
     async def start(self) -> None:
-        self.server = TestServer(self.app)
+        self.server = Server(self.app)
         await self.server.start_server()
         self.browser = ClientSession(self.server.make_url("/"), cookie_jar=CookieJar(unsafe=True))
 
