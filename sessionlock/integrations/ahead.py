@@ -112,7 +112,7 @@ class Ahead:
                 self._kept.append(message)
                 continue
             if file is None:
-                file = _File()
+                file = _File(await anyio.to_thread.run_sync(_new_file))
                 self._kept.append(file)
             await file.write(body)
             file.more = not self._complete
@@ -161,8 +161,8 @@ class Ahead:
 class _File:
     """The part of a body that is too much for memory. ``more``: the client has not sent all of it yet."""
 
-    def __init__(self) -> None:
-        self._file: IO[bytes] = TemporaryFile(buffering=0)  # noqa: SIM115
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
         self._size = self._at = 0
         self.more = True
 
@@ -183,6 +183,10 @@ class _File:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _new_file() -> IO[bytes]:
+    return TemporaryFile(buffering=0)
 
 
 def _write(file: IO[bytes], body: bytes) -> None:
