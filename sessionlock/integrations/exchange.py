@@ -184,39 +184,47 @@ class _Run:
         try:
             await app(scope, self._exchange.reader(), self.send)
         except BaseException as error:
-            if not await self._is_abandoned_by(error):
-                await visit.aclose(error)
-                raise
+            meant = await self._meant_by(error)
+            if meant is not None:
+                await visit.aclose(meant)
+                if meant is error:
+                    raise
+                raise meant from None
         finally:
             self._over = True
             self._cancels.take_back()
         await visit.aclose()
         return not self._abandoned
 
-    async def _is_abandoned_by(self, error: BaseException) -> bool:
-        """Whether ``error`` ends the run only, not the request."""
+    async def _meant_by(self, error: BaseException) -> BaseException | None:
+        """What the request ends with, where the application has ended with ``error``; None: it is run again."""
         if self._abandoned:
-            if isinstance(error, asyncio.CancelledError):
-                return self._cancels.only_ours(error)
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                return False
-            log.warning("a run that was abandoned, to be run again, ended with an error", exc_info=error)
-            return True
-        if isinstance(error, RunAgain):
-            self._abandoned = self._exchange.can_run_again
-            if not self._abandoned:
-                raise conflict()
-            return True
+            return self._left_over(error)
         if self._lost and self._cancels.only_ours(error):
-            await self._visit.finish()  # raises that it is lost
+            return await self._finished(failed=False) or error
         if isinstance(error, Exception) and not self._begun:
-            try:
-                await self._visit.finish(failed=True)
-            except RunAgain:
-                self._abandoned = self._exchange.can_run_again
-            except SessionLockError:
-                pass  # the application's own error comes first
-        return self._abandoned
+            self._abandoned = isinstance(await self._finished(failed=True), RunAgain) and self._exchange.can_run_again
+        elif isinstance(error, RunAgain):
+            self._abandoned = self._exchange.can_run_again
+            error = conflict()
+        return None if self._abandoned else error
+
+    def _left_over(self, error: BaseException) -> BaseException | None:
+        """Whether an abandoned run's error is somebody's who wants the request itself to end."""
+        if isinstance(error, asyncio.CancelledError):
+            return None if self._cancels.only_ours(error) else error
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            return error
+        log.warning("a run that was abandoned, to be run again, ended with an error", exc_info=error)
+        return None
+
+    async def _finished(self, *, failed: bool) -> BaseException | None:
+        """What finishing comes to. The application's own error goes before one of that."""
+        try:
+            await self._visit.finish(failed=failed)
+        except (RunAgain, SessionLockError) as error:
+            return error
+        return None
 
     def _end_it(self) -> None:
         """The lease was lost, and with it what the handler has changed."""
