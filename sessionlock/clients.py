@@ -17,6 +17,14 @@ from .wire import Wire
 
 __all__ = ["close_client", "own_client"]
 
+try:
+    from redis.driver_info import DriverInfo
+except ImportError:  # before redis-py 7.2
+    _TOLD: dict[str, Any] = {}
+else:
+    # Else each new connection looks up redis-py's version in the file system, which blocks the event loop.
+    _TOLD = {"driver_info": DriverInfo()}
+
 
 def own_client(client: Any) -> Any:
     """A client like this one with connections of its own; this very one when its kind is not known."""
@@ -28,8 +36,14 @@ def own_client(client: Any) -> Any:
     if type(pool) is SentinelConnectionPool:
         return Redis(connection_pool=_own_sentinel_pool(pool))
     if type(pool) in (ConnectionPool, BlockingConnectionPool):
-        return Redis(connection_pool=ConnectionPool(connection_class=pool.connection_class, **pool.connection_kwargs))
+        kwargs = _with_driver(pool.connection_kwargs)
+        return Redis(connection_pool=ConnectionPool(connection_class=pool.connection_class, **kwargs))
     return client
+
+
+def _with_driver(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """How the client introduces itself to the server, if the application left that open."""
+    return kwargs if kwargs.keys() & {"driver_info", "lib_name", "lib_version"} else {**kwargs, **_TOLD}
 
 
 async def close_client(client: Any) -> None:
@@ -49,7 +63,7 @@ def _own_sentinel_pool(pool: SentinelConnectionPool) -> SentinelConnectionPool:
     own = Sentinel(  # type: ignore[no-untyped-call]
         [(address["host"], address["port"]) for address in addresses],
         min_other_sentinels=manager.min_other_sentinels,
-        sentinel_kwargs=manager.sentinel_kwargs,
+        sentinel_kwargs=_with_driver(manager.sentinel_kwargs),
         **manager.connection_kwargs,
     )
     kwargs = {name: value for name, value in pool.connection_kwargs.items() if name != "connection_pool"}
@@ -59,7 +73,7 @@ def _own_sentinel_pool(pool: SentinelConnectionPool) -> SentinelConnectionPool:
         connection_class=pool.connection_class,
         is_master=pool.is_master,
         check_connection=pool.check_connection,
-        **kwargs,
+        **_with_driver(kwargs),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from functools import cache
 from importlib import resources
 
 __all__ = ["Script", "script"]
@@ -22,15 +21,21 @@ class Script:
         self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-@cache
 def script(name: str) -> Script:
     """The script ``lua/<name>.lua`` behind the parts (``lua/_<part>.lua``) that its ``uses`` line names."""
-    folder = resources.files(__package__) / "lua"
+    return _SCRIPTS[name]
 
-    def text(of: str) -> str:
-        return (folder / f"{of}.lua").read_text(encoding="utf-8")
 
-    body = text(name)
-    uses = USES.search(body)
-    parts = uses[1].split() if uses else []
-    return Script("".join(text(f"_{part}") for part in parts) + body)
+def _read() -> dict[str, Script]:
+    """All of them, once: reading a file while a request is served would hold up the event loop."""
+    files = (resources.files(__package__) / "lua").iterdir()
+    texts = {file.name[:-4]: file.read_text(encoding="utf-8") for file in files if file.name.endswith(".lua")}
+
+    def whole(body: str) -> Script:
+        uses = USES.search(body)
+        return Script("".join(texts[f"_{part}"] for part in (uses[1].split() if uses else ())) + body)
+
+    return {name: whole(text) for name, text in texts.items() if not name.startswith("_")}
+
+
+_SCRIPTS = _read()
