@@ -167,6 +167,8 @@ class Portal:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
+        # A transport that was closed gives its socket back in a later step of the loop.
+        self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
 
     def _start_all(self) -> None:

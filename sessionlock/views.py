@@ -36,12 +36,28 @@ S = TypeVar("S", Session, ThreadSession)
 T = TypeVar("T")
 
 
+class _Unannotated:
+    """What only a parameter accepts that is not annotated, or as vaguely as ``object``."""
+
+
 class Decorator(Protocol):
     """For type checkers: the session's parameter is gone when it comes first, or after ``request``, or after
     ``self, request``; elsewhere it seems to stay."""
 
+    # Parameters without annotation fit everything; then the usual order (request, session) is taken for granted.
+    @overload
+    def __call__(self, view: Callable[[_Unannotated], T], /) -> Callable[[Any], T]: ...
+
+    @overload
+    def __call__(self, view: Callable[Concatenate[_Unannotated, S, P], T], /) -> Callable[Concatenate[Any, P], T]: ...
+
     @overload
     def __call__(self, view: Callable[Concatenate[S, P], T], /) -> Callable[P, T]: ...
+
+    @overload
+    def __call__(
+        self, view: Callable[Concatenate[A, _Unannotated, S, P], T], /
+    ) -> Callable[Concatenate[A, Any, P], T]: ...
 
     @overload
     def __call__(self, view: Callable[Concatenate[A, S, P], T], /) -> Callable[Concatenate[A, P], T]: ...
