@@ -18,7 +18,6 @@ and websockets never hold it. A request that fails (an exception, a status of 50
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -26,7 +25,7 @@ from typing import Any
 from aiohttp import web
 
 from ..default import default_guard
-from ..errors import ConfigurationError, RedisUnavailable, SessionLockError
+from ..errors import ConfigurationError
 from ..guard import SessionGuard
 from ..policies import LeasePolicy, WaitPolicy
 from .aiohttp_request import Handler, SessionOfRequest, of_request, run
@@ -35,7 +34,7 @@ from .marks import lease_of, session_lock, session_lock_exempt, session_policy, 
 from .rules import Mode, OnConflict
 from .settings import check_arguments
 from .takeover import Origin
-from .web import IDENTITY, CookieSettings, Problems, RoutePolicy, Rules, Visit, WebSession, for_framework
+from .web import IDENTITY, CookieSettings, Problems, RoutePolicy, Rules, Visit, WebSession, for_framework, look_at_start
 
 __all__ = [
     "get_session",
@@ -48,7 +47,6 @@ __all__ = [
     "visit_of",
 ]
 
-log = logging.getLogger("sessionlock.web")
 
 SETTINGS = web.AppKey("sessionlock.settings", Settings)
 SECURITY = "AIOHTTP_SECURITY"  # where aiohttp-security keeps who is logged in
@@ -208,12 +206,7 @@ async def _start(app: web.Application) -> None:
                 "setup() was called for an application and for one inside it: the outer one does all the work. Remove"
                 " the inner call"
             )
-    try:
-        await how.guard.ready()
-    except RedisUnavailable:
-        pass  # told already, as all outages are; the application may start before its store does
-    except SessionLockError as error:
-        log.error("sessions cannot be used: %s", error)
+    await look_at_start(how.guard)
 
 
 def _is_the_same(inner: Settings, outer: Settings) -> bool:

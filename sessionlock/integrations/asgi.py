@@ -23,7 +23,7 @@ from typing import Any
 
 from ..codec import Codec
 from ..default import default_guard
-from ..errors import ConfigurationError, RedisUnavailable, SessionLockError
+from ..errors import ConfigurationError, SessionLockError
 from ..guard import SessionGuard
 from ..peers import client_of_scope
 from ..policies import LeasePolicy, WaitPolicy
@@ -35,7 +35,7 @@ from .problems import tell
 from .rules import Mode, OnConflict
 from .settings import check_arguments
 from .takeover import Origin
-from .web import IDENTITY, CookieSettings, Problem, Problems, RoutePolicy, Rules, Visit, for_framework
+from .web import IDENTITY, CookieSettings, Problem, Problems, RoutePolicy, Rules, Visit, for_framework, look_at_start
 
 __all__ = ["SessionLockMiddleware", "visit_of"]
 
@@ -220,7 +220,7 @@ class SessionLockMiddleware:
         async def sending(message: Message) -> None:
             kind = message["type"]
             if kind == "lifespan.startup.complete":
-                await self._see_whether_it_is_ready()
+                await look_at_start(self.guard)
             elif kind in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
                 if self._own_guard is not None:
                     await self._own_guard.aclose()
@@ -242,7 +242,7 @@ class SessionLockMiddleware:
             self._checked = True
             self._find_mistakes(scope_app)
             if self._wrong is None:
-                await self._see_whether_it_is_ready()
+                await look_at_start(self.guard)
         if self._wrong is not None:
             raise self._wrong
 
@@ -254,14 +254,6 @@ class SessionLockMiddleware:
         if wrong:
             self._wrong = ConfigurationError("; ".join(wrong))
             log.error("%s", self._wrong)
-
-    async def _see_whether_it_is_ready(self) -> None:
-        try:
-            await self.guard.ready()
-        except RedisUnavailable:
-            pass  # an outage begins, which the guard tells of; the application may start before its store does
-        except SessionLockError as error:
-            log.error("sessions cannot be used: %s", error)
 
     def _tell(self, what: str) -> None:
         """Once."""

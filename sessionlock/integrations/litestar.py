@@ -15,7 +15,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -35,7 +34,7 @@ from litestar.utils.scope.state import ScopeState
 
 from ..codec import Codec
 from ..default import default_guard
-from ..errors import SessionLockError, SessionNotFound
+from ..errors import SessionNotFound
 from ..guard import SessionGuard
 from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
 from .asgi import SessionLockMiddleware
@@ -43,11 +42,10 @@ from .marks import lease_of
 from .rules import Mode, OnConflict
 from .settings import OPTIONS, check_arguments
 from .takeover import Origin
-from .web import IDENTITY, CookieSettings, Problems, RoutePolicy, Rules, Visit, for_framework, usable_sid
+from .web import IDENTITY, CookieSettings, Problems, RoutePolicy, Rules, Visit, for_framework, look_at_start, usable_sid
 
 __all__ = ["SessionLockBackend", "SessionLockConfig", "SessionLockPlugin"]
 
-log = logging.getLogger("sessionlock.web")
 AS_IT_CAME = "sessionlock.litestar"  # what Litestar knew of the request before the application saw it
 
 
@@ -271,7 +269,4 @@ def _codec(guard: SessionGuard, scope: Any) -> Codec:
 
 async def _look(config: SessionLockConfig) -> None:
     config.checked = True
-    try:
-        await config.session_guard.inspect("0" * 32)  # any id: only whether there is an answer
-    except SessionLockError as error:
-        log.error("sessions cannot be used: %s", error)
+    await look_at_start(config.session_guard)

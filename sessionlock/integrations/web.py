@@ -5,6 +5,7 @@ from .mapping import WebSession
 from .nesting import Held, held_here, refuse_nested
 from .problems import Problem, Problems, tell
 from .rules import SAFE_METHODS, RequestMode, RoutePolicy, Rules, label_of
+from .starting import look_at_start
 from .values import for_framework
 from .visit import IDENTITY, RunAgain, Visit
 
@@ -24,6 +25,7 @@ __all__ = [
     "for_framework",
     "held_here",
     "label_of",
+    "look_at_start",
     "refuse_nested",
     "tell",
     "usable_sid",

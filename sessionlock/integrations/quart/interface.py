@@ -35,7 +35,7 @@ from ..flasklike import (
 from ..rules import Mode, label_of
 from ..takeover import Origin
 from ..values import for_framework
-from ..web import CookieSettings, RoutePolicy, RunAgain, Visit, tell, usable_sid
+from ..web import CookieSettings, RoutePolicy, RunAgain, Visit, look_at_start, tell, usable_sid
 from .again import Run, run_of
 from .application import use_here
 from .session import LockedSession, Use, use_of
@@ -92,9 +92,7 @@ class SessionLockInterface(SessionInterface):
 
     async def begin_serving(self) -> None:
         """A URL that makes no sense is told as the application starts; a store that does not answer is logged."""
-        ready = getattr(self.guard(current_app), "ready", None)
-        if ready is not None:
-            await ready()
+        await look_at_start(self.guard(current_app))
 
     async def end_serving(self) -> None:
         guard, self._guard = self._guard, None
