@@ -138,7 +138,7 @@ ALL = (
         "`None`",
         "Where the sessions are that visitors have already (`sessionlock.integrations.takeover`): each is taken over"
         " with its first request",
-        ("asgi", "litestar", "aiohttp"),
+        ("config", "asgi", "litestar", "aiohttp"),
     ),
     Setting(
         "cookie",
