@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import weakref
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from markupsafe import Markup
@@ -234,7 +236,7 @@ _mixed: weakref.WeakKeyDictionary[type[Any], weakref.ref[type[Any]]] = weakref.W
 
 def tell_cookie(interface: Any, app: Any, session: Any, visit: Visit, response: Any) -> bool:
     """Set or delete the cookie as the framework's settings say; whether it did. ``interface``: whom they ask."""
-    name, settings = interface.get_cookie_name(app), _cookie(interface, app)
+    name, settings = interface.get_cookie_name(app), _cookie(interface, app, type(response))
     if visit.clears_cookie:
         response.delete_cookie(name, **settings)
         return True
@@ -252,7 +254,7 @@ def _gives_cookie(interface: Any, app: Any, session: Any, visit: Visit) -> bool:
     return visit.rolled and visit.saved and not visit.by_old_id and bool(interface.should_set_cookie(app, session))
 
 
-def _cookie(interface: Any, app: Any) -> dict[str, Any]:
+def _cookie(interface: Any, app: Any, response_class: Any) -> dict[str, Any]:
     settings = {
         "path": interface.get_cookie_path(app),
         "domain": interface.get_cookie_domain(app),
@@ -261,9 +263,15 @@ def _cookie(interface: Any, app: Any) -> dict[str, Any]:
         # Not every browser takes a missing attribute for Lax, and without it other sites can use the session.
         "samesite": interface.get_cookie_samesite(app) or "Lax",
     }
-    if app.config.get("SESSION_COOKIE_PARTITIONED"):  # since Flask 3.1
+    if app.config.get("SESSION_COOKIE_PARTITIONED") and _knows_partitioned(response_class):
         settings["partitioned"] = True
     return settings
+
+
+@lru_cache(maxsize=8)
+def _knows_partitioned(response_class: Any) -> bool:
+    """Since Flask 3.1 and Werkzeug 3.1; before there was no such setting."""
+    return "partitioned" in inspect.signature(response_class.set_cookie).parameters
 
 
 # --- another answer in the place of one that is ready
