@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "sessionlock"
-TABLES = ("tests.sabotage_table_a", "tests.sabotage_table_b", "tests.sabotage_table_c")
+TABLES = ("tests.sabotage_table_a", "tests.sabotage_table_b", "tests.sabotage_table_c", "tests.sabotage_table_asgi")
 WITHIN = 60.0  # seconds for the tests of one entry
 
 
