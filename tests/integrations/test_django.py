@@ -416,6 +416,18 @@ def test_a_holder_that_changed_nothing_keeps_its_answer(client: Client, pool: Th
     assert waiting.result(10).json() == {"cart": ["first"]}
 
 
+@override_settings(SESSION_SAVE_EVERY_REQUEST=True)
+@pytest.mark.parametrize("method", ["get", "post"])
+@pytest.mark.parametrize("where", ["/wait_and_see", "/readonly_wait"])
+def test_also_where_each_request_is_saved(client: Client, pool: ThreadPoolExecutor, method: str, where: str) -> None:
+    waiting = pool.submit(getattr(twin_of(client), method), where)
+    entered()
+    twin_of(client).get("/flush")
+    go_on()
+    answer = waiting.result(10)
+    assert (answer.json(), answer.cookies) == ({"cart": ["first"]}, {})
+
+
 def test_a_stream_holds_nothing(client: Client, redis_url: str) -> None:
     response = client.post("/stream")
     parts = iter(response)

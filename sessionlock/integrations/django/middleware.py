@@ -283,7 +283,7 @@ class Ending:
         response = self.response
         if self.deletes_cookie:
             response.delete_cookie(django_settings.SESSION_COOKIE_NAME, **_where())
-        elif self._cookie is not None and not _outdated(self.current):
+        elif self._cookie is not None and not _outdated(self.current) and not self.opened.sessionlock.ended:
             _set_cookie(response, self.current, self._cookie)
         if self.accessed or self.deletes_cookie or self._cookie is not None:
             patch_vary_headers(response, ("Cookie",))

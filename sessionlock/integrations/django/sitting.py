@@ -59,6 +59,8 @@ class Sitting:
         """Whether this request gave the session a new key."""
         self.replaced = False
         """Whether it came with a key that was replaced by another, which the browser has or will have in a moment."""
+        self.ended = False
+        """Whether the session was found to be no more when the request was over."""
         self.on_loss: Callable[[], object] | None = None
         """Called, on the session's loop, when the lease is lost in a request that has changed the session by then."""
         self._who: dict[str, Any] = {}
@@ -194,17 +196,23 @@ class Sitting:
             return await record.destroy()
         if self._is_somebody_else(record):
             await self._renew(record, 0)
+        changed = self._store.modified or self._unsaved()
         try:
             await record.finish(ttl)
         except SessionNotFound as error:
-            raise UpdateError(str(error)) from None
+            self.ended = True
+            if changed:
+                raise UpdateError(str(error)) from None
 
     async def _live_on(self, guard: SessionGuard) -> None:
         """A view that only reads, where every request prolongs the session's life."""
         data = await self._data(guard)
         if self._record is not None and not self._record.over:
             await self._record.drop()
-            await self._record.live(self._seconds_to_live(data))
+            try:
+                await self._record.live(self._seconds_to_live(data))
+            except SessionNotFound:
+                self.ended = True
 
     async def _store_new(self, guard: SessionGuard, data: Data, ttl: float, must_create: bool) -> None:
         store = self._store

@@ -265,6 +265,7 @@ urlpatterns = [
     path("heard", heard),
     path("wait", wait),
     path("wait_and_see", wait_and_see),
+    path("readonly_wait", session_readonly(wait_and_see)),
     path("await", await_),
     path("exempt_wait", session_lock_exempt(wait)),
     path("once_wait", session_policy(on_conflict="answer")(wait)),
