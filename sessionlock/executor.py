@@ -80,8 +80,8 @@ class Executor:
 
     async def run(self, call: Call) -> Any:
         """The script's reply."""
-        if self.before_call is not None and call.script not in ENDS:
-            self.before_call()
+        if self.before_call is not None:
+            self._vet(self.before_call, call)
         began_at = time.monotonic()
         if self.circuit.troubles:
             return await self._carefully(None, began_at, call, self._send, call)
@@ -89,6 +89,10 @@ class Executor:
             return await self._send(call)
         except FAILURES as error:
             return await self._carefully(error, began_at, call, self._send, call)
+
+    def _vet(self, vet: Callable[[], None], call: Call) -> None:
+        if call.script not in ENDS and not self.circuit.troubles:  # in an outage there is nobody to look at
+            vet()
 
     async def ask(self, *words: Any) -> Any:
         """The reply to one plain command, of one server; once. For looking at what the server is.
@@ -102,8 +106,8 @@ class Executor:
         """As :meth:`run`; and how far the save came, when that is waited for."""
         if self._durability is None:
             return await self.run(call), None
-        if self.before_call is not None and call.script not in ENDS:
-            self.before_call()
+        if self.before_call is not None:
+            self._vet(self.before_call, call)
         wait, began_at = self._durability.command, time.monotonic()
         first: Exception | None = None
         if not self.circuit.troubles:

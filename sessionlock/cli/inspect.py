@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict
@@ -54,10 +55,14 @@ def _with_guard(arguments: argparse.Namespace, ask: Callable[[SessionGuard], Awa
         ) as guard:
             return await ask(guard)
 
+    quiet, log = logging.NullHandler(), logging.getLogger("sessionlock")
+    log.addHandler(quiet)  # an outage is one line here, and that is ours
     try:
         return asyncio.run(asking())
     except (SessionLockError, EmbeddedServerUnavailable) as error:
         raise Failure(str(error)) from None
+    finally:
+        log.removeHandler(quiet)
 
 
 def _lines(info: SessionInfo) -> Iterator[tuple[str, str]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager
@@ -472,3 +474,23 @@ async def test_masters_of_a_quorum(
     assert await back(guard) < 4
     assert "is back after" in lines[-1].getMessage()
     assert len(lines) == 2
+
+
+def test_a_command_says_it_in_one_line() -> None:
+    words = [sys.executable, "-m", "sessionlock", "inspect", "--url", "redis://127.0.0.1:1", "s"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+async def test_nobody_asks_what_a_server_is_that_is_down(own_server: OwnServer, node: MakeGuard) -> None:
+    """A call that is refused starts nothing beside it."""
+    server = own_server()
+    guard = node(server.url, retry_for=0.1, check=True)
+    server.kill()
+    await refused(guard)
+    await asyncio.sleep(0.1)
+    before = len(asyncio.all_tasks())
+    for _ in range(20):
+        await refused(guard)
+    assert len(asyncio.all_tasks()) <= before + 1  # the look for it
