@@ -171,7 +171,14 @@ class SessionLockMiddleware:
             await self._websocket(visit, scope, receive, send)
             return
         exchange = Exchange(
-            visit, self.problems, scope, receive, send, around=self._around_answers, settling=self.settling
+            visit,
+            self.problems,
+            scope,
+            receive,
+            send,
+            around=self._around_answers,
+            settling=self.settling,
+            comes_back=bool(cookies),
         )
         await exchange.run(self.app)
 

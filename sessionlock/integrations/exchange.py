@@ -45,6 +45,7 @@ class Exchange:
     """One request and its answer.
 
     ``around``: what an answer of ours is passed through, that the application's own would pass (CORS headers).
+    ``comes_back``: its visitor seems to have a session, whose lock may have to be waited for.
     """
 
     def __init__(
@@ -57,12 +58,14 @@ class Exchange:
         *,
         around: Callable[[App], App] = lambda app: app,
         settling: Callable[[Scope, Visit], None] = lambda scope, visit: None,
+        comes_back: bool = True,
     ) -> None:
         self._visit = visit
         self._problems = problems
         self._scope = scope
         self._around = around
         self._settling = settling
+        self._comes_back = comes_back
         self._may_run_again = visit.mode != "lock" and visit.policy.may_run_again(scope["method"])
         self._receive = Ahead(receive, again=self._may_run_again)
         self._send = send
@@ -90,7 +93,7 @@ class Exchange:
 
     async def _opened(self) -> bool:
         """Receive the body, then open the session. False: the client has gone meanwhile, nobody wants an answer."""
-        if self._visit.mode == "lock" and _may_have_body(self._scope):
+        if self._visit.mode == "lock" and self._comes_back and _may_have_body(self._scope):
             limit = self._visit.policy.body_limit
             if not await self._receive.fill(BODY_LIMIT if limit is None else limit):
                 return False

@@ -186,8 +186,16 @@ async def test_a_client_that_goes_away_beyond_the_limit(guard: SessionGuard, sid
 
 
 async def test_a_visitor_without_a_session_locks_nothing(guard: SessionGuard) -> None:
-    async with Call(app_of(guard, upload), "POST") as call:
+    """So nothing of the body is kept for it: the application may refuse it half way."""
+    entered = asyncio.Event()
+
+    async def view(request: Request) -> Response:
+        entered.set()
+        return await upload(request)
+
+    async with Call(app_of(guard, view), "POST") as call:
         call.body(PART, more=True)
+        await asyncio.wait_for(entered.wait(), 5)
         call.body()
         await call.ended()
         assert call.sent[0]["status"] == 200
