@@ -88,6 +88,7 @@ class Session(MutableMapping[str, Any]):
         self._sealing = cast(Sealing, codec) if hasattr(codec, "unseal") else None
         self._policy = policy
         self._closed = read_only
+        self._stays_open = False
         self._exact = exact  # compare whole values: a server without redis.sha1hex (fakeredis)
         self._values: dict[str, Any] = {}
         self._assigned: set[str] = set()
@@ -373,8 +374,9 @@ class Session(MutableMapping[str, Any]):
             CodecError: a value cannot be stored.
             SessionTooLarge: a field, or the whole session, is over its limit.
         """
-        found = [self._deletion(key) for key in self._deleted]
-        for key, value in self._values.items():
+        # Copies: threads of a request may change the session while it is being saved.
+        found = [self._deletion(key) for key in list(self._deleted)]
+        for key, value in list(self._values.items()):
             if key not in self._assigned and (type(value) in SCALARS or not self._handed_out(key)):
                 continue
             before = self._raw.get(key)
@@ -505,11 +507,13 @@ class Session(MutableMapping[str, Any]):
 
     def close(self, why: str) -> None:
         """From now on it can be read only; ``why`` completes the sentence "session x ..." for who changes it still."""
-        self._closed = why
+        self._closed = None if self._stays_open else why
 
-    def reopen(self) -> None:
-        """It is used on without its lock, by who commits what changes from now on by comparison."""
-        self._closed = self.lease = self._actions = None
+    def stay_open(self) -> None:
+        """It will be used on without its lock, by who commits what changes from now on by comparison: :meth:`close` has
+        no effect.
+        """
+        self._stays_open = True
 
     def was_renewed(self, sid: str, safety: Safety | None) -> None:
         """It has a new id. Raises :class:`~sessionlock.NotDurable` as :meth:`was_saved` does."""

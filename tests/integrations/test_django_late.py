@@ -103,6 +103,29 @@ def exports_late(request: Request) -> HttpResponse:
     return HttpResponse()
 
 
+def saves_on(request: Request) -> HttpResponse:
+    seen = request.session.setdefault("seen", [])
+    started = threading.Event()
+
+    def job() -> None:
+        try:
+            for step in range(100):
+                request.session["step"] = step
+                request.session[f"step {step % 7}"] = step
+                request.session.pop(f"step {(step + 3) % 7}", None)
+                seen.append(step)
+                request.session.save()
+                started.set()
+        except BaseException as error:
+            met.append(error)
+
+    threads.append(threading.Thread(target=job))
+    threads[0].start()
+    assert started.wait(10)
+    request.session["own"] = True
+    return HttpResponse()
+
+
 def downloads(request: Request) -> HttpResponse:
     def parts() -> Iterator[str]:
         yield "one "
@@ -168,7 +191,19 @@ def copies(request: Request) -> HttpResponse:
 
 urlpatterns = [
     path(view.__name__, view)
-    for view in (put, exports, exports_late, downloads, adownloads, forgets, renders_late, reads, counts, copies)
+    for view in (
+        put,
+        exports,
+        exports_late,
+        saves_on,
+        downloads,
+        adownloads,
+        forgets,
+        renders_late,
+        reads,
+        counts,
+        copies,
+    )
 ]
 
 
@@ -210,6 +245,29 @@ def test_a_thread_is_told_of_a_conflict(client: Client) -> None:
     finish_threads()
     assert [type(error) for error in met] == [SessionConflict]
     assert client.session["job"] == "other"
+
+
+@pytest.mark.parametrize("method", ["get", "post"] * 5)
+def test_a_thread_while_the_answer_is_made(client: Client, redis_url: str, method: str) -> None:
+    """It saves again and again, before, while and after the request itself does."""
+    getattr(client, method)("/saves_on")
+    finish_threads()
+    assert met == []
+    assert (client.session["step"], client.session["seen"], client.session["own"]) == (99, list(range(100)), True)
+    assert not held(redis_url, client.cookies["sessionid"].value)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("method", ["get", "post"] * 5)
+async def test_a_thread_while_the_answer_is_made_under_asgi(redis_url: str, method: str) -> None:
+    client = AsyncClient()
+    await client.post("/put?first=1")
+    await getattr(client, method)("/saves_on")
+    await asyncio.to_thread(finish_threads)
+    assert met == []
+    store = SessionStore(client.cookies["sessionid"].value)
+    assert (await store.aget("step"), await store.aget("seen")) == (99, list(range(100)))
+    await close()
 
 
 @pytest.mark.anyio

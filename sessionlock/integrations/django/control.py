@@ -14,6 +14,7 @@ from ...errors import (
     LeaseLost,
     SessionLockError,
 )
+from ...guard import SessionGuard
 from ...lease import Lease
 from ...peers import Client
 from ..cookies import usable_sid
@@ -167,11 +168,11 @@ class Control(Sitting):
             UpdateError: it was destroyed meanwhile. LeaseLost, SessionConflict, RedisUnavailable, CodecError ...
         """
         if save or self._has_lock or self._mode == "read":
-            self._where.run(self._finish, save)
+            self._where.run(self._in_turn, self._finish, save)
 
     async def afinish(self, save: bool) -> None:
         """As :meth:`finish`."""
-        await self._where_here.call(self._finish, save)
+        await self._where_here.call(self._in_turn, self._finish, save)
 
     def close(self) -> None:
         """The request is over, one way or another: no lock stays."""
@@ -207,18 +208,26 @@ class Control(Sitting):
     def run(self, work: Work[T], *args: Any) -> T:
         """From a thread; whatever it meets is what the request met."""
         try:
-            return self._where.run(work, *args)
+            outcome: T = self._where.run(self._in_turn, work, *args)
         except (SessionLockError, UpdateError, SessionInterrupted) as error:
             self._note(error)
             raise
+        return outcome
 
     async def call(self, work: Work[T], *args: Any) -> T:
         """As :meth:`run`, from a coroutine."""
         try:
-            return await self._where_here.call(work, *args)
+            outcome: T = await self._where_here.call(self._in_turn, work, *args)
         except (SessionLockError, UpdateError, SessionInterrupted) as error:
             self._note(error)
             raise
+        return outcome
+
+    async def _in_turn(self, guard: SessionGuard, work: Work[T], *args: Any) -> T:
+        """A thread of the request's may save while the request itself does: one after the other."""
+        async with self._turn:
+            result: T = await work(guard, *args)
+        return result
 
     @property
     def _has_lock(self) -> bool:

@@ -83,6 +83,7 @@ class HeldRecord:
         context.on_wait = refusing(how.client)
         session = await context.__aenter__()
         assert session.lease is not None
+        session.stay_open()
         if lease.on_lost == "cancel" and how.on_loss is not None:
             session.lease.when_lost(how.on_loss)
         return cls(guard, context, session, how.policy)

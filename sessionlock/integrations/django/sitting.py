@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import replace
 from typing import Any
@@ -64,6 +65,7 @@ class Sitting:
         self.on_loss: Callable[[], object] | None = None
         """Called, on the session's loop, when the lease is lost in a request that has changed the session by then."""
         self._who: dict[str, Any] = {}
+        self._turn = asyncio.Lock()
         self._unopened = self._doomed = self._over = False
 
     async def load(self, guard: SessionGuard) -> Data:
@@ -86,9 +88,9 @@ class Sitting:
         key, self._record = store.session_key, None
         if key is None:
             return self._nothing(guard)
-        how = Opening(
-            self._policy(guard), self._mode, self._options, self._label, self._lost, self._client, self._yields
-        )
+        # One lock a request: a thread of it may come when that has been given up.
+        mode = self._mode if self._held is None else "optimistic"
+        how = Opening(self._policy(guard), mode, self._options, self._label, self._lost, self._client, self._yields)
         try:
             self._record = await how.open(guard, key)
         except (SessionNotFound, InvalidSessionId) as error:
@@ -280,7 +282,7 @@ class Sitting:
     async def _opened(self, guard: SessionGuard, data: Data) -> Record:
         """The record with ``data`` in it. Raises UpdateError when there is none any more."""
         store = self._store
-        if self._over and isinstance(self._record, HeldRecord):
+        if isinstance(self._record, HeldRecord) and self._record.over:
             self._record = self._record.afterwards(guard)
         if self._record is None or self._record.over:
             key = store.session_key
@@ -307,8 +309,6 @@ class Sitting:
             self._record.yields = False
         if self._mode != "read":
             self._mode = "optimistic"
-        if self._record is not None and self._record is self._held:
-            self._record.session.reopen()
 
     def _nothing(self, guard: SessionGuard) -> Data:
         """The data of a session that is not stored."""
