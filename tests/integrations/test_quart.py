@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta, timezone
@@ -580,7 +581,7 @@ async def test_a_url_that_makes_no_sense_is_told_at_the_start() -> None:
         await app.startup()
 
 
-async def test_only_one_keeps_the_sessions(guard: SessionGuard) -> None:
+async def test_only_one_keeps_the_sessions(guard: SessionGuard, caplog: pytest.LogCaptureFixture) -> None:
     app = Quart(__name__)
     SessionLock(app, guard)
     with pytest.raises(ConfigurationError, match="already"):
@@ -601,7 +602,10 @@ async def test_only_one_keeps_the_sessions(guard: SessionGuard) -> None:
         return ""
 
     with pytest.raises(ConfigurationError, match="Other"):
-        await app.test_client().get("/")
+        await app.startup()
+    for _ in range(2):  # where nobody told that it starts
+        assert (await app.test_client().get("/")).status_code == 200
+    assert [record.levelno for record in caplog.records if "Other" in record.getMessage()] == [logging.ERROR]
 
 
 async def test_routes_and_decorators(guard: SessionGuard) -> None:

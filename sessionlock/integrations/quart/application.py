@@ -11,7 +11,6 @@ from quart.globals import _cv_request, _cv_websocket
 from quart.wrappers import Request, Websocket
 
 from ...errors import SessionLockError
-from ..flasklike import expect_still_there
 from .again import Run, run_of, twice_if_need_be
 from .session import Use, use_of
 
@@ -26,20 +25,23 @@ EXTENSION = "session_lock"  # in app.extensions
 class GuardedQuart(Quart):
     """What an application is from ``init_app`` on, beside its own class."""
 
-    @property
-    def _guarded_by(self) -> SessionLockInterface:
+    def _is_guarded(self) -> bool:
+        """Whether nobody has put another session interface in our place."""
         interface = cast("SessionLockInterface", self.extensions[EXTENSION])
-        expect_still_there(self, interface)
-        return interface
+        return cast(Any, self.session_interface) is interface or interface.tell_replaced(self)
 
     async def handle_request(self, request: Request) -> Any:
         """As Quart's; a safe request whose session met a conflict once more, before anything of it is sent."""
-        assert self._guarded_by
+        if not self._is_guarded():
+            return await super().handle_request(request)
         return await twice_if_need_be(self, super().handle_request, request)
 
     async def handle_websocket(self, websocket: Websocket) -> Any:
         """As Quart's; one whose client has gone keeps what it has written, as one that ended by itself."""
-        interface, run, handle = self._guarded_by, Run(websocket), super().handle_websocket
+        if not self._is_guarded():
+            return await super().handle_websocket(websocket)
+        interface = cast("SessionLockInterface", self.session_interface)
+        run, handle = Run(websocket), super().handle_websocket
 
         async def handled(websocket: Websocket) -> Any:
             try:

@@ -24,6 +24,7 @@ from ...policies import SessionPolicy
 from ..flasklike import (
     Settings,
     become,
+    expect_still_there,
     guard_for,
     lifetime_of,
     live_of,
@@ -66,6 +67,7 @@ class SessionLockInterface(SessionInterface):
     def __init__(self, app: Quart, guard_or_url: SessionGuard | str | None, settings: Settings) -> None:
         self._guard_or_url = guard_or_url
         self._guard: SessionGuard | None = None
+        self._told_replaced = False
         self._owns_guard = False
         self._said = settings.said(app)
         self._rules = settings.rules(app)
@@ -91,8 +93,21 @@ class SessionLockInterface(SessionInterface):
         return self._guard
 
     async def begin_serving(self) -> None:
-        """A URL that makes no sense is told as the application starts; a store that does not answer is logged."""
+        """A URL that makes no sense, or another session interface in the place of this one, is told as the application
+        starts; a store that does not answer is logged.
+        """
+        expect_still_there(current_app, self)
         await look_at_start(self.guard(current_app))
+
+    def tell_replaced(self, app: Quart) -> bool:
+        """At a request, where no start has told. Always False."""
+        if not self._told_replaced:
+            self._told_replaced = True
+            try:
+                expect_still_there(app, self)
+            except ConfigurationError as error:
+                log.error("%s", error)
+        return False
 
     async def end_serving(self) -> None:
         guard, self._guard = self._guard, None
