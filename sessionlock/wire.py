@@ -44,6 +44,11 @@ def detached(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     return Context().run(asyncio.ensure_future, work)
 
 
+async def _called_within(seconds: float, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Called only once this runs: a task that is cancelled before it does leaves nothing that was never awaited."""
+    return await asyncio.wait_for(call(), seconds)
+
+
 def unsent(error: E) -> E:
     """The error, marked: it came before there was a connection, so the call it ended has not left this process."""
     error.__dict__[_UNSENT] = True
@@ -106,7 +111,7 @@ class Wire(asyncio.Protocol):
         if not hasattr(connection, "_writer") or not hasattr(connection, "_reader"):
             raise WireUnsupported
         try:
-            await detached(asyncio.wait_for(connection.connect(), reply_within))
+            await detached(_called_within(reply_within, connection.connect))
         except BaseException as error:
             writer, connection._writer, connection._reader = connection._writer, None, None
             if writer is not None:
