@@ -69,6 +69,7 @@ class SessionOfRequest:
         self._held: Held | None = None
         self._answered = self._over = False
         self._failed: SessionLockError | None = None
+        self._told: SessionLockError | None = None
         self._life: Life | None = None
         self._unsent: web.StreamResponse | None = None
         self.ended_by_loss = False
@@ -110,11 +111,13 @@ class SessionOfRequest:
             await self._open_while_the_client_is_there(visit)
         except RedisUnavailable as error:
             self._failed = error
+            self._tell(error)
             if self._over:
                 return await self._show_nothing()
             raise
         except SessionLockError as error:
             self._failed = error
+            self._tell(error)
             raise
         self.visit = visit
         if late:
@@ -278,12 +281,18 @@ class SessionOfRequest:
         problem = self.how.problems.answer(error, accept=request.headers.get("Accept"))
         if problem is None or _has_begun(request):
             return None
-        tell(error, label_of(request.method, route_of(request)))
+        self._tell(error)
         self._answered = True
         answer = web.Response(body=problem.content(), status=problem.status, headers=dict(problem.headers()))
         self._take_over(answer)
         self.tell(answer)
         return answer
+
+    def _tell(self, error: SessionLockError) -> None:
+        """In the log, also where the application makes an answer of its own of it."""
+        if error is not self._told:
+            self._told = error
+            tell(error, label_of(self._request.method, route_of(self._request)))
 
     def _take_over(self, answer: web.Response) -> None:
         """The headers and cookies that others have put into the answer which is not sent. What was prepared has been

@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestServer
 from support.aiohttp_calls import WAIT, Shop, add, cart, shop_on, until
 from support.commands import CommandCounter
 
-from sessionlock import LeasePolicy, SessionGuard
+from sessionlock import LeasePolicy, SessionGuard, WaitTimedOut
 from sessionlock.errors import ConfigurationError
 from sessionlock.integrations.aiohttp import (
     get_session,
@@ -171,6 +171,31 @@ async def test_gets_do_not_wait_and_posts_not_for_ever(shop: Shop) -> None:
     assert not slow_one.done()
     go_on.set()
     assert (await slow_one)[0] == 200
+
+
+async def test_an_error_page_that_looks_into_the_session(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    """After the lock was refused: it reads, waits no second time, and what it writes harms nothing."""
+
+    @web.middleware
+    async def pages(request: web.Request, handler: Any) -> web.StreamResponse:
+        try:
+            answer: web.StreamResponse = await handler(request)
+        except WaitTimedOut:
+            session = await get_session(request)
+            session["errors"] = session.get("errors", 0) + 1
+            return web.Response(status=503, text=f"{session['cart']} {session['errors']}")
+        return answer
+
+    shop.app.middlewares.append(pages)
+    await shop.start()
+    await shop.ask("POST", "/add/a")
+    async with shop.guard.session_lock(shop.sid or ""):
+        assert await shop.ask("POST", "/add/b") == (503, "['a'] 1")
+    assert await shop.stored() == {"cart": ["a"]}
+    told = [record.getMessage() for record in caplog.records if "WaitTimedOut" in record.getMessage()]
+    assert len(told) == 1
+    assert told[0].startswith("POST /add/{item}: ")
+    assert (shop.sid or "") not in told[0]
 
 
 async def test_a_client_that_goes_away_leaves_the_queue(guard: SessionGuard) -> None:
