@@ -496,6 +496,14 @@ class Session(MutableMapping[str, Any]):
             except CodecError:
                 yield key, None
 
+    def encoded(self, key: str) -> bytes | None:
+        """What is stored under ``key``, as it was when it was loaded or saved last."""
+        return self._raw.get(key)
+
+    def decoded(self, key: str, raw: bytes | None) -> Any:
+        """``raw`` once more as a value, that nobody has in his hands; None where there is nothing."""
+        return None if raw is None else self._codec.decode(key, raw)
+
     def peek(self, key: str) -> Any:
         """The value of ``key``, None where there is none. Does not count as read."""
         value = self._peek(key)

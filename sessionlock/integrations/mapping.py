@@ -95,15 +95,15 @@ class WebSession(dict[str, Any]):
     # --- reading
 
     def __getitem__(self, key: str) -> Any:
-        session = self._live()
+        session, key = self._live(), _spelled(key)
         return dict.__getitem__(self, key) if session is None else session[key]
 
     def get(self, key: str, default: Any = None) -> Any:
-        session = self._live()
+        session, key = self._live(), _spelled(key)
         return dict.get(self, key, default) if session is None else session.get(key, default)
 
     def __contains__(self, key: object) -> bool:
-        session = self._live()
+        session, key = self._live(), _spelled(key)
         return dict.__contains__(self, key) if session is None else key in session
 
     def __iter__(self) -> Iterator[str]:
@@ -161,7 +161,7 @@ class WebSession(dict[str, Any]):
     # --- writing
 
     def __setitem__(self, key: str, value: Any) -> None:
-        session = self._live()
+        session, key = self._live(), _spelled(key)
         if session is None:
             self._too_late(key)
         else:
@@ -169,7 +169,7 @@ class WebSession(dict[str, Any]):
         dict.__setitem__(self, key, value)
 
     def __delitem__(self, key: str) -> None:
-        session = self._live()
+        session, key = self._live(), _spelled(key)
         if session is None:
             self._too_late(key)
         else:
@@ -214,3 +214,16 @@ class WebSession(dict[str, Any]):
     def __ior__(self, other: Any) -> Any:
         self.update(other)
         return self
+
+
+def _spelled(key: Any) -> Any:
+    """A key as JSON has it, in which frameworks keep their sessions: 1 is ``"1"``, None ``"null"``."""
+    if type(key) is str:
+        return key
+    if isinstance(key, str):
+        return str.__str__(key)
+    if key is None or isinstance(key, bool):
+        return "null" if key is None else str(key).lower()
+    if isinstance(key, (int, float)):
+        return int.__repr__(key) if isinstance(key, int) else float.__repr__(key)
+    return key

@@ -23,6 +23,7 @@ from ..policies import SessionPolicy
 from ..selfcall import refusing
 from ..session import Session
 from .cookies import CookieSettings
+from .identity import IDENTITY, same_person
 from .mapping import WebSession
 from .nesting import Held, held_here, refuse_nested
 from .rules import SAFE_METHODS, RequestMode, RoutePolicy, Rules, label_of
@@ -36,9 +37,6 @@ __all__ = ["IDENTITY", "RunAgain", "Visit"]
 log = logging.getLogger("sessionlock.web")
 
 Context = SessionContext | UnlockedContext
-# Keys under which applications and their extensions keep who is logged in. When one of them gets another value, the
-# session gets a new id: somebody may have planted the old one.
-IDENTITY = ("user_id", "_user_id", "userid", "uid", "user", "username", "account_id", "_auth_user_id")
 
 
 class RunAgain(BaseException):
@@ -115,7 +113,7 @@ class Visit:
         self._context: Context  # of the session as it is now
         self._held: Held | None = None
         self._mapping: WebSession | None = None
-        self._who: dict[str, Any] = {}
+        self._who: dict[str, bytes | None] = {}
         self._began_at = 0.0
         self._new_identity = False
         self.by_old_id = False
@@ -241,7 +239,7 @@ class Visit:
 
     def _use(self, session: Session, context: Context) -> None:
         self.session, self._context = session, context
-        self._who = {key: session.peek(key) for key in self._identity}
+        self._who = {key: session.encoded(key) for key in self._identity}
 
     def _lost(self) -> None:
         """A request that only looks is not ended: nothing of it can be refused."""
@@ -429,7 +427,7 @@ class Visit:
         if session.sid != self._sid:
             return False
         return self._new_identity or any(
-            after is not None and after != self._who[key]
+            after is not None and not same_person(session.decoded(key, self._who[key]), after)
             for key in self._identity
             if (after := session.peek(key)) is not None
         )

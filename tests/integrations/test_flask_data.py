@@ -324,3 +324,27 @@ def test_methods_of_a_dict(app: Flask) -> None:
     client.post("/")
     with client.session_transaction() as seen:
         assert dict(seen) == {"d": 2, "e": 3}
+
+
+def test_keys_as_json_has_them(app: Flask) -> None:
+    keys: list[Any] = [1, False, None, 1.5, Colour.RED, Level.HIGH, Text("lazy"), Markup("<b>")]
+
+    @app.post("/")
+    def view() -> str:
+        own: Any = session
+        for key in keys:
+            own[key] = [1]
+            assert key in own
+            own[key].append(2)
+        del own[1.5]
+        return ""
+
+    @app.get("/")
+    def look() -> str:
+        own: Any = session
+        assert own[1] == own["1"] == [1, 2]
+        return jsonify(sorted(own))  # type: ignore[return-value]
+
+    client = app.test_client()
+    client.post("/")
+    assert client.get("/").json == sorted(json.loads(json.dumps({key: 1 for key in keys if key != 1.5})))

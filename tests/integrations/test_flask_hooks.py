@@ -20,11 +20,13 @@ from flask import (
     get_flashed_messages,
     render_template_string,
     request,
+    request_started,
     session,
     stream_template_string,
     stream_with_context,
 )
 from support.flask_apps import WAIT, asked, close, guard_of, guarded, holding, in_threads
+from werkzeug.routing import BaseConverter
 
 from sessionlock import LeasePolicy, SessionGuard, WaitTimedOut
 from sessionlock.errors import RedisUnavailable
@@ -191,6 +193,53 @@ def test_a_page_of_ones_own_for_the_error(trouble: Trouble) -> None:
     answer = trouble.ask("/")
     assert answer.status_code == 418
     assert answer.text in ("eve, 0", "whoever, 0")
+
+
+def test_a_url_converter(trouble: Trouble) -> None:
+    class Mine(BaseConverter):
+        def to_python(self, value: str) -> str:
+            return f"{session['user']} {value}"
+
+    trouble.app.url_map.converters["mine"] = Mine
+
+    @trouble.app.route("/<mine:what>", methods=["POST"])
+    def view(what: str) -> str:
+        return what
+
+    with trouble.app.test_client() as client:
+        client.set_cookie("session", SID)
+        assert client.post("/cart").text == "eve cart"
+    assert trouble.ask("/cart").status_code == trouble.status
+
+
+@pytest.mark.parametrize("place", ["context processor", "url_value_preprocessor", "template global", "signal"])
+def test_other_places(trouble: Trouble, place: str) -> None:
+    def look(*_: Any, **__: Any) -> dict[str, Any]:
+        return {"user": session.get("user")}
+
+    app = trouble.app
+    if place == "context processor":
+        app.context_processor(look)
+    elif place == "url_value_preprocessor":
+        app.url_value_preprocessor(lambda endpoint, values: look() and None)
+    elif place == "template global":
+        app.template_global("look")(look)
+    else:
+        request_started.connect(look, app)
+    app.add_url_rule("/", view_func=lambda: render_template_string("{{ look and look() }}"), methods=["POST"])
+    assert trouble.ask("/").status_code == trouble.status
+
+
+def test_too_large_tells_the_key(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    @app.post("/")
+    def view() -> str:
+        session["photo"] = "x" * 2_000_000
+        return ""
+
+    answer = asked(app, SID, "/", "POST")
+    assert answer.status_code == 413
+    assert "'photo'" in answer.text
+    assert "SessionTooLarge" in caplog.text
 
 
 def test_views_without_a_session(trouble: Trouble) -> None:

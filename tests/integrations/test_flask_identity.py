@@ -193,3 +193,35 @@ def test_last_activity_of_a_user_in_many_tabs(app: Flask) -> None:
     answers = together(app, sid_of(client), ["/who"] * 12)
     assert [answer.status_code for answer in answers] == [200] * 12
     assert {answer.json["user"] for answer in answers} == {"victim"}  # type: ignore[index]
+
+
+def test_who_is_logged_in_as_an_object(app: Flask) -> None:
+    """As Authlib's documentation has it. What changes in the object besides the user is no login."""
+
+    @app.post("/guest")
+    def guest() -> str:
+        session["user"] = {"role": "guest"}
+        return ""
+
+    @app.post("/inside")
+    def inside() -> str:
+        session["user"].update(sub="42", name="Ada", role="member")  # the very object
+        return ""
+
+    @app.post("/renamed")
+    def renamed() -> str:
+        session["user"] = {**session["user"], "name": "Ada L.", "seen": 5}
+        return ""
+
+    @app.post("/someone")
+    def someone() -> str:
+        session["user"] = {**session["user"], "sub": "43"}
+        return ""
+
+    client = app.test_client()
+    ids = []
+    for path in ("/guest", "/inside", "/renamed", "/someone"):
+        client.post(path)
+        ids.append(sid_of(client))
+    assert ids[0] != ids[1] == ids[2] != ids[3]
+    assert asked(app, ids[0], "/who").json == {"user": None, "cart": None}

@@ -69,14 +69,13 @@ def _twice_if_need_be(
     body = environ[INPUT] if isinstance(environ[INPUT], Ahead) else None
     if body is not None and not body.receive(BODY_LIMIT):
         return application(environ, start_response)
-    begun = dict(environ)
+    begun, outer = dict(environ), environ.get(RUN)  # an application may hand its environ to another one
     contexts: list[Any] = []
     keep = begun.get(KEEP_CONTEXT)  # a test client in a `with` block, or a debugger: only of the run that counts
     run = Run(owner)
     try:
         for last in (False, True):
-            environ.clear()
-            environ.update(begun, **{RUN: run})
+            environ[RUN] = run
             if keep is not None:
                 environ[KEEP_CONTEXT] = contexts.append
             if body is not None:
@@ -87,9 +86,12 @@ def _twice_if_need_be(
                 if last or run.visit is None:
                     raise
                 contexts.clear()
+                environ.clear()
+                environ.update(begun)
                 run = Run(owner, run.visit)
         raise AssertionError("unreachable")
     finally:
+        environ[RUN] = outer
         if keep is not None:
             for context in contexts:
                 keep(context)

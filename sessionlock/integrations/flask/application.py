@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from flask import Flask, Response
 
+from ...errors import SessionLockError
 from ..flasklike import mix_in
 
 if TYPE_CHECKING:
@@ -42,6 +43,17 @@ class GuardedFlask(Flask):
         """As Flask's; from here on a session that could not be had is no error any more."""
         self._guarded_by.is_being_answered(args[-1])
         return super().handle_user_exception(*args)
+
+    def handle_exception(self, *args: Any) -> Response:
+        """As Flask's; a session may have been touched before there was a view: by a URL converter."""
+        if isinstance(args[-1], SessionLockError):
+            try:
+                answer = self.handle_user_exception(*args)
+            except Exception:
+                return super().handle_exception(*args)  # a mistake in the program
+            finalize: Any = self.finalize_request
+            return cast(Response, finalize(*args[:-1], answer, from_error_handler=True))
+        return super().handle_exception(*args)
 
     def process_response(self, *args: Any) -> Response:
         """As Flask's; when a hook met an error of the session, its answer goes through the hooks instead."""
