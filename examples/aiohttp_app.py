@@ -12,24 +12,24 @@ routes = web.RouteTableDef()
 
 @routes.post("/cart/{product}")
 async def add(request: web.Request) -> web.Response:
-    session = await get_session(request)  # locks and loads; saved and released before the answer begins
+    session = await get_session(request)  # a dict: locked, loaded; saved and released before the answer begins
     session.setdefault("cart", []).append(request.match_info["product"])
-    session.flash("news", "it is in your cart")
+    session.sessionlock.flash("news", "it is in your cart")
     return web.json_response(session["cart"])
 
 
 @routes.get("/cart")
 async def show(request: web.Request) -> web.Response:
-    session = await get_session(request)  # a GET does not wait
-    return web.json_response({"cart": session.get("cart", []), "news": [text for _, text in session.pop_flashes()]})
+    session = await get_session(request)  # a GET does not wait; should it meet a conflict, it runs again
+    news = [text for _, text in session.sessionlock.pop_flashes()]
+    return web.json_response({"cart": session.get("cart", []), "news": news})
 
 
 @routes.post("/login/{user}")
 @session_lock(wait=1)
 async def login(request: web.Request) -> web.Response:
     session = await get_session(request)
-    session["user"] = user = request.match_info["user"]
-    await session.regenerate()  # a new id, against session fixation
+    session["user"] = user = request.match_info["user"]  # another user: a new id, against session fixation
     return web.Response(text=f"hello {user}")
 
 
