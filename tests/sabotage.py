@@ -26,7 +26,13 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "sessionlock"
-TABLES = ("tests.sabotage_table_a", "tests.sabotage_table_b", "tests.sabotage_table_c", "tests.sabotage_table_asgi")
+TABLES = (
+    "tests.sabotage_table_a",
+    "tests.sabotage_table_b",
+    "tests.sabotage_table_c",
+    "tests.sabotage_table_asgi",
+    "tests.sabotage_table_django",
+)
 WITHIN = 60.0  # seconds for the tests of one entry
 
 

@@ -241,6 +241,17 @@ def test_the_request_is_as_it_came(client: Client) -> None:
     }
 
 
+@pytest.mark.parametrize(("limit", "runs_twice"), [(0, True), (5, False), (100, True)])
+def test_a_body_that_is_not_received_ahead(client: Client, limit: int, runs_twice: bool) -> None:
+    """What can be read once only is not run twice."""
+    meanwhile.append(another_counts)
+    with override_settings(SESSION_LOCK_BODY_LIMIT=limit):
+        answer = client.generic("GET", "/seen", b"a body of some length")
+    assert answer.status_code == (200 if runs_twice else 409)
+    assert len(runs) == (2 if runs_twice else 1)
+    assert not runs_twice or answer.json()["body"] == "a body of some length"
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("where", ["/seen", "/aseen"])
 async def test_under_asgi_too(where: str) -> None:

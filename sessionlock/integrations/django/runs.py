@@ -59,6 +59,8 @@ class Run:
         """Receive the request's body, before its lock is taken."""
         if self._spool is not None:
             self._spool.receive()
+            # What is beyond the limit can be read once.
+            self.may_run_again = self.may_run_again and self._spool.complete
 
     @property
     def is_second(self) -> bool:
@@ -68,7 +70,7 @@ class Run:
     def again(self, request: Any, response: Any) -> None:
         """Put the request back, as if it came just now, to be run under the lock. ``response`` is not sent."""
         assert self._before is not None
-        key = request.session.session_key
+        key = self.store.session_key
         self._discarded.append(response)
         self._learnt.add(self._route, time.monotonic() - self._began)
         self._before.restore(request, self._spool)
@@ -102,6 +104,8 @@ class Run:
             spool = Spool.received(stream) if self.may_run_again else None
         else:
             limit = BODY_LIMIT if self.policy.body_limit is None else self.policy.body_limit
+            if self.may_run_again:
+                limit = limit or BODY_LIMIT
             nothing = limit == 0 or getattr(stream, "limit", None) == 0
             spool = None if nothing else Spool(stream, limit=limit)
         if spool is not None:
