@@ -396,9 +396,11 @@ class Session(MutableMapping[str, Any]):
 
     def checks(self, changes: list[Change]) -> list[Change]:
         """What was read and not changed, for a commit that is to compare it: absent keys too, and after iterating the
-        set of keys.
+        set of keys. And what was assigned and is now as it was loaded: that is a change if others changed it.
         """
-        known = {*self._read, *self._raw} if self._read_all else self._read
+        known = self._read | self._given
+        if self._read_all:
+            known |= self._raw.keys()
         written = {change.field for change in changes}
         found = [
             Change("c", field, b"", base)

@@ -108,6 +108,23 @@ async def test_a_value_too_large_to_be_sent_back_is_compared_too(guard: SessionG
     assert (await data_of(guard))["n"] == 9_000
 
 
+async def test_a_key_that_was_written_and_is_as_it_was(guard: SessionGuard) -> None:
+    """It would be otherwise if this one came second."""
+    await guard.create({"x": 0, "a": 1}, sid="s")
+
+    def nothing_much(session: Any) -> None:
+        session["a"] = 1
+        session["b"] = 2
+        del session["b"]
+        session["x"] = 1
+
+    def both(session: Any) -> None:
+        session["a"] = session["b"] = 7
+
+    assert await against(guard, nothing_much, both) == 2
+    assert await data_of(guard) == {"x": 1, "a": 1}
+
+
 async def test_mode_optimistic_by_option(guard: SessionGuard) -> None:
     await guard.create({"a": 1, "b": 2}, sid="s")
     with pytest.raises(SessionConflict) as caught:

@@ -22,6 +22,7 @@ from ..problems import Problems
 from ..rules import RoutePolicy, Rules
 from ..settings import OPTIONS, check_names, checked
 from ..settings.parts import check_options
+from ..takeover import DjangoEngine, Origin
 from ..visit import IDENTITY
 from .serializing import serializer_named
 
@@ -44,6 +45,7 @@ class LockSettings:
     identity: tuple[str, ...]
     problems: Problems
     serializer: Any
+    origin: Origin | None
 
 
 @lru_cache(maxsize=1)
@@ -82,6 +84,7 @@ def _read() -> LockSettings:
         IDENTITY if said["identity"] is None else tuple(said["identity"]),
         _problems(said["problems"]),
         serializer_named(settings.SESSION_SERIALIZER, may_pickle=bool(said["pickle"])),
+        _origin(said["read_from"]),
     )
 
 
@@ -104,6 +107,17 @@ def _rules(said: Mapping[str, Any]) -> Rules:
     if default.mode == "off":
         raise ConfigurationError("SESSION_LOCK_MODE cannot be 'off'; leave the middleware out instead")
     return Rules(default, routes)
+
+
+def _origin(said: Any) -> Origin | None:
+    origin: Origin | None = DjangoEngine(said) if isinstance(said, str) else said
+    if isinstance(origin, DjangoEngine):
+        origin.check()
+    if origin is not None and origin.cookie not in (None, settings.SESSION_COOKIE_NAME):
+        raise ConfigurationError(
+            f"SESSION_LOCK_READ_FROM: the old sessions' cookie is {origin.cookie!r}; let SESSION_COOKIE_NAME be that"
+        )
+    return origin
 
 
 def _problems(said: Any) -> Problems:

@@ -25,6 +25,7 @@ from ...peers import Client
 from ...policies import SessionPolicy
 from ..nesting import Held
 from ..rules import RequestMode
+from ..takeover.taking import TakeOver
 from . import answers, records, settings
 from .content import Content, name_of
 from .homes import Home
@@ -64,9 +65,10 @@ class Sitting:
         """Whether the session was found to be no more when the request was over."""
         self.on_loss: Callable[[], object] | None = None
         """Called, on the session's loop, when the lease is lost in a request that has changed the session by then."""
+        self._came: str | None = None  # the key under which it was opened
         self._who: dict[str, Any] = {}
         self._turn = asyncio.Lock()
-        self._unopened = self._doomed = self._over = False
+        self._unopened = self._doomed = self._over = self._taken = False
 
     async def load(self, guard: SessionGuard) -> Data:
         """What a store loads: the request's own session, or what is stored now if it has that already."""
@@ -91,18 +93,26 @@ class Sitting:
         # One lock a request: a thread of it may come when that has been given up.
         mode = self._mode if self._held is None else "optimistic"
         how = Opening(self._policy(guard), mode, self._options, self._label, self._lost, self._client, self._yields)
+        old = self._old(guard, key)
         try:
+            if old is not None and old.origin.write_back and await old.differs(key):
+                await old.exchange(key)
             self._record = await how.open(guard, key)
         except (SessionNotFound, InvalidSessionId) as error:
             self.replaced = getattr(error, "replaced", False)
-            store._session_key = None
-            return self._nothing(guard)
+            taken = None if old is None or self.replaced or self._taken else await old.take()
+            self._taken = True
+            store._session_key = taken
+            if taken is None:
+                return self._nothing(guard)
+            store.modified = store.modified or taken != key  # there is a cookie to be set
+            return await self.open(guard)
         except SessionLockError as error:
             self._could_not_open(error)
             raise
         if isinstance(self._record, HeldRecord):
             self._held = self._record
-        self._unopened, self.failure = False, None
+        self._unopened, self.failure, self._came = False, None, key
         self._who = {key: self._record.session.peek(key) for key in settings.current().identity}
         return Content(self._record.session)
 
@@ -133,6 +143,8 @@ class Sitting:
         key = session_key or store.session_key
         if key is None:
             return
+        if (old := self._old(guard, key)) is not None:
+            await old.end()
         record = self._record
         if record is None or record.over or key != store.session_key:
             try:
@@ -181,6 +193,11 @@ class Sitting:
         return await record.incr(key, by)
 
     async def _finish(self, guard: SessionGuard, save: bool) -> None:
+        await self._settle(guard, save)
+        if save and settings.current().origin is not None:
+            await self._tell_old(guard)
+
+    async def _settle(self, guard: SessionGuard, save: bool) -> None:
         if self._mode == "read" and save and not self._store.modified:
             return await self._live_on(guard)
         record = self._record
@@ -269,6 +286,20 @@ class Sitting:
             return [] if record is None or not self._shows(record) else record.session.changed_keys()
         except SessionLockError as error:
             return [str(error)]
+
+    # --- sessions that were there before
+
+    def _old(self, guard: SessionGuard, value: str) -> TakeOver | None:
+        origin = settings.current().origin
+        return None if origin is None else TakeOver(origin, guard, value, self._policy(guard), None)
+
+    async def _tell_old(self, guard: SessionGuard) -> None:
+        """Old nodes know the session, too: by its key as it is now."""
+        key, before = self._store._session_key, self._came
+        if before is not None and before != key and (old := self._old(guard, before)) is not None:
+            await old.end()
+        if key is not None and (old := self._old(guard, key)) is not None and old.origin.write_back:
+            await old.exchange(key, moved=key != before)
 
     # --- parts
 

@@ -136,9 +136,9 @@ ALL = (
         "read_from",
         kinds.ORIGIN,
         "`None`",
-        "Where the sessions are that visitors have already (`sessionlock.integrations.takeover`): each is taken over"
-        " with its first request",
-        ("config", "asgi", "litestar", "aiohttp"),
+        "Where the sessions are that visitors have already (`sessionlock.integrations.takeover`; in Django also what"
+        " `SESSION_ENGINE` was): each is taken over with its first request",
+        ("django", "config", "asgi", "litestar", "aiohttp"),
     ),
     Setting(
         "cookie",

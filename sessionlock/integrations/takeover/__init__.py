@@ -11,12 +11,14 @@ the old and the new cookie must have one name.
 """
 
 from .cookies import FlaskCookie, StarletteCookie
+from .django import DjangoEngine
 from .origins import AiohttpSession, ConnectRedis, FlaskSession, Starsessions
 from .taking import Old, Origin, TakeOver
 
 __all__ = [
     "AiohttpSession",
     "ConnectRedis",
+    "DjangoEngine",
     "FlaskCookie",
     "FlaskSession",
     "Old",

@@ -1,0 +1,24 @@
+"""A Django site is switched over, from each of Django's own session engines."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent.parent
+BACKENDS = "django.contrib.sessions.backends"
+
+
+@pytest.mark.parametrize("engine", ["db", "cache", "cached_db", "file", "signed_cookies"])
+def test_switching_over(engine: str, redis_url: str, tmp_path: Path) -> None:
+    """Nobody is logged out, a logout is not undone; and old nodes may go on beside new ones."""
+    command = [sys.executable, "-m", "support.django_takeover", f"{BACKENDS}.{engine}", redis_url, str(tmp_path)]
+    path = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    ended = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (0, ""), ended.stdout + ended.stderr
