@@ -157,8 +157,11 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "what comes late takes the lock",
         "django",
         SITTING,
-        '            self._mode = "optimistic"\n',
-        "            pass\n",
+        (
+            '            self._mode = "optimistic"\n',
+            '        mode = self._mode if self._held is None else "optimistic"\n',
+        ),
+        ("            pass\n", "        mode = self._mode\n"),
         LATE + "test_a_thread_that_touches_the_session_first",
     ),
     (
