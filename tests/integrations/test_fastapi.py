@@ -166,6 +166,47 @@ async def test_a_new_id(guard: SessionGuard, sid: str) -> None:
         assert client.cookies["session_id"] != sid
 
 
+@pytest.mark.parametrize("mode", ["read", "auto", "lock"])
+async def test_logins_and_logouts_by_the_dependency(guard: SessionGuard, sid: str, mode: Any) -> None:
+    app = FastAPI()
+    app.add_middleware(SessionLockMiddleware, guard=guard, mode=mode)
+
+    @app.post("/login")
+    def login(session: LockedSession, user: int) -> None:
+        session["user_id"] = user
+
+    @app.post("/again")
+    async def again(session: LockedSession) -> None:
+        session.clear()
+        session["user_id"] = 9
+
+    @app.post("/logout")
+    def logout(session: LockedSession) -> None:
+        session.destroy()
+
+    @app.post("/clear")
+    async def clear(session: LockedSession) -> None:
+        session.clear()
+
+    @app.get("/", response_model=None)
+    async def show(request: Request) -> Any:
+        return request.session
+
+    async with browser(app, sid) as client:
+        ids = [sid]
+        for path in ("/login?user=1", "/login?user=2", "/again"):
+            assert (await client.post(path)).status_code == 200
+            ids.append(client.cookies["session_id"])
+        assert len(set(ids)) == 4
+        assert (await client.get("/")).json() == {"user_id": 9}
+        for path in ("/logout", "/clear"):
+            before = client.cookies["session_id"]
+            assert (await client.post(path)).status_code == 200
+            assert not client.cookies
+            assert (await guard.inspect(before)).destroyed
+            await client.post("/login?user=3")
+
+
 async def test_without_the_middleware() -> None:
     app = FastAPI()
 
