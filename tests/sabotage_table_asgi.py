@@ -151,7 +151,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "the application's headers are lost with its answer",
         "asgi",
         EXCHANGE,
-        "if not name.lower().startswith(OF_THE_BODY)]",
+        'if stays(name.decode("latin-1"))]',
         "if False]",
         BESIDE + "test_what_the_application_has_added_stays",
     ),

@@ -24,7 +24,7 @@ from ..errors import LeaseLost, LockNotAcquired, RedisUnavailable, SessionConfli
 from ..peers import client_of_transport
 from .aiohttp_body import Body
 from .aiohttp_settings import Life, Settings, policy_for, route_of
-from .problems import tell
+from .problems import stays, tell
 from .rules import BODY_LIMIT, SAFE_METHODS, RoutePolicy, label_of
 from .visit import RunAgain, Visit
 from .web import Held, WebSession, usable_sid
@@ -36,8 +36,6 @@ log = logging.getLogger("sessionlock.web")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 LOOK_FOR_CLIENT = 0.1  # seconds between two looks whether the client of a waiting request is still there
 CLIENT_GONE = 499  # the status that access logs have for it, for want of one in HTTP
-# What an answer says of its own body; the rest of its headers stays when another takes its place.
-OF_THE_BODY = ("content-", "transfer-encoding", "etag", "last-modified", "accept-ranges", "location", "trailer")
 LATE = "belongs to an answer that has begun"
 
 
@@ -302,7 +300,7 @@ class SessionOfRequest:
         if unsent is None or unsent.prepared:
             return
         for name, value in unsent.headers.items():
-            if not name.lower().startswith(OF_THE_BODY) and name not in answer.headers:
+            if stays(name) and name not in answer.headers:
                 answer.headers.add(name, value)
         for cookie in unsent.cookies.values():
             answer.headers.add("Set-Cookie", cookie.OutputString())

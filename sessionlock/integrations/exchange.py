@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import SessionConflict, SessionLockError
 from .ahead import Ahead
-from .problems import Problem, Problems, tell
+from .problems import Problem, Problems, stays, tell
 from .rules import BODY_LIMIT, SAFE_METHODS
 from .visit import RunAgain, Visit
 
@@ -35,8 +35,6 @@ VISIT = "sessionlock.visit"
 RUN = "sessionlock.run"
 OURS = "sessionlock: this run of the request is over"  # says a cancellation of ours
 PATIENCE = 0.02  # seconds of waiting after which it is worth a task to see whether the client is still there
-# What an answer says of its own body; the rest of its headers stays when another takes its place.
-OF_THE_BODY = (b"content-", b"transfer-encoding", b"etag", b"last-modified", b"accept-ranges", b"location", b"trailer")
 
 OF_A_BODY = (b"content-length", b"transfer-encoding")
 
@@ -163,7 +161,7 @@ class Exchange:
     def _own_headers(self, instead_of: Message | None) -> Headers:
         """Those of the application's answer that are not about its body, and the session's."""
         found = instead_of.get("headers", ()) if instead_of is not None else ()
-        kept = [(name, value) for name, value in found if not name.lower().startswith(OF_THE_BODY)]
+        kept = [(name, value) for name, value in found if stays(name.decode("latin-1"))]
         # The session may have a new id already, or be destroyed.
         return [*kept, *self._headers(kept)] if self._visit.is_open else kept
 

@@ -16,6 +16,7 @@ from ..errors import ConfigurationError
 from ..guard import SessionGuard
 from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
 from .marks import lease_of, policy_of
+from .problems import stays
 from .rules import INHERITED, Mode
 from .settings import PREFIX, check_names, checked, names_of
 from .web import IDENTITY, Problems, RoutePolicy, Rules, Visit
@@ -45,11 +46,6 @@ FLASHES = "_flashes"  # where flash() keeps its messages
 # Who is logged in, by the extensions of both: Flask-Principal, Flask-OIDC, Flask-CAS, Flask-SimpleLogin, and by the
 # older tutorials.
 EXTENSIONS_IDENTITY = (*IDENTITY, "identity.id", "oidc_auth_profile", "CAS_USERNAME", "simple_username", "logged_in")
-# What tells of a body or of a result: not true any more for another one.
-OF_THE_BODY = frozenset(
-    {"accept-ranges", "age", "allow", "cache-control", "etag", "expires", "last-modified", "location"}
-)
-ABOUT_CONTENT = frozenset({"content-security-policy", "content-security-policy-report-only"})
 
 
 class Settings:
@@ -291,13 +287,8 @@ def become(response: Any, other: Any) -> None:
     response.status = other.status
     response.headers = after
     response.response = other.response
-    response.headers.extend((name, value) for name, value in kept if not _of_the_body(name))
+    response.headers.extend((name, value) for name, value in kept if stays(name))
     response.vary.update(varies)
-
-
-def _of_the_body(name: str) -> bool:
-    name = name.lower()
-    return name in OF_THE_BODY or (name.startswith("content-") and name not in ABOUT_CONTENT)
 
 
 # --- messages

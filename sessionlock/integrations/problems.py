@@ -27,7 +27,7 @@ from ..errors import (
     SessionTooLarge,
 )
 
-__all__ = ["HTML", "Problem", "Problems", "prefers_html", "tell"]
+__all__ = ["HTML", "Problem", "Problems", "prefers_html", "stays", "tell"]
 
 log = logging.getLogger("sessionlock.web")
 
@@ -75,6 +75,40 @@ _PAGE = """<!doctype html>
 </body>
 </html>
 """
+
+
+# Headers that tell of a body, or of a target, which is not sent where another answer takes its place. All others stay:
+# CORS, security, cookies, trace ids.
+_OF_THE_BODY = frozenset(
+    {
+        "accept-ranges",
+        "age",
+        "allow",
+        "cache-control",
+        "digest",
+        "etag",
+        "expires",
+        "last-modified",
+        "link",
+        "location",
+        "pragma",
+        "refresh",
+        "repr-digest",
+        "retry-after",
+        "trailer",
+        "transfer-encoding",
+        "x-accel-buffering",
+        "x-accel-redirect",
+        "x-sendfile",
+    }
+)
+
+
+def stays(header: str) -> bool:
+    """Whether a header of the application's answer stays on an answer of ours that takes its place."""
+    name = header.lower()
+    about_content = name.startswith("content-") and not name.startswith("content-security-policy")
+    return not about_content and name not in _OF_THE_BODY
 
 
 @dataclass(frozen=True, slots=True)

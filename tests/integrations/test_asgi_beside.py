@@ -390,7 +390,15 @@ async def test_what_the_application_has_added_stays(guard: SessionGuard, order: 
         request.session["n"] = request.session.get("n", 0) + 1
         async with guard.session_lock(request.session.sessionlock.sid) as other:  # type: ignore[attr-defined]
             other["n"] = 7
-        answer = JSONResponse({}, headers={"x-request-id": "42", "etag": '"x"', "cache-control": "public"})
+        answer = JSONResponse(
+            {},
+            headers={
+                "x-request-id": "42",
+                "etag": '"x"',
+                "cache-control": "public",
+                "content-security-policy": "default-src none",
+            },
+        )
         answer.set_cookie("theme", "dark")
         return answer
 
@@ -408,6 +416,7 @@ async def test_what_the_application_has_added_stays(guard: SessionGuard, order: 
         assert answer.headers.get_list("cache-control") == ["no-store"]
         assert answer.headers.get_list("content-length") == [str(len(answer.content))]
         assert "etag" not in answer.headers
+        assert answer.headers["content-security-policy"] == "default-src none"
         assert answer.json()["status"] == 409
 
 

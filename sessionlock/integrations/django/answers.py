@@ -11,44 +11,11 @@ from django.http import HttpResponse
 from django.utils.cache import patch_vary_headers
 
 from ...errors import SessionLockError
-from ..problems import tell
+from ..problems import stays, tell
 from ..rules import label_of
 from . import settings
 
 __all__ = ["is_one", "is_ours", "made_of_an_error", "not_told_by_us", "problem", "replaced", "take_over"]
-
-# Headers that tell of a body or a target that is not sent. All others (CORS, security, trace ids) stay.
-OF_THE_BODY = frozenset(
-    {
-        "accept-ranges",
-        "age",
-        "cache-control",
-        "content-digest",
-        "content-disposition",
-        "content-encoding",
-        "content-language",
-        "content-length",
-        "content-location",
-        "content-md5",
-        "content-range",
-        "content-type",
-        "digest",
-        "etag",
-        "expires",
-        "last-modified",
-        "link",
-        "location",
-        "pragma",
-        "refresh",
-        "repr-digest",
-        "retry-after",
-        "trailer",
-        "transfer-encoding",
-        "x-accel-buffering",
-        "x-accel-redirect",
-        "x-sendfile",
-    }
-)
 
 
 def is_one(error: SessionLockError) -> bool:
@@ -89,7 +56,7 @@ def replaced(answer: Any, response: Any) -> Any:
     """``answer`` in the place of ``response``, with the headers and cookies that others have put on that."""
     take_over(answer, response)
     for name, value in response.items():
-        if name.lower() not in OF_THE_BODY and name not in answer:
+        if stays(name) and name not in answer:
             answer[name] = value
     for name, cookie in response.cookies.items():
         if name != django_settings.SESSION_COOKIE_NAME:
