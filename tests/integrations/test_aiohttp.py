@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestServer
 from support.aiohttp_calls import WAIT, Shop, add, cart, shop_on, until
 from support.commands import CommandCounter
 
-from sessionlock import LeasePolicy, SessionGuard, WaitTimedOut
+from sessionlock import LeasePolicy, SessionGuard, SessionNotFound, WaitTimedOut
 from sessionlock.errors import ConfigurationError
 from sessionlock.integrations.aiohttp import (
     get_session,
@@ -373,6 +373,28 @@ async def test_regenerate_and_destroy(shop: Shop) -> None:
     assert await shop.ask("GET", "/cart") == (200, '["a"]')
     await shop.ask("POST", "/logout")
     assert shop.sid is None
+
+
+@pytest.mark.parametrize("how", ["awaited", "forgotten", "in a thread"])
+async def test_a_logout_is_one_however_it_is_called(shop: Shop, guard: SessionGuard, how: str) -> None:
+    @shop.on("POST", "/logout")
+    async def logout(request: web.Request) -> web.Response:
+        core = (await get_session(request)).sessionlock
+        if how == "awaited":
+            await core.destroy()
+        elif how == "forgotten":
+            core.destroy()
+        else:
+            await asyncio.to_thread(core.destroy)
+        return web.Response()
+
+    await shop.start()
+    await shop.ask("POST", "/add/a")
+    sid = shop.sid or ""
+    async with shop.browser.post("/logout") as answer:
+        assert (answer.status, answer.cookies["session_id"]["max-age"]) == (200, "0")
+    with pytest.raises(SessionNotFound):
+        await guard.read(sid)
 
 
 async def test_a_url_and_twice(redis_url: str) -> None:
