@@ -58,6 +58,7 @@ class Trouble:
         self.server = server
         self.breaker = Breaker()
         self.reason = ""
+        self.parked = 0  # calls that wait for the end
         loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[None] = loop.create_future()
         self.over: asyncio.Future[None] = loop.create_future()

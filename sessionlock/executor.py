@@ -38,7 +38,7 @@ FAILURES = (RedisError, hiredis.ReplyError, NotNow, *LOST)
 NO_SCRIPTS = re.compile(r"^NOPERM .*(run|execute|use|access).*'?(evalsha|eval)\b", re.IGNORECASE)
 # What ends something that was begun; it must go on when a server turns out to be unfit.
 ENDS = ("release", "abandon", "save", "renew")
-PARKED = 10.0  # seconds for which giving up waits for the end of an outage; later leases have ended by themselves
+MOST_PARKED = 2000  # calls that give something up and wait for the end of an outage to do so
 
 
 class Executor:
@@ -167,9 +167,13 @@ class Executor:
         raise self._given_up(where, met, began_at, call, sent=repetition.sent)
 
     async def _wait_for_end(self, trouble: Trouble, call: Call, first: Exception | None) -> None:
-        """In an outage. Giving up a lock or a place takes nobody's time, and while it is not done others wait."""
-        if call.script == "abandon":
-            await asyncio.wait([trouble.over], timeout=PARKED)
+        """In an outage. Giving up a lock or a place takes nobody's time. It must be done however late: a server that
+        hung goes on where it was, grants what is in its sockets, and others would wait for the end of those leases.
+        """
+        if call.script == "abandon" and trouble.parked < MOST_PARKED:
+            trouble.parked += 1
+            await asyncio.wait([trouble.over])
+            trouble.parked -= 1
         else:
             await trouble.first_look()
         if trouble.is_open:

@@ -106,7 +106,17 @@ class _Held:
         except BaseException as error:
             if not isinstance(error, SessionLockError):
                 await self._runtime.see_through(self._to_the_end(call))
+            elif isinstance(error, RedisUnavailable):
+                await self._abandon_later(error)
             raise
+
+    async def _abandon_later(self, error: RedisUnavailable) -> None:
+        """Released or not, this body is over. Once Redis is back nobody should wait for the end of its lease."""
+        if not error.refused:
+            wanted, runtime = self._wanted, self._runtime
+            token = self._the_lease.token
+            call = protocol.abandon(wanted.keys, token, push_limit=wanted.push_limit, deaf=runtime.deaf)
+            await runtime.see_through(runtime.executor.run(call), wait=False)
 
     def _release(self, changes: list[Change], created: str) -> protocol.Call:
         lease, wanted = self._the_lease, self._wanted
@@ -138,9 +148,13 @@ class _Held:
 
         A conflict keeps the lock, and nobody is left to merge: then it is given up without saving.
         """
-        outcome = self._given_up(await self._runtime.executor.run(call))
-        if isinstance(outcome, Conflict):
-            outcome = self._given_up(await self._runtime.executor.run(self._release([], "")))
+        try:
+            outcome = self._given_up(await self._runtime.executor.run(call))
+            if isinstance(outcome, Conflict):
+                outcome = self._given_up(await self._runtime.executor.run(self._release([], "")))
+        except RedisUnavailable as error:
+            await self._abandon_later(error)
+            raise
         return outcome
 
     @property

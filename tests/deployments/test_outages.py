@@ -348,6 +348,26 @@ async def test_what_was_granted_unheard_is_given_up_when_redis_is_back(own_serve
             await stored.until(lambda s: s.free)
 
 
+async def test_what_a_hung_server_does_late_locks_nobody_out(own_server: OwnServer, node: MakeGuard) -> None:
+    """It goes on where it was: what was sent to it before it was given up is granted then, to nobody."""
+    server = own_server(tcp=True)
+    guard = node(server.tcp_url, retry_for=0.5, reply_within=0.3)
+    sids = [f"s{number}" for number in range(20)]
+    await use(guard, "held")
+    held = guard.session_lock("held")
+    session = await held.__aenter__()
+    session["n"] = 1
+    server.pause()
+    await asyncio.gather(*(refused(guard, sid) for sid in sids))
+    with pytest.raises(RedisUnavailable):
+        await held.__aexit__(None, None, None)
+    server.resume()
+    await back(guard, "other")
+    began = time.monotonic()
+    await asyncio.gather(*(use(guard, sid) for sid in [*sids, "held"]))
+    assert time.monotonic() - began < 2, "a lease is 10 s"
+
+
 async def test_a_holder_in_an_outage(own_server: OwnServer, node: MakeGuard) -> None:
     """Its save is refused at once and truthfully; a lease that outlives the outage is renewed again."""
     server = own_server(config={"appendonly": "yes", "appendfsync": "always"})
