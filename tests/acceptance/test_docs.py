@@ -20,7 +20,7 @@ NOT_RUN = ("guarantees.md", "interop.md", "matrix.md", "protocol.md", "quorum.md
 
 def run(path: Path, url: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """In a process of its own: a framework is set up once per process."""
-    paths = (Path(sessionlock.__file__).parent.parent, ROOT / "tests")
+    paths = (Path(sessionlock.__file__).parent.parent, ROOT / "tests", *filter(None, [os.environ.get("PYTHONPATH")]))
     return subprocess.run(
         [sys.executable, "-m", "support.documents", str(path), url],
         cwd=folder,

@@ -131,6 +131,7 @@ if "sessionid" in client.cookies:
 
 def run(folder: Path, url: str, changed: str, code: str) -> str:
     """What a project says that has these settings."""
+    paths = [str(Path(sessionlock.__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     files = {
         "settings": SETTINGS + changed,
         "urls": URLS,
@@ -147,7 +148,7 @@ def run(folder: Path, url: str, changed: str, code: str) -> str:
         env={
             **os.environ,
             "DJANGO_SETTINGS_MODULE": "settings",
-            "PYTHONPATH": str(Path(sessionlock.__file__).parent.parent),
+            "PYTHONPATH": os.pathsep.join(paths),
         },
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -15,7 +15,6 @@ from litestar import Litestar, MediaType, Request, WebSocket, get, post, websock
 from litestar.connection import ASGIConnection
 from litestar.middleware import DefineMiddleware
 from litestar.plugins.flash import FlashConfig, FlashPlugin, flash
-from litestar.plugins.jinja import JinjaTemplateEngine
 from litestar.response import Template
 from litestar.security.session_auth import SessionAuth
 from litestar.template.config import TemplateConfig
@@ -29,10 +28,15 @@ from sessionlock.errors import ConfigurationError
 from sessionlock.integrations.asgi import SessionLockMiddleware
 from sessionlock.integrations.litestar import SessionLockConfig, SessionLockPlugin
 
+try:
+    from litestar.plugins.jinja import JinjaTemplateEngine
+except ImportError:  # in older versions
+    from litestar.contrib.jinja import JinjaTemplateEngine
+
 pytestmark = pytest.mark.anyio
 
 # Since 2.25 Litestar would have it spelled out what a parameter is; before, there is no such spelling.
-INFERRED = pytest.mark.filterwarnings("ignore::litestar.exceptions.LitestarDeprecationWarning")
+INFERRED = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 Asked = Request[Any, Any, Any]
 
 
