@@ -28,8 +28,8 @@ __all__ = ["LockedSession", "SessionLockMiddleware", "locked_session"]
 async def locked_session(request: Request) -> AsyncIterator[Session]:
     """``Depends(locked_session, scope="function")``: locked and loaded; saved and released as the function returns.
 
-    Works whatever mode the middleware gives the route, and shares the lock if the request holds it already. Without
-    ``scope="function"`` the middleware saves and releases, when the answer begins.
+    Works whatever mode the middleware gives the route. A request that holds the lock already goes on with it, until the
+    answer begins. Without ``scope="function"`` the middleware saves and releases then, too.
 
     Raises:
         ConfigurationError: there is no :class:`SessionLockMiddleware`, or its rules switch it off for this route.
@@ -37,6 +37,9 @@ async def locked_session(request: Request) -> AsyncIterator[Session]:
     visit = visit_of(request.scope)
     if visit is None:
         raise ConfigurationError("locked_session needs app.add_middleware(SessionLockMiddleware, ...) on this route")
+    if visit.session.lease is not None and visit.session.is_open:
+        yield visit.session  # until the answer begins, as for every request of this mode
+        return
     try:
         async with visit.locked() as session:
             yield session

@@ -207,6 +207,27 @@ async def test_logins_and_logouts_by_the_dependency(guard: SessionGuard, sid: st
             await client.post("/login?user=3")
 
 
+async def test_a_middleware_that_writes_after_it(guard: SessionGuard, sid: str) -> None:
+    """The request held the lock before the dependency did, and holds it still."""
+    app = FastAPI()
+
+    @app.middleware("http")
+    async def writes(request: Request, call_next: Any) -> Any:
+        answer = await call_next(request)
+        request.session["after"] = request.session["n"]
+        return answer
+
+    app.add_middleware(SessionLockMiddleware, guard=guard)
+
+    @app.post("/")
+    async def view(session: LockedSession) -> None:
+        session["n"] = 5
+
+    async with browser(app, sid) as client:
+        assert (await client.post("/")).status_code == 200
+    assert await guard.read(sid) == {"cart": [], "n": 5, "after": 5}
+
+
 async def test_without_the_middleware() -> None:
     app = FastAPI()
 
