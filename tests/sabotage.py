@@ -32,6 +32,7 @@ TABLES = (
     "tests.sabotage_table_c",
     "tests.sabotage_table_asgi",
     "tests.sabotage_table_django",
+    "tests.sabotage_table_quart",
 )
 WITHIN = 60.0  # seconds for the tests of one entry
 

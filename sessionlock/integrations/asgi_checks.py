@@ -42,6 +42,12 @@ def misplaced(ours: object, app: App, scope_app: object) -> list[str]:
             f" is kept elsewhere. Remove it. {ORDER}"
             for cls in inside
         ),
+        *(
+            f"{_name(cls)} stands inside {kind.__name__}: quart.session is not what a middleware puts into the scope,"
+            " so nothing is locked. Use sessionlock.integrations.quart.SessionLock(app, guard) instead"
+            for cls in map(type, map(_owner, layers(app)))
+            if any(base.__name__ == "Quart" and base.__module__.split(".")[0] == "quart" for base in cls.__mro__)
+        ),
     ]
 
 
@@ -106,6 +112,11 @@ def _listed(app: Any) -> list[type]:
 
 def _is(cls: type, kind: type) -> bool:
     return issubclass(cls, kind) or issubclass(kind, cls)
+
+
+def _owner(app: Any) -> Any:
+    """``quart_app.asgi_app`` is the application, too."""
+    return getattr(app, "__self__", app)
 
 
 def _keeps_sessions(cls: type) -> bool:

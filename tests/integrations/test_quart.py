@@ -21,6 +21,7 @@ from quart.typing import TestClientProtocol as Client
 from support.commands import connect
 
 from sessionlock import ConfigurationError, SessionGuard, SessionPolicy
+from sessionlock.integrations.asgi import SessionLockMiddleware
 from sessionlock.integrations.quart import LockedSession, SessionLock, session_readonly, visit_of
 from sessionlock.integrations.takeover import FlaskCookie
 
@@ -606,6 +607,15 @@ async def test_only_one_keeps_the_sessions(guard: SessionGuard, caplog: pytest.L
     for _ in range(2):  # where nobody told that it starts
         assert (await app.test_client().get("/")).status_code == 200
     assert [record.levelno for record in caplog.records if "Other" in record.getMessage()] == [logging.ERROR]
+
+
+async def test_the_asgi_middleware_around_quart_is_named(guard: SessionGuard) -> None:
+    """A12: Quart's session would go on in its own cookie, and nothing would be locked."""
+    app = Quart(__name__)
+    app.secret_key = "for tests only"
+    app.asgi_app = SessionLockMiddleware(app.asgi_app, guard)  # type: ignore[method-assign]
+    with pytest.raises(ConfigurationError, match=r"quart\.SessionLock\(app"):
+        await app.test_client().get("/")
 
 
 async def test_routes_and_decorators(guard: SessionGuard) -> None:

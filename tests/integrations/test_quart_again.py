@@ -174,6 +174,33 @@ async def test_a_body_comes_twice(guard: SessionGuard, sid: str, somebody: Someb
     assert (somebody.runs, await somebody.stored()) == (2, 11)
 
 
+async def test_a_body_that_comes_while_the_view_runs(guard: SessionGuard, sid: str, somebody: Somebody) -> None:
+    app = app_of(guard)
+    got: list[bytes] = []
+
+    @app.get("/")
+    async def search() -> str:
+        async for part in request.body:
+            got.append(part)
+            break
+        n = session["n"]
+        await somebody.interferes()
+        session["n"] = n + 1
+        return ""
+
+    async with Call(app, "GET", "/", headers=[(b"cookie", f"session={sid}".encode())]) as call:
+        call.body(b"begun, ", more=True)
+
+        async def is_read() -> bool:
+            return somebody.runs == 1
+
+        await eventually(is_read)
+        call.body(b"and ended")
+        assert (await call.until("http.response.start"))["status"] == 200
+    assert got == [b"begun, ", b"begun, and ended"]
+    assert (somebody.runs, await somebody.stored()) == (2, 11)
+
+
 async def test_a_body_too_long_to_be_kept(guard: SessionGuard, sid: str, somebody: Somebody) -> None:
     app = app_of(guard, routes={"/": RoutePolicy(body_limit=3)})
 
@@ -221,7 +248,7 @@ async def test_a_route_that_counts_is_learnt(guard: SessionGuard, sid: str, some
     assert locked == [False, True, True]
 
 
-@pytest.mark.parametrize("how", ["raised", "hidden"])
+@pytest.mark.parametrize("how", ["raised", "hidden", "propagated"])
 async def test_a_save_of_its_own_that_meets_a_conflict(
     guard: SessionGuard, sid: str, somebody: Somebody, how: str
 ) -> None:
@@ -237,6 +264,7 @@ async def test_a_save_of_its_own_that_meets_a_conflict(
         except SessionConflict:
             if how == "raised":
                 raise
+            app.config["PROPAGATE_EXCEPTIONS"] = how == "propagated"
             raise RuntimeError("it went wrong") from None
         return "saved"
 
@@ -368,7 +396,10 @@ async def test_another_tab_holds_the_lock(guard: SessionGuard, elsewhere: Sessio
 @pytest.mark.parametrize("where", ["before", "view", "after", "teardown", "nowhere"])
 async def test_redis_is_down(redis_url: str, sid: str, where: str) -> None:
     """B2, B14: a view without a session goes on."""
-    async with FaultyProxy(redis_url) as proxy, SessionGuard.from_url(proxy.url) as guard:
+    async with (
+        FaultyProxy(redis_url) as proxy,
+        SessionGuard.from_url(proxy.url, reply_within=0.3, retry_for=0.5) as guard,
+    ):
         client = with_hooks(guard, where).test_client()
         assert (await client.post("/", **with_cookie(sid))).status_code == 200
         proxy.refuse()

@@ -189,7 +189,10 @@ async def test_a_logout(guard: SessionGuard, sid: str) -> None:
 
 async def test_redis_is_down(redis_url: str, sid: str) -> None:
     """At the handshake: for who looks. Later: what was written is told to be lost, and the socket ends as it should."""
-    async with FaultyProxy(redis_url) as proxy, SessionGuard.from_url(proxy.url) as guard:
+    async with (
+        FaultyProxy(redis_url) as proxy,
+        SessionGuard.from_url(proxy.url, reply_within=0.3, retry_for=0.5) as guard,
+    ):
         app = app_of(guard)
 
         @app.websocket("/quiet")
