@@ -33,6 +33,7 @@ TABLES = (
     "tests.sabotage_table_asgi",
     "tests.sabotage_table_django",
     "tests.sabotage_table_quart",
+    "tests.sabotage_table_sessions",
 )
 WITHIN = 60.0  # seconds for the tests of one entry
 

@@ -268,8 +268,8 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
         "what a cancelled release came to is nobody's business",
         8,
         "holding.py",
-        "await self._runtime.see_through(self._to_the_end(call))\n            raise",
-        "await self._runtime.see_through(self._runtime.executor.run(call))\n            raise",
+        "                await self._runtime.see_through(self._to_the_end(call))\n",
+        "                await self._runtime.see_through(self._runtime.executor.run(call))\n",
         (
             CANCEL + "test_a_conflict_at_the_release",
             CANCEL + "test_the_holder_is_cancelled_while_it_hands_over",

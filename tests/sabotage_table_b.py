@@ -155,7 +155,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "a lease that is over says nothing when asked",
         22,
         "lease.py",
-        "            raise LeaseLost(self.why_lost())\n",
+        "            raise LeaseLost(self.why_lost()).about(self.name)\n",
         "            pass\n",
         LOOP + "test_a_lease_can_be_asked_after_blocking",
     ),

@@ -130,7 +130,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a server without RESP3 is asked again and again",
         "capabilities",
-        "executor.py",
+        "circuit.py",
         "hopeless = isinstance(error, AuthenticationError) or NO_RESP3.search(str(error))",
         "hopeless = isinstance(error, AuthenticationError)",
         CHECKUP + "test_a_client_that_insists_on_resp3",
@@ -163,8 +163,8 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "an earlier try is forgotten when there is no connection any more",
         "connection",
         "executor.py",
-        "sent = sent or not was_unsent(error)",
-        "sent = not was_unsent(error)",
+        "            self.last = error\n            self.sent = self.sent or not was_unsent(error)\n",
+        "            self.last = error\n            self.sent = not was_unsent(error)\n",
         "tests/attacks/test_lost_replies.py::test_what_was_sent_once",
     ),
     (

@@ -56,6 +56,7 @@ class Everybody(aiohttp_security.AbstractAuthorizationPolicy):
         return identity
 
 
+@pytest.mark.filterwarnings("ignore::aiohttp.web_exceptions.NotAppKeyWarning")  # before 0.5; which installs `tests`
 async def test_aiohttp_security(shop: Shop) -> None:
     """``remember`` gives a new id, ``forget`` none; ``check_authorized`` as ever."""
     aiohttp_security.setup(shop.app, SessionIdentityPolicy(), Everybody())

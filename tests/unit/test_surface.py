@@ -140,3 +140,11 @@ def imported_with(modules: str) -> set[str]:
     place = SOURCE.parent.parent
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=place)
     return set(done.stdout.split())
+
+
+def test_no_package_of_the_test_extra_stands_in_for_our_folders() -> None:
+    """aiohttp-security 0.5 installs a package `tests`, before which ours, having no ``__init__``, is not found."""
+    root = Path(__file__).resolve().parents[2]
+    program = "import importlib; print(importlib.import_module('tests.sabotage').__file__)"
+    told = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+    assert Path(told.stdout.strip()) == root / "tests" / "sabotage.py"
