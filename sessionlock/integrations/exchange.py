@@ -194,6 +194,8 @@ class _Run:
         finally:
             self._over = True
             self._cancels.take_back()
+            visit.on_loss = None
+            scope.pop(RUN, None)
         await visit.aclose()
         return not self._abandoned
 

@@ -23,7 +23,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
-from support.asgi_calls import Call, app_of, browser
+from support.asgi_calls import Call, app_of, browser, eventually
 
 from sessionlock import Session, SessionConflict, SessionGuard
 from sessionlock.integrations.fastapi import SessionLockMiddleware, locked_session
@@ -580,3 +580,49 @@ async def test_a_route_that_conflicted_is_locked_at_once(guard: SessionGuard, si
             assert (await client.get("/counter")).status_code == 200
         assert (await client.get("/other")).status_code == 200
     assert seen == [False, True, True, False]
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_a_client_that_leaves_between_the_runs(
+    guard: SessionGuard, redis_url: str, sid: str, visits: Visits, reads: bool
+) -> None:
+    """The second run waits for the lock; nobody waits for its answer any more."""
+
+    async def view(request: Request) -> Response:
+        if reads:
+            await request.body()
+        run = await visits(request.session)
+        await elsewhere.__aenter__()  # somebody takes the lock before the second run can
+        return PlainTextResponse(f"run {run}")
+
+    async def one_waits() -> bool:
+        return len((await guard.inspect(sid)).waiters) == 1
+
+    async with SessionGuard.from_url(redis_url) as other:
+        elsewhere = other.session_lock(sid)
+        async with Call(app_of(guard, view, wait=30), sid=sid) as call:
+            call.body()
+            await eventually(one_waits)
+            call.tell("http.disconnect")
+            await call.ended()
+            assert call.sent == []
+            assert not call.cancelling
+            assert (await guard.inspect(sid)).waiters == ()
+        await elsewhere.__aexit__(None, None, None)
+    assert visits.runs == 1
+    assert await visits.stored() == 10
+
+
+async def test_a_second_run_that_waits_in_vain(guard: SessionGuard, redis_url: str, sid: str, visits: Visits) -> None:
+    async def view(request: Request) -> Response:
+        run = await visits(request.session)
+        await elsewhere.__aenter__()
+        return PlainTextResponse(f"run {run}")
+
+    async with SessionGuard.from_url(redis_url) as other:
+        elsewhere = other.session_lock(sid)
+        async with browser(app_of(guard, view, wait=0.1), sid) as client:
+            answer = await client.get("/")
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        await elsewhere.__aexit__(None, None, None)
+    assert await visits.stored() == 10
