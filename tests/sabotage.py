@@ -32,6 +32,7 @@ TABLES = (
     "tests.sabotage_table_c",
     "tests.sabotage_table_asgi",
     "tests.sabotage_table_django",
+    "tests.sabotage_table_flask",
     "tests.sabotage_table_quart",
     "tests.sabotage_table_sessions",
 )

@@ -218,6 +218,7 @@ def test_only_the_run_that_counts_is_kept_for_a_test(app: Flask, sid: str) -> No
     with client:
         assert client.get("/kept").status_code == 200
         assert g.run == 2
+        assert len(client._context_stack._exit_callbacks) == 2  # type: ignore[attr-defined]
         assert request._get_current_object() is seen[1]  # type: ignore[attr-defined]
         assert session["n"] == 11
 

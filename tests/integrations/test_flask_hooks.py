@@ -221,7 +221,11 @@ def test_other_places(trouble: Trouble, place: str) -> None:
     if place == "context processor":
         app.context_processor(look)
     elif place == "url_value_preprocessor":
-        app.url_value_preprocessor(lambda endpoint, values: look() and None)
+
+        @app.url_value_preprocessor
+        def before(endpoint: str | None, values: dict[str, Any] | None) -> None:
+            look()
+
     elif place == "template global":
         app.template_global("look")(look)
     else:

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-
 from servers import RECIPES, Recipe, ServerNotHad, cache, cells, debian, provide, table
 from servers.cells import THOROUGH, Cell, Column
 from servers.pythons import provide_python

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 
 import redis
 from redis.crc import key_slot
-
 from support.choice import in_chosen_protocol
 from support.placed import PlacedServer, start_all
 from support.polling import eventually, until

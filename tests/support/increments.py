@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
+from support.history import Writer
 
 import sessionlock
 from sessionlock import LeaseLost, LeasePolicy, RedisUnavailable, SessionGuard, SessionLockError, WaitPolicy
 from sessionlock.durability import Wait
-from support.history import Writer
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from support.commands import connect
 
 from sessionlock.embedded import EmbeddedServer, ServerBinary
-from support.commands import connect
 
 __all__ = ["PlacedServer", "free_port", "start_all"]
 

@@ -17,9 +17,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import redis
+from support.history import Operation, misordered_fences
 
 from sessionlock.keys import keys_for
-from support.history import Operation, misordered_fences
 
 __all__ = ["Account", "Fault", "Nemesis", "by_session", "examine", "longest_pause", "stored"]
 

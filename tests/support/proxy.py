@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit
 
 import anyio
-
 from support.resp import CONFIRMATIONS, MESSAGES, Frames, head, is_push
 
 if TYPE_CHECKING:

@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from typing import Any
 
-from sessionlock import LeaseLost, LeasePolicy, Quorum, RedisUnavailable, Session, SessionGuard, WaitTimedOut
-from sessionlock.embedded import EmbeddedServer
-from sessionlock.keys import keys_for
 from support.choice import in_chosen_protocol
 from support.commands import connect
 from support.stored import Stored
+
+from sessionlock import LeaseLost, LeasePolicy, Quorum, RedisUnavailable, Session, SessionGuard, WaitTimedOut
+from sessionlock.embedded import EmbeddedServer
+from sessionlock.keys import keys_for
 
 SID = "s"
 KEYS = keys_for("sl", SID)

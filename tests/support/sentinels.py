@@ -19,11 +19,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import redis
-
-from sessionlock.embedded import ServerBinary, find_server
 from support.choice import in_chosen_protocol
 from support.placed import PlacedServer, free_port, start_all
 from support.polling import eventually, until
+
+from sessionlock.embedded import ServerBinary, find_server
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import redis
+from support.commands import connect
 
 from sessionlock.keys import keys_for
-from support.commands import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -45,7 +45,9 @@ class GuardedFlask(Flask):
         return super().handle_user_exception(*args)
 
     def handle_exception(self, *args: Any) -> Response:
-        """As Flask's; a session may have been touched before there was a view: by a URL converter."""
+        """As Flask's; the session may have been touched first before there was a view (by a URL converter), or after it
+        (by a hook, an extension's): that is answered through the hooks, too.
+        """
         if isinstance(args[-1], SessionLockError):
             try:
                 answer = self.handle_user_exception(*args)
@@ -56,8 +58,10 @@ class GuardedFlask(Flask):
         return super().handle_exception(*args)
 
     def process_response(self, *args: Any) -> Response:
-        """As Flask's; when a hook met an error of the session, its answer goes through the hooks instead."""
-        return self._guarded_by.process(self, super().process_response, args)
+        """As Flask's, with hooks that do not spoil an error's answer."""
+        if args[-1].status_code >= 500:
+            self._guarded_by.answer_is_ready()
+        return super().process_response(*args)
 
 
 def guard_application(app: Flask) -> None:

@@ -177,27 +177,16 @@ class SessionLockInterface(SessionInterface):
         return run_request(self, application, environ, start_response)
 
     def is_being_answered(self, error: BaseException) -> None:
-        """``error`` is about to become an answer, which nothing of ours may spoil."""
+        """``error`` is about to become an answer."""
         if isinstance(error, SessionLockError):
             tell(error, label_of(current_request.method, current_request.path))
-            session = _session_of(request_ctx)
-            if session is not None:
-                session._answer_is_ready()
+            self.answer_is_ready()
 
-    def process(self, app: Flask, process: Callable[..., Response], args: tuple[Any, ...]) -> Response:
-        """The application's hooks and the saving, for an answer that is ready."""
-        *context, response = args
+    def answer_is_ready(self) -> None:
+        """It is an error's, and nothing of ours may spoil it."""
         session = _session_of(request_ctx)
-        if session is not None and response.status_code >= 500:
+        if session is not None:
             session._answer_is_ready()
-        try:
-            return process(*context, response)
-        except SessionLockError as error:  # a hook's: it looked into the session first, or saved it
-            answer = app.make_response(app.handle_user_exception(error))
-        try:
-            return process(*context, answer)
-        except SessionLockError:
-            return answer  # told already
 
     # --- parts
 
