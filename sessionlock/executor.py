@@ -150,6 +150,7 @@ class Executor:
                 first = error
         if trouble is not None and trouble.is_open:
             await self._wait_for_end(trouble, call, first)
+            began_at = time.monotonic()  # however long that was
         if first is not None and not worth_repeating(first):
             raise self._given_up(where, first, began_at, call)
         trouble = self.circuit.doubt(where, began_at)

@@ -348,7 +348,9 @@ async def test_what_was_granted_unheard_is_given_up_when_redis_is_back(own_serve
             await stored.until(lambda s: s.free)
 
 
-async def test_what_a_hung_server_does_late_locks_nobody_out(own_server: OwnServer, node: MakeGuard) -> None:
+async def test_what_a_hung_server_does_late_locks_nobody_out(
+    own_server: OwnServer, node: MakeGuard, lines: list[logging.LogRecord]
+) -> None:
     """It goes on where it was: what was sent to it before it was given up is granted then, to nobody."""
     server = own_server(tcp=True)
     guard = node(server.tcp_url, retry_for=0.5, reply_within=0.3)
@@ -361,11 +363,13 @@ async def test_what_a_hung_server_does_late_locks_nobody_out(own_server: OwnServ
     await asyncio.gather(*(refused(guard, sid) for sid in sids))
     with pytest.raises(RedisUnavailable):
         await held.__aexit__(None, None, None)
+    await asyncio.sleep(0.6)  # longer than a call is repeated
     server.resume()
     await back(guard, "other")
     began = time.monotonic()
     await asyncio.gather(*(use(guard, sid) for sid in [*sids, "held"]))
     assert time.monotonic() - began < 2, "a lease is 10 s"
+    assert len(lines) == 2, "what waited for the end begins no outage of its own"
 
 
 async def test_a_holder_in_an_outage(own_server: OwnServer, node: MakeGuard) -> None:
@@ -413,7 +417,7 @@ async def test_users_are_not_waited_for_either(own_server: OwnServer, node: Make
     for _ in range(10):
         with pytest.raises(RedisUnavailable, match="nothing was sent"):
             await guard.sessions_of("ann")
-    assert time.monotonic() - began < AT_ONCE
+    assert time.monotonic() - began < 1.5, "each of them would wait for an answer, 0.3 s"
     server.resume()
 
 
