@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+SECOND = "tests/integrations/test_asgi_second_run.py::"
 AGAIN = "tests/integrations/test_asgi_again.py::"
 BODIES = "tests/integrations/test_asgi_bodies.py::"
 BESIDE = "tests/integrations/test_asgi_beside.py::"
-SESSIONS = "tests/integrations/test_asgi_sessions.py::"
 
 EXCHANGE = "integrations/exchange.py"
 AHEAD = "integrations/ahead.py"
@@ -49,7 +49,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         EXCHANGE,
         "isinstance(error, asyncio.CancelledError) and self._number() <= self._before",
         "isinstance(error, asyncio.CancelledError)",
-        AGAIN + "test_a_server_that_gives_up_meanwhile",
+        SECOND + "test_a_server_that_gives_up_meanwhile",
     ),
     (
         "a second run finds the state of the first",
@@ -57,7 +57,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         EXCHANGE,
         "            self._state.clear()\n            self._state.update(self._state_then)\n",
         "            pass\n",
-        AGAIN + "test_the_second_run_finds_the_request_as_it_came",
+        SECOND + "test_the_second_run_finds_the_request_as_it_came",
     ),
     (
         "a second run finds the scope of the first",
@@ -65,7 +65,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         EXCHANGE,
         "before.restored()).handle",
         "self._scope).handle",
-        AGAIN + "test_the_second_run_finds_the_request_as_it_came",
+        SECOND + "test_the_second_run_finds_the_request_as_it_came",
     ),
     (
         "a second run finds the context of the first",
@@ -73,7 +73,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         EXCHANGE,
         "            if variable.get(None) is not value:\n",
         "            if False:\n",
-        AGAIN + "test_the_second_run_finds_the_request_as_it_came",
+        SECOND + "test_the_second_run_finds_the_request_as_it_came",
     ),
     (
         "what is told before the answer is told by the first run, too",
@@ -81,7 +81,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         EXCHANGE,
         "elif self._begun or not self._exchange.can_run_again:",
         "elif True:",
-        AGAIN + "test_what_is_told_before_the_answer_is_the_second_runs",
+        SECOND + "test_what_is_told_before_the_answer_is_the_second_runs",
     ),
     (
         "a second run gets what is left of the body",
@@ -89,7 +89,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         AHEAD,
         "        self._kept.extendleft(reversed(self._given))\n",
         "",
-        AGAIN + "test_a_body_is_given_to_both",
+        SECOND + "test_a_body_is_given_to_both",
     ),
     (
         "a long body is kept for a second run without end",
@@ -97,7 +97,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         AHEAD,
         "if self._given_size > MOST_AHEAD:",
         "if False:",
-        AGAIN + "test_a_body_that_is_too_long_to_be_kept",
+        SECOND + "test_a_body_that_is_too_long_to_be_kept",
     ),
     (
         "the lock is taken before the body has come",
