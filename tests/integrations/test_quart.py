@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta, timezone
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -345,6 +346,34 @@ async def test_a_permanent_session_lives_as_the_settings_say_now(
     answer = await getattr(client, method)("/look")
     assert "Expires=" in answer.headers["Set-Cookie"]
     assert 2990 < lives(redis_url, guard) <= 3000
+
+
+async def test_static_files_renew_nothing(guard: SessionGuard, redis_url: str, tmp_path: Path) -> None:
+    (tmp_path / "style.css").write_text("* {}")
+    app = Quart(__name__, static_folder=str(tmp_path), static_url_path="/static")
+    SessionLock(app, guard)
+
+    @app.post("/begin")
+    async def begin() -> str:
+        session.permanent = True
+        return ""
+
+    @app.get("/page")
+    async def page() -> str:
+        return ""
+
+    client = app.test_client()
+    await client.post("/begin")
+    with connect(redis_url) as redis:
+        (key,) = redis.keys(f"{guard.prefix}*:session")
+        redis.pexpire(key, 20 * 86_400_000)
+    answer = await client.get("/static/style.css")
+    assert answer.status_code == 200
+    assert "Set-Cookie" not in answer.headers
+    assert "Cookie" not in answer.headers.get("Vary", "")
+    assert lives(redis_url, guard) <= 20 * 86_400
+    assert "Set-Cookie" in (await client.get("/page")).headers
+    assert lives(redis_url, guard) > 30 * 86_400
 
 
 async def test_without_refresh_only_a_change_renews(

@@ -220,6 +220,8 @@ class SessionLockInterface(SessionInterface):
 
     def _live(self, app: Quart, use: Use) -> float | None:
         assert use.visit is not None
+        if not use.visit.session.accessed and use.run is not None and _is_static(use.run.request):
+            return None  # static files renew nothing
         idle = self._lifetime(app).idle
         return live_of(app, use.visit, idle, modified=use.modified, permanent=use.is_permanent)
 
@@ -246,6 +248,10 @@ class SessionLockInterface(SessionInterface):
                 await use.finish(failed=False, live=lambda: None)
         except SessionLockError as error:
             tell(error, use.label)
+
+
+def _is_static(request: Any) -> bool:
+    return (request.endpoint or "static").rpartition(".")[2] == "static"
 
 
 def _method(request: Any) -> str:
