@@ -184,6 +184,8 @@ async def _received(request: Request, limit: int) -> bool:
     body: Any = request.body
     if (request.content_length or 0) > limit:
         return body._must_raise is not None
+    if body._must_raise is not None or body._complete.is_set():
+        return True
     waiting = asyncio.ensure_future(body._complete.wait())
     until = None if request.body_timeout is None else time.monotonic() + request.body_timeout
     try:

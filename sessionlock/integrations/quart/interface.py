@@ -12,10 +12,12 @@ from flask.json.tag import TaggedJSONSerializer
 from flask.sessions import SessionMixin
 from quart import Quart, Response, current_app, has_request_context
 from quart import request as current_request
+from quart.globals import _cv_request, _cv_websocket
 from quart.sessions import SessionInterface, session_json_serializer
 from quart.wrappers import Websocket
 from werkzeug.local import LocalProxy
 
+from ...codec import Codec
 from ...default import default_guard
 from ...errors import ConfigurationError, LockNotAcquired, ReentrantLock, SessionLockError
 from ...guard import SessionGuard
@@ -67,6 +69,7 @@ class SessionLockInterface(SessionInterface):
     def __init__(self, app: Quart, guard_or_url: SessionGuard | str | None, settings: Settings) -> None:
         self._guard_or_url = guard_or_url
         self._guard: SessionGuard | None = None
+        self._codec: Codec
         self._told_replaced = False
         self._owns_guard = False
         self._said = settings.said(app)
@@ -90,6 +93,7 @@ class SessionLockInterface(SessionInterface):
             if not isinstance(given, (str, SessionGuard)):
                 raise ConfigurationError(f"SessionLock wants a guard for asyncio or a URL, not {given!r}")
             self._guard = guard_for(app, given) if isinstance(given, str) else with_flashes(given)
+            self._codec = for_framework(self._guard.codec, self.serializer.dumps, self.serializer.loads)
         return self._guard
 
     async def begin_serving(self) -> None:
@@ -176,7 +180,7 @@ class SessionLockInterface(SessionInterface):
             visit = run.before.again()
             visit.on_loss = run.lease_is_lost
             return visit
-        policy = policy_for(app, self._rules, request, _endpoint(app, request))
+        policy = policy_for(app, self._rules, request, _endpoint(request))
         if isinstance(request, Websocket) or run is None:
             policy = replace(policy, mode=UNLOCKED.get(policy.mode, policy.mode))
         else:
@@ -208,7 +212,7 @@ class SessionLockInterface(SessionInterface):
             client=partial(client_of_scope, request.scope),
             rules=None if run is None else self._rules,
             identity=self._identity if answers else (),
-            codec=for_framework(guard.codec, self.serializer.dumps, self.serializer.loads),
+            codec=self._codec,
             lifetime=self._lifetime(app, locked=policy.mode_for(request.method) == "lock"),
             on_loss=None if run is None else run.lease_is_lost,
             origin=origin,
@@ -262,13 +266,13 @@ def _accept() -> str | None:
     return current_request.headers.get("Accept") if has_request_context() else None
 
 
-def _endpoint(app: Quart, request: Any) -> str | None:
+def _endpoint(request: Any) -> str | None:
     """Of the view. Quart looks for it only after it has opened the session."""
-    adapter = app.create_url_adapter(request)
-    if adapter is None:
+    context: Any = _cv_websocket.get(None) if isinstance(request, Websocket) else _cv_request.get(None)
+    if context is None or context.url_adapter is None:
         return None
     try:
-        rule, _ = adapter.match(return_rule=True)
+        rule, _ = context.url_adapter.match(return_rule=True)
     except Exception:  # none, or a redirect, or a converter that needs what is not there yet: Quart tells in a moment
         return None
     return cast("str | None", rule.endpoint)
