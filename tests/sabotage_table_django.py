@@ -154,17 +154,6 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         LATE + "test_a_thread_while_the_answer_is_made",
     ),
     (
-        "what comes late takes the lock",
-        "django",
-        SITTING,
-        (
-            '            self._mode = "optimistic"\n',
-            '        mode = self._mode if self._held is None else "optimistic"\n',
-        ),
-        ("            pass\n", "        mode = self._mode\n"),
-        LATE + "test_a_thread_that_touches_the_session_first",
-    ),
-    (
         "async views under WSGI are refused",
         "django",
         "integrations/django/homes.py",
