@@ -163,6 +163,24 @@ def counts(request: Request) -> HttpResponse:
     return HttpResponse()
 
 
+def saves_twice(request: Request) -> HttpResponse:
+    """Saves in between; the second save meets somebody else's change."""
+    runs.append(request.session.sessionlock.mode)
+    request.session["saved"] = request.session.get("saved", 0) + 1
+    other = request.session.get("number", 0)
+    request.session.save()
+    change(request)
+    request.session["number"] = other + 1
+    return HttpResponse()
+
+
+def counts_and_conflicts(request: Request) -> HttpResponse:
+    runs.append(request.session.sessionlock.mode)
+    request.session.sessionlock.incr("visits")
+    request.session.sessionlock.incr("visits", 2)
+    return seen(request)
+
+
 def enters(request: Request) -> HttpResponse:
     """Logs somebody in by a link, as magic links and callbacks of OpenID do."""
     from support.django_site.people import person
@@ -209,6 +227,8 @@ urlpatterns = [
     path("saves", saves),
     path("handles", handles),
     path("counts", counts),
+    path("saves_twice", saves_twice),
+    path("counts_and_conflicts", counts_and_conflicts),
     path("enters", enters),
     path("who", who),
     path("streams", streams),
@@ -308,6 +328,37 @@ def test_a_save_of_the_view_s_own_that_fails_the_request(client: Client, where: 
     assert client.get(where).status_code == 200  # the test client would raise what Django calls a crash
     assert client.session["number"] == 102
     assert len(runs) == (2 if where == "/saves" else 1)  # an atomic counter meets nobody
+
+
+def test_what_a_view_saves_by_itself_is_saved_once(client: Client) -> None:
+    """It takes the lock for that, and runs again before it saves, not after. Who changes the session without regard
+    for the lock is a conflict then, for the request has done something that cannot be undone.
+    """
+    assert client.get("/saves_twice").status_code == 200
+    assert runs == ["optimistic", "lock"]
+    assert (client.session["saved"], client.session["number"]) == (1, 2)
+    meanwhile.append(another_counts)
+    assert client.get("/saves_twice").status_code == 409
+    assert (client.session["saved"], client.session["number"]) == (2, 102)
+
+
+def test_what_a_view_counts_is_counted_once(client: Client) -> None:
+    meanwhile.append(another_counts)
+    assert client.get("/counts_and_conflicts").status_code == 200
+    assert [mode for mode in runs if mode == "lock"]
+    assert (client.session["visits"], client.session["number"]) == (3, 102)
+
+
+@pytest.mark.anyio
+async def test_also_under_asgi() -> None:
+    client = AsyncClient()
+    await client.post("/seen")
+    meanwhile.append(another_counts)
+    assert (await client.get("/counts_and_conflicts")).status_code == 200
+    assert (await client.get("/saves_twice")).status_code == 200
+    store = SessionStore(client.cookies["sessionid"].value)
+    assert (await store.aget("visits"), await store.aget("number"), await store.aget("saved")) == (3, 103, 1)
+    await close()
 
 
 def test_a_conflict_that_the_view_handled_and_the_end_met_again(client: Client) -> None:

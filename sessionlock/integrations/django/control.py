@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from django.conf import settings as django_settings
@@ -29,6 +30,7 @@ __all__ = ["Control"]
 log = logging.getLogger("sessionlock.web")
 
 T = TypeVar("T")
+_handled: ContextVar[Any] = ContextVar("sessionlock_handled", default=None)
 
 
 class Control(Sitting):
@@ -107,6 +109,8 @@ class Control(Sitting):
         """
         self._home, self._mode, self._options, self._label, self._client = home, mode, options, label, client
         self._yields = yields
+        self._outer = _handled.get()
+        _handled.set(self)
 
     def begin(self) -> None:
         """Open it now. It does not count as accessed. What prevents that is :attr:`failure`, not raised.
@@ -161,6 +165,16 @@ class Control(Sitting):
         assert self._held.session.lease is not None
         return LeaseLost(self._held.session.lease.why_lost())
 
+    def uncount(self) -> None:
+        """The request is run again: take back what it has counted, or it would count twice."""
+        if self._counted:
+            self._where.run(self._uncount)
+
+    async def auncount(self) -> None:
+        """As :meth:`uncount`."""
+        if self._counted:
+            await self._where_here.call(self._uncount)
+
     def finish(self, save: bool) -> None:
         """The answer begins: save (or not) and give the lock up. From here on each ``save()`` is a commit of its own.
 
@@ -168,14 +182,15 @@ class Control(Sitting):
             UpdateError: it was destroyed meanwhile. LeaseLost, SessionConflict, RedisUnavailable, CodecError ...
         """
         if save or self._has_lock or self._mode == "read":
-            self._where.run(self._in_turn, self._finish, save)
+            self._where.run(self._in_turn, True, self._finish, save)
 
     async def afinish(self, save: bool) -> None:
         """As :meth:`finish`."""
-        await self._where_here.call(self._in_turn, self._finish, save)
+        await self._where_here.call(self._in_turn, True, self._finish, save)
 
     def close(self) -> None:
         """The request is over, one way or another: no lock stays."""
+        _handled.set(self._outer)
         self._forget_nesting()
         if self._has_lock:
             self._where.run(self._leave, None)
@@ -187,6 +202,7 @@ class Control(Sitting):
         Raises:
             LeaseLost: instead of the cancellation by which it ended the view.
         """
+        _handled.set(self._outer)
         self._forget_nesting()
         if self._held is not None:
             await self._leave(None, error)
@@ -208,7 +224,7 @@ class Control(Sitting):
     def run(self, work: Work[T], *args: Any) -> T:
         """From a thread; whatever it meets is what the request met."""
         try:
-            outcome: T = self._where.run(self._in_turn, work, *args)
+            outcome: T = self._where.run(self._in_turn, self._is_handled_here(), work, *args)
         except (SessionLockError, UpdateError, SessionInterrupted) as error:
             self._note(error)
             raise
@@ -217,15 +233,20 @@ class Control(Sitting):
     async def call(self, work: Work[T], *args: Any) -> T:
         """As :meth:`run`, from a coroutine."""
         try:
-            outcome: T = await self._where_here.call(self._in_turn, work, *args)
+            outcome: T = await self._where_here.call(self._in_turn, self._is_handled_here(), work, *args)
         except (SessionLockError, UpdateError, SessionInterrupted) as error:
             self._note(error)
             raise
         return outcome
 
-    async def _in_turn(self, guard: SessionGuard, work: Work[T], *args: Any) -> T:
+    def _is_handled_here(self) -> bool:
+        """Whether this is the request's handling, and no thread of it: that has not its context."""
+        return _handled.get() is self
+
+    async def _in_turn(self, guard: SessionGuard, in_view: bool, work: Work[T], *args: Any) -> T:
         """A thread of the request's may save while the request itself does: one after the other."""
         async with self._turn:
+            self._in_view = in_view
             result: T = await work(guard, *args)
         return result
 

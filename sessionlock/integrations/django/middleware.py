@@ -85,6 +85,7 @@ class SessionLockMiddleware(SessionMiddleware):  # type: ignore[misc]
                 try:
                     return run.ended(self._handle(request, run))
                 except _RunAgain as again:
+                    run.store.sessionlock.uncount()
                     run.again(request, again.response)
         except BaseException:
             run.close()
@@ -98,6 +99,7 @@ class SessionLockMiddleware(SessionMiddleware):  # type: ignore[misc]
                 try:
                     return run.ended(await self._ahandle(request, run))
                 except _RunAgain as again:
+                    await run.store.sessionlock.auncount()
                     run.again(request, again.response)
         except BaseException:
             run.close()
@@ -158,7 +160,12 @@ class SessionLockMiddleware(SessionMiddleware):  # type: ignore[misc]
     def process_exception(self, request: Any, exception: Exception) -> Any:
         """What a view met when it used its session becomes the answer that it would be before the view."""
         control = getattr(getattr(request, "session", None), "sessionlock", None)
-        if control is not None and control.clash is exception and request.sessionlock_run.may_run_again:
+        if (
+            control is not None
+            and control.clash is exception
+            and request.sessionlock_run.may_run_again
+            and not control.kept
+        ):
             return HttpResponse(status=409)  # not sent: the request is run again
         answer = answers.problem(exception, request) if isinstance(exception, SessionLockError) else None
         if answer is not None:
@@ -238,7 +245,7 @@ class Ending:
         """A response that was made of what the session met is not sent."""
         control, response = self.opened.sessionlock, self.response
         failed = answers.made_of_an_error(response)
-        if control.clash is not None and self.run.may_run_again and (failed or response.status_code == 409):
+        if control.clash is not None and self._may_run_again and (failed or response.status_code == 409):
             raise _RunAgain(response)
         failure = control.failure
         if failure is None or not control.told or answers.is_ours(response):
@@ -273,8 +280,12 @@ class Ending:
         except (SessionConflict, UpdateError) as error:
             raise self._conflict(error) from None
 
+    @property
+    def _may_run_again(self) -> bool:
+        return self.run.may_run_again and not self.opened.sessionlock.kept
+
     def _conflict(self, error: Exception) -> Exception:
-        if self.run.may_run_again:
+        if self._may_run_again:
             return _RunAgain(self.response)
         return error if isinstance(error, SessionConflict) else SessionInterrupted(ENDED)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -63,11 +64,16 @@ class Sitting:
         """Whether it came with a key that was replaced by another, which the browser has or will have in a moment."""
         self.ended = False
         """Whether the session was found to be no more when the request was over."""
+        self.kept = False
+        """Whether the application has saved something by itself, so that the request must not run again."""
+        self._counted: list[tuple[str, int]] = []
         self.on_loss: Callable[[], object] | None = None
         """Called, on the session's loop, when the lease is lost in a request that has changed the session by then."""
         self._came: str | None = None  # the key under which it was opened
         self._who: dict[str, Any] = {}
+        self._outer: Any = None  # of the request that this one is made in
         self._turn = asyncio.Lock()
+        self._in_view = True  # and not in a thread that the view has begun; of what has its turn
         self._unopened = self._doomed = self._over = self._taken = False
 
     async def load(self, guard: SessionGuard) -> Data:
@@ -126,10 +132,25 @@ class Sitting:
         record = await self._opened(guard, data)
         if ttl <= 0:
             return await record.destroy()
+        self._save_once(record)
         try:
             await record.save(ttl)
         except SessionNotFound as error:
             raise UpdateError(str(error)) from None
+
+    def _save_once(self, record: Record) -> None:
+        """What the application has saved by itself would be done twice, were the request to run again later. So it runs
+        again before, under the lock, where nobody's change can be in the way.
+        """
+        if self._over or not record.session.changed_keys():
+            return
+        if isinstance(record, FreeRecord) and not self._in_view:
+            record.yields = False  # a thread of the request's, which nothing runs again
+        elif self._yields and isinstance(record, FreeRecord):
+            raise SessionConflict(
+                f"session {record.session.name} is saved before the request ends: that takes the lock"
+            )
+        self.kept = True
 
     async def create(self, guard: SessionGuard) -> None:
         """Store what there is under a new key."""
@@ -190,7 +211,15 @@ class Sitting:
         if self._store._session_key is None:
             raise SessionNotFound("this session is not stored yet; save() it before counting in it")
         record = await self._opened(guard, data)
-        return await record.incr(key, by)
+        counted = await record.incr(key, by)
+        self._counted.append((key, by))
+        return counted
+
+    async def _uncount(self, guard: SessionGuard) -> None:
+        counted, self._counted = self._counted, []
+        for key, by in counted:
+            with suppress(SessionNotFound, SessionConflict):
+                await guard.incr(self._store.session_key, key, -by)
 
     async def _finish(self, guard: SessionGuard, save: bool) -> None:
         await self._settle(guard, save)
