@@ -19,11 +19,12 @@ from quart import Quart, flash, get_flashed_messages, jsonify, make_response, re
 from quart.sessions import NullSession, SessionInterface
 from quart.typing import ResponseReturnValue
 from quart.typing import TestClientProtocol as Client
+from quart.views import MethodView
 from support.commands import connect
 
 from sessionlock import ConfigurationError, SessionGuard, SessionPolicy
 from sessionlock.integrations.asgi import SessionLockMiddleware
-from sessionlock.integrations.quart import LockedSession, SessionLock, session_readonly, visit_of
+from sessionlock.integrations.quart import LockedSession, SessionLock, session_lock, session_readonly, visit_of
 from sessionlock.integrations.takeover import FlaskCookie
 
 pytestmark = pytest.mark.anyio
@@ -611,6 +612,26 @@ async def test_a_url_that_makes_no_sense_is_told_at_the_start() -> None:
         await app.startup()
 
 
+async def test_a_store_that_does_not_answer_is_told_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
+    """B15: and the application starts all the same, maybe before its store."""
+    app = Quart(__name__)
+    SessionLock(app, "redis://localhost:1/0")
+    async with app.test_app():
+        assert [record.levelno for record in caplog.records if record.levelno >= logging.ERROR] == [logging.ERROR]
+
+
+async def test_settings_that_do_not_exist_are_told(guard: SessionGuard) -> None:
+    """B19: with the nearest one; and a value by the setting's own name."""
+    for wrong, told in (
+        ({"SESSION_LOCK_WIAT": 3}, "SESSION_LOCK_WAIT"),
+        ({"SESSION_LOCK_MODE": "x"}, "SESSION_LOCK_MODE"),
+    ):
+        app = Quart(__name__)
+        app.config.update(wrong)
+        with pytest.raises(ConfigurationError, match=told):
+            SessionLock(app, guard)
+
+
 async def test_only_one_keeps_the_sessions(guard: SessionGuard, caplog: pytest.LogCaptureFixture) -> None:
     app = Quart(__name__)
     SessionLock(app, guard)
@@ -665,6 +686,26 @@ async def test_routes_and_decorators(guard: SessionGuard) -> None:
     app.add_url_rule("/decorated", "decorated", decorated, methods=["POST"])
     for path, status in {"/off": 500, "/read": 500, "/decorated": 500, "/plain": 200}.items():
         assert (await app.test_client().post(path)).status_code == status
+
+
+async def test_methods_of_a_view_class(guard: SessionGuard) -> None:
+    app = Quart(__name__)
+    SessionLock(app, guard)
+
+    class Cart(MethodView):
+        @session_lock
+        async def get(self) -> str:
+            return str(session.sessionlock.lease is not None)  # type: ignore[attr-defined]
+
+        @session_readonly
+        async def post(self) -> str:
+            return str(session.sessionlock.lease is not None)  # type: ignore[attr-defined]
+
+    app.add_url_rule("/", view_func=Cart.as_view("cart"))
+    sid = (await guard.create({"a": 1})).sid
+    client, headers = app.test_client(), {"cookie": f"session={sid}"}
+    assert await (await client.get("/", headers=headers)).get_data(as_text=True) == "True"
+    assert await (await client.post("/", headers=headers)).get_data(as_text=True) == "False"
 
 
 async def test_an_application_stays_what_it_is(guard: SessionGuard) -> None:

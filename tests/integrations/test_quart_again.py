@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from typing import Any
@@ -778,6 +779,37 @@ async def test_a_copy_of_the_context_that_ends_early(guard: SessionGuard, sid: s
 
     assert (await app.test_client().post("/", **with_cookie(sid))).status_code == 200
     assert dict(await guard.read(sid)) == {"n": 1, "a": 1}
+
+
+async def test_a_thread_that_outlives_its_request(
+    guard: SessionGuard, sid: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """B5: it reads what was there, and what it writes is told not to be saved."""
+    app = app_of(guard)
+    answered, seen = threading.Event(), []
+    threads: list[threading.Thread] = []
+
+    @app.post("/")
+    async def view() -> str:
+        session["n"] += 1
+        here: Any = session._get_current_object()  # type: ignore[attr-defined]
+
+        def later() -> None:
+            answered.wait(10)
+            here["late"] = True
+            here.setdefault("cart", []).append("a")
+            seen.append(dict(here))
+
+        threads.append(threading.Thread(target=later))
+        threads[0].start()
+        return ""
+
+    assert (await app.test_client().post("/", **with_cookie(sid))).status_code == 200
+    answered.set()
+    await asyncio.to_thread(threads[0].join)
+    assert seen == [{"n": 1, "late": True, "cart": ["a"]}]
+    assert dict(await guard.read(sid)) == {"n": 1}
+    assert len([record for record in caplog.records if "not saved" in record.getMessage()]) == 1
 
 
 async def test_early_release(guard: SessionGuard, sid: str) -> None:
