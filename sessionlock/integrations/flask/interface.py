@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = ["SessionLockInterface"]
 
 LOCAL = ("embedded:", "memory:")  # begin with the guard, which is made when it is needed
+OPENED = "_sessionlock_session"  # in a request context
 # Flask's own settings make the cookie, and say when it is sent.
 FLASKS_OWN = CookieSettings(rolling=False)
 
@@ -105,7 +106,10 @@ class SessionLockInterface(SessionInterface):
 
     def open_session(self, app: Flask, request: Request) -> LockedSession:
         session = self.session_class(partial(self._begin, app, request))
-        session._begin_in(request_ctx._get_current_object())  # type: ignore[attr-defined]
+        context: Any = cast(Any, request_ctx)._get_current_object()
+        if OPENED not in vars(context):  # a test's session_transaction() opens a second one, and saves it by itself
+            setattr(context, OPENED, session)
+            session._begin_in(context)
         if run_of(request.environ, self) is None:
             prepare_body(request.environ)
         return session
@@ -286,6 +290,5 @@ def check_guard(given: object) -> None:
 
 
 def _session_of(context: Any) -> LockedSession | None:
-    """Without counting as a look at it."""
-    session = context._session if hasattr(context, "_session") else context.session  # before Flask 3.1.3
-    return session if isinstance(session, LockedSession) else None
+    """What was opened for it, also where an extension (Flask-SocketIO) has put a session of its own in the place."""
+    return cast("LockedSession | None", getattr(context, OPENED, None))
