@@ -18,7 +18,7 @@ from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
 from .marks import lease_of, policy_of
 from .problems import stays
 from .rules import INHERITED, Mode
-from .settings import PREFIX, check_names, checked, names_of
+from .settings import PREFIX, check_names, checked, names_of, without_effect
 from .web import IDENTITY, Problems, RoutePolicy, Rules, Visit
 
 __all__ = [
@@ -92,6 +92,9 @@ class Settings:
         """
         check_names(app.config, "config")
         self.told(app, "url")
+        idle = without_effect(app.config, {*type(app).default_config, "SESSION_COOKIE_PARTITIONED"})
+        if idle:
+            log.warning("without effect, for SessionLock keeps the sessions: %s", ", ".join(idle))
         return _said(app)
 
     def rules(self, app: Any) -> Rules:

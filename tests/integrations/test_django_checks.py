@@ -5,9 +5,11 @@ Each project is a process of its own with a settings module, as it is in life.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -104,7 +106,7 @@ try:
 except SystemCheckError:
     pass
 found = checks.run_checks(include_deployment_checks=DEPLOY)
-print(*sorted({message.id for message in found}))
+print("FOUND", *sorted({message.id for message in found}))
 for message in found:
     print(message.msg, message.hint)
 """
@@ -129,55 +131,102 @@ if "sessionid" in client.cookies:
 """
 
 
-def run(folder: Path, url: str, changed: str, code: str) -> str:
-    """What a project says that has these settings."""
-    paths = [str(Path(sessionlock.__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    files = {
-        "settings": SETTINGS + changed,
-        "urls": URLS,
-        "own": OWN,
-        "others": OTHERS,
-        "pickles": PICKLES,
-        "main": code,
-    }
-    for name, text in files.items():
-        (folder / f"{name}.py").write_text(text.replace("{store}", url))
-    done = subprocess.run(
-        [sys.executable, "main.py"],
-        cwd=folder,
-        env={
+# Forks a process for each project: what none of them changes is imported once.
+NURSERY = """
+import json, os, sys, tempfile, traceback
+import django.conf, django.contrib.messages, django.core.checks, django.core.handlers.wsgi, django.core.management
+import django.db.backends.sqlite3.base, django.db.models, django.urls
+import sessionlock, sessionlock.blocking
+
+for line in sys.stdin:
+    settings, code = json.loads(line)
+    with tempfile.TemporaryFile("w+") as told:
+        child = os.fork()
+        if not child:
+            for number in (1, 2):
+                os.dup2(told.fileno(), number)
+            with open("settings.py", "w") as file:
+                file.write(settings)
+            failed = 1
+            try:
+                exec(code, {"__name__": "__main__"})
+                failed = 0
+            except SystemExit:
+                failed = 0
+            except BaseException:
+                traceback.print_exc()
+            sys.stdout.flush()
+            os._exit(failed)
+        _, failed = os.waitpid(child, 0)
+        told.seek(0)
+        print(json.dumps([failed, told.read()]), flush=True)
+"""
+
+
+class Nursery:
+    """Projects in processes of their own, one after the other."""
+
+    def __init__(self, folder: Path) -> None:
+        for name, text in {"urls": URLS, "own": OWN, "others": OTHERS, "pickles": PICKLES}.items():
+            (folder / f"{name}.py").write_text(text)
+        paths = [str(Path(sessionlock.__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {
             **os.environ,
             "DJANGO_SETTINGS_MODULE": "settings",
-            "PYTHONPATH": os.pathsep.join(paths),
-        },
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+            "PYTHONPATH": os.pathsep.join([str(folder), *paths]),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", NURSERY],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, settings: str, code: str) -> str:
+        """What a project says that has these settings."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps([settings, code]), file=self.process.stdin, flush=True)
+        failed, told = json.loads(self.process.stdout.readline())
+        assert not failed, told
+        assert isinstance(told, str)
+        return told
+
+    def close(self) -> None:
+        self.process.communicate(timeout=20)
 
 
 class Project:
-    def __init__(self, folder: Path, url: str) -> None:
-        self._folder, self._url = folder, url
+    def __init__(self, nursery: Nursery, url: str) -> None:
+        self._nursery, self._url = nursery, url
 
     def check(self, changed: str = "", *, deploy: bool = False) -> tuple[list[str], str]:
         """The ids that ``manage.py check`` tells, and its text."""
-        said = run(self._folder, self._url, changed, CHECK.replace("DEPLOY", str(deploy)))
-        ids, *text = said.removeprefix("System check identified no issues (0 silenced).\n").splitlines()
+        said = self._run(changed, CHECK.replace("DEPLOY", str(deploy)))
+        ids, *text = said.partition("FOUND")[2].splitlines()
         return ids.split(), "\n".join(text)
 
     def serve(self, changed: str) -> str:
         """What is told as a server starts, without the app, and what it answers."""
-        return run(self._folder, self._url, f"{changed}\n{NOT_INSTALLED}", SERVE)
+        return self._run(f"{changed}\n{NOT_INSTALLED}", SERVE)
+
+    def _run(self, changed: str, code: str) -> str:
+        return self._nursery.run((SETTINGS + changed).replace("{store}", self._url), code.replace("{store}", self._url))
+
+
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    nursery = Nursery(tmp_path_factory.mktemp("projects"))
+    yield nursery
+    nursery.close()
 
 
 @pytest.fixture
-def project(tmp_path: Path, redis_url: str) -> Project:
-    return Project(tmp_path, redis_url)
+def project(nursery: Nursery, redis_url: str) -> Project:
+    return Project(nursery, redis_url)
 
 
 MISTAKES = {
@@ -224,6 +273,14 @@ MISTAKES = {
     ),
     "cache inside": (f"MIDDLEWARE += [{UPDATE}, {FETCH}]", "W002", "before SessionLockMiddleware"),
     "messages in a cookie first": ("del MESSAGE_STORAGE", "W003", "SessionStorage"),
+    "the cache's settings": ('SESSION_CACHE_ALIAS = "sessions"', "W005", "SESSION_CACHE_ALIAS"),
+    "another package's settings": ('SESSION_REDIS_HOST = "localhost"', "W005", "SESSION_REDIS_HOST"),
+    "a cookie's setting with a slip": ("SESSION_COOKIE_HTTP_ONLY = True", "W005", "SESSION_COOKIE_HTTP_ONLY"),
+    "lifetimes that Django decides": (
+        'import sessionlock; SESSION_LOCK_OPTIONS = {"session": sessionlock.SessionPolicy(idle=60)}',
+        "W006",
+        "SESSION_COOKIE_AGE",
+    ),
     "messages in a cookie": (
         'MESSAGE_STORAGE = "django.contrib.messages.storage.cookie.CookieStorage"',
         "W003",
@@ -250,6 +307,10 @@ FINE = {
     "the app without its engine": (
         f'SESSION_ENGINE = "django.contrib.sessions.backends.db"; MIDDLEWARE[0] = {DJANGOS}; del MESSAGE_STORAGE'
     ),
+    "settings of its own": 'SESSION_TIMEOUT_HINT = 5; SESSION_COOKIE_NAME = "shop"; SESSION_COOKIE_AGE = 60',
+    "what Django does not decide": (
+        'import sessionlock; SESSION_LOCK_OPTIONS = {"session": sessionlock.SessionPolicy(max_field=4096)}'
+    ),
     "all settings": (
         'SESSION_LOCK_MODE = "auto"; SESSION_LOCK_WAIT = 2; SESSION_LOCK_LEASE = 8.5; SESSION_LOCK_GRACE = 0;'
         'SESSION_LOCK_OPTIONS = {"prefix": "shop"}; SESSION_LOCK_ROUTES = {"/feed/*": "read"};'
@@ -275,6 +336,9 @@ def test_check_deploy_tells_of_the_cookie_and_the_store(project: Project) -> Non
     )
     assert "security.W011" not in ids
     assert {"security.W014", "sessionlock.W004"} <= set(ids)
+    ids, text = project.check('SESSION_LOCK_URL = "memory://"', deploy=True)
+    assert "sessionlock.W007" in ids
+    assert "each process has sessions of its own" in text
 
 
 # --- without the app
@@ -311,6 +375,7 @@ def test_a_server_refuses_to_start_with_what_can_never_work(project: Project, na
         ("a descendant of Django's instead", "ERROR"),
         ("cache inside", "WARNING"),
         ("messages in a cookie first", "WARNING"),
+        ("the cache's settings", "WARNING"),
     ],
 )
 def test_a_server_logs_once_what_is_merely_wrong(project: Project, name: str, level: str) -> None:

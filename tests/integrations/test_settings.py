@@ -250,3 +250,12 @@ def test_one_extension_for_two_applications_mixes_nothing_up(caplog: pytest.LogC
     with caplog.at_level(logging.ERROR, "sessionlock"):
         assert [app.test_client().get("/").text for app in apps] == ["0", "0"]
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize("made", [flask_app, quart_app])
+def test_what_another_package_left_behind_is_named(made: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
+    made(SESSION_COOKIE_SECURE=True, SESSION_TIMEOUT_HINT=5, SESSION_COOKIE_PARTITIONED=True)
+    assert caplog.messages == []
+    made(SESSION_TYPE="redis", SESSION_REDIS=None, SESSION_COOKIE_SAME_SITE="Lax")
+    (told,) = caplog.messages
+    assert told.endswith(": SESSION_COOKIE_SAME_SITE, SESSION_REDIS, SESSION_TYPE")

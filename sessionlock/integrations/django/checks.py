@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
 
-from django.conf import settings
+from django.conf import global_settings, settings
 from django.contrib.sessions.backends.base import SessionBase
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.checks.security.sessions import W011, W014
@@ -22,7 +22,8 @@ from django.core.signals import request_started
 from django.utils.module_loading import import_string
 from redis import Redis, RedisError
 
-from ..settings import unknown_names
+from ...policies import SessionPolicy
+from ..settings import unknown_names, without_effect
 from . import settings as ours
 from .store import SessionStore
 
@@ -44,6 +45,8 @@ USERS = (
     "django_otp.middleware.OTPMiddleware",
 )
 NEVER = frozenset({"sessionlock.E003", "sessionlock.E004", "sessionlock.E005", "sessionlock.E007"})
+OF_OTHER_ENGINES = {"SESSION_CACHE_ALIAS", "SESSION_FILE_PATH"}
+USUAL = SessionPolicy()
 WITHIN = 1.0  # seconds for the server to answer
 CSRF = "django.middleware.csrf.CsrfViewMiddleware"
 CACHES = ("django.middleware.cache.UpdateCacheMiddleware", "django.middleware.cache.CacheMiddleware")
@@ -71,7 +74,7 @@ def as_imported() -> None:
 
 def as_the_middleware_starts() -> None:
     """Tell what is merely wrong."""
-    _tell_all((*_in_place(may_import=True), *_messages()))
+    _tell_all((*_in_place(may_import=True), *_messages(), *_without_effect()))
     for message in _reachable():
         _tell(message)  # no check says so without --deploy
 
@@ -133,7 +136,7 @@ def check_settings(app_configs: Any, **_: Any) -> list[CheckMessage]:
 
 def check_set_up(app_configs: Any, **_: Any) -> list[CheckMessage]:
     """Middlewares and engine are in their places."""
-    return [*_in_place(may_import=True), *_messages()]
+    return [*_in_place(may_import=True), *_messages(), *_without_effect()]
 
 
 def check_cookie(app_configs: Any, **_: Any) -> list[CheckMessage]:
@@ -240,6 +243,27 @@ def _messages() -> Iterator[CheckMessage]:
         )
 
 
+def _without_effect() -> Iterator[CheckMessage]:
+    if not _has_our_engine(may_import=True):
+        return
+    said = [name for name in dir(settings) if settings.is_overridden(name)]
+    idle = without_effect(said, set(dir(global_settings)) - OF_OTHER_ENGINES)
+    if idle:
+        yield Warning(
+            f"Without effect, for sessionlock keeps the sessions: {', '.join(idle)}.",
+            hint="Remove them. All that has an effect is in docs/settings.md.",
+            id="sessionlock.W005",
+        )
+    given = getattr(settings, "SESSION_LOCK_OPTIONS", {}).get("session")
+    parts = [name for name in ("idle", "refresh_below", "save") if getattr(given, name, None) != getattr(USUAL, name)]
+    if isinstance(given, SessionPolicy) and parts:
+        yield Warning(
+            f"Without effect in SESSION_LOCK_OPTIONS: SessionPolicy({', '.join(f'{name}=…' for name in parts)}).",
+            hint="SESSION_COOKIE_AGE, SESSION_SAVE_EVERY_REQUEST and set_expiry() say how long a session lives here.",
+            id="sessionlock.W006",
+        )
+
+
 def _reachable() -> Iterator[CheckMessage]:
     """Only of single servers. It is asked from this thread, with a connection that is closed again: the process may be
     about to fork, or run an event loop.
@@ -248,7 +272,14 @@ def _reachable() -> Iterator[CheckMessage]:
         url = ours.current().url
     except ImproperlyConfigured:
         return
-    if urlsplit(url).scheme not in ("redis", "rediss", "unix"):
+    scheme = urlsplit(url).scheme
+    if scheme in ("memory", "embedded"):
+        yield Warning(
+            f"SESSION_LOCK_URL begins with {scheme}://: each process has sessions of its own, which end with it.",
+            hint="It is for tests and first steps. Name a server: redis://localhost:6379/0.",
+            id="sessionlock.W007",
+        )
+    if scheme not in ("redis", "rediss", "unix"):
         return
     client = Redis.from_url(url, socket_connect_timeout=WITHIN, socket_timeout=WITHIN, protocol=2)
     try:

@@ -30,6 +30,12 @@ __all__ = [
 ]
 
 PREFIX = "SESSION_LOCK_"
+# Of session packages that people come from (Flask-Session, Quart-Session, django-redis-sessions); all about a cookie.
+_OTHERS = re.compile(
+    r"SESSION_(?:COOKIE_\w+|(?:REDIS|MONGODB|MEMCACHED|DYNAMODB|SQLALCHEMY|FILE|HIJACK|CACHE)(?:_\w+)?|TYPE|USE_SIGNER|CACHELIB"
+    r"|SERIALIZATION_FORMAT|PERMANENT|KEY_PREFIX|S?ID_LENGTH|CLEANUP_N_REQUESTS|PROTECTION|REVERSE_PROXY|STATIC_FILE"
+    r"|EXPLICIT|URI)"
+)
 _OURS = re.compile(r"SESSION_?LOCKS?_?([A-Z_]*)")
 FRAMEWORKS = "django", "config", "asgi", "litestar", "aiohttp"
 
@@ -228,6 +234,14 @@ def check_names(said: Iterable[str], face: str) -> None:
     unknown = unknown_names(said, face)
     if unknown:
         raise ConfigurationError("; ".join(f"there is no setting {name}. {hint}" for name, hint in unknown.items()))
+
+
+def without_effect(said: Iterable[str], known: Iterable[str]) -> list[str]:
+    """The names among ``said`` that other packages set sessions up by, or that are about a cookie, and do nothing here.
+    ``known``: those of the framework itself.
+    """
+    known = set(known)
+    return sorted(name for name in said if _OTHERS.fullmatch(name) and name not in known)
 
 
 def nearest(name: str, known: Mapping[str, str]) -> str:

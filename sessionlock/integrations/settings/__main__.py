@@ -18,7 +18,7 @@ INTRODUCTION = """\
 
 All of them, by what they are called where. Everything has a default but the URL. Times are seconds, sizes bytes. A
 setting that does not exist, or has a value that makes no sense, is an error as the application starts, by its own name
-and with the nearest that exists.
+and with the nearest that exists. What other session packages or back ends left behind, without effect, is named.
 """
 
 FACES = """\
