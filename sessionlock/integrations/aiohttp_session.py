@@ -24,12 +24,12 @@ from typing import Any, Literal
 import aiohttp_session
 from aiohttp import web
 
+from ..cookies import CookieSettings
 from ..errors import ConfigurationError
 from ..guard import SessionGuard
 from . import aiohttp
 from .aiohttp_request import SessionOfRequest, of_request
 from .aiohttp_settings import Life, Settings
-from .cookies import CookieSettings
 from .values import for_framework
 from .web import WebSession
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from aiohttp import web
 
 from ..codec import Codec
+from ..cookies import CookieSettings
 from ..guard import SessionGuard
 from ..policies import SessionPolicy
-from .cookies import CookieSettings
 from .marks import policy_of
 from .problems import Problems
 from .rules import RoutePolicy, Rules

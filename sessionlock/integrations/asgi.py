@@ -22,13 +22,13 @@ from importlib import import_module
 from typing import Any
 
 from ..codec import Codec
+from ..cookies import value_of
 from ..default import default_guard
 from ..errors import ConfigurationError, SessionLockError
 from ..guard import SessionGuard
 from ..peers import client_of_scope
 from ..policies import LeasePolicy, WaitPolicy
 from .asgi_checks import around, is_mounted, layers, misplaced, outside, replaced
-from .cookies import value_of
 from .exchange import VISIT, App, Exchange, Message, Receive, Scope, Send, header_of
 from .marks import lease_of
 from .problems import tell

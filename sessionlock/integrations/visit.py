@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import protocol
 from ..codec import Codec
+from ..cookies import CookieSettings
 from ..errors import ReadOnlySession, SessionConflict, SessionLockError, SessionNotFound
 from ..guard import SessionGuard
 from ..holding import SessionContext
@@ -22,7 +23,6 @@ from ..peers import Client
 from ..policies import SessionPolicy
 from ..selfcall import refusing
 from ..session import Session
-from .cookies import CookieSettings
 from .identity import IDENTITY, same_person
 from .mapping import WebSession
 from .nesting import Held, held_here, refuse_nested

@@ -1,6 +1,6 @@
 """What all integrations share, free of any framework: cookies, rules, answers to errors, one request's session."""
 
-from .cookies import CookieSettings, usable_sid
+from ..cookies import CookieSettings, usable_sid
 from .mapping import WebSession
 from .nesting import Held, held_here, refuse_nested
 from .problems import Problem, Problems, tell

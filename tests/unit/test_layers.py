@@ -15,7 +15,7 @@ PACKAGE = Path(sessionlock.__file__).parent
 LAYERS = (
     "version errors breaker",
     "policies keys sources peers capabilities_found capabilities_rules capabilities_probe capabilities",
-    "durability",
+    "durability cookies",
     "lease protocol changes patience",
     "ballot refusals",
     "codec_tags codec_json codec_fast codec_crypto codec",

@@ -11,6 +11,7 @@ from django.conf import settings as django_settings
 from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
 
+from ...cookies import usable_sid
 from ...errors import (
     LeaseLost,
     SessionLockError,
@@ -18,7 +19,6 @@ from ...errors import (
 from ...guard import SessionGuard
 from ...lease import Lease
 from ...peers import Client
-from ..cookies import usable_sid
 from ..nesting import Held, refuse_nested
 from ..rules import RequestMode
 from . import settings

@@ -12,8 +12,8 @@ from django.conf.urls.i18n import is_language_prefix_patterns_used
 from django.urls import Resolver404, resolve, set_urlconf
 from django.utils import translation
 
+from ...cookies import usable_sid
 from ..bodies import Spool
-from ..cookies import usable_sid
 from ..learning import Learnt
 from ..marks import policy_of
 from ..rules import BODY_LIMIT, RequestMode, RoutePolicy, label_of

@@ -8,10 +8,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ...changes import check_strategies
+from ...cookies import CookieSettings
 from ...errors import ConfigurationError
 from ...policies import LeasePolicy, SessionPolicy, WaitPolicy, check_seconds
 from ...urls import client_from_url
-from ..cookies import CookieSettings
 from ..problems import Problems
 from ..rules import MODES, Rules
 

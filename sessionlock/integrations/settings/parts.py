@@ -7,12 +7,12 @@ from dataclasses import MISSING, fields, is_dataclass
 from inspect import Parameter, signature
 from typing import Any, NamedTuple
 
+from ...cookies import CookieSettings
 from ...durability import Wait
 from ...errors import ConfigurationError
 from ...guard import SessionGuard
 from ...policies import LeasePolicy, SessionPolicy, WaitPolicy
 from ...quorum import Quorum
-from ..cookies import CookieSettings
 from ..problems import Problems
 from ..rules import RoutePolicy
 from . import nearest

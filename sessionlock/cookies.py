@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
-from ..errors import ConfigurationError, InvalidSessionId
-from ..keys import check_sid
-from ..policies import SessionPolicy
+from .errors import ConfigurationError, InvalidSessionId
+from .keys import check_sid
+from .policies import SessionPolicy
 
-__all__ = ["CookieSettings"]
+__all__ = ["CookieSettings", "usable_sid", "value_of"]
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110; a cookie's name
 _VALUE = re.compile(r"[!#-+\--:<-\[\]-~]*")  # RFC 6265; a cookie's value, unquoted
