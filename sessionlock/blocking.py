@@ -52,6 +52,7 @@ from .guard import Missing, Mode, SessionInfo
 from .guard import SessionGuard as AsyncGuard
 from .lease import Lease
 from .modes import Attempt as AsyncAttempt
+from .modes import UnlockedMode
 from .policies import LeasePolicy, SessionPolicy, WaitPolicy
 from .portal import Portal, portal
 from .sources import SidFrom, cookie, header
@@ -248,6 +249,12 @@ class SessionGuard:
         """:meth:`sessionlock.SessionGuard.ready`."""
         return self._loop().call(partial(self.inner.ready, timeout))
 
+    def beginning(
+        self, mode: UnlockedMode, policy: SessionPolicy | None = None
+    ) -> AbstractContextManager[Session, None]:
+        """``with guard.beginning(mode) as session``: a new session, which is stored if something is put in."""
+        return Block(self._loop, self.inner.beginning(mode, policy), partial(hand_out, True))
+
     # --- a user's sessions
 
     def bind(self, sid: str, user: str) -> None:
@@ -346,13 +353,22 @@ def session_lock(*sids: str, **options: Any) -> AbstractContextManager[Any, None
     return default_guard().session_lock(*sids, **options)
 
 
-def session_locked(sid_from: SidFrom, *, guard: SessionGuard | None = None, **options: Any) -> views.Decorator:
+def session_locked(
+    sid_from: SidFrom,
+    *,
+    guard: SessionGuard | None = None,
+    mode: Mode = "lock",
+    missing: Missing | None = None,
+    session: SessionPolicy | None = None,
+    **options: Any,
+) -> views.Decorator:
     """:func:`sessionlock.session_locked` for sync views only."""
-    options.setdefault("missing", "reject")
+    options["missing"] = views.missing_for(sid_from, missing)
 
-    def lock(sid: str) -> AbstractContextManager[Session, None]:
-        return (guard or default_guard()).session_lock(sid, **options)
+    def lock(sid: str | None) -> AbstractContextManager[Session, None]:
+        found = guard or default_guard()
+        if sid is None:
+            return found.beginning("read" if mode == "read" else "optimistic", session)
+        return found.session_lock(sid, mode=mode, session=session, **options)
 
-    locks = views.Locks(sid_from, None, lock)
-
-    return partial(views.locked_view, locks=locks)
+    return partial(views.locked_view, locks=views.Locks(sid_from, None, lock, begins=missing != "reject"))

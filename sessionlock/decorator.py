@@ -10,10 +10,11 @@ from . import blocking
 from .default import default_guard
 from .errors import ConfigurationError
 from .guard import Missing, Mode, SessionGuard
+from .modes import UnlockedMode
 from .policies import LeasePolicy, SessionPolicy, WaitPolicy
 from .session import Session
 from .sources import SidFrom, cookie, header
-from .views import Decorator, Locks, locked_view
+from .views import Decorator, Locks, locked_view, missing_for
 
 __all__ = ["cookie", "header", "session_locked"]
 
@@ -25,7 +26,7 @@ def session_locked(
     mode: Mode = "lock",
     wait: WaitPolicy | float | None = None,
     lease: LeasePolicy | None = None,
-    missing: Missing = "reject",
+    missing: Missing | None = None,
     name: str | None = None,
     session: SessionPolicy | None = None,
     save_on_error: bool = False,
@@ -34,7 +35,8 @@ def session_locked(
 
         @session_locked(cookie("session_id"))
         async def add_to_cart(request, session):
-            session["cart"].append("A")
+            session.setdefault("cart", []).append("A")
+            return JSONResponse(session["cart"])
 
     ``sid_from``: :func:`cookie`, :func:`header`, or any callable that is called as the view is and returns the session
     id (an async one, for async views). ``guard``: the one of :func:`sessionlock.configure` unless given; a sync view
@@ -46,9 +48,17 @@ def session_locked(
 
     What changed is saved when the view returns, before the framework sends the answer; when it raises (an abort or a
     redirect that is raised, too) nothing is saved, unless ``save_on_error``. A streamed answer goes out after that,
-    without the lock. ``missing="reject"``: an id that nobody gave out is not adopted from a cookie; ``"create"`` is for
-    ids that the application itself chose. ``mode``, ``wait``, ``lease``, ``name``, ``session``: as
-    :meth:`SessionGuard.session_lock`.
+    without the lock. ``mode``, ``wait``, ``lease``, ``name``, ``session``: as :meth:`SessionGuard.session_lock`.
+
+    With :func:`cookie` a new visitor gets an empty session; if the view puts something in, it is stored under an id of
+    its own, and the answer sets the cookie. An id that nobody gave out is never adopted from a cookie. (There is nobody
+    to lock such a session against: its ``lease`` is None.) The answer also sets the cookie after ``regenerate()`` and,
+    where it can, whenever the lock was held, so that the cookie lives as long as the session; after ``destroy()`` it
+    takes the cookie away. A cookie that the view itself has set stays. In Flask and Quart every answer can carry one.
+    Elsewhere the view returns a response object, or in FastAPI has a parameter for one (``response: Response``).
+
+    ``missing="reject"`` raises for whoever has no session yet; the default where the id does not come from
+    :func:`cookie`. ``"create"`` is for ids that the application itself chose.
 
     Below other decorators of the framework (``@app.get``), on functions, methods, static and class methods, or on a
     class: then on each method of its own that is named like an HTTP verb.
@@ -56,27 +66,31 @@ def session_locked(
     Raises (when decorating):
         ConfigurationError: a generator, or not a view.
     Raises (when called):
-        SessionNotFound: the request carries no session id, or there is no such session. Otherwise as
-        :meth:`SessionGuard.session_lock`.
+        SessionNotFound: the request carries no session id, or there is no such session, and none may begin; or the id
+        was replaced by a newer one. ConfigurationError: the cookie has to be set, and the answer cannot carry it; what
+        the view changed is not saved. Otherwise as :meth:`SessionGuard.session_lock`.
     """
     options: dict[str, Any] = {
-        "mode": mode,
         "wait": wait,
         "lease": lease,
-        "missing": missing,
+        "missing": missing_for(sid_from, missing),
         "name": name,
-        "session": session,
         "save_on_error": save_on_error,
     }
+    beginning: UnlockedMode = "read" if mode == "read" else "optimistic"
 
-    def for_async(sid: str) -> AbstractAsyncContextManager[Session, None]:
+    def for_async(sid: str | None) -> AbstractAsyncContextManager[Session, None]:
         if isinstance(guard, blocking.SessionGuard):
             raise ConfigurationError("an async view needs a sessionlock.SessionGuard, not the one for threads")
-        return (guard or default_guard()).session_lock(sid, **options)
+        found = guard or default_guard()
+        if sid is None:
+            return found.beginning(beginning, session)
+        return found.session_lock(sid, mode=mode, session=session, **options)
 
-    def for_sync(sid: str) -> AbstractContextManager[blocking.Session, None]:
-        if isinstance(guard, blocking.SessionGuard):
-            return guard.session_lock(sid, **options)
-        return blocking.blocking_guard(guard or default_guard()).session_lock(sid, **options)
+    def for_sync(sid: str | None) -> AbstractContextManager[blocking.Session, None]:
+        found = guard if isinstance(guard, blocking.SessionGuard) else blocking.blocking_guard(guard or default_guard())
+        if sid is None:
+            return found.beginning(beginning, session)
+        return found.session_lock(sid, mode=mode, session=session, **options)
 
-    return partial(locked_view, locks=Locks(sid_from, for_async, for_sync))
+    return partial(locked_view, locks=Locks(sid_from, for_async, for_sync, begins=missing != "reject"))

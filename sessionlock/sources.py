@@ -1,4 +1,4 @@
-"""Where a request carries its session id: ``cookie("session_id")``, ``header("x-session")``.
+"""Where a request carries its session id: ``cookie("session_id")``, ``header("x-session")``. A cookie is given, too.
 
 They find the request among a view's arguments (Starlette, FastAPI, Litestar, Django, aiohttp, Sanic), in
 ``self.request`` of a class-based view, or in the context (Flask, Quart). A request is known by what it looks like; no
@@ -9,29 +9,57 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
+from .cookies import CookieSettings, usable_sid
 from .errors import ConfigurationError, SessionNotFound
 
-__all__ = ["SidFrom", "cookie", "find_request", "header"]
+__all__ = ["SidCookie", "SidFrom", "cookie", "find_request", "header", "serving"]
 
 # What a view is called with -> the session id. An async view's may be async.
 SidFrom = Callable[..., "str | Awaitable[str]"]
 
 
-def cookie(name: str) -> Callable[..., str]:
-    """The session id is the value of the cookie ``name``.
+@dataclass(frozen=True, slots=True)
+class SidCookie:
+    """What :func:`cookie` makes: the source of ids, which also knows how the answer's cookie is written."""
 
+    settings: CookieSettings
+
+    def __call__(self, *args: Any, **kwargs: Any) -> str:
+        request = find_request(args, kwargs)
+        cookies = request.COOKIES if hasattr(request, "COOKIES") else request.cookies
+        sid = usable_sid(cookies.get(self.settings.name))
+        return _present(sid, f"cookie {self.settings.name!r}")
+
+
+def cookie(
+    name: str,
+    *,
+    max_age: int | Literal["idle"] | None = "idle",
+    path: str = "/",
+    domain: str | None = None,
+    secure: bool | Literal["auto"] = "auto",
+    httponly: bool = True,
+    samesite: Literal["lax", "strict", "none"] | None = "lax",
+) -> SidCookie:
+    """The session id is the value of the cookie ``name``, which ``@session_locked`` also sets and clears.
+
+    The other options say how it is set. ``max_age``: seconds for which the browser keeps it, None until it is closed;
+    ``"idle"``: for as long as the session lives without a request. ``secure``: True, False, or ``"auto"``: when the
+    request came by https. ``samesite`` None: no such attribute. ``domain`` None: this host only.
+
+    Raises:
+        ConfigurationError: no such cookie can be set.
     Raises (when called):
         SessionNotFound: the request has no such cookie. ConfigurationError: no request was found.
     """
-
-    def sid_from_cookie(*args: Any, **kwargs: Any) -> str:
-        request = find_request(args, kwargs)
-        cookies = request.COOKIES if hasattr(request, "COOKIES") else request.cookies
-        return _present(cookies.get(name), f"cookie {name!r}")
-
-    return sid_from_cookie
+    return SidCookie(
+        CookieSettings(
+            name, max_age=max_age, path=path, domain=domain, secure=secure, httponly=httponly, samesite=samesite
+        )
+    )
 
 
 def header(name: str) -> Callable[..., str]:
@@ -77,12 +105,22 @@ def _looks_like_request(thing: Any) -> bool:
 
 
 def _of_context() -> Any:
-    """The request of a framework that keeps it in the context. If none of them is imported, none is serving."""
+    for kind in ("request", "websocket"):
+        module = serving(kind)
+        if module is not None:
+            return getattr(module, kind)
+    return None
+
+
+def serving(kind: str = "request") -> Any:
+    """The framework, of those that keep the request (or websocket) in the context, that is handling one here; or None.
+
+    If none of them is imported, none is serving.
+    """
     for framework in ("quart", "flask"):
         module = sys.modules.get(framework)
-        for kind in ("request", "websocket"):
-            if getattr(module, f"has_{kind}_context", bool)():
-                return getattr(module, kind)
+        if getattr(module, f"has_{kind}_context", bool)():
+            return module
     return None
 
 

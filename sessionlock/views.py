@@ -5,21 +5,23 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Concatenate, ParamSpec, Protocol, TypeVar, Union, get_args, get_origin, overload
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, SessionNotFound
+from .guard import Missing
 from .holding import SessionContext
 from .peers import Peer, client_of
 from .selfcall import refusing
 from .session import Session
-from .sources import SidFrom, find_request
+from .sources import SidCookie, SidFrom, find_request
 from .threads import Block
 from .threads import Session as ThreadSession
+from .visitors import Visitor
 
-__all__ = ["Decorator", "Locks", "locked_view"]
+__all__ = ["Decorator", "Locks", "locked_view", "missing_for"]
 
 NAME = "session"
 SESSIONS = (Session, ThreadSession)
@@ -71,17 +73,30 @@ class Decorator(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Locks:
-    """How a decorated view gets its lock. ``for_async`` None: async views are refused."""
+    """How a decorated view gets its lock, or without an id a session that begins. ``for_async`` None: async views are
+    refused. ``begins``: a visitor whose cookie names no session gets one that begins.
+    """
 
     sid_from: SidFrom
-    for_async: Callable[[str], AbstractAsyncContextManager[Any, None]] | None
-    for_sync: Callable[[str], AbstractContextManager[Any, None]]
+    for_async: Callable[[str | None], AbstractAsyncContextManager[Any, None]] | None
+    for_sync: Callable[[str | None], AbstractContextManager[Any, None]]
+    begins: bool = True
 
     def __post_init__(self) -> None:
         if not callable(self.sid_from):
             raise ConfigurationError(
                 f"session_locked() takes where the session id comes from, such as cookie({self.sid_from!r})"
             )
+
+    def check_begins(self, error: SessionNotFound) -> None:
+        """Raises ``error`` where no session begins: an id that was replaced has a newer one, in the same browser."""
+        if error.replaced or not self.begins or not isinstance(self.sid_from, SidCookie):
+            raise error
+
+
+def missing_for(sid_from: SidFrom, missing: Missing | None) -> Missing:
+    """What is done about an id without a session: one from a cookie is not adopted, whoever says so."""
+    return "reject" if missing is None or isinstance(sid_from, SidCookie) else missing
 
 
 def locked_view(view: Any, locks: Locks) -> Any:
@@ -126,16 +141,37 @@ def _async(view: Callable[..., Awaitable[Any]], where: _Place, locks: Locks) -> 
     if lock is None:
         raise ConfigurationError(f"{_name(view)} is async: decorate it with sessionlock.session_locked")
 
+    async def enter(stack: AsyncExitStack, args: Any, kwargs: Any, visitor: Visitor | None) -> tuple[Any, Any]:
+        try:
+            sid = sid_from(*args, **kwargs)
+            if not isinstance(sid, str) and inspect.isawaitable(sid):
+                sid = await sid
+            block = _sent_by(args, kwargs, lock(sid))
+            session = await stack.enter_async_context(block)
+        except SessionNotFound as error:
+            locks.check_begins(error)
+        else:
+            if visitor is not None:
+                visitor.is_known_by(sid)
+            return block, session
+        block = lock(None)
+        return block, await stack.enter_async_context(block)
+
     @functools.wraps(view)
     async def locked(*args: Any, **kwargs: Any) -> Any:
         if where.given(kwargs):
             return await view(*args, **kwargs)
-        sid = sid_from(*args, **kwargs)
-        if not isinstance(sid, str) and inspect.isawaitable(sid):
-            sid = await sid
-        async with _sent_by(args, kwargs, lock(sid)) as session:
+        visitor = Visitor.of(sid_from, args, kwargs)
+        async with AsyncExitStack() as stack:
+            block, session = await enter(stack, args, kwargs, visitor)
             args, kwargs = where.put(session, args, kwargs)
-            return await view(*args, **kwargs)
+            answer = await view(*args, **kwargs)
+            if visitor is not None:
+                await session.do_what_nobody_awaited()
+                visitor.expect(session, answer)
+        if visitor is not None:
+            visitor.tell(session, block)
+        return answer
 
     return locked
 
@@ -143,15 +179,30 @@ def _async(view: Callable[..., Awaitable[Any]], where: _Place, locks: Locks) -> 
 def _sync(view: Callable[..., Any], where: _Place, locks: Locks) -> Any:
     lock, sid_from = locks.for_sync, locks.sid_from
 
+    def enter(stack: ExitStack, args: Any, kwargs: Any, visitor: Visitor | None) -> tuple[Any, Any]:
+        try:
+            sid = sid_from(*args, **kwargs)
+            if not isinstance(sid, str) and inspect.isawaitable(sid):
+                _never_awaited(sid)
+                raise ConfigurationError(f"{_name(view)} is not async, so the callable for its session id cannot be")
+            block = _sent_by(args, kwargs, lock(sid))
+            session = stack.enter_context(block)
+        except SessionNotFound as error:
+            locks.check_begins(error)
+        else:
+            if visitor is not None:
+                visitor.is_known_by(sid)
+            return block, session
+        block = lock(None)
+        return block, stack.enter_context(block)
+
     @functools.wraps(view)
     def locked(*args: Any, **kwargs: Any) -> Any:
         if where.given(kwargs):
             return view(*args, **kwargs)
-        sid = sid_from(*args, **kwargs)
-        if not isinstance(sid, str) and inspect.isawaitable(sid):
-            _never_awaited(sid)
-            raise ConfigurationError(f"{_name(view)} is not async, so the callable for its session id cannot be")
-        with _sent_by(args, kwargs, lock(sid)) as session:
+        visitor = Visitor.of(sid_from, args, kwargs)
+        with ExitStack() as stack:
+            block, session = enter(stack, args, kwargs, visitor)
             args, kwargs = where.put(session, args, kwargs)
             answer = view(*args, **kwargs)
             if inspect.isawaitable(answer):
@@ -160,7 +211,11 @@ def _sync(view: Callable[..., Any], where: _Place, locks: Locks) -> Any:
                     f"{_name(view)} is not declared `async def` but returned something to be awaited, which would run"
                     " without the lock"
                 )
-            return answer
+            if visitor is not None:
+                visitor.expect(session, answer)
+        if visitor is not None:
+            visitor.tell(session, block)
+        return answer
 
     return locked
 

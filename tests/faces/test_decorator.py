@@ -311,16 +311,19 @@ def test_django(redis_url: str) -> None:
 
 @pytest.mark.anyio
 async def test_an_unknown_id_is_not_adopted(guard: SessionGuard) -> None:
-    """Session fixation: an id that a browser brings begins no session, unless the application says so."""
+    """Session fixation: an id that a browser brings begins no session, whatever the application says."""
 
-    @locked
     async def view(request: SimpleNamespace, session: Session) -> None:
         session["a"] = 1
 
+    rejecting = session_locked(cookie("session_id"), missing="reject")(view)
     with pytest.raises(SessionNotFound):
-        await view(request({"session_id": "the-intruders"}))
+        await rejecting(request({"session_id": "the-intruders"}))
     with pytest.raises(SessionNotFound, match="cookie 'session_id' is missing"):
-        await view(request({}))
+        await rejecting(request({}))
+    for decorator in (locked, session_locked(cookie("session_id"), missing="create")):
+        with pytest.raises(ConfigurationError, match="told its id"):
+            await decorator(view)(request({"session_id": "the-intruders"}))
     assert not (await guard.inspect("the-intruders")).exists
 
     @session_locked(lambda user: f"user-{user}", missing="create")
@@ -607,6 +610,10 @@ async def refused(view: Callable[..., Any]) -> None:
         await view(request())
 
 
+def of_a_thread(request: SimpleNamespace, session: blocking.Session) -> str:
+    return session.sid
+
+
 def test_guards_of_both_faces(threads: blocking.SessionGuard) -> None:
     @session_locked(cookie("session_id"), guard=threads)
     def view(request: SimpleNamespace, session: blocking.Session) -> str:
@@ -620,8 +627,9 @@ def test_guards_of_both_faces(threads: blocking.SessionGuard) -> None:
     async def asynchronous(request: SimpleNamespace, session: Session) -> None: ...
 
     assert view(request()) == of_the_blocking_face(request()) == SID
+    assert of_the_blocking_face(request({"session_id": "unknown"})) not in (SID, "unknown")
     with pytest.raises(SessionNotFound):
-        of_the_blocking_face(request({"session_id": "unknown"}))
+        blocking.session_locked(cookie("session_id"), missing="reject")(of_a_thread)(request({}))
     with pytest.raises(ConfigurationError, match="not the one for threads"):
         anyio.run(asynchronous, request())
     with pytest.raises(ConfigurationError, match="is async"):

@@ -14,8 +14,9 @@ PACKAGE = Path(sessionlock.__file__).parent
 # Within a line the order is of no importance, as they do not import each other, except where CHAINS says so.
 LAYERS = (
     "version errors breaker",
-    "policies keys sources peers capabilities_found capabilities_rules capabilities_probe capabilities",
+    "policies keys peers capabilities_found capabilities_rules capabilities_probe capabilities",
     "durability cookies",
+    "sources",
     "lease protocol changes patience",
     "ballot refusals",
     "codec_tags codec_json codec_fast codec_crypto codec",
@@ -37,6 +38,7 @@ LAYERS = (
     "holding",
     "modes users",
     "threads",
+    "visitors",
     "embedded urls",
     "guard",
     "default views",
