@@ -1,4 +1,4 @@
-"""What ``docs/`` shows is run: a reader may copy it."""
+"""What ``docs/`` and the README show is run: a reader may copy it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.documents import blocks_of, check
 import sessionlock
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+DOCUMENTS = {path.name: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 # Prose about Redis itself, whose code are fragments.
 NOT_RUN = ("guarantees.md", "interop.md", "matrix.md", "protocol.md", "quorum.md")
 
@@ -35,7 +35,7 @@ def run(path: Path, url: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("name", [name for name in DOCUMENTS if name not in NOT_RUN])
 def test_a_document_runs(name: str, redis_url: str, tmp_path: Path) -> None:
-    done = run(ROOT / "docs" / name, redis_url, tmp_path)
+    done = run(DOCUMENTS[name], redis_url, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     assert "never awaited" not in done.stderr, done.stderr
@@ -43,7 +43,7 @@ def test_a_document_runs(name: str, redis_url: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_a_document_is_python(name: str) -> None:
-    check(ROOT / "docs" / name)
+    check(DOCUMENTS[name])
 
 
 # --- the runner itself

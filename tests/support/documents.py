@@ -1,4 +1,4 @@
-"""The Python in a document of ``docs/``, run as a reader would run it.
+"""The Python in a document of ``docs/`` or the README, run as a reader would run it.
 
 Blocks run in order, in one namespace, one process a document; ``await`` may stand outside of functions. What the fence
 says besides decides what becomes of a block::
