@@ -58,4 +58,6 @@ def test_nothing_is_left_open(how: str) -> None:
     with EmbeddedServer(tcp=True) as server:
         command = [sys.executable, "-X", "dev", "-W", "error", "-c", PROGRAM, server.tcp_url, how]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
+    # Development mode also tells of a step of the loop that took over 0.1 s, as it does where the machine is busy.
+    said = [line for line in done.stderr.splitlines() if not line.startswith("Executing <")]
+    assert (done.returncode, said) == (0, [])
