@@ -103,7 +103,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "the lock is taken before the body has come",
         "asgi",
         EXCHANGE,
-        'if self._visit.mode == "lock" and _may_have_body(self._scope):',
+        'if self._visit.mode == "lock" and self._comes_back and _may_have_body(self._scope):',
         "if False:",
         (BODIES + "test_a_slow_upload_holds_up_nobody", BODIES + "test_a_client_that_goes_away_while_it_sends"),
     ),
