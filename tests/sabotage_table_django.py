@@ -12,6 +12,7 @@ BODIES = "tests/integrations/test_django_bodies.py::"
 DATA = "tests/integrations/test_django_data.py::"
 LATE = "tests/integrations/test_django_late.py::"
 OUTAGE = "tests/integrations/test_django_outage.py::"
+LOCK = "tests/integrations/test_django_lock.py::"
 SITE = "tests/integrations/test_django.py::"
 
 ANSWERS = "integrations/django/answers.py"
@@ -223,7 +224,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         SITTING,
         "            if changed:\n                raise UpdateError",
         "            if True:\n                raise UpdateError",
-        SITE + "test_also_where_each_request_is_saved",
+        LOCK + "test_also_where_each_request_is_saved",
     ),
     (
         "what stands in the session's place is taken for one",

@@ -181,6 +181,16 @@ def counts_and_conflicts(request: Request) -> HttpResponse:
     return seen(request)
 
 
+def opens_anew(request: Request) -> HttpResponse:
+    """As mozilla-django-oidc does in its callback: saves, and goes on with a store of its own."""
+    request.session.setdefault("states", {})[request.GET["state"]] = 1
+    request.session.save()
+    time.sleep(0.003)
+    request.session = request.session.__class__(request.session.session_key)
+    request.session["number"] = request.session.get("number", 0) + 1
+    return HttpResponse()
+
+
 def enters(request: Request) -> HttpResponse:
     """Logs somebody in by a link, as magic links and callbacks of OpenID do."""
     from support.django_site.people import person
@@ -227,6 +237,7 @@ urlpatterns = [
     path("saves", saves),
     path("handles", handles),
     path("counts", counts),
+    path("opens_anew", opens_anew),
     path("saves_twice", saves_twice),
     path("counts_and_conflicts", counts_and_conflicts),
     path("enters", enters),
@@ -347,6 +358,18 @@ def test_what_a_view_counts_is_counted_once(client: Client) -> None:
     assert client.get("/counts_and_conflicts").status_code == 200
     assert [mode for mode in runs if mode == "lock"]
     assert (client.session["visits"], client.session["number"]) == (3, 102)
+
+
+def test_tabs_that_log_in_by_openid(client: Client) -> None:
+    """Twenty callbacks at once, each of which saves in between and opens the session anew."""
+
+    def callback(number: int) -> int:
+        ask = getattr(twin_of(client), "get" if number % 3 else "post")
+        return int(ask(f"/opens_anew?state={number}").status_code)
+
+    with ThreadPoolExecutor(20) as tabs:
+        assert set(tabs.map(callback, range(20))) == {200}
+    assert (client.session["number"], len(client.session["states"])) == (21, 20)
 
 
 @pytest.mark.anyio
