@@ -97,9 +97,13 @@ class SessionLockInterface(SessionInterface):
         return with_flashes(face.inner)
 
     def app_is_gone(self) -> None:
-        """The connections of its own guard go with it."""
+        """The connections of its own guard, and to the old sessions, go with it."""
         guard, self._guard = self._guard, None
-        if guard is not None and self._owns_guard:
+        if guard is None:
+            return  # no session was touched
+        if self._origin is not None:
+            portal().begin(self._origin.aclose)
+        if self._owns_guard:
             portal().begin(guard.aclose)
 
     # --- Flask's hooks
