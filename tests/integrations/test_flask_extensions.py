@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,10 +12,14 @@ import pytest
 from authlib.integrations.flask_client import OAuth
 from flask import Flask, Response, flash, get_flashed_messages, redirect, request, session
 from flask_session import Session as FlaskSessionExtension
+from flask_sock import Sock
+from flask_socketio import SocketIO, emit
 from flask_wtf import CSRFProtect, FlaskForm
 from flask_wtf.csrf import generate_csrf
 from redis import Redis
-from support.flask_apps import asked, close, guard_of, guarded, sid_of, together
+from support.flask_apps import WAIT, asked, close, guard_of, guarded, sid_of, together
+from websockets.sync.client import connect
+from werkzeug.serving import make_server
 from wtforms import StringField
 
 from sessionlock.integrations.flask import SessionLock
@@ -212,6 +217,79 @@ def test_messages_in_three_tabs(app: Flask) -> None:
     assert [answer.status_code for answer in answers] == [200] * 3
     assert {answer.text for answer in answers} <= {"saved", ""}
     assert client.get("/show").text == ""
+
+
+# --- sockets
+
+
+@pytest.mark.parametrize("manage_session", [True, False])
+def test_flask_socketio(app: Flask, manage_session: bool) -> None:
+    """It puts a session of its own into the request's place, or saves ours by itself after each event."""
+
+    @app.post("/begin")
+    def begin() -> str:
+        session["a"] = 1
+        return ""
+
+    sockets = SocketIO(app, manage_session=manage_session, async_mode="threading")
+
+    @sockets.on("hello")
+    def hello(_: Any) -> None:
+        session["n"] = session.get("n", 0) + 1
+        emit("said", [session["a"], session["n"]])
+
+    client = app.test_client()
+    client.post("/begin")
+    socket = sockets.test_client(app, flask_test_client=client)
+    socket.emit("hello", 1)
+    socket.emit("hello", 2)
+    assert [event["args"] for event in socket.get_received()] == [[[1, 1]], [[1, 2]]]
+    with guard_of(app) as guard:
+        assert dict(guard.read(sid_of(client))) == ({"a": 1} if manage_session else {"a": 1, "n": 2})
+        assert guard.inspect(sid_of(client)).holder is None
+
+
+def test_a_websocket_is_never_run_again(app: Flask) -> None:
+    """What it changed too late meets a conflict, which is told; its browser has spoken with it already."""
+    runs: list[str] = []
+    over = threading.Event()
+
+    @app.post("/begin")
+    def begin() -> str:
+        session["n"] = session.get("n", 0) + 1
+        return ""
+
+    @app.teardown_request
+    def ended(error: BaseException | None) -> None:
+        if request.path == "/echo":
+            over.set()
+
+    @Sock(app).route("/echo")
+    def echo(socket: Any) -> None:
+        runs.append(request.path)
+        session["n"] += 100
+        while True:
+            socket.send(f"{socket.receive()} {session['n']}")
+
+    client = app.test_client()
+    client.post("/begin")
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    serving = threading.Thread(target=server.serve_forever)
+    serving.start()
+    try:
+        cookie = {"Cookie": f"session={sid_of(client)}"}
+        with connect(f"ws://127.0.0.1:{server.port}/echo", additional_headers=cookie) as socket:
+            socket.send("x")
+            assert socket.recv() == "x 101"
+            assert client.post("/begin").status_code == 200  # not held up
+        assert over.wait(WAIT)
+    finally:
+        server.shutdown()
+        serving.join(WAIT)
+        server.server_close()
+    assert runs == ["/echo"]
+    with guard_of(app) as guard:
+        assert guard.read(sid_of(client))["n"] == 2
 
 
 # --- B18: visitors who have sessions already
