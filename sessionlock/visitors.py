@@ -8,7 +8,7 @@ known by what it looks like; no framework is imported here.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .errors import ConfigurationError
@@ -97,7 +97,7 @@ class Visitor:
     def _write(self, response: Any, value: str, **options: Any) -> None:
         name = self._source.settings.name
         if not _sets_already(response, name):
-            response.set_cookie(name, value, **options)
+            _setter(response)(name, value, **options)
             _vary(response)
 
     @property
@@ -123,9 +123,13 @@ def _carrier(answer: Any, given: tuple[Any, ...]) -> Carrier | None:
 
 
 def _can_set(response: Any) -> bool:
-    if inspect.isclass(response) or not callable(getattr(response, "set_cookie", None)):
+    if inspect.isclass(response) or not callable(_setter(response)):
         return False
     return not getattr(response, "prepared", False)  # aiohttp: its headers are out
+
+
+def _setter(response: Any) -> Any:
+    return getattr(response, "set_cookie", None) or getattr(response, "add_cookie", None)  # Sanic's
 
 
 def _after(framework: Any) -> Carrier:
@@ -143,8 +147,8 @@ def _after(framework: Any) -> Carrier:
 
 def _sets_already(response: Any, name: str) -> bool:
     """Whether the view has set the cookie itself."""
-    cookies = getattr(response, "cookies", None) or ()
-    if name in cookies or any(getattr(cookie, "key", None) == name for cookie in cookies):
+    cookies = getattr(response, "cookies", None)
+    if isinstance(cookies, Iterable) and any(getattr(cookie, "key", cookie) == name for cookie in cookies):
         return True
     headers = response.headers
     found = getattr(headers, "getlist", None) or getattr(headers, "getall", None)

@@ -280,6 +280,22 @@ async def test_aiohttp(guard: SessionGuard, view: Any) -> None:
 
 
 @pytest.mark.anyio
+async def test_aiohttp_own_cookie(guard: SessionGuard) -> None:
+    @locked
+    async def view(request: web.Request, session: Session) -> web.Response:
+        session["a"] = 1
+        answer = web.Response()
+        answer.set_cookie("session_id", session.sid, domain="own.test")
+        return answer
+
+    app = web.Application()
+    app.router.add_get("/", view)
+    async with TestClient(TestServer(app)) as client:
+        (line,) = (await client.get("/")).headers.getall("Set-Cookie")
+    assert "own.test" in line
+
+
+@pytest.mark.anyio
 async def test_aiohttp_answer_that_has_begun(guard: SessionGuard, redis_url: str) -> None:
     refused: list[ConfigurationError] = []
 
@@ -313,12 +329,23 @@ async def test_litestar(guard: SessionGuard) -> None:
         session.setdefault("cart", []).append("A")
         return litestar.Response(session["cart"])
 
-    async with AsyncTestClient(litestar.Litestar([add])) as client:
+    @litestar.get("/own")
+    @locked
+    async def own(request: litestar.Request[Any, Any, Any], session: Session) -> litestar.Response[None]:
+        session["a"] = 1
+        answer = litestar.Response(None)
+        answer.set_cookie("session_id", session.sid, domain="own.test")
+        return answer
+
+    async with AsyncTestClient(litestar.Litestar([add, own])) as client:
         first = await client.get("/add")
         given = set_by(first)
         assert given is not None
         assert (given["httponly"], given["samesite"]) == (True, "Lax")
         assert [first.json(), (await client.get("/add")).json()] == [["A"], ["A", "A"]]
+        its_own = set_by(await client.get("/own"))
+        assert its_own is not None
+        assert its_own["domain"] == "own.test"
 
 
 # Django's settings are the process' own, so it gets a process of its own.
