@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 RMW = "tests/sessions/test_read_modify_write.py::"
 SERIAL = "tests/sessions/test_serializable.py::"
+VISITORS = "tests/faces/test_decorator_new_visitors.py::"
 VISIT = "tests/integrations/test_visit.py::"
 TAKEOVER = "tests/integrations/test_takeover.py::"
 
@@ -156,5 +157,40 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "                continue\n",
         "            continue\n",
         TAKEOVER + "test_a_rolling_switch",
+    ),
+    (
+        "a decorated view adopts the id of a cookie",
+        "B17",
+        "views.py",
+        "missing is None or isinstance(sid_from, SidCookie) else",
+        "missing is None else",
+        VISITORS + "test_an_unknown_id_is_never_adopted",
+    ),
+    (
+        "an id that was replaced begins another session",
+        "B17",
+        "views.py",
+        "if error.replaced or not self.begins",
+        "if not self.begins",
+        VISITORS + "test_an_id_that_was_replaced",
+    ),
+    (
+        "a session is stored whose id nobody is told",
+        "B17",
+        "visitors.py",
+        "if session.new and not session.changes():",
+        "if session.new:",
+        (
+            VISITORS + "test_an_answer_that_cannot_carry_a_cookie",
+            VISITORS + "test_aiohttp_answer_that_has_begun",
+        ),
+    ),
+    (
+        "an id that was replaced is given out again",
+        "B17",
+        "visitors.py",
+        "            and not context.outdated\n",
+        "",
+        VISITORS + "test_the_cookie_lives_as_long_as_the_session",
     ),
 ]
