@@ -498,9 +498,13 @@ class Session(MutableMapping[str, Any]):
             except CodecError:
                 yield key, None
 
-    def encoded(self, key: str) -> bytes | None:
-        """What is stored under ``key``, as it was when it was loaded or saved last."""
-        return self._raw.get(key)
+    def all_encoded(self) -> dict[str, bytes]:
+        """What is stored under each key, as it was when it was loaded or saved last."""
+        return dict(self._raw)
+
+    def given(self) -> list[str]:
+        """The keys to which this request assigned something, saved or not."""
+        return [key for key in self._given if self._has(key)]
 
     def decoded(self, key: str, raw: bytes | None) -> Any:
         """``raw`` once more as a value, that nobody has in his hands; None where there is nothing."""

@@ -36,7 +36,6 @@ __all__ = [
     "policy_for",
     "tell_cookie",
     "tell_late",
-    "with_flashes",
 ]
 
 log = logging.getLogger("sessionlock.web")
@@ -134,15 +133,7 @@ def _said(app: Any) -> dict[str, Any]:
 def guard_for(app: Any, url: str) -> SessionGuard:
     """A guard of the application's own; its sessions live ``PERMANENT_SESSION_LIFETIME`` after their last request."""
     idle = app.permanent_session_lifetime.total_seconds()
-    return SessionGuard.from_url(url, session=SessionPolicy(idle=idle, merge={FLASHES: "append"}))
-
-
-def with_flashes(guard: SessionGuard) -> SessionGuard:
-    """``guard``, which is told that two requests at once may both flash."""
-    if FLASHES not in guard.session_policy.merge:
-        merge = {**guard.session_policy.merge, FLASHES: "append"}
-        guard.session_policy = replace(guard.session_policy, merge=merge)
-    return guard
+    return SessionGuard.from_url(url, session=SessionPolicy(idle=idle))
 
 
 def policy_for(app: Any, rules: Rules, request: Any, endpoint: str | None) -> RoutePolicy:

@@ -23,7 +23,7 @@ from ..peers import Client
 from ..policies import SessionPolicy
 from ..selfcall import refusing
 from ..session import Session
-from .identity import IDENTITY, same_person
+from .identity import IDENTITY, Persons
 from .mapping import WebSession
 from .nesting import Held, held_here, refuse_nested
 from .rules import SAFE_METHODS, RequestMode, RoutePolicy, Rules, label_of
@@ -113,7 +113,6 @@ class Visit:
         self._context: Context  # of the session as it is now
         self._held: Held | None = None
         self._mapping: WebSession | None = None
-        self._who: dict[str, bytes | None] = {}
         self._began_at = 0.0
         self._new_identity = False
         self.by_old_id = False
@@ -239,7 +238,7 @@ class Visit:
 
     def _use(self, session: Session, context: Context) -> None:
         self.session, self._context = session, context
-        self._who = {key: session.encoded(key) for key in self._identity}
+        self._persons = Persons(self._identity, session)
 
     def _lost(self) -> None:
         """A request that only looks is not ended: nothing of it can be refused."""
@@ -403,8 +402,9 @@ class Visit:
 
     async def _save(self, live: float | None) -> None:
         session = self.session
-        if not session.new and self._is_somebody_else():
-            await session.regenerate(grace=0)
+        grace = None if session.new else self._grace_for_another()
+        if grace is not None:
+            await session.regenerate(grace=grace)
         held, new = self._held is not None, session.new
         session.ends_when_empty()
         if live is None and session.touched and not held and self._cookie.rolling:
@@ -421,16 +421,12 @@ class Visit:
             self.rolled = rolled is True
         self._gone = session.ended
 
-    def _is_somebody_else(self) -> bool:
-        """Whether another user is logged in than before, and the application gave no new id by itself."""
+    def _grace_for_another(self) -> float | None:
+        """Not None, if another user is logged in than before, and the application gave no new id by itself."""
         session = self.session
         if session.sid != self._sid:
-            return False
-        return self._new_identity or any(
-            after is not None and not same_person(session.decoded(key, self._who[key]), after)
-            for key in self._identity
-            if (after := session.peek(key)) is not None
-        )
+            return None
+        return 0.0 if self._new_identity else self._persons.grace_for_another(session)
 
     async def _end_or_begin_anew(self) -> None:
         """``clear()`` alone is a logout. Followed by filling it is a login: a session of its own, under a new id, in

@@ -642,3 +642,92 @@ async def test_what_the_framework_refuses_is_refused() -> None:
 def _url(guard: SessionGuard) -> str:
     pool = guard._client.connection_pool
     return f"unix://{pool.connection_kwargs['path']}"
+
+
+# --- a login that no list of keys knows
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "_logged_in_user",
+        "github_oauth_token",
+        "id_token",
+        "userinfo",
+        "DISCORD_USER_ID",
+        "token",
+        "logged_in",
+        "samlNameId",
+        "email",
+        "admin",
+        "current_user",
+        "customer_id",
+        "access_token",
+        "profile",
+        "userId",
+        "member",
+        "_auth0_session",
+        "keycloak_token",
+        "CAS_USERNAME",
+        "principal",
+        "signed_in",
+        "isLoggedIn",
+        "loginId",
+    ],
+)
+async def test_a_login_by_a_key_that_looks_like_one(guard: SessionGuard, request_of: Requests, key: str) -> None:
+    planted = await made(guard, cart=["A"], theme="dark")
+    async with request_of("POST", planted) as visit:
+        visit.mapping[key] = {"sub": "ada"}
+        await visit.finish()
+        assert visit.has_new_id
+    with pytest.raises(SessionNotFound):
+        await guard.read(planted)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "csrf_token",
+        "_csrf_token",
+        "csrftoken",
+        "oauth_state",
+        "_state_github_abc",
+        "oidc_nonce",
+        "login_next",
+        "cart",
+        "user_agent",
+        "authors",
+        "login_attempts",
+        "code_verifier",
+        "_flashes",
+        "theme",
+        "auth_redirect",
+        "last_login_at",
+    ],
+)
+async def test_what_is_none_keeps_the_id(guard: SessionGuard, request_of: Requests, key: str) -> None:
+    sid = await made(guard, theme="dark")
+    async with request_of("POST", sid) as visit:
+        visit.mapping[key] = ["x"]
+        await visit.finish()
+        assert not visit.has_new_id
+
+
+async def test_a_guess_is_made_once_and_leaves_requests_in_flight_their_time(
+    guard: SessionGuard, request_of: Requests
+) -> None:
+    sid = await made(guard, user_id=1, email="a@b.c")
+    async with request_of("POST", sid) as visit:
+        visit.mapping["email"] = "new@b.c"
+        await visit.finish()
+        assert not visit.has_new_id, "it is known who is logged in: that is the same user"
+    async with request_of("POST", sid) as visit:
+        visit.mapping["logged_in"] = False
+        await visit.finish()
+        assert not visit.has_new_id
+    async with request_of("POST", sid) as visit:
+        visit.mapping["logged_in"] = True
+        await visit.finish()
+        assert visit.has_new_id
+    assert (await guard.read(sid))["user_id"] == 1, "in flight"

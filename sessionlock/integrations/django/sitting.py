@@ -24,6 +24,7 @@ from ...guard import SessionGuard
 from ...keys import new_sid
 from ...peers import Client
 from ...policies import SessionPolicy
+from ..identity import Persons
 from ..nesting import Held
 from ..rules import RequestMode
 from ..takeover.taking import TakeOver
@@ -70,7 +71,7 @@ class Sitting:
         self.on_loss: Callable[[], object] | None = None
         """Called, on the session's loop, when the lease is lost in a request that has changed the session by then."""
         self._came: str | None = None  # the key under which it was opened
-        self._who: dict[str, Any] = {}
+        self._persons: Persons | None = None
         self._outer: Any = None  # of the request that this one is made in
         self._turn = asyncio.Lock()
         self._in_view = True  # and not in a thread that the view has begun; of what has its turn
@@ -119,7 +120,7 @@ class Sitting:
         if isinstance(self._record, HeldRecord):
             self._held = self._record
         self._unopened, self.failure, self._came = False, None, key
-        self._who = {key: self._record.session.peek(key) for key in settings.current().identity}
+        self._persons = Persons(settings.current().identity, self._record.session)
         return Content(self._record.session)
 
     async def save(self, guard: SessionGuard, must_create: bool) -> None:
@@ -242,8 +243,9 @@ class Sitting:
         ttl = self._seconds_to_live(data)
         if ttl <= 0:
             return await record.destroy()
-        if self._is_somebody_else(record):
-            await self._renew(record, 0)
+        grace = self._grace_for_another(record)
+        if grace is not None:
+            await self._renew(record, grace)
         changed = self._store.modified or self._unsaved()
         try:
             await record.finish(ttl)
@@ -296,12 +298,9 @@ class Sitting:
         else:
             await held.leave(type(error), error, error.__traceback__)
 
-    def _is_somebody_else(self, record: Record) -> bool:
-        """Whether another user is logged in than before, in a way that Django's ``login()`` knows nothing of."""
-        session = record.session
-        return not self.renewed and any(
-            after != before for key, before in self._who.items() if (after := session.peek(key)) is not None
-        )
+    def _grace_for_another(self, record: Record) -> float | None:
+        """Not None, if another user is logged in than before, in a way that Django's ``login()`` knows nothing of."""
+        return None if self.renewed or self._persons is None else self._persons.grace_for_another(record.session)
 
     def _lost(self) -> None:
         """A request that only looks is not ended: nothing of it can be refused."""

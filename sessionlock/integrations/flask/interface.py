@@ -33,7 +33,6 @@ from ..flasklike import (
     policy_for,
     tell_cookie,
     tell_late,
-    with_flashes,
 )
 from ..problems import tell
 from ..rules import BODY_LIMIT, label_of
@@ -94,7 +93,7 @@ class SessionLockInterface(SessionInterface):
             self._owns_guard = True
             return guard_for(app, given)
         face = given if isinstance(given, BlockingGuard) else blocking_guard(given)
-        return with_flashes(face.inner)
+        return face.inner
 
     def app_is_gone(self) -> None:
         """The connections of its own guard, and to the old sessions, go with it."""

@@ -33,7 +33,6 @@ from ..flasklike import (
     policy_for,
     tell_cookie,
     tell_late,
-    with_flashes,
 )
 from ..rules import Mode, label_of
 from ..takeover import Origin
@@ -92,7 +91,7 @@ class SessionLockInterface(SessionInterface):
             self._owns_guard = isinstance(given, str)
             if not isinstance(given, (str, SessionGuard)):
                 raise ConfigurationError(f"SessionLock wants a guard for asyncio or a URL, not {given!r}")
-            self._guard = guard_for(app, given) if isinstance(given, str) else with_flashes(given)
+            self._guard = guard_for(app, given) if isinstance(given, str) else given
             self._codec = for_framework(self._guard.codec, self.serializer.dumps, self.serializer.loads)
         return self._guard
 

@@ -128,9 +128,10 @@ ALL = (
     Setting(
         "identity",
         kinds.KEYS,
-        "`user_id`, `_user_id`, `userid`, `uid`, `user`, `username`, `account_id`, `_auth_user_id`; those of more"
+        "`user_id`, `_user_id`, `userid`, `uid`, `user`, `username`, `account_id`, `_auth_user_id`, `*`; those of more"
         " extensions in Flask, Quart and aiohttp",
-        "Keys of the session that tell who is logged in. When one gets another value, the session gets a new id",
+        "Keys of the session that tell who is logged in. When one gets another value, the session gets a new id. `*`:"
+        " every other key whose name looks like it, when it gets its first value",
     ),
     Setting(
         "problems",
