@@ -81,6 +81,8 @@ class SessionLockInterface(SessionInterface):
         if self._guard is None:
             self._guard = self._find_guard()
         portal().guards.add(self._guard)
+        if self._origin is not None:
+            portal().guards.add(self._origin)
         return self._guard
 
     def _find_guard(self) -> SessionGuard:
@@ -276,7 +278,10 @@ class SessionLockInterface(SessionInterface):
     def _live(self, app: Flask, session: LockedSession) -> float | None:
         visit, idle = session._visit, self._lifetime(app).idle
         assert visit is not None
-        return live_of(app, visit, idle, modified=session.modified, permanent=session._is_permanent)
+        permanent, refresh = session._is_permanent, app.config["SESSION_REFRESH_EACH_REQUEST"]
+        # A session that ends with the browser, and is renewed by being used, needs no renewal for each change.
+        modified = session._forced or (session.modified and (permanent or session._was_permanent or not refresh))
+        return live_of(app, visit, idle, modified=modified, permanent=permanent)
 
 
 def check_guard(given: object) -> None:

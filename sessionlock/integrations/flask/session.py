@@ -41,7 +41,7 @@ class LockedSession(WebSession, SessionMixin):
         self._context: weakref.ref[Any] | None = None
         self._forced = False
         self._was_modified = False
-        self._was_new = False
+        self._was_new = self._was_permanent = False
         self._failed = False
         self._answered = False
         self._left = False
@@ -127,7 +127,7 @@ class LockedSession(WebSession, SessionMixin):
 
     def _keep(self, visit: Visit) -> Visit:
         visit.mapping = self
-        self._was_new = visit.session.new
+        self._was_new, self._was_permanent = visit.session.new, bool(visit.session.peek("_permanent"))
         return visit
 
     @staticmethod
