@@ -2,8 +2,8 @@
 
 ::
 
-    python tests/frameworks.py                  # all, at both ends: a table
-    python tests/frameworks.py --only oldest flask quart
+    python -m tests.frameworks                  # all, at both ends: a table
+    python -m tests.frameworks --only oldest flask quart
 
 That version and what it needs are laid over the packages of the interpreter that runs this, which has the extra
 ``test`` (Django 6 needs Python 3.12). What is laid over stays in the folder ``--folder`` for the next time.
@@ -73,7 +73,7 @@ def floors() -> dict[str, dict[str, str]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit status: 1 when something is red."""
-    parser = argparse.ArgumentParser(prog="python tests/frameworks.py", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tests.frameworks", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(FACES)}; all by default")
     parser.add_argument("--only", choices=("oldest", "newest"))
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "sessionlock-frameworks"))

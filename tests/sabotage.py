@@ -35,6 +35,7 @@ TABLES = (
     "tests.sabotage_table_flask",
     "tests.sabotage_table_quart",
     "tests.sabotage_table_sessions",
+    "tests.sabotage_table_settings",
 )
 WITHIN = 60.0  # seconds for the tests of one entry
 
