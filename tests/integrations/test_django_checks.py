@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -391,6 +393,16 @@ def test_a_server_says_when_its_store_cannot_be_used(project: Project) -> None:
     said = project.serve('SESSION_LOCK_URL = "redis://localhost:1/0"; SESSION_LOCK_OPTIONS = {"retry_for": 0.1}')
     assert said.startswith("WARNING sessionlock.W004"), said
     assert "ANSWERED 503" in said
+
+
+def test_a_store_that_says_nothing_does_not_hold_up_the_start(project: Project) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        started = time.monotonic()
+        ids, _ = project.check(f'SESSION_LOCK_URL = "{url}"', deploy=True)
+    assert "sessionlock.W004" in ids
+    # A second for each of the two times that it is asked; without a limit it would never end.
+    assert time.monotonic() - started < 6
 
 
 def test_silenced_is_silenced(project: Project) -> None:

@@ -21,6 +21,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import request_started
 from django.utils.module_loading import import_string
 from redis import Redis, RedisError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from ...policies import SessionPolicy
 from ..settings import unknown_names, without_effect
@@ -281,7 +283,8 @@ def _reachable() -> Iterator[CheckMessage]:
         )
     if scheme not in ("redis", "rediss", "unix"):
         return
-    client = Redis.from_url(url, socket_connect_timeout=WITHIN, socket_timeout=WITHIN, protocol=2)
+    once = Retry(NoBackoff(), 0)
+    client = Redis.from_url(url, socket_connect_timeout=WITHIN, socket_timeout=WITHIN, retry=once, protocol=2)
     try:
         client.ping()
     except (RedisError, OSError) as error:
