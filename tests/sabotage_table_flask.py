@@ -75,7 +75,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         FLASK + "interface.py",
         '        if visit.mode == "lock":\n',
         "        if False:\n",
-        TESTS + "hooks.py::test_the_body_comes_before_the_lock",
+        TESTS + "bodies.py::test_the_body_comes_before_the_lock",
     ),
     (
         "a body that is refused is received first",
@@ -83,7 +83,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         FLASK + "interface.py",
         "return 0 if most is not None and size is not None and size > most else limit",
         "return limit",
-        TESTS + "hooks.py::test_a_body_that_is_too_long_is_refused_before",
+        TESTS + "bodies.py::test_a_body_that_is_too_long_is_refused_before",
     ),
     (
         "who only follows links is logged out",
