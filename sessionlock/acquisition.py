@@ -154,7 +154,7 @@ class Acquisition:
         if wanted.session is None:
             return
         if not protocol.admitted(wanted.keys, snapshot.fields, granted.server_us):
-            raise protocol.refusal(wanted.name, protocol.not_admitted(snapshot.fields))
+            raise protocol.refusal(wanted.name, protocol.not_admitted(wanted.keys, snapshot.fields, granted.server_us))
         if wanted.missing == "reject" and not snapshot.created:
             raise refused(wanted.name, "missing")
 

@@ -38,7 +38,7 @@ from .errors import (
 from .executor import LOST, Executor
 from .keys import SessionKeys, key_of_field, new_token
 from .policies import SessionPolicy
-from .protocol import Change, Committed, Conflict, Refused, Snapshot, admitted, not_admitted, refusal
+from .protocol import Change, Committed, Conflict, Refused, Snapshot, admitted, ended, not_admitted, refusal
 from .session import field_of
 
 __all__ = ["Engine", "ScriptEngine", "WatchEngine", "whichever_works"]
@@ -150,9 +150,9 @@ class WatchEngine:
             flat, left, time = await pipe.execute()
         snapshot = _snapshot(flat)
         if b"#destroyed" in snapshot.fields:
-            return Refused("dead" if snapshot.fields.get(b"#id") == b"-" else "destroyed")
+            return Refused(ended(snapshot.fields, _microseconds(time)))
         if not admitted(keys, snapshot.fields, _microseconds(time)):
-            return Refused(not_admitted(snapshot.fields))
+            return Refused(not_admitted(keys, snapshot.fields, _microseconds(time)))
         if not snapshot.created:
             return Refused("missing")
         if left < policy.refresh_ms or policy.refresh_ms == policy.idle_ms:
@@ -178,9 +178,9 @@ class WatchEngine:
             if await self._finished(pipe, keys, op, current):
                 return Committed(current.version, current.created, repeated=True)
             if b"#destroyed" in current.fields:
-                return Refused("dead" if current.fields.get(b"#id") == b"-" else "destroyed")
+                return Refused(ended(current.fields, now))
             if not admitted(keys, current.fields, now):
-                return Refused(not_admitted(current.fields))
+                return Refused(not_admitted(keys, current.fields, now))
             held = yields and bool(await pipe.exists(keys.lock))
             refused = _refusal(current, created, changes, expected, held)
             if refused is not None:

@@ -145,7 +145,8 @@ class SessionConflict(SessionLockError):
 class SessionNotFound(SessionLockError):
     """There is no such session: it never existed or has expired.
 
-    ``replaced``: the id was replaced by a newer one (by a login, say) and does not work any more, or never did.
+    ``replaced``: the id was replaced by a newer one (by a login, say) a few seconds ago, and its grace is over: the
+    request may have been under way.
     """
 
     replaced = False

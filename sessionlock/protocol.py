@@ -46,6 +46,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 PATIENCE = 30.0  # seconds after which a waiter that was not heard of is taken for dead
 DIGITS = 16  # of the largest fence, 2^53
+RECENTLY_US = 15_000_000  # as lua/_ids.lua has it
 SHORT = 64  # bytes; longer values are compared by their SHA-1
 Word: TypeAlias = "bytes | str | int"
 
@@ -614,9 +615,17 @@ def admitted(keys: SessionKeys, fields: Mapping[bytes, bytes], now_us: int) -> b
     return current == proof or any(other == proof and int(until) > now_us for other, _, until in old)
 
 
-def not_admitted(fields: Mapping[bytes, bytes]) -> str:
-    """What an id that is not admitted is told: ``dead`` where ids have been replaced, else ``unknown``."""
-    return "dead" if fields.get(b"#id", b"").startswith(b"s:") else "unknown"
+def not_admitted(keys: SessionKeys, fields: Mapping[bytes, bytes], now_us: int) -> str:
+    """What an id that is not admitted is told: ``dead`` if it was replaced a moment ago, else ``unknown``."""
+    old = (entry.rpartition(b"@") for entry in fields.get(b"#old", b"").split())
+    recently = any(other == keys.proof.encode() and int(until) > now_us - RECENTLY_US for other, _, until in old)
+    return "dead" if recently else "unknown"
+
+
+def ended(fields: Mapping[bytes, bytes], now_us: int) -> str:
+    """The same for a session that was destroyed: ``dead`` if another took its place a moment ago."""
+    recently = int(fields[b"#destroyed"]) > now_us - RECENTLY_US
+    return "dead" if fields.get(b"#id") == b"-" and recently else "destroyed"
 
 
 def outdated(keys: SessionKeys, snapshot: Snapshot) -> bool:

@@ -17,7 +17,20 @@ local function admitted(proof, id, old, now)
   return false
 end
 
--- What an id that is not admitted is told: 'dead' where ids have been replaced.
-local function not_admitted(id, otherwise)
-  return id and string.sub(id, 1, 2) == 's:' and 'dead' or otherwise
+-- What an id that is not admitted is told: 'dead' if it was replaced a moment ago, so that its request may have been under
+-- way. A browser that comes with it later has never got the newer id, and is a stranger.
+local RECENTLY_US = 15000000
+
+local function not_admitted(proof, old, now, otherwise)
+  for other, deadline in string.gmatch(old or '', '(%S+)@(%d+)') do
+    if other == proof and tonumber(deadline) > now - RECENTLY_US then
+      return 'dead'
+    end
+  end
+  return otherwise
+end
+
+-- The same for a session that was destroyed; another took its place where the id is '-'.
+local function ended(id, destroyed, now)
+  return id == '-' and (number_in(destroyed) or 0) > now - RECENTLY_US and 'dead' or 'destroyed'
 end

@@ -13,12 +13,12 @@ local state = read_state(FIRST)
 if finished(op, state.commit) then
   return {'already', state.version or '0', state.created or ''}
 end
-if state.destroyed then
-  return {state.id == '-' and 'dead' or 'destroyed'}
-end
 local now = server_time()
+if state.destroyed then
+  return {ended(state.id, state.destroyed, now)}
+end
 if not admitted(proof, state.id, state.old, now) then
-  return {not_admitted(state.id, 'unknown')}
+  return {not_admitted(proof, state.old, now, 'unknown')}
 end
 if expected ~= '' and expected ~= (state.version or '0') then
   return {'conflict', state.version or '0', {}, call('HGETALL', SESSION)}

@@ -13,7 +13,7 @@ if state[1] then
   return {'destroyed'}
 end
 if not admitted(proof, state[3], state[4], now) then
-  return {not_admitted(state[3], 'unknown')}
+  return {not_admitted(proof, state[4], now, 'unknown')}
 end
 if not state[2] then
   return {'missing'}

@@ -25,7 +25,7 @@ if token ~= '' then
     return {'lost', state.fence or '0'}
   end
 elseif not admitted(proof, state.id, state.old, now) then
-  return {not_admitted(state.id, 'unknown')}
+  return {not_admitted(proof, state.old, now, 'unknown')}
 elseif not state.created and created ~= 'new' then
   return {'missing'}
 end

@@ -39,8 +39,8 @@ end
 if finished(token, state['#commit']) then
   return {'finished'}
 end
-local refused = state['#destroyed'] and (state['#id'] == '-' and 'dead' or 'destroyed')
-  or not admitted(proof, state['#id'], state['#old'], now) and not_admitted(state['#id'], 'missing')
+local refused = state['#destroyed'] and ended(state['#id'], state['#destroyed'], now)
+  or not admitted(proof, state['#id'], state['#old'], now) and not_admitted(proof, state['#old'], now, 'missing')
   or missing == 'reject' and not state['#created'] and 'missing'
 if refused then
   return {refused}

@@ -8,10 +8,10 @@
 local state = call('HMGET', SESSION, '#destroyed', '#created', '#id', '#old')
 local now = server_time()
 if state[1] then
-  return {state[3] == '-' and 'dead' or 'destroyed'}
+  return {ended(state[3], state[1], now)}
 end
 if not admitted(ARGV[3], state[3], state[4], now) then
-  return {not_admitted(state[3], 'unknown')}
+  return {not_admitted(ARGV[3], state[4], now, 'unknown')}
 end
 if not state[2] then
   return {'missing'}
