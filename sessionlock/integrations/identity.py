@@ -5,12 +5,12 @@ the old one in the visitor's browser.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..session import Session
 
-__all__ = ["IDENTITY", "Persons", "same_person"]
+__all__ = ["IDENTITY", "Persons", "same_person", "tells_a_person"]
 
 LIKE = "*"
 # Keys under which applications and their extensions keep who is logged in: another value is another user. "*" stands
@@ -45,6 +45,11 @@ def same_person(before: Any, after: Any) -> bool:
 def looks_like_one(key: str) -> bool:
     """Whether a key of this name probably tells who is logged in."""
     return _LOOKS_LIKE.search(key) is not None and _IS_NONE.search(key) is None
+
+
+def tells_a_person(content: Mapping[str, Any]) -> bool:
+    """Whether somebody is logged in in a session with this content."""
+    return any(value and (key in IDENTITY or looks_like_one(key)) for key, value in content.items())
 
 
 class Persons:

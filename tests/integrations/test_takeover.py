@@ -295,6 +295,28 @@ async def _forget_tombstones(guard: SessionGuard) -> None:
         await guard._client.delete(key)
 
 
+async def test_all_requests_of_a_page_that_come_with_the_old_cookie(guard: SessionGuard) -> None:
+    """The browser has no other yet, and each of them finds who is logged in."""
+    old, new = on_cookies(), on_ours(guard, StarletteCookie(SECRET), cookie="session_id")
+    visitor = Visitor()
+    await visitor.ask(old, "/login?user=ada")
+    for number in range(4):
+        tab = Visitor()
+        tab.cookies = httpx.Cookies(visitor.cookies)
+        seen = await tab.ask(new, f"/add?item={number}")
+        assert seen == {"user_id": "ada", "cart": [str(n) for n in range(number + 1)]}
+
+
+async def test_two_strangers_whose_cookies_are_equal_share_nothing(guard: SessionGuard) -> None:
+    old, new = on_cookies(), on_ours(guard, StarletteCookie(SECRET), cookie="session_id")
+    first, second = Visitor(), Visitor()
+    await first.ask(old, "/add?item=A")
+    second.cookies = httpx.Cookies(first.cookies)
+    assert (await first.ask(new, "/add?item=mine"))["cart"] == ["A", "mine"]
+    assert (await second.ask(new, "/add?item=other"))["cart"] == ["A", "other"]
+    assert (await first.seen(new))["cart"] == ["A", "mine"]
+
+
 async def test_an_unknown_cookie_begins_nothing(guard: SessionGuard, old_redis: Any, old_server: str) -> None:
     visitor = Visitor()
     visitor.cookies.set("session", "chosen-by-a-stranger", domain="shop.test")

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import ConfigurationError
+from ...keys import new_sid
+from ..identity import tells_a_person
 from .taking import Old
 
 __all__ = ["FlaskCookie", "StarletteCookie", "sid_for"]
@@ -18,10 +20,13 @@ __all__ = ["FlaskCookie", "StarletteCookie", "sid_for"]
 _ALPHABET = string.digits + string.ascii_lowercase
 
 
-def sid_for(cookie: str) -> str:
-    """An id for what stands in a cookie, always the same: so all nodes take it over as one session. Only who has the
-    cookie can know it.
+def sid_for(cookie: str, content: Mapping[str, Any]) -> str:
+    """An id for what stands in a cookie: always the same where it tells who is logged in, so that all nodes take it
+    over as one session, and only who has the cookie can know it. What was signed for two strangers in one second may
+    be equal to the last byte, so there each request begins a session of its own.
     """
+    if not tells_a_person(content):
+        return new_sid()
     number = int.from_bytes(hashlib.sha256(b"sessionlock takes over " + cookie.encode()).digest(), "big")
     letters = []
     for _ in range(32):
@@ -54,7 +59,7 @@ class _Cookie:
             data = self._content(value)
         except (self._itsdangerous.BadData, ValueError):
             return None
-        return Old(sid_for(value), data, self._max_age) if isinstance(data, dict) and data else None
+        return Old(sid_for(value, data), data, self._max_age) if isinstance(data, dict) and data else None
 
     async def store(self, sid: str, data: Mapping[str, Any], seconds: float) -> None:
         raise NotImplementedError("what stands in a cookie cannot be written back")

@@ -54,7 +54,7 @@ class DjangoEngine:
         if not data or store.session_key != value:
             return None
         age = store.get_expiry_age(expiry=data.get("_session_expiry"))
-        return Old(sid_for(value) if self._engine == SIGNED_COOKIES else value, data, float(max(age, 1)))
+        return Old(sid_for(value, data) if self._engine == SIGNED_COOKIES else value, data, float(max(age, 1)))
 
     async def store(self, sid: str, data: Mapping[str, Any], seconds: float) -> None:
         await _in_a_thread(lambda: self._save(sid, data))

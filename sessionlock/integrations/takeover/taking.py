@@ -73,10 +73,10 @@ class TakeOver:
         self._codec = codec or guard.codec
 
     async def take(self) -> str | None:
-        """Take the old session over if there is one and nobody has yet; its id here.
+        """Take the old session over if there is one and nobody has yet; its id here, whoever did it.
 
         The store makes a record only if there is none of that id, so of several nodes one does it. A mark outlives the
-        record: an old session is not taken a second time after a logout.
+        record: an old session is not taken a second time after a logout; then there is no session of that id.
 
         Raises:
             RedisUnavailable, CodecError, SessionTooLarge; what the origin raises.
@@ -90,7 +90,7 @@ class TakeOver:
             return None
         mark = self._key(keys, "taken")
         if await self._command("EXISTS", mark):
-            return None
+            return old.sid  # perhaps by another request of this visitor, a moment ago
         life = max(self._policy.idle, old.seconds or A_MONTH)
         policy = self._policy if old.seconds is None else replace(self._policy, idle=max(old.seconds, 1.0))
         try:
