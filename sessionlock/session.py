@@ -63,6 +63,8 @@ class Session(MutableMapping[str, Any]):
     """Whether loading it began its idle time anew."""
     conflicted = False
     """Whether a :meth:`save` of this request met a conflict that could not be merged."""
+    took_effect = False
+    """Whether :meth:`save` or :meth:`incr` have changed the store: doing the request again would do that twice."""
 
     # Most requests leave these as they are.
     _touched = _destroyed = _cleared = _ended = _read_all = _ends_when_empty = False
@@ -271,7 +273,12 @@ class Session(MutableMapping[str, Any]):
         Raises:
             LeaseLost, SessionConflict, SessionDestroyed, CodecError, SessionTooLarge, RedisUnavailable.
         """
-        return self._step(self._do().save())
+        return self._step(self._save(self._do()))
+
+    async def _save(self, actions: Actions) -> None:
+        changed = self.modified
+        await actions.save()
+        self.took_effect |= changed
 
     def release(self) -> Coroutine[Any, Any, None]:
         """Save what changed and give the lock up before the block ends. Later changes raise."""
@@ -290,7 +297,9 @@ class Session(MutableMapping[str, Any]):
     async def _incr(self, actions: Actions, key: str, by: int) -> int:
         if key in self.changed_keys():
             await actions.save()
-        return await actions.incr(key, by)
+        value = await actions.incr(key, by)
+        self.took_effect = True
+        return value
 
     def regenerate(self, *, grace: float = 30.0) -> Coroutine[Any, Any, str]:
         """Give the session a new id, at once (at login, against session fixation); returns it, as ``session.sid``.

@@ -114,7 +114,7 @@ class Visit:
         self._held: Held | None = None
         self._mapping: WebSession | None = None
         self._began_at = 0.0
-        self._new_identity = False
+        self._new_identity = self._took_effect = False
         self.by_old_id = False
         """Whether it came with an id that has been replaced."""
         self.rolled = False
@@ -303,7 +303,9 @@ class Visit:
             if not writable:
                 await self._begin()
             return None
+        version = before.version
         await self._settle(None) if writable else self._close_unlocked()
+        self._took_effect |= before.version != version or before.took_effect
         await self._enter(self._to_lock(self.session.sid))
         return self._context if isinstance(self._context, SessionContext) else None
 
@@ -341,7 +343,7 @@ class Visit:
                 self._saved = True
                 if self._old is not None:
                     await self._tell_old(self._old, changed=self.session.version != before)
-            elif self._may_run_again and self.session.conflicted:
+            elif self._can_run_again and self.session.conflicted:
                 raise self._once_more()
             else:
                 await self._discard()
@@ -355,11 +357,15 @@ class Visit:
         if old.origin.write_back and (changed or self.has_new_id) and not self.session.new and not self._gone:
             await old.exchange(self.session.sid, moved=self.has_new_id)
 
+    def _learn(self) -> None:
+        """From now on this route takes the lock at once."""
+        if self._learnt is not None and self._may_run_again:
+            self._learnt.add(self.label, self.age)
+
     def _once_more(self) -> RunAgain:
         if isinstance(self._context, UnlockedContext):
             self._close_unlocked()
-        if self._learnt is not None:
-            self._learnt.add(self.label, self.age)
+        self._learn()
         log.debug("%s met a conflict in session %s and runs again under the lock", self.label, self.session.name)
         return RunAgain()
 
@@ -368,8 +374,9 @@ class Visit:
         try:
             await self._take_effect(live)
         except SessionConflict:
-            if self._may_run_again:
+            if self._can_run_again:
                 raise self._once_more() from None
+            self._learn()
             raise
         except SessionNotFound as error:
             if error.replaced:
@@ -379,9 +386,14 @@ class Visit:
             if not self._changed():
                 log.info("%s; this request had changed nothing: the cookie is cleared, the answer kept", error)
                 return
-            if self._may_run_again:
+            if self._can_run_again:
                 raise self._once_more() from None
             raise
+
+    @property
+    def _can_run_again(self) -> bool:
+        """What the handler has saved, or counted, by itself cannot be taken back."""
+        return self._may_run_again and not self.session.took_effect and not self._took_effect
 
     async def _take_effect(self, live: float | None) -> None:
         session, context = self.session, self._context

@@ -10,6 +10,7 @@ import enum
 import json
 import logging
 import pickle
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -128,6 +129,50 @@ async def test_a_conflict_that_the_handler_met_itself(guard: SessionGuard, reque
             await visit.mapping.sessionlock.save()
         with pytest.raises(RunAgain):
             await visit.finish(failed=True)
+
+
+@pytest.mark.parametrize("step", ["save", "incr"])
+async def test_what_the_handler_has_stored_by_itself_is_not_done_twice(
+    guard: SessionGuard, request_of: Requests, step: str
+) -> None:
+    """Then the conflict is told; and from the next time on the route takes the lock at once."""
+    sid = await made(guard, n=0, hits=0)
+    async with request_of("GET", sid) as visit:
+        session = visit.mapping.sessionlock
+        if step == "incr":
+            await session.incr("hits")
+        else:
+            visit.mapping["hits"] += 1
+            await session.save()
+        visit.mapping["n"] += 1
+        await guard.transaction(sid, lambda other: other.__setitem__("n", 7))
+        with pytest.raises(SessionConflict):
+            await visit.finish()
+    assert await data_of(guard, sid) == {"n": 7, "hits": 1}
+    async with request_of("GET", sid) as visit:
+        assert visit.session.lease is not None
+        await visit.finish()
+
+
+async def test_a_browser_that_never_got_its_new_id_is_a_stranger(guard: SessionGuard, request_of: Requests) -> None:
+    """Not one who is refused for as long as the session lives that it knows nothing of."""
+    for how in ("regenerate", "clear"):
+        sid = await made(guard, cart=["A"])
+        async with request_of("POST", sid) as login:
+            if how == "clear":
+                login.mapping.clear()
+            login.mapping["user_id"] = 7
+            await login.finish()
+        with Stored(_url(guard), sid) as stored:  # half a minute later
+            for field in (b"#old", b"#destroyed"):
+                was: Any = stored.client.hget(stored.keys.session, field)
+                if was:
+                    then = re.sub(rb"[0-9]{16}$", lambda found: b"%d" % (int(found[0]) - 30_000_000), was)
+                    stored.client.hset(stored.keys.session, field, then)
+        async with request_of("POST", sid) as again:
+            again.mapping["user_id"] = 7
+            await again.finish()
+            assert again.new_sid not in (None, sid)
 
 
 async def test_learnt_routes_are_bounded_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
