@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from contextvars import copy_context
 from typing import Any
 
-from ..errors import SessionConflict, SessionLockError
+from ..errors import RedisUnavailable, SessionConflict, SessionLockError
 from .ahead import Ahead
+from .mapping import UnavailableSession
 from .problems import Problem, Problems, stays, tell
 from .rules import BODY_LIMIT, SAFE_METHODS
 from .visit import RunAgain, Visit
@@ -72,7 +73,11 @@ class Exchange:
     async def run(self, app: App) -> None:
         try:
             before = _Before(self._scope) if self._may_run_again else None
-            if not await self._opened():
+            try:
+                if not await self._opened():
+                    return
+            except RedisUnavailable as error:
+                await _Without(self, self._scope, error).handle(app)
                 return
             if await _Run(self, self._visit, self._scope).handle(app):
                 return
@@ -286,6 +291,38 @@ class _Run:
         if not await self._exchange.answered(error, message):
             self._replaced = False
             raise error
+
+
+class _Without:
+    """The application, called in an outage: a request that does not use its session is not touched by it."""
+
+    def __init__(self, exchange: Exchange, scope: Scope, error: RedisUnavailable) -> None:
+        self._exchange = exchange
+        self._scope = scope
+        self._error = error
+        self._session = UnavailableSession(error)
+        self._replaced = self._begun = False
+
+    async def handle(self, app: App) -> None:
+        self._scope["session"] = self._session
+        try:
+            await app(self._scope, self._exchange.reader(), self.send)
+        except Exception:
+            if self._begun or self._replaced or not self._session.was_wanted:
+                raise
+            raise self._error from None
+
+    async def send(self, message: Message) -> None:
+        if self._replaced:
+            return
+        if message["type"] == "http.response.start":
+            # What the application made of the error is not what this request is to be answered.
+            if self._session.was_wanted and message["status"] >= 500:
+                self._replaced = await self._exchange.answered(self._error, message)
+                if self._replaced:
+                    return
+            self._begun = True
+        await self._exchange.send(message)
 
 
 class _Before:

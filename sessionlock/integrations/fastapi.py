@@ -15,6 +15,7 @@ from inspect import signature
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
+from starlette.exceptions import HTTPException
 
 from ..errors import ConfigurationError
 from ..session import Session
@@ -40,12 +41,20 @@ async def locked_session(request: Request) -> AsyncIterator[Session]:
     if visit.session.lease is not None and visit.session.is_open:
         yield visit.session  # until the answer begins, as for every request of this mode
         return
+    answer: HTTPException | None = None
     try:
         async with visit.locked() as session:
-            yield session
+            try:
+                yield session
+            except HTTPException as error:
+                if error.status_code >= 500:
+                    raise
+                answer = error  # like any other answer: only a 5xx saves nothing
     except RunAgain:
         request.scope[RUN].abandon()
         raise conflict() from None
+    if answer is not None:
+        raise answer
 
 
 # FastAPI before 0.121 has no such argument, and leaves dependencies before the answer (to 0.117) or after it. Then the

@@ -11,12 +11,13 @@ import copy
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from typing import TYPE_CHECKING, Any
 
+from ..errors import SessionLockError
 from ..session import Session
 
 if TYPE_CHECKING:
     from .visit import Visit
 
-__all__ = ["WebSession"]
+__all__ = ["UnavailableSession", "WebSession"]
 
 # Names that were attributes once: who still uses one is told where it is.
 MOVED = {"sid", "name", "lease", "version", "created", "new", "saved", "modified", "accessed", "destroyed", "is_open"}
@@ -227,3 +228,16 @@ def _spelled(key: Any) -> Any:
     if isinstance(key, (int, float)):
         return int.__repr__(key) if isinstance(key, int) else float.__repr__(key)
     return key
+
+
+class UnavailableSession(WebSession):
+    """The session of a request whose session cannot be had: touching it raises why."""
+
+    def __init__(self, why: SessionLockError) -> None:
+        super().__init__()
+        self._why = why
+        self.was_wanted = False
+
+    def _open(self) -> Visit:
+        self.was_wanted = True
+        raise self._why

@@ -377,3 +377,26 @@ async def test_who_does_not_look_gets_no_cookie(guard: SessionGuard, sid: str) -
 
     async with browser(app_of(guard, view), sid) as client:
         assert "set-cookie" not in (await client.get("/")).headers
+
+
+async def test_an_outage_does_not_touch_who_uses_no_session(sid: str) -> None:
+    """A health probe, a static file. Who does use it gets 503, whatever the application makes of the error."""
+
+    async def page(request: Request) -> Response:
+        if request.url.path == "/health":
+            return PlainTextResponse("alive")
+        if request.url.path == "/caught":
+            try:
+                request.session["a"] = 1
+            except Exception:
+                return PlainTextResponse("sorry", 500)
+        return JSONResponse(dict(request.session))
+
+    gone = SessionGuard.from_url("redis://127.0.0.1:1/0", retry_for=0.2)
+    async with gone, browser(app_of(gone, page), sid) as client:
+        for method in ("GET", "POST"):
+            answers = [await client.request(method, path) for path in ("/health", "/caught", "/")]
+            assert [answer.status_code for answer in answers] == [200, 503, 503]
+            assert answers[0].text == "alive"
+            assert "set-cookie" not in answers[0].headers
+            assert answers[2].headers["retry-after"]

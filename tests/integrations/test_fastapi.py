@@ -150,7 +150,29 @@ async def test_a_handler_that_refuses(guard: SessionGuard, sid: str) -> None:
     async with browser(app_of(guard), sid) as client:
         assert (await client.post("/refuse")).status_code == 404
         assert (await guard.inspect(sid)).holder is None
-    assert dict(await guard.read(sid)) == {"cart": []}
+    assert dict(await guard.read(sid)) == {"cart": ["refused"]}, "a 404 is an answer"
+
+
+@pytest.mark.parametrize(
+    ("mode", "method"), [("optimistic", "POST"), ("auto", "POST"), ("auto", "GET"), ("lock", "GET")]
+)
+@pytest.mark.parametrize(("status", "tries"), [(401, 3), (303, 3), (503, 0)])
+async def test_an_answer_that_is_raised(
+    guard: SessionGuard, sid: str, mode: Any, method: str, status: int, tries: int
+) -> None:
+    """A failed login is counted, as it is when the 401 is returned. Only a 5xx saves nothing."""
+    app = FastAPI()
+    app.add_middleware(SessionLockMiddleware, guard=guard, mode=mode)
+
+    @app.api_route("/login", methods=["GET", "POST"])
+    async def login(session: LockedSession) -> None:
+        session["tries"] = session.get("tries", 0) + 1
+        raise HTTPException(status)
+
+    async with browser(app, sid) as client:
+        for _ in range(3):
+            assert (await client.request(method, "/login")).status_code == status
+    assert (await guard.read(sid)).get("tries", 0) == tries
 
 
 async def test_destroyed_meanwhile(guard: SessionGuard, sid: str) -> None:
