@@ -61,7 +61,11 @@ def client_from_url(url: str) -> Any:
         if scheme in CLUSTER_SCHEMES:
             return _cluster_client(url)
         # RESP2 unless the URL says otherwise (?protocol=3): Redis 5 knows no other, and we would gain nothing by RESP3.
-        return Redis.from_url(url, protocol=2)
+        _check_database(url)
+        client = Redis.from_url(url, protocol=2)
+        pool: Any = client.connection_pool
+        pool.make_connection()  # not opened; an option that nobody knows is an error now
+        return client
     except ConfigurationError:
         raise
     except (ValueError, TypeError, IndexError, RedisError):
@@ -85,6 +89,16 @@ def _parts(url: str, port: int) -> tuple[list[tuple[str, int]], str, dict[str, A
         options["ssl"] = True
     options.setdefault("protocol", 2)
     return [_address(host, port) for host in hosts.split(",")], path, options
+
+
+def _check_database(url: str) -> None:
+    """redis-py takes 0 for what is no number: two applications would share one database."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        if not parts.path.strip("/"):
+            raise ConfigurationError("a unix:// URL names a socket: unix:///run/redis.sock")
+    elif parts.path.strip("/") and not parts.path.strip("/").isdecimal():
+        raise ConfigurationError("the database in a Redis URL is a number: redis://localhost:6379/0")
 
 
 def _address(text: str, port: int) -> tuple[str, int]:

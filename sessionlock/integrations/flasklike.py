@@ -41,6 +41,7 @@ __all__ = [
 log = logging.getLogger("sessionlock.web")
 
 CONFIG = names_of("config")
+SHORTEST = 0.01  # seconds that a session lives; Flask's own takes 0 and less, too
 FLASHES = "_flashes"  # where flash() keeps its messages
 # Who is logged in, by the extensions of both: Flask-Principal, Flask-OIDC, Flask-CAS, Flask-SimpleLogin, and by the
 # older tutorials.
@@ -132,7 +133,7 @@ def _said(app: Any) -> dict[str, Any]:
 
 def guard_for(app: Any, url: str) -> SessionGuard:
     """A guard of the application's own; its sessions live ``PERMANENT_SESSION_LIFETIME`` after their last request."""
-    idle = app.permanent_session_lifetime.total_seconds()
+    idle = max(app.permanent_session_lifetime.total_seconds(), SHORTEST)
     return SessionGuard.from_url(url, session=SessionPolicy(idle=idle))
 
 
@@ -150,7 +151,7 @@ def lifetime_of(app: Any, guard: SessionGuard, *, own: bool, locked: bool = Fals
     ``PERMANENT_SESSION_LIFETIME`` seconds; a guard that was handed over with another ``idle`` than the default may
     shorten that. Without ``SESSION_REFRESH_EACH_REQUEST`` they are counted from the last change.
     """
-    idle = max(app.permanent_session_lifetime.total_seconds(), 0.01)
+    idle = max(app.permanent_session_lifetime.total_seconds(), SHORTEST)
     policy = guard.session_policy
     if not own and policy.idle != SessionPolicy().idle:
         idle = min(idle, policy.idle)

@@ -234,6 +234,17 @@ def test_login_and_logout(client: Client) -> None:
     assert twin_with(user).get("/who").content == b""
 
 
+@pytest.mark.parametrize(("method", "status"), [("post", 400), ("get", 200)])
+def test_who_comes_with_a_key_that_a_login_replaced(client: Client, method: str, status: int) -> None:
+    """It waited behind that login, say. A new session's cookie would take the place of the login's."""
+    late = twin_with(sid_of(client))
+    late.raise_request_exception = False
+    client.post("/login/ada")
+    answer = getattr(late, method)("/add/late")
+    assert answer.status_code == status
+    assert "sessionid" not in answer.cookies
+
+
 def test_somebody_else_logs_in_and_finds_nothing(client: Client) -> None:
     client.post("/login/ada")
     before = sid_of(client)

@@ -227,16 +227,17 @@ class Ending:
         self.accessed = current is not None and current.accessed
         empty = current is None or current.is_empty()
         cookie = request.COOKIES.get(django_settings.SESSION_COOKIE_NAME)
-        # The browser of a request that came with a replaced key has another, or will have in a moment. A safe one
-        # must not put itself in its place.
-        late = opened.sessionlock.replaced and request.method in SAFE_METHODS
+        # The browser of a request that came with a replaced key has another, or will have in a moment: a new session's
+        # must not take its place.
+        late = opened.sessionlock.replaced
         self.deletes_cookie = cookie is not None and empty and self.accessed and not opened.sessionlock.replaced
         self.saves = not (empty or failed or refused) and (
             django_settings.SESSION_SAVE_EVERY_REQUEST or _changed(current)
         )
+        self._is_refused = False
         if self.saves and late and current is opened and current.session_key is None:
             log.warning("%s came with a session key that has been replaced; what it changed is not saved", run.label)
-            self.saves = False
+            self.saves, self._is_refused = False, request.method not in SAFE_METHODS
         # The session has another key, whether or not this run is sent, and the rest of it is saved.
         moved = current is opened and (run.is_second or opened.sessionlock.renewed)
         self.tells = self.saves or (moved and opened.session_key not in (None, cookie))
@@ -259,6 +260,7 @@ class Ending:
 
     def settle(self) -> None:
         """Save and release."""
+        self._refuse()
         try:
             if self.current is self.opened:
                 self.opened.sessionlock.finish(self.saves)
@@ -270,6 +272,7 @@ class Ending:
             raise self._conflict(error) from None
 
     async def asettle(self) -> None:
+        self._refuse()
         try:
             if self.current is self.opened:
                 await self.opened.sessionlock.afinish(self.saves)
@@ -279,6 +282,11 @@ class Ending:
                 await self.opened.sessionlock.afinish(False)
         except (SessionConflict, UpdateError) as error:
             raise self._conflict(error) from None
+
+    def _refuse(self) -> None:
+        """What was not saved is not acknowledged: as Django has it when a session ends under a request."""
+        if self._is_refused:
+            raise SessionInterrupted(ENDED)
 
     @property
     def _may_run_again(self) -> bool:

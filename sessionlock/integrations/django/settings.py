@@ -91,7 +91,10 @@ def _read() -> LockSettings:
 def _said(name: str) -> Any:
     spelled = OPTIONS[name].spelling("django")
     assert spelled is not None
-    return checked(name, getattr(settings, spelled, None), spelled)
+    value = getattr(settings, spelled, None)
+    if name == "read_from" and isinstance(value, str):
+        value = DjangoEngine(value)
+    return checked(name, value, spelled)
 
 
 def _rules(said: Mapping[str, Any]) -> Rules:
@@ -110,7 +113,7 @@ def _rules(said: Mapping[str, Any]) -> Rules:
 
 
 def _origin(said: Any) -> Origin | None:
-    origin: Origin | None = DjangoEngine(said) if isinstance(said, str) else said
+    origin: Origin | None = said
     if isinstance(origin, DjangoEngine):
         origin.check()
     if origin is not None and origin.cookie not in (None, settings.SESSION_COOKIE_NAME):

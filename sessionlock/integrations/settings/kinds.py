@@ -99,7 +99,7 @@ def _is_a_time(value: Any) -> bool:
 
 
 def _takes_over(value: Any) -> bool:
-    return isinstance(value, str) or any(callable(getattr(value, name, None)) for name in ("take_over", "load"))
+    return all(callable(getattr(value, name, None)) for name in ("load", "store", "end", "aclose"))
 
 
 _TYPES = "number", "seconds"
@@ -114,7 +114,11 @@ ON_CONFLICT = Kind("`again` `answer`", "", _one_of("again", "answer"))
 FLAG = Kind("bool", "", _wants("True or False", lambda value: isinstance(value, bool)))
 BYTES = Kind("int", "bytes", _wants("a whole number of bytes", lambda value: type(value) is int and value >= 0))
 KEYS = Kind("tuple of str", "", _wants('a tuple of keys, such as ("user_id",)', _are_keys))
-PROBLEMS = Kind("`Problems`", "", _wants("a Problems", lambda value: isinstance(value, (Problems, str))))
+PROBLEMS = Kind(
+    "`Problems`",
+    "",
+    _wants("a Problems", lambda value: isinstance(value, Problems) or (isinstance(value, str) and "." in value)),
+)
 ORIGIN = Kind("origin", "", _wants("an origin of sessionlock.integrations.takeover", _takes_over))
 COOKIE = Kind("str or `CookieSettings`", "", _wants("a cookie's name or CookieSettings", _is_cookie))
 WAIT = Kind(
