@@ -468,7 +468,8 @@ class SessionContext(_Held):
         call = protocol.destroy(self._wanted.keys, self._policy, replaced=replaced)
         _, safety = await self._runtime.executor.save(call)
         self._the_lease.when_lost(None)
-        await self._without_saving()
+        if not self._the_lease.released:
+            await self._without_saving()
         self._session.close("was destroyed")
         if safety is not None:
             safety.insist()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import secrets
-from collections.abc import Callable, Coroutine, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 from .changes import FLASHES, MAY_CLASH, MISSING, Clash, last_write_wins, strategy_for
@@ -67,9 +67,11 @@ class Session(MutableMapping[str, Any]):
     """Whether :meth:`save` or :meth:`incr` have changed the store: doing the request again would do that twice."""
 
     # Most requests leave these as they are.
-    _touched = _destroyed = _cleared = _ended = _read_all = _ends_when_empty = False
+    _touched = _destroyed = _cleared = _ended = _read_all = _ends_when_empty = _was_released = False
     _actions: Actions | None = None
     _at_home: AtHome | None = None
+    _before_saving: Callable[[], Awaitable[None]] | None = None
+    _after_destroying: Callable[[], Awaitable[None]] | None = None
     _begun: Sequence[Coroutine[Any, Any, Any]] = ()
 
     def __init__(
@@ -276,13 +278,21 @@ class Session(MutableMapping[str, Any]):
         return self._step(self._save(self._do()))
 
     async def _save(self, actions: Actions) -> None:
+        if self._before_saving is not None:
+            await self._before_saving()
         changed = self.modified
         await actions.save()
         self.took_effect |= changed
 
     def release(self) -> Coroutine[Any, Any, None]:
         """Save what changed and give the lock up before the block ends. Later changes raise."""
-        return self._step(self._do().release() if self._closed is None else _nothing())
+        return self._step(self._release(self._do()) if self._closed is None else _nothing())
+
+    async def _release(self, actions: Actions) -> None:
+        if self._before_saving is not None:
+            await self._before_saving()
+        await actions.release()
+        self._was_released = True
 
     def incr(self, key: str, by: int = 1) -> Coroutine[Any, Any, int]:
         """Add to an integer, in Redis and at once, with or without the lock; returns the new value.
@@ -317,12 +327,18 @@ class Session(MutableMapping[str, Any]):
         return self.sid
 
     def destroy(self) -> Coroutine[Any, Any, None]:
-        """End the session (log out), at once. Nothing that this request changed is saved."""
+        """End the session (log out), at once. Nothing that this request changed is saved. Once more does no harm."""
+        if self._destroyed:
+            return self._step(_nothing())
+        if self._was_released and self._actions is not None:
+            return self._step(self._destroy(self._actions))
         return self._step(self._destroy(self._do()))
 
     async def _destroy(self, actions: Actions) -> None:
         await actions.destroy()
         self._destroyed = True
+        if self._after_destroying is not None:
+            await self._after_destroying()
 
     def _step(self, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
         """``work``, for the caller to await. What nobody awaits is done when the block ends, for a security step must
@@ -506,6 +522,12 @@ class Session(MutableMapping[str, Any]):
                 yield key, self._peek(key)
             except CodecError:
                 yield key, None
+
+    def around(
+        self, *, before_saving: Callable[[], Awaitable[None]], after_destroying: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Have these done before the application saves or releases by itself, and after it has ended the session."""
+        self._before_saving, self._after_destroying = before_saving, after_destroying
 
     def all_encoded(self) -> dict[str, bytes]:
         """What is stored under each key, as it was when it was loaded or saved last."""

@@ -114,7 +114,7 @@ class Visit:
         self._held: Held | None = None
         self._mapping: WebSession | None = None
         self._began_at = 0.0
-        self._new_identity = self._took_effect = False
+        self._new_identity = self._took_effect = self._is_renewed = self._has_ended = False
         self.by_old_id = False
         """Whether it came with an id that has been replaced."""
         self.rolled = False
@@ -239,6 +239,7 @@ class Visit:
     def _use(self, session: Session, context: Context) -> None:
         self.session, self._context = session, context
         self._persons = Persons(self._identity, session)
+        session.around(before_saving=self._renew_for_another, after_destroying=self._begin_after_the_end)
 
     def _lost(self) -> None:
         """A request that only looks is not ended: nothing of it can be refused."""
@@ -414,9 +415,7 @@ class Visit:
 
     async def _save(self, live: float | None) -> None:
         session = self.session
-        grace = None if session.new else self._grace_for_another()
-        if grace is not None:
-            await session.regenerate(grace=grace)
+        await self._renew_for_another()
         held, new = self._held is not None, session.new
         session.ends_when_empty()
         if live is None and session.touched and not held and self._cookie.rolling:
@@ -431,14 +430,34 @@ class Visit:
             if isinstance(rolled, BaseException) and not session.ended:
                 raise rolled
             self.rolled = rolled is True
-        self._gone = session.ended
+        self._gone = session.ended or (self._has_ended and session.new)
 
-    def _grace_for_another(self) -> float | None:
-        """Not None, if another user is logged in than before, and the application gave no new id by itself."""
-        session = self.session
-        if session.sid != self._sid:
-            return None
-        return 0.0 if self._new_identity else self._persons.grace_for_another(session)
+    async def _renew_for_another(self) -> None:
+        """Another user is logged in than before: a new id, once. Where the application has given one by itself, the old
+        one ends now, whatever time it was given.
+        """
+        session, context = self.session, self._context
+        if session.new or self._is_renewed or self.mode in ("read", "off"):
+            return
+        grace = 0.0 if self._new_identity else self._persons.grace_for_another(session)
+        if grace is None:
+            return
+        if session.sid == self._sid:
+            await session.regenerate(grace=grace)
+        else:
+            lease = session.lease
+            held = (lease.token, lease.fencing_token) if lease is not None and not lease.released else None
+            call = protocol.regenerate(context.keys, context.keys.proof, math.ceil(grace * 1000), held)
+            await self.guard.runtime().executor.run(call)
+        self._is_renewed = True
+
+    async def _begin_after_the_end(self) -> None:
+        """The handler has ended the session. What it puts in now (a message to say goodbye) begins another."""
+        if self._finished:
+            return
+        self._has_ended = True
+        fresh = self.guard.beginning("optimistic", self.lifetime, self._codec)
+        self._use(await fresh.__aenter__(), fresh)
 
     async def _end_or_begin_anew(self) -> None:
         """``clear()`` alone is a logout. Followed by filling it is a login: a session of its own, under a new id, in
@@ -483,7 +502,7 @@ class Visit:
         session, context = self.session, self._context
         session.forget_what_nobody_awaited()
         self._accessed |= session.accessed
-        self._gone |= session.destroyed
+        self._gone |= session.destroyed or self._has_ended
         if isinstance(context, UnlockedContext):
             self._close_unlocked()
         else:

@@ -98,7 +98,7 @@ local function commit_changes(first, state, created, idle_ms, absolute_ms, now, 
   if state.created ~= created then
     if string.find(created, '^%d') then
       return {'gone'} -- a delta must not revive part of a record that expired or was replaced
-    elseif state.id and not admitted(created, state.id, state.old, now) then
+    elseif state.id and not belongs(created, state.id, state.old) then
       return {'gone'} -- meanwhile the record of another session came to be, which has the same name
     end
   end

@@ -17,6 +17,11 @@ local function admitted(proof, id, old, now)
   return false
 end
 
+-- Whether an id is, or has ever been, one of this record's: for who holds the lock since before it was replaced.
+local function belongs(proof, id, old)
+  return id == proof or string.find(' ' .. (old or ''), ' ' .. proof .. '@', 1, true) ~= nil
+end
+
 -- What an id that is not admitted is told: 'dead' if it was replaced a moment ago, so that its request may have been under
 -- way. A browser that comes with it later has never got the newer id, and is a stranger.
 local RECENTLY_US = 15000000

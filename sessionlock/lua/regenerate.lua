@@ -14,8 +14,24 @@ local state = call('HMGET', SESSION, '#destroyed', '#created', '#id', '#old', '#
 if state[1] then
   return {'destroyed'}
 end
-if state[3] == new_proof or string.find(' ' .. (state[4] or ''), ' ' .. new_proof .. '@', 1, true) then
-  return {'regenerated'} -- this very call, once more, even behind a later one
+-- The ids that were valid before, of which none outlives the grace that this call gives.
+local function older_ids(except)
+  local old = {}
+  for other, deadline in string.gmatch(state[4] or '', '(%S+)@(%d+)') do
+    if other ~= except and tonumber(deadline) > now - REPEATED_WITHIN_US then
+      old[#old + 1] = other .. '@' .. digits(math.min(tonumber(deadline), now + grace * 1000))
+    end
+  end
+  return old
+end
+
+if state[3] == new_proof then
+  -- This very call, once more; or who has the newest id wants the older ones to end sooner.
+  call('HSET', SESSION, '#old', table.concat(older_ids(), ' '))
+  return {'regenerated'}
+end
+if string.find(' ' .. (state[4] or ''), ' ' .. new_proof .. '@', 1, true) then
+  return {'regenerated'} -- this very call, once more, behind a later one
 end
 if token ~= '' and (call('GET', LOCK) ~= token or (number_in(state[5]) or 0) > tonumber(fence)) then
   return {'lost', state[5] or '0'}
@@ -27,12 +43,7 @@ if token == '' and not state[2] then
   return {'missing'}
 end
 local previous = state[3] or proof
-local old = {}
-for other, deadline in string.gmatch(state[4] or '', '(%S+)@(%d+)') do
-  if other ~= previous and tonumber(deadline) > now - REPEATED_WITHIN_US then
-    old[#old + 1] = other .. '@' .. deadline
-  end
-end
+local old = older_ids(previous)
 old[#old + 1] = previous .. '@' .. digits(now + grace * 1000)
 call('HSET', SESSION, '#id', new_proof, '#old', table.concat(old, ' '))
 keep_mortal(SHELL_MS)

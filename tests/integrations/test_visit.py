@@ -530,6 +530,71 @@ async def test_a_logout_that_nobody_awaited_takes_place(guard: SessionGuard, req
         await guard.read(sid)
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_goodbye_after_the_end(guard: SessionGuard, request_of: Requests, method: str) -> None:
+    """It begins a session of its own; ending twice, or clearing what has ended, does no harm."""
+    sid = await made(guard, user_id=1)
+    async with request_of(method, sid) as visit:
+        await visit.mapping.sessionlock.destroy()
+        await visit.mapping.sessionlock.destroy()
+        visit.mapping.clear()
+        assert visit.mapping == {}
+        visit.mapping["msg"] = "bye"
+        await visit.finish()
+        assert visit.new_sid not in (None, sid)
+    assert await data_of(guard, visit.session.sid) == {"msg": "bye"}
+    async with request_of(method, visit.session.sid) as visit:
+        await visit.mapping.sessionlock.destroy()
+        visit.mapping.clear()
+        await visit.finish()
+        assert visit.clears_cookie
+    with pytest.raises(SessionDestroyed):
+        await guard.read(sid)
+
+
+async def test_released_and_then_destroyed(guard: SessionGuard, request_of: Requests) -> None:
+    sid = await made(guard, user_id=1)
+    async with request_of("POST", sid) as visit:
+        await visit.mapping.sessionlock.release()
+        await visit.mapping.sessionlock.destroy()
+        await visit.finish()
+        assert visit.clears_cookie
+    with pytest.raises(SessionDestroyed):
+        await guard.read(sid)
+
+
+@pytest.mark.parametrize("how", ["release", "save", "regenerate before", "regenerate after"])
+async def test_a_login_that_the_handler_stores_by_itself(guard: SessionGuard, request_of: Requests, how: str) -> None:
+    """The planted id is dead as soon as the login stands in the store, whatever grace was said."""
+    planted = await made(guard, cart=["A"])
+    async with request_of("POST", planted) as visit:
+        session = visit.mapping.sessionlock
+        if how == "regenerate before":
+            await session.regenerate()
+        visit.mapping["user_id"] = 7
+        if how == "regenerate after":
+            await session.regenerate()
+        elif how in ("release", "save"):
+            await getattr(session, how)()
+            with pytest.raises(SessionNotFound):
+                await guard.read(planted)
+        await visit.finish()
+        assert visit.has_new_id
+    with pytest.raises(SessionNotFound):
+        await guard.read(planted)
+    assert (await data_of(guard, visit.session.sid))["user_id"] == 7
+
+
+async def test_no_older_id_outlives_a_shorter_grace(guard: SessionGuard) -> None:
+    oldest = await made(guard, a=1)
+    older = await guard.regenerate(oldest, grace=30)
+    newest = await guard.regenerate(older, grace=0)
+    for sid in (oldest, older):
+        with pytest.raises(SessionNotFound):
+            await guard.read(sid)
+    assert (await guard.read(newest))["a"] == 1
+
+
 # --- a dict
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SessionLockInterface"]
 
+log = logging.getLogger("sessionlock.web")
+
+SESSION = "sessionlock.session"  # in a request's environ
 LOCAL = ("embedded:", "memory:")  # begin with the guard, which is made when it is needed
 OPENED = "_sessionlock_session"  # in a request context
 # Flask's own settings make the cookie, and say when it is sent.
@@ -115,6 +119,7 @@ class SessionLockInterface(SessionInterface):
         if OPENED not in vars(context):  # a test's session_transaction() opens a second one, and saves it by itself
             setattr(context, OPENED, session)
             session._begin_in(context)
+            request.environ[SESSION] = session
         if run_of(request.environ, self) is None:
             prepare_body(request.environ)
         return session
@@ -183,7 +188,21 @@ class SessionLockInterface(SessionInterface):
             ConfigurationError: something else took this interface's place.
         """
         expect_still_there(app, self)
-        return run_request(self, application, environ, start_response)
+        try:
+            return run_request(self, application, environ, start_response)
+        except BaseException as error:
+            self._leave_after(error, environ)
+            raise
+
+    @staticmethod
+    def _leave_after(error: BaseException, environ: WSGIEnvironment) -> None:
+        """Flask ends its teardown with the first function that raises, and ours is called last."""
+        session = environ.get(SESSION)
+        if isinstance(session, LockedSession):
+            try:
+                session._leave(error)
+            except SessionLockError as trouble:
+                log.warning("after the request: %s", trouble)
 
     def is_being_answered(self, error: BaseException) -> None:
         """``error`` is about to become an answer."""
