@@ -143,7 +143,7 @@ class Guarded:
 
 def _tickets_of_tasks() -> dict[object, int]:
     """From now on, the first ticket under which Redis queues a task of this process. Nobody else wants to know."""
-    from sessionlock import protocol
+    from sessionlock.protocol import replies as protocol
 
     tickets: dict[object, int] = {}
     understand = protocol.acquired

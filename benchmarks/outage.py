@@ -58,7 +58,7 @@ def starlette_app() -> Any:
 def flask_app() -> Any:
     from flask import Flask, session
 
-    from sessionlock.integrations.flask import SessionLock
+    from sessionlock.integrations.flask.extension import SessionLock
 
     app = Flask(__name__)
     SessionLock(app, os.environ[REDIS])

@@ -35,7 +35,7 @@ settings.configure(
     MIDDLEWARE=MIDDLEWARE,
 )
 
-from sessionlock.integrations.django import session_lock, session_readonly  # noqa: E402  (settings come first)
+from sessionlock.integrations.django.decorators import session_lock, session_readonly  # noqa: E402  (settings come first)
 
 
 def add(request: HttpRequest, product: str) -> JsonResponse:

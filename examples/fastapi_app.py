@@ -5,7 +5,8 @@ import os
 import uvicorn
 from fastapi import FastAPI, Request
 
-from sessionlock.integrations.fastapi import LockedSession, SessionLockMiddleware
+from sessionlock.integrations.asgi.middleware import SessionLockMiddleware
+from sessionlock.integrations.fastapi import LockedSession
 
 app = FastAPI()
 app.add_middleware(

@@ -8,7 +8,8 @@ import sys
 
 from flask import Flask, flash, get_flashed_messages, session
 
-from sessionlock.integrations.flask import SessionLock, session_lock
+from sessionlock.integrations.flask.extension import SessionLock
+from sessionlock.integrations.web.decorators import session_lock
 
 app = Flask(__name__)
 app.config["SESSION_LOCK_URL"] = os.environ.get("SESSION_LOCK_URL", "embedded://")

@@ -5,7 +5,7 @@ import os
 import uvicorn
 from quart import Quart, session
 
-from sessionlock.integrations.quart import SessionLock
+from sessionlock.integrations.quart.extension import SessionLock
 
 app = Quart(__name__)
 SessionLock(app, os.environ.get("REDIS_URL", "redis://localhost:6379/0"))

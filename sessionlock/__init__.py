@@ -7,13 +7,15 @@
         session["cart"].append("A")                     # deep changes are noticed
                                                         # save + release + handoff: one round trip
 
-Read :mod:`sessionlock.lease`, :mod:`sessionlock.protocol`, ``lua/acquire.lua`` and :mod:`sessionlock.guard`, and you
+Read ``lock/context``, ``lock/acquire``, ``protocol/replies`` and ``protocol/lua/acquire.lua``, in this order, and you
 know how it works. :mod:`sessionlock.errors` shows what can go wrong.
 """
 
-from .changes import MISSING, Clash, by_id
-from .codec import Codec, FernetCodec, JsonCodec, MsgspecCodec, OrjsonCodec
-from .decorator import cookie, header, session_locked
+from .codecs.base import Codec
+from .codecs.fast import MsgspecCodec, OrjsonCodec
+from .codecs.fernet import FernetCodec
+from .codecs.json import JsonCodec
+from .decorator import session_locked
 from .default import configure, default_guard, session_lock
 from .durability import Safety, Wait
 from .errors import (
@@ -41,10 +43,12 @@ from .errors import (
 from .guard import HolderInfo, SessionGuard, SessionInfo
 from .lease import Lease
 from .policies import LeasePolicy, SessionPolicy, WaitPolicy
-from .quorum import Quorum
-from .session import Session
+from .quorum.router import Quorum
+from .session.mapping import Session
+from .session.merge import MISSING, Clash, by_id
 from .urls import MemoryStoreWarning
 from .version import __version__
+from .views.session_id import cookie, header
 
 __all__ = [
     "MISSING",

@@ -6,15 +6,15 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import partial
 from typing import Any
 
-from . import blocking
+from .blocking import guard as blocking
 from .default import default_guard
 from .errors import ConfigurationError
 from .guard import Missing, Mode, SessionGuard
-from .modes import UnlockedMode
 from .policies import LeasePolicy, SessionPolicy, WaitPolicy
-from .session import Session
-from .sources import SidFrom, cookie, header
-from .views import Decorator, Locks, locked_view, missing_for
+from .session.mapping import Session
+from .session.unlocked import UnlockedMode
+from .views.session_id import SidFrom, cookie, header
+from .views.wrap import Decorator, Locks, locked_view, missing_for
 
 __all__ = ["cookie", "header", "session_locked"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from .errors import ConfigurationError
 from .guard import SessionGuard
-from .session import Session
+from .session.mapping import Session
 
 __all__ = ["configure", "default_guard", "session_lock"]
 

@@ -14,28 +14,24 @@ from typing import Any, Literal, TypeVar, cast, overload
 
 from tenacity import AsyncRetrying
 
-from . import protocol
-from .acquisition import Wanted
-from .capabilities import Capabilities
-from .changes import check_strategies
-from .codec import Codec, default_codec
+from .checkup.findings import Capabilities
+from .codecs.base import Codec, default_codec
 from .durability import Wait
-from .engines import Engine, ScriptEngine, WatchEngine, increment, whichever_works
-from .errors import (
-    ConfigurationError,
-    InvalidSessionId,
-    SessionConflict,
-)
-from .holding import LockContext, SessionContext, SessionsContext, renew_id
-from .keys import SessionKeys, check_prefix, check_sid, keys_for, new_sid, new_token
-from .modes import Attempt, BeginningContext, Unlocked, UnlockedContext, UnlockedMode, attempts
+from .errors import ConfigurationError, InvalidSessionId, SessionConflict
+from .lock.acquire import Wanted
+from .lock.context import LockContext, SessionContext, SessionsContext, renew_id
+from .lock.runtime import Runtime, node_name
 from .policies import LeasePolicy, SessionPolicy, WaitPolicy, check_seconds, seconds_until_stop
-from .protocol import Snapshot
-from .quorum import Quorum
-from .runtime import Runtime, node_name
-from .session import Session
+from .protocol import replies as protocol
+from .protocol.keys import SessionKeys, check_prefix, check_sid, keys_for, new_sid, new_token
+from .protocol.replies import Snapshot
+from .quorum.router import Quorum
+from .session.commit_watch import Engine, ScriptEngine, WatchEngine, increment, whichever_works
+from .session.mapping import Session
+from .session.merge import check_strategies
+from .session.unlocked import Attempt, BeginningContext, Unlocked, UnlockedContext, UnlockedMode, attempts
+from .session.user_index import UserIndex
 from .urls import client_from_url, is_fake
-from .users import UserIndex
 
 __all__ = ["HolderInfo", "SessionGuard", "SessionInfo"]
 

@@ -154,7 +154,7 @@ class SessionPolicy:
     ``idle``: seconds without a request after which it expires. ``absolute``: seconds after its creation at which
     it expires in any case, None for never. ``refresh_below``: on load the idle time starts anew when less than this
     share of it is left (0 never, 1 always). ``save``: ``"end_of_request"`` or ``"immediate"``. ``merge``: strategy
-    per top-level key (see :mod:`sessionlock.changes`). ``tombstone``: seconds for which a destroyed session's id
+    per top-level key (see :mod:`sessionlock.session.merge`). ``tombstone``: seconds for which a destroyed session's id
     stays refused. ``max_field`` and ``max_session``: bytes, checked before anything is sent.
     """
 

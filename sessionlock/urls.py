@@ -52,7 +52,7 @@ def client_from_url(url: str) -> Any:
     if scheme == "memory":
         return _memory_client(url)
     if scheme == "embedded":
-        from .embedded import shared_server
+        from .embedded.server import shared_server
 
         url = shared_server().url
     try:

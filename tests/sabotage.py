@@ -124,7 +124,7 @@ async def cycle(url):
     import redis.asyncio
 
     async with redis.asyncio.Redis.from_url(url) as client:
-        for path in (pathlib.Path({package}.__file__).parent / "lua").glob("[!_]*.lua"):
+        for path in (pathlib.Path({package}.__file__).parent / "protocol" / "lua").glob("[!_]*.lua"):
             await client.script_load(script(path.stem).text)
     async with {package}.SessionGuard.from_url(url, retry_for=0.5) as guard:
         for expected in range(2):

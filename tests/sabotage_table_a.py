@@ -29,7 +29,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "a save is not bound to the lock or the fence",
         1,
-        "lua/release.lua",
+        "protocol/lua/release.lua",
         CHECKS,
         (NEVER, NEVER),
         (
@@ -41,7 +41,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "a save is bound to the fence only",
         1,
-        "lua/release.lua",
+        "protocol/lua/release.lua",
         LOCK_CHECK,
         NEVER,
         PAUSES + "test_a_late_save_is_refused_though_nobody_came",
@@ -49,7 +49,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "an immediate save is not bound to the lock or the fence",
         1,
-        "lua/save.lua",
+        "protocol/lua/save.lua",
         CHECKS,
         (NEVER, NEVER),
         (
@@ -60,7 +60,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "the client checks, the store does not",
         2,
-        "lua/release.lua",
+        "protocol/lua/release.lua",
         CHECKS,
         (NEVER, NEVER),
         PAUSES + "test_a_pause_between_check_and_write",
@@ -68,7 +68,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "a renewal extends whatever lock there is",
         2,
-        "lua/renew.lua",
+        "protocol/lua/renew.lua",
         RENEW_CHECK,
         "  if not redis.call('GET', lock) then\n",
         (PAUSES + "test_a_pause_before_a_renewal", LATE + "test_a_delayed_renewal"),
@@ -76,7 +76,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "a renewal takes a free lock anew",
         2,
-        "lua/renew.lua",
+        "protocol/lua/renew.lua",
         RENEW_CHECK,
         "  redis.call('SET', lock, token, 'PX', ttl, 'NX')\n" + RENEW_CHECK,
         PAUSES + "test_a_late_renewal_takes_nothing",
@@ -85,7 +85,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "a late release is carried out",
         3,
-        "lua/release.lua",
+        "protocol/lua/release.lua",
         CHECKS,
         (NEVER, NEVER),
         (
@@ -97,7 +97,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "a late immediate save is carried out",
         3,
-        "lua/save.lua",
+        "protocol/lua/save.lua",
         CHECKS,
         (NEVER, NEVER),
         LATE + "test_a_delayed_immediate_save",
@@ -105,7 +105,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "leaving gives up whoever holds",
         3,
-        "lua/abandon.lua",
+        "protocol/lua/abandon.lua",
         "if not holds then\n",
         NEVER,
         (LATE + "test_a_delayed_abandon", REPLIES + "test_a_lost_leave_taking"),
@@ -113,7 +113,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "a finished acquisition may begin again",
         3,
-        "lua/acquire.lua",
+        "protocol/lua/acquire.lua",
         "if finished(token, state['#commit']) then\n  return {'finished'}",
         "if false then\n  return {'finished'}",
         (
@@ -125,7 +125,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "only the last acquisition is known to be finished",
         4,
-        "lua/_*.lua",
+        "protocol/lua/_*.lua",
         "  call('ZADD', RECEIPTS, digits(score), other)\n",
         "",
         (
@@ -136,7 +136,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "an older acquisition may save",
         4,
-        "lua/release.lua",
+        "protocol/lua/release.lua",
         CHECKS,
         (NEVER, NEVER),
         (
@@ -148,7 +148,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "the holder asking again is a stranger",
         5,
-        "lua/acquire.lua",
+        "protocol/lua/acquire.lua",
         "if held == token then\n",
         NEVER,
         (
@@ -160,7 +160,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "the holder asking again is granted anew",
         5,
-        "lua/acquire.lua",
+        "protocol/lua/acquire.lua",
         "  return granted(state['#fence'] or '0')\n",
         "  return granted(grant(token, ttl, 'held', channel, label, now, now_digits,"
         " state['#fence'], state['#created']))\n",
@@ -172,7 +172,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "the waiter asking again goes last",
         5,
-        "lua/acquire.lua",
+        "protocol/lua/acquire.lua",
         "call('ZADD', QUEUE, 'NX', ticket, token)",
         "call('ZADD', QUEUE, ticket, token)",
         REPLIES + "test_a_queued_acquire_keeps_one_place",
@@ -180,7 +180,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "a release that was done before is lost",
         6,
-        "lua/_*.lua",
+        "protocol/lua/_*.lua",
         "  if finished(token, state[1]) then\n    return {'already'",
         "  if false then\n    return {'already'",
         (
@@ -192,7 +192,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "an immediate save is done each time it is asked for",
         6,
-        "lua/save.lua",
+        "protocol/lua/save.lua",
         "if state.op == op then\n  return {'already', state.version, state.created}\nend\n",
         "",
         REPLIES + "test_an_immediate_save_is_done_once",
@@ -200,7 +200,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "what was created just now exists already",
         6,
-        "lua/create.lua",
+        "protocol/lua/create.lua",
         "if state.created and finished(op, state.commit) then",
         "if false then",
         REPLIES + "test_a_new_session_is_created_once",
@@ -208,7 +208,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "a local waiter is told by the first reply only",
         6,
-        "holding.py",
+        "lock/context.py",
         "self._runtime.wakeup.look_after(self._wanted.keys)",
         "pass",
         REPLIES + "test_the_next_one_is_in_the_same_process",
@@ -217,7 +217,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "a cancelled acquire leaves without a word",
         7,
-        "acquisition.py",
+        "lock/acquire.py",
         "            await self._abandon(wait=not isinstance(error, RedisUnavailable))\n",
         "",
         (
@@ -231,7 +231,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "leaving is cancelled with the caller",
         7,
-        "runtime.py",
+        "lock/runtime.py",
         "        task = self.background(work)\n        task.add_done_callback(_fetch_error)\n",
         "        if wait:\n            return await work\n"
         "        task = self.background(work)\n        task.add_done_callback(_fetch_error)\n",
@@ -243,7 +243,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "leaving writes no receipt",
         7,
-        "lua/abandon.lua",
+        "protocol/lua/abandon.lua",
         "call('HSET', SESSION, '#commit', token .. ' ' .. now_digits)\n",
         "",
         CANCEL + "test_the_request_overtaken_by_its_own_cancellation",
@@ -251,7 +251,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "leaving stays in the queue",
         7,
-        "lua/abandon.lua",
+        "protocol/lua/abandon.lua",
         "leave_queue(token)\n",
         "",
         CANCEL + "test_queued_and_handed_over",
@@ -259,7 +259,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "leaving drops the lock that others wait for",
         7,
-        "lua/abandon.lua",
+        "protocol/lua/abandon.lua",
         "hand_over(nil, nil, push_limit, deaf, now, now_digits, state[1], state[3])",
         "call('DEL', LOCK)",
         CANCEL + "test_queued_and_handed_over",
@@ -267,7 +267,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "what a cancelled release came to is nobody's business",
         8,
-        "holding.py",
+        "lock/context.py",
         "                await self._runtime.see_through(self._to_the_end(call))\n",
         "                await self._runtime.see_through(self._runtime.executor.run(call))\n",
         (
@@ -278,7 +278,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "a failed body keeps its lock",
         8,
-        "holding.py",
+        "lock/context.py",
         "                else:\n                    await self._without_saving()\n",
         "",
         CANCEL + "test_a_cancelled_body_gives_the_lock_back",
@@ -287,7 +287,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "fences are counted only",
         10,
-        "lua/_*.lua",
+        "protocol/lua/_*.lua",
         NEXT_NUMBER,
         "  local number = (number_in(last) or 0) + 1\n",
         (
@@ -298,7 +298,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "a lock that Redis lost is still good for saving",
         10,
-        "lua/release.lua",
+        "protocol/lua/release.lua",
         LOCK_CHECK,
         NEVER,
         STATE + "test_restarted_empty_and_nobody_came",
@@ -306,7 +306,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "a lock is good although the fence is newer",
         10,
-        "lua/release.lua",
+        "protocol/lua/release.lua",
         FENCE_CHECK,
         NEVER,
         STATE + "test_an_old_lock_with_a_newer_fence",
@@ -314,7 +314,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "a lock is good for immediate saves although the fence is newer",
         10,
-        "lua/save.lua",
+        "protocol/lua/save.lua",
         FENCE_CHECK,
         NEVER,
         STATE + "test_an_old_lock_with_a_newer_fence",
@@ -322,7 +322,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "the holder is not told that its lock is gone",
         10,
-        "watchdog.py",
+        "lock/watchdog.py",
         "        if answer == 0:\n",
         "        if answer is None:\n",
         STATE + "test_the_holder_learns_of_it",
@@ -330,7 +330,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "waiters do not look when their connection ends",
         14,
-        "pushes.py",
+        "transport/pushes.py",
         "        self._drop()\n        self._on_gap()\n\n    def _drop(self)",
         "        self._drop()\n\n    def _drop(self)",
         (
@@ -341,7 +341,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "fences begin anew when their key is lost",
         12,
-        "lua/_*.lua",
+        "protocol/lua/_*.lua",
         NEXT_NUMBER,
         "  local number = (number_in(last) or 0) + 1\n",
         (
@@ -353,7 +353,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "fences are the time only",
         12,
-        "lua/_*.lua",
+        "protocol/lua/_*.lua",
         NEXT_NUMBER,
         "  local number = now\n",
         STATE + "test_a_fence_ahead_of_the_clock_counts_on",
@@ -362,7 +362,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "nobody looks at the lease's end",
         14,
-        "wakeup.py",
+        "lock/waiting.py",
         "until = min(until, started + self.claim, max(self.room.lease_ends, now) + spread)",
         "until = min(until, started + self.claim)",
         (
@@ -374,7 +374,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "nobody looks by itself",
         14,
-        "wakeup.py",
+        "lock/waiting.py",
         "        return told or self.foremost or ",
         "        return told or ",
         (
@@ -387,7 +387,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "who looks does not subscribe again",
         14,
-        "acquisition.py",
+        "lock/acquire.py",
         "        await self._listen()\n        return self._granted_or_queued",
         "        return self._granted_or_queued",
         (PUSHES + "test_the_push_connection_is_killed", PUSHES + "test_killed_while_it_looks"),
@@ -395,7 +395,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "being told to look is forgotten while looking",
         14,
-        "wakeup.py",
+        "lock/waiting.py",
         "        started = time.monotonic()\n        while self.handover is None and not self._look:\n",
         "        self._look = False\n"
         "        started = time.monotonic()\n        while self.handover is None and not self._look:\n",
@@ -404,7 +404,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "a push that comes early is thrown away",
         14,
-        "wakeup.py",
+        "lock/waiting.py",
         "        elif push.token in self._expected:\n            self._expected[push.token] = push\n",
         "",
         PUSHES + "test_the_push_overtakes_the_reply",
@@ -412,7 +412,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "a push is trusted from when it is read",
         14,
-        "protocol.py",
+        "protocol/replies.py",
         "    start = now - push.claim if seen_us is None else min(now, seen_at + (push.server_us - seen_us) / 1e6)\n",
         "    start = now\n",
         PUSHES + "test_a_push_that_is_read_too_late_is_not_trusted",
@@ -420,7 +420,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "a holder trusts its lease until Redis answers",
         14,
-        "watchdog.py",
+        "lock/watchdog.py",
         "            if now >= watched.lease.trusted_until:\n"
         "                self._lost(watched, now)\n            elif",
         "            if",
@@ -430,7 +430,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "looking at the lease's end is spread over two seconds",
         15,
-        "wakeup.py",
+        "lock/waiting.py",
         "spread = random.uniform(SOONEST_AFTER_EXPIRY, LATEST_AFTER_EXPIRY)",
         "spread = random.uniform(SOONEST_AFTER_EXPIRY, 2.0)",
         DEAD + "test_the_holder_dies",
@@ -438,7 +438,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "a lock has no end",
         15,
-        "lua/_*.lua",
+        "protocol/lua/_*.lua",
         "  call('SET', LOCK, token, 'PX', ttl_ms)\n",
         "  call('SET', LOCK, token)\n",
         (DEAD + "test_the_holder_dies", DEAD + "test_the_one_who_was_handed_the_lock_dies"),
@@ -446,7 +446,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "what a waiter heard last of the lease is not kept",
         15,
-        "wakeup.py",
+        "lock/waiting.py",
         'self.room.lease_ends = float("inf") if left is None else self.last_heard + left',
         "self.room.lease_ends = self.room.lease_ends or self.last_heard + (left or 0) + 60",
         DEAD + "test_the_holder_dies_after_it_has_renewed",
@@ -454,7 +454,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "a handed-over lock is held for the whole lease at once",
         15,
-        "lua/_*.lua",
+        "protocol/lua/_*.lua",
         "local fence = grant(head, claim, 'claim',",
         "local fence = grant(head, ttl, 'claim',",
         DEAD + "test_the_one_who_was_handed_the_lock_dies",
@@ -462,7 +462,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "the lock is handed to who does not hear it",
         16,
-        "lua/_*.lua",
+        "protocol/lua/_*.lua",
         "if push(channel, message, deaf) > 0 then",
         "if push(channel, message, deaf) >= 0 then",
         (DEAD + "test_any_number_of_dead_waiters", DEAD + "test_the_living_between_dead_ones"),
@@ -470,7 +470,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "each waiter of a hung process has a claim of its own",
         16,
-        "lua/acquire.lua",
+        "protocol/lua/acquire.lua",
         "  if kind ~= 'claim' or finished(holder, state['#commit']) then\n",
         "  if true then\n",
         DEAD + "test_fifty_hung_waiters_cost_one_claim",
@@ -478,7 +478,7 @@ SABOTAGE: list[tuple[str, int, str, Texts, Texts, Texts]] = [
     (
         "a waiter may miss a whole claim",
         16,
-        "wakeup.py",
+        "lock/waiting.py",
         "until = min(until, started + self.claim, max(",
         "until = min(until, max(",
         DEAD + "test_a_claim_shorter_than_the_waiters_pauses",

@@ -12,9 +12,9 @@ AGAIN = "tests/integrations/test_asgi_again.py::"
 BODIES = "tests/integrations/test_asgi_bodies.py::"
 BESIDE = "tests/integrations/test_asgi_beside.py::"
 
-EXCHANGE = "integrations/exchange.py"
-AHEAD = "integrations/ahead.py"
-ASGI = "integrations/asgi.py"
+EXCHANGE = "integrations/asgi/exchange.py"
+AHEAD = "integrations/asgi/ahead.py"
+ASGI = "integrations/asgi/middleware.py"
 
 Texts: TypeAlias = "str | tuple[str, ...]"
 

@@ -28,7 +28,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a waiter that was passed by comes back as a newcomer",
         17,
-        "acquisition.py",
+        "lock/acquire.py",
         'ticket=last.ticket if last is not None else "0",',
         'ticket="0",',
         (
@@ -39,7 +39,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a waiter that is not the foremost is never heard of again",
         17,
-        "wakeup.py",
+        "lock/waiting.py",
         (
             "until = min(started + seconds, self.last_heard + HEARD_OF_EVERY)",
             "return told or self.foremost or time.monotonic() - self.last_heard >= HEARD_OF_EVERY",
@@ -50,7 +50,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a lock that was handed over lapses at once",
         17,
-        "lua/_queue.lua",
+        "protocol/lua/_queue.lua",
         "local fence = grant(head, claim, 'claim'",
         "local fence = grant(head, 1, 'claim'",
         FAIR + "test_a_stopped_waiter_that_is_back_within_its_claim",
@@ -59,7 +59,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "every waiter looks for itself",
         18,
-        "wakeup.py",
+        "lock/waiting.py",
         "return self.room.foremost() is self",
         "return True",
         (FAIR + "test_only_the_foremost_of_a_process_looks",),
@@ -68,7 +68,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "who finds the lock free takes it",
         19,
-        "lua/acquire.lua",
+        "protocol/lua/acquire.lua",
         "  local head, fence = hand_over(token,",
         "  leave_queue(token)\n  local head, fence = (function() end)(token,",
         FAIR + "test_a_newcomer_never_overtakes",
@@ -76,7 +76,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "last come, first served",
         19,
-        "lua/_queue.lua",
+        "protocol/lua/_queue.lua",
         "call('ZPOPMIN', QUEUE)",
         "call('ZPOPMAX', QUEUE)",
         (
@@ -89,7 +89,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "NOSCRIPT is an error like another",
         20,
-        "links.py",
+        "transport/link.py",
         'if str(reply).startswith("NOSCRIPT"):',
         "if False:",
         (
@@ -101,7 +101,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "NOSCRIPT is an error like another, through the client",
         20,
-        "routes.py",
+        "transport/one_server.py",
         "except NoScriptError:",
         "except ZeroDivisionError:",
         SCRIPTS + "test_scripts_are_forgotten_behind_a_client_of_another_kind",
@@ -121,7 +121,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a child goes on with the connections of its parent's client",
         21,
-        "runtime.py",
+        "lock/runtime.py",
         "self.client = own_client(client)",
         "self.client = client",
         SCRIPTS + "test_a_fork_and_the_clients_own_connections",
@@ -129,7 +129,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a child keeps its parent's connections open",
         21,
-        "wire.py",
+        "transport/wire.py",
         "os.register_at_fork(after_in_child=_let_go_after_fork)",
         "pass",
         SCRIPTS + "test_a_parent_that_dies_before_its_child",
@@ -138,7 +138,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a release is not bound to the lock",
         22,
-        "lua/release.lua",
+        "protocol/lua/release.lua",
         LOCK_CHECK,
         NEVER,
         LOOP + "test_the_loop_was_blocked_beyond_the_lease",
@@ -146,7 +146,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "the end of a lock does not look whether it was lost",
         22,
-        "holding.py",
+        "lock/context.py",
         "loss = self._loss(fence) if ended_by_loss or lease.is_lost or refused else None",
         "loss = self._loss(fence) if ended_by_loss else None",
         LOOP + "test_a_lock_alone_tells_when_the_loop_was_blocked",
@@ -162,7 +162,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a release is bound neither to the lock nor to the fence",
         22,
-        "lua/release.lua",
+        "protocol/lua/release.lua",
         (LOCK_CHECK, FENCE_CHECK),
         (NEVER, NEVER),
         LOOP + "test_the_loop_was_blocked_while_another_process_saved",
@@ -170,7 +170,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a save is not bound to the lock",
         22,
-        "lua/save.lua",
+        "protocol/lua/save.lua",
         LOCK_CHECK,
         NEVER,
         (
@@ -181,7 +181,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "nobody tells a body that its time is over",
         22,
-        "watchdog.py",
+        "lock/watchdog.py",
         "if now >= watched.lease.trusted_until:",
         "if False:",
         LOOP + "test_a_body_that_was_blocked_goes_no_further",
@@ -190,7 +190,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "max_hold does not count",
         23,
-        "watchdog.py",
+        "lock/watchdog.py",
         (
             "return wanted and now < self.lease.hold_until and now < self.lease.trusted_until",
             "return max(1, min(self.policy.ttl_ms, int((self.lease.hold_until - now) * 1000)))",
@@ -201,7 +201,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a lease is renewed also when nothing can be gained",
         23,
-        "watchdog.py",
+        "lock/watchdog.py",
         "watched.ended = ttl_ms < watched.policy.ttl_ms",
         "watched.ended = False",
         LOOP + "test_the_last_renewals_before_max_hold_are_few",
@@ -209,7 +209,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a holder that was told of the loss may save within the margin",
         23,
-        "holding.py",
+        "lock/context.py",
         "            if self._the_lease.is_lost:\n                kept = False\n",
         "            if False:\n                kept = False\n",
         LOOP + "test_a_hung_body_that_is_only_told",
@@ -218,7 +218,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a renewal extends whoever's lock",
         24,
-        "lua/renew.lua",
+        "protocol/lua/renew.lua",
         "  if redis.call('GET', lock) ~= token then\n",
         "  if false then\n",
         (
@@ -229,7 +229,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a renewal takes a free lock",
         24,
-        "lua/renew.lua",
+        "protocol/lua/renew.lua",
         "    reply[n] = 0\n",
         "    reply[n] = 0\n    redis.call('SET', lock, token, 'NX', 'PX', ttl)\n",
         (
@@ -241,7 +241,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "what has ended can be acquired again",
         24,
-        "lua/acquire.lua",
+        "protocol/lua/acquire.lua",
         "if finished(token, state['#commit']) then\n",
         NEVER,
         RACES + "test_ends_of_a_lease_in_any_order",
@@ -250,7 +250,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a forced release takes the lock from whoever has it",
         25,
-        "lua/force_release.lua",
+        "protocol/lua/force_release.lua",
         LOCK_CHECK,
         NEVER,
         (
@@ -261,7 +261,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "nobody tells a holder that its lock was taken",
         25,
-        "lua/force_release.lua",
+        "protocol/lua/force_release.lua",
         "  push(channel, 'L ' .. token)\n",
         "",
         RACES + "test_of_ten_forced_releases_one_wins",
@@ -270,7 +270,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a release does not see the tombstone",
         26,
-        "lua/release.lua",
+        "protocol/lua/release.lua",
         "if state.destroyed then\n",
         NEVER,
         RACES + "test_a_session_destroyed_under_its_lock[at the end-True]",
@@ -278,7 +278,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a release for a new session does not see the tombstone",
         26,
-        "lua/release.lua",
+        "protocol/lua/release.lua",
         "if state.destroyed then\n",
         NEVER,
         RACES + "test_a_session_destroyed_under_its_lock[at the end-False]",
@@ -286,7 +286,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a save does not see the tombstone",
         26,
-        "lua/save.lua",
+        "protocol/lua/save.lua",
         "if state.destroyed then\n",
         NEVER,
         RACES + "test_a_session_destroyed_under_its_lock[amid-False]",
@@ -294,7 +294,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "an increment does not see the tombstone",
         26,
-        "lua/incr.lua",
+        "protocol/lua/incr.lua",
         "if state.destroyed then\n",
         NEVER,
         RACES + "test_a_session_destroyed_under_its_lock[as incr-False]",
@@ -302,7 +302,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a commit does not see the tombstone",
         26,
-        "lua/commit.lua",
+        "protocol/lua/commit.lua",
         "if state.destroyed then\n",
         NEVER,
         RACES + "test_a_save_without_the_lock_after_destroying",
@@ -310,7 +310,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a tombstone ends before the lock",
         26,
-        "lua/destroy.lua",
+        "protocol/lua/destroy.lua",
         "math.max(tonumber(ARGV[1]), call('PTTL', LOCK))",
         "ARGV[1]",
         RACES + "test_a_tombstone_that_ends_before_the_holder[False]",
@@ -318,7 +318,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "nobody tells the waiters that it was destroyed",
         26,
-        "lua/destroy.lua",
+        "protocol/lua/destroy.lua",
         "  push(channel, 'D ' .. waiters[i])\n",
         "",
         RACES + "test_waiters_are_told_at_once_that_it_was_destroyed",
@@ -343,7 +343,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a late release is not refused",
         28,
-        "lua/release.lua",
+        "protocol/lua/release.lua",
         (LOCK_CHECK, FENCE_CHECK),
         (NEVER, NEVER),
         EDGES + "test_a_round_trip_longer_than_the_lease",
@@ -351,7 +351,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a lease is trusted until Redis says otherwise",
         28,
-        "watchdog.py",
+        "lock/watchdog.py",
         "if now >= watched.lease.trusted_until:",
         "if False:",
         EDGES + "test_a_lease_shorter_than_its_renewal",
@@ -359,7 +359,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a claim counts from the arrival of its push",
         28,
-        "protocol.py",
+        "protocol/replies.py",
         "start = now - push.claim if seen_us is None else min(now, seen_at + (push.server_us - seen_us) / 1e6)",
         "start = now",
         (
@@ -372,7 +372,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "fences go on beyond 2^53",
         29,
-        "lua/_queue.lua",
+        "protocol/lua/_queue.lua",
         "  if number >= LARGEST then\n",
         "  if false then\n",
         (
@@ -384,7 +384,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a hand-over does not see that there is no fence left",
         29,
-        "lua/_queue.lua",
+        "protocol/lua/_queue.lua",
         "not exhausted(last_fence, now) and call('ZPOPMIN', QUEUE)[1]",
         "call('ZPOPMIN', QUEUE)[1]",
         EDGES + "test_fences_run_out_in_a_hand_over",
@@ -392,7 +392,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "numbers leave the scripts rounded",
         29,
-        "lua/_base.lua",
+        "protocol/lua/_base.lua",
         "'%.0f'",
         "'%.14g'",
         EDGES + "test_fences_up_to_their_end",
@@ -400,7 +400,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "anything counts as a fence",
         29,
-        "lua/_base.lua",
+        "protocol/lua/_base.lua",
         "  return text and #text <= 16 and string.match(text, '^%d+$') and tonumber(text) or nil\n",
         "  return tonumber(text)\n",
         EDGES + "test_a_fence_that_nobody_gave_out",
@@ -409,7 +409,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "create overwrites",
         "table",
-        "lua/create.lua",
+        "protocol/lua/create.lua",
         "if state.created or state.destroyed or state.id then\n",
         NEVER,
         TABLES + "test_row[create-never-overwrites]",
@@ -417,7 +417,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a conflict gives the lock up",
         "table",
-        "lua/release.lua",
+        "protocol/lua/release.lua",
         "if refusal and refusal[1] == 'conflict' then\n    return refusal",
         "if refusal and refusal[1] == 'conflict' then\n    call('DEL', LOCK)\n    return refusal",
         TABLES + "test_row[a-conflict-keeps-the-lock]",
@@ -425,7 +425,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a delta revives part of a record that is gone",
         "table",
-        "lua/_commit.lua",
+        "protocol/lua/_commit.lua",
         "if state.created ~= created then\n",
         NEVER,
         TABLES + "test_row[the-record-is-gone-and-came-again]",
@@ -433,7 +433,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a publish count of 0 means nothing",
         "table",
-        "lua/_queue.lua",
+        "protocol/lua/_queue.lua",
         "if push(channel, message, deaf) > 0 then\n",
         "if push(channel, message, deaf) >= 0 then\n",
         TABLES + "test_row[hand-over-to-dead-waiters]",
@@ -442,7 +442,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "who calls itself waits for itself",
         "self-call",
-        "selfcall.py",
+        "selfcalls/check.py",
         "if await _found_out(lambda: is_on_this_host(peer) and is_of_process(peer, pid)):\n",
         "if False:\n",
         (
@@ -454,7 +454,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "the look-up waits for a thread that a self-call occupies",
         "self-call",
-        "selfcall.py",
+        "selfcalls/check.py",
         'threading.Thread(target=run, name="sessionlock-self-call", daemon=True).start()',
         "loop.run_in_executor(None, run)",
         SELF + "test_while_all_threads_wait",
@@ -462,7 +462,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "an error of the look-up ends the request",
         "self-call",
-        "selfcall.py",
+        "selfcalls/check.py",
         ("with suppress(Exception):\n", "except Exception:\n        return None\n"),
         ("with suppress(ValueError):\n", "except ValueError:\n        return None\n"),
         SELF + "test_what_goes_wrong_while_it_is_found_out",
@@ -470,7 +470,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "only the own loop's holds are known",
         "self-call",
-        "runtime.py",
+        "lock/runtime.py",
         "for runtime in runtimes if runtime is not None)\n",
         "for runtime in runtimes if runtime is not None and runtime.loop is asyncio.get_running_loop())\n",
         SELF + "test_held_by_another_loop_of_this_process",
@@ -478,7 +478,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "everything on this host is taken for the holder",
         "self-call",
-        "peers.py",
+        "selfcalls/sockets.py",
         "return _has(pid, theirs)",
         "return True",
         (PEERS + "test_a_socket_of_another_process", PEERS + "test_a_port_that_is_in_use_towards_two_servers"),
@@ -486,7 +486,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "any connection from the client's port is taken for the request's",
         "self-call",
-        "peers.py",
+        "selfcalls/sockets.py",
         "            if _has(os.getpid(), ours):\n                return _has(pid, theirs)\n",
         "            if _has(pid, theirs):\n                return True\n",
         PEERS + "test_a_port_that_is_in_use_towards_two_servers",
@@ -494,7 +494,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a parent's holds are taken for the child's",
         "self-call",
-        "runtime.py",
+        "lock/runtime.py",
         "self._prefix == keys.prefix and self.pid == os.getpid() else",
         "self._prefix == keys.prefix else",
         SELF + "test_what_is_held_here",
@@ -502,7 +502,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "whoever holds later is taken for whom the wait began for",
         "self-call",
-        "selfcall.py",
+        "selfcalls/check.py",
         "    if token is not None and held_here(wanted.keys, holder.label) != token:\n",
         "    if False:\n",
         SELF + "test_short_holds_of_this_process",
@@ -510,7 +510,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "an objection is not raised",
         "self-call",
-        "acquisition.py",
+        "lock/acquire.py",
         "            self._asking.result()\n",
         "            pass\n",
         OBJECTIONS + "test_an_objection_ends_the_wait",
@@ -518,7 +518,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "the question outlives the wait",
         "self-call",
-        "acquisition.py",
+        "lock/acquire.py",
         "        if self._asking is not None:\n            self._asking.cancel()\n",
         "",
         (

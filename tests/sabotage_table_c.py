@@ -26,7 +26,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "the store does not compare the counters",
         "quorum",
-        "lua/install.lua",
+        "protocol/lua/install.lua",
         "if not known or known <= tonumber(counter) then",
         "if true then",
         (INSTALL + "test_an_older_vector", QUORUM + "TestLateHolders::test_a_late_load"),
@@ -34,7 +34,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a vote goes before those who wait",
         "quorum",
-        "lua/vote.lua",
+        "protocol/lua/vote.lua",
         "call('EXISTS', LOCK, QUEUE)",
         "call('EXISTS', LOCK)",
         VOTE + "test_others_wait",
@@ -42,7 +42,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a vote takes what is held",
         "quorum",
-        "lua/vote.lua",
+        "protocol/lua/vote.lua",
         "call('EXISTS', LOCK, QUEUE)",
         "call('EXISTS', QUEUE)",
         (VOTE + "test_a_lock_that_is_held", QUORUM + "TestOthers::test_a_foreign_client_on_a_majority"),
@@ -50,7 +50,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a late vote takes the lock",
         "quorum",
-        "lua/vote.lua",
+        "protocol/lua/vote.lua",
         "if finished(token, state[2]) then",
         "if false then",
         VOTE + "test_given_back_before_it_was_taken",
@@ -58,7 +58,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "giving back forgets who waits",
         "quorum",
-        "lua/abandon.lua",
+        "protocol/lua/abandon.lua",
         "if ARGV[4] == '1' and holds and call('EXISTS', QUEUE) == 0 then",
         "if ARGV[4] == '1' and holds then",
         VOTE + "test_given_back_while_others_wait",
@@ -66,7 +66,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a minority is enough",
         "quorum",
-        "ballot.py",
+        "quorum/ballot.py",
         "        if len(held) < self.majority:\n            return None\n",
         "        if not held:\n            return None\n        self.majority = 1\n",
         (FAIL + "test_three_of_five_killed", LEFT + "test_a_minority_is_given_back"),
@@ -74,7 +74,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a master that restarted votes at once",
         "quorum",
-        "master.py",
+        "quorum/master.py",
         "if up >= self.rejoin_after:",
         "if True:",
         FAIL + "test_one_restarted_empty",
@@ -82,7 +82,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a minority of votes is kept",
         "quorum",
-        "ballot.py",
+        "quorum/ballot.py",
         "        if now < self.hold_until(now):\n            return []\n",
         "        return []\n",
         BALLOT + "TestSplitVotes::test_a_minority_is_kept_for_a_moment_only",
@@ -90,7 +90,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "what a master was asked before it hung stays",
         "quorum",
-        "master.py",
+        "quorum/master.py",
         "            self._debts.append(call)\n",
         "",
         LEFT + "test_a_master_that_hung_settles_by_itself",
@@ -98,7 +98,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "debts wait for the next request",
         "quorum",
-        "master.py",
+        "quorum/master.py",
         "            self._come_back()\n        answered(reply)",
         "        answered(reply)",
         LEFT + "test_a_master_that_hung_settles_by_itself",
@@ -106,7 +106,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "an unknown renewal counts as a success",
         "quorum",
-        "quorum.py",
+        "quorum/router.py",
         "result.append(1 if yes >= self.masters.majority else 0 if lost else None)",
         "result.append(1)",
         QUORUM + "TestRenewal::test_a_majority_that_is_gone",
@@ -114,7 +114,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "what failed is not given back",
         "quorum",
-        "election.py",
+        "quorum/election.py",
         "            await self._abandon(wait=not isinstance(error, RedisUnavailable))\n            raise",
         "            raise",
         LEFT + "test_cancelled_while_waiting",
@@ -122,7 +122,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a repeated save does not wait again",
         "durability",
-        "executor.py",
+        "transport/executor.py",
         'if call.script != "destroy":  # which writes each time',
         "if False:",
         (REPEATED + "[release]", REPEATED + "[save]", REPEATED + "[commit]", REPEATED + "[create]"),
@@ -130,7 +130,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a server without RESP3 is asked again and again",
         "capabilities",
-        "circuit.py",
+        "transport/outages.py",
         "hopeless = isinstance(error, AuthenticationError) or NO_RESP3.search(str(error))",
         "hopeless = isinstance(error, AuthenticationError)",
         CHECKUP + "test_a_client_that_insists_on_resp3",
@@ -138,7 +138,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a holder's save gives up as soon as everybody's",
         "merge",
-        "holding.py",
+        "lock/context.py",
         "MOST_MERGES = 100",
         "MOST_MERGES = 10",
         "tests/sessions/test_engines.py::test_a_holder_among_many_writers",
@@ -146,7 +146,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "the masters of a quorum are not looked at",
         "capabilities",
-        "runtime.py",
+        "lock/runtime.py",
         "if check and quorum is not None:",
         "if False:",
         (CHECKUP + "test_every_master_of_a_quorum", CHECKUP + "test_masters_of_a_quorum_that_permit_no_scripts"),
@@ -154,7 +154,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a gap is told to whoever subscribed only",
         "cluster",
-        "pushes.py",
+        "transport/pushes.py",
         "        self._on_gap()  # whoever could not be reached has been dropped from the queue\n\n    def no_more",
         "\n    def no_more",
         "tests/deployments/test_shard_channels.py::test_somebody_else_wants_it_when_it_is_confirmed",
@@ -162,7 +162,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "an earlier try is forgotten when there is no connection any more",
         "connection",
-        "executor.py",
+        "transport/executor.py",
         "            self.last = error\n            self.sent = self.sent or not was_unsent(error)\n",
         "            self.last = error\n            self.sent = not was_unsent(error)\n",
         "tests/attacks/test_lost_replies.py::test_what_was_sent_once",
@@ -170,7 +170,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "one master of a cluster speaks for all",
         "capabilities",
-        "survey.py",
+        "checkup/targets.py",
         "if isinstance(route, ClusterRoute):",
         "if False:",
         CHECKUP + "test_every_master_of_a_cluster",
@@ -178,7 +178,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "closing waits for the look at a hung master",
         "capabilities",
-        "runtime.py",
+        "lock/runtime.py",
         "for look in (self._looking, self._looking_at_quorum):",
         "for look in (self._looking,):",
         CHECKUP + "test_a_hung_master_of_a_quorum_delays_nothing",
@@ -186,7 +186,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a sharded push is sent where there is none",
         "cluster",
-        "lua/_base.lua",
+        "protocol/lua/_base.lua",
         "local heard = redis.pcall('SPUBLISH', channel, message)",
         "local heard = call('SPUBLISH', channel, message)",
         "tests/deployments/test_cluster_faults.py::test_without_sharded_pubsub",
@@ -194,7 +194,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "masters that number differently are not told the highest",
         "quorum",
-        "election.py",
+        "quorum/election.py",
         "if won.agreed < self._masters.majority and",
         "if False and",
         (
@@ -205,7 +205,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a fence is raised after the lock was lost",
         "quorum",
-        "lua/raise_fence.lua",
+        "protocol/lua/raise_fence.lua",
         "if call('GET', LOCK) ~= ARGV[1] then",
         "if false then",
         (VOTE + "TestRaisedFence", LOCKS + "TestFences::test_a_majority_that_is_lost_before_it_agreed"),
@@ -213,7 +213,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a proposed counter may be below one that was given",
         "quorum",
-        "lua/vote.lua",
+        "protocol/lua/vote.lua",
         "and proposed > (number_in(last) or 0) then",
         "then",
         VOTE + "test_a_counter_that_was_proposed",
@@ -221,7 +221,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a proposed counter may be far ahead of the clock",
         "quorum",
-        "lua/vote.lua",
+        "protocol/lua/vote.lua",
         "and proposed <= now + NEAR_US",
         "",
         VOTE + "test_a_proposal_by_a_clock_that_is_wrong",
@@ -229,7 +229,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a lock that was taken by force ends as if it had been held",
         "quorum",
-        "quorum.py",
+        "quorum/router.py",
         "if len(gone) > others:",
         "if False:",
         LOCKS + "TestHolding::test_taken_by_force",
@@ -237,7 +237,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a master owes what it was not asked for",
         "quorum",
-        "master.py",
+        "quorum/master.py",
         "return not call.args or call.args[0] in self._perhaps_here  #",
         "return True  #",
         FAIL + "test_calls_to_one_that_hangs_do_not_pile_up",
@@ -245,7 +245,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "what a vote is given up by overtakes it while the connection is opened",
         "quorum",
-        "master.py",
+        "quorum/master.py",
         "for use, _ in arriving:",
         "for use, _ in reversed(arriving):",
         LOCKS + "TestHolding::test_given_up_while_the_connection_is_opened",
@@ -253,7 +253,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a fence that is ahead of the clock is forgotten",
         "quorum",
-        "lua/raise_fence.lua",
+        "protocol/lua/raise_fence.lua",
         "keep_mortal(math.ceil(math.max(0, fence - server_time()) / 1000) + SHELL_MS)",
         "",
         VOTE + "TestRaisedFence::test_it_is_remembered_until_the_clock_has_come_as_far",
@@ -261,7 +261,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a fence counts as known where the vote did not count",
         "quorum",
-        "election.py",
+        "quorum/election.py",
         "members = {name for name, _ in won.vector}",
         "members = set(self._by_name)",
         LOCKS + "TestFences::test_a_majority_that_is_not_the_one_that_won",
@@ -269,7 +269,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "who leaves while it subscribes stays subscribed",
         "cluster",
-        "pushes.py",
+        "transport/pushes.py",
         'shard.wire.tell(("SUNSUBSCRIBE", channel))  # who asked for it left meanwhile',
         "pass",
         "tests/deployments/test_cluster_pushes.py::test_who_is_cancelled_while_it_subscribes",
@@ -278,7 +278,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "what gives a vote up does not wait where the vote waits",
         "quorum",
-        "master.py",
+        "quorum/master.py",
         "elif late and self._opening is not None:",
         "elif False:",
         MISHAPS + "test_given_up_while_a_lost_connection_is_opened_again",
@@ -286,7 +286,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a lease that is being given up is renewed",
         "quorum",
-        "holding.py",
+        "lock/context.py",
         "self._runtime.watchdog.forget(lease)  # a renewal",
         "# a renewal",
         MISHAPS + "test_renewed_while_it_is_given_up",
@@ -294,7 +294,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "locks alone are renewed with the sessions",
         "quorum",
-        "quorum.py",
+        "quorum/router.py",
         "return ALONE if token in self.without_store else self.store.group(keys, token)",
         "return self.store.group(keys, token)",
         MISHAPS + "test_the_store_goes_while_sessions_are_renewed",
@@ -302,7 +302,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "the first majority of answers tells who holds it",
         "quorum",
-        "quorum.py",
+        "quorum/router.py",
         "return most >= self.masters.majority or most + len(self.masters.all) - len(answers) < self.masters.majority",
         "return self._a_majority(answers)",
         MISHAPS + "test_a_bare_majority_is_seen",
@@ -310,7 +310,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "closing breaks what is under way",
         "quorum",
-        "master.py",
+        "quorum/master.py",
         "if not wire.idle:\n",
         "if False:\n",
         MISHAPS + "test_closed_with_locks_held_and_waited_for",
@@ -318,7 +318,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "closing cancels whoever subscribes",
         "quorum",
-        "pushes.py",
+        "transport/pushes.py",
         "        await asyncio.wait([starting])\n        if not starting.cancelled():",
         "        await asyncio.shield(starting)\n        if not starting.cancelled():",
         MISHAPS + "test_closed_with_locks_held_and_waited_for",
@@ -326,7 +326,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a master that refuses owes what it refused",
         "quorum",
-        "master.py",
+        "quorum/master.py",
         "if isinstance(reply, Refused):",
         "if False:",
         MISHAPS + "test_a_master_that_refuses",
@@ -334,7 +334,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a lease lives by a master to which a give-back is on its way",
         "quorum",
-        "election.py",
+        "quorum/election.py",
         "if spoiled:\n",
         "if False:\n",
         MISHAPS + "test_a_give_back_that_is_still_on_its_way",
@@ -342,7 +342,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a holder is taken out twice",
         "quorum",
-        "lua/force_release.lua",
+        "protocol/lua/force_release.lua",
         "call('HGET', SESSION, '#forced') == token and 'over' or 'not-holder'",
         "'not-holder'",
         MISHAPS + "test_taken_out_once",
@@ -350,7 +350,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "an id sees any record of its name",
         "ids",
-        "lua/_ids.lua",
+        "protocol/lua/_ids.lua",
         "if not id then\n",
         "if not id or string.sub(id, 1, 2) == 'p:' then\n",
         (
@@ -362,7 +362,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "an id sees any record of its name, without scripts and when its turn comes",
         "ids",
-        "protocol.py",
+        "protocol/replies.py",
         'if current is None:\n        return keys.proof.startswith("p:")',
         'if current is None or current.startswith(b"p:"):\n        return keys.proof.startswith("p:")',
         (IDS + "test_another_session_of_the_same_name", IDS + "test_a_waiter_of_the_same_name"),
@@ -370,7 +370,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a record does not say whose it is",
         "ids",
-        "lua/_commit.lua",
+        "protocol/lua/_commit.lua",
         "if not state.id then\n",
         "if false then\n",
         IDS + "test_another_session_of_the_same_name",
@@ -378,7 +378,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a record that was made without scripts does not say whose it is",
         "ids",
-        "engines.py",
+        "session/commit_watch.py",
         'if b"#id" not in current.fields:\n',
         "if False:\n",
         IDS + "test_another_session_of_the_same_name",
@@ -386,7 +386,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a holder saves into the record of another session",
         "ids",
-        "lua/_commit.lua",
+        "protocol/lua/_commit.lua",
         "elseif state.id and not admitted(created, state.id, state.old, now) then\n",
         "elseif false then\n",
         IDS + "test_it_begins_while_another_is_about_to",

@@ -16,7 +16,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a safe request commits although somebody holds the lock",
         "flask",
-        "integrations/visit.py",
+        "integrations/web/request_session.py",
         "context.yields = self._may_run_again and held_here(self.guard, sid) is None",
         "context.yields = False",
         "tests/sessions/test_yielding.py::test_the_holder_saves_what_it_read",
@@ -56,7 +56,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "an answer that is ready is spoiled by a hook",
         "flask",
-        FLASK + "session.py",
+        FLASK + "session/mapping.py",
         "        if self._visit is None:\n            self._answered = True\n",
         "        pass\n",
         (TESTS + "hooks.py::test_a_503_that_is_ready_stays", TESTS + "hooks.py::test_any_failure_that_is_ready_stays"),
@@ -112,7 +112,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a login keeps its id",
         "flask",
-        "integrations/visit.py",
+        "integrations/web/request_session.py",
         "        if grace is not None:\n",
         "        if False:\n",
         TESTS + "identity.py::test_a_planted_id_is_dead_after_a_login",
@@ -120,7 +120,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a user that was changed inside is the same as before",
         "flask",
-        "integrations/identity.py",
+        "integrations/web/identity.py",
         "not same_person(self._before(session, key), after)",
         "not same_person(session.peek(key), after)",
         TESTS + "identity.py::test_who_is_logged_in_as_an_object",
@@ -136,7 +136,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "connections keep the request that came first",
         "flask",
-        "wire.py",
+        "transport/wire.py",
         "    return Context().run(asyncio.ensure_future, work)\n",
         "    return asyncio.ensure_future(work)\n",
         TESTS + "setup.py::test_many_applications_that_were_used",
@@ -152,7 +152,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "keys are as they were spelled",
         "flask",
-        "integrations/mapping.py",
+        "integrations/web/mapping.py",
         "    if type(key) is str:\n        return key\n",
         "    return key\n",
         TESTS + "data.py::test_keys_as_json_has_them",

@@ -13,9 +13,9 @@ VISITORS = "tests/faces/test_decorator_new_visitors.py::"
 VISIT = "tests/integrations/test_visit.py::"
 TAKEOVER = "tests/integrations/test_takeover.py::"
 
-SESSION = "session.py"
-COMMIT = "lua/_commit.lua"
-VISITS = "integrations/visit.py"
+SESSION = "session/mapping.py"
+COMMIT = "protocol/lua/_commit.lua"
+VISITS = "integrations/web/request_session.py"
 TAKING = "integrations/takeover/taking.py"
 
 Texts: TypeAlias = "str | tuple[str, ...]"
@@ -161,7 +161,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a decorated view adopts the id of a cookie",
         "B17",
-        "views.py",
+        "views/wrap.py",
         "missing is None or isinstance(sid_from, SidCookie) else",
         "missing is None else",
         VISITORS + "test_an_unknown_id_is_never_adopted",
@@ -169,7 +169,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "an id that was replaced begins another session",
         "B17",
-        "views.py",
+        "views/wrap.py",
         "if error.replaced or not self.begins",
         "if not self.begins",
         VISITORS + "test_an_id_that_was_replaced",
@@ -177,7 +177,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a session is stored whose id nobody is told",
         "B17",
-        "visitors.py",
+        "views/visitor_cookie.py",
         "if session.new and not session.changes():",
         "if session.new:",
         (
@@ -188,7 +188,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "an id that was replaced is given out again",
         "B17",
-        "visitors.py",
+        "views/visitor_cookie.py",
         "            and not context.outdated\n",
         "",
         VISITORS + "test_the_cookie_lives_as_long_as_the_session",

@@ -17,9 +17,9 @@ from fastapi.responses import FileResponse
 from redis.asyncio import Redis
 
 from sessionlock import LeasePolicy, SessionGuard, SessionPolicy
-from sessionlock.integrations.fastapi import SessionLockMiddleware
-from sessionlock.integrations.rules import Mode
-from sessionlock.integrations.web import CookieSettings, RoutePolicy
+from sessionlock.integrations.asgi.middleware import SessionLockMiddleware
+from sessionlock.integrations.web.rules import Mode, RoutePolicy
+from sessionlock.views.cookies import CookieSettings
 
 from .live import live
 from .unguarded import UnguardedMiddleware

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
 from sessionlock import SessionGuard
-from sessionlock.integrations.web import CookieSettings
+from sessionlock.views.cookies import CookieSettings
 
 LOOK_EVERY = 0.03  # seconds
 TELL_EVERY = 1.0  # seconds, if nothing has changed: so that everybody on the way sees whether the other is still there

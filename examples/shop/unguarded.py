@@ -13,7 +13,7 @@ from typing import Any
 from redis.asyncio import Redis
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sessionlock.integrations.web import CookieSettings
+from sessionlock.views.cookies import CookieSettings
 
 
 class UnguardedSession(dict[str, Any]):

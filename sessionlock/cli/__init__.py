@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(name: str) -> Callable[[argparse.Namespace], int]:
     # Imported late: `--version` and wrong usage answer at once, and node processes do not load the parent's part.
     if name == "demo":
-        from .demo import run
+        from .demo.run import run
 
         return run
     if name == "doctor":

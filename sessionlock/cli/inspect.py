@@ -11,8 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict
 from typing import TypeVar
 
-from ..embedded import EmbeddedServerUnavailable
-from ..errors import SessionLockError
+from ..errors import EmbeddedServerUnavailable, SessionLockError
 from ..guard import SessionGuard, SessionInfo
 from .failure import Failure, one_line
 

@@ -24,14 +24,14 @@ from typing import Any, Literal
 import aiohttp_session
 from aiohttp import web
 
-from ..cookies import CookieSettings
 from ..errors import ConfigurationError
 from ..guard import SessionGuard
-from . import aiohttp
-from .aiohttp_request import SessionOfRequest, of_request
-from .aiohttp_settings import Life, Settings
-from .values import for_framework
-from .web import WebSession
+from ..views.cookies import CookieSettings
+from .aiohttp import middleware as aiohttp
+from .aiohttp.request import SessionOfRequest, of_request
+from .aiohttp.settings import Life, Settings
+from .web.mapping import WebSession
+from .web.values import for_framework
 
 __all__ = ["SessionLockStorage", "setup"]
 

@@ -18,10 +18,10 @@ from fastapi import Depends, Request
 from starlette.exceptions import HTTPException
 
 from ..errors import ConfigurationError
-from ..session import Session
-from .asgi import SessionLockMiddleware, visit_of
-from .exchange import RUN, conflict
-from .visit import RunAgain
+from ..session.mapping import Session
+from .asgi.exchange import RUN, conflict
+from .asgi.middleware import SessionLockMiddleware, visit_of
+from .web.request_session import RunAgain
 
 __all__ = ["LockedSession", "SessionLockMiddleware", "locked_session"]
 

@@ -15,11 +15,12 @@ from markupsafe import Markup
 from ..errors import ConfigurationError
 from ..guard import SessionGuard
 from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
-from .marks import lease_of, policy_of
-from .problems import stays
-from .rules import INHERITED, Mode
 from .settings import PREFIX, check_names, checked, names_of, without_effect
-from .web import IDENTITY, Problems, RoutePolicy, Rules, Visit
+from .web.decorators import lease_of, policy_of
+from .web.identity import IDENTITY
+from .web.problems import Problems, stays
+from .web.request_session import Visit
+from .web.rules import INHERITED, Mode, RoutePolicy, Rules
 
 __all__ = [
     "FLASHES",

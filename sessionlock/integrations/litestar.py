@@ -32,17 +32,22 @@ from litestar.types import Empty, Scopes
 from litestar.utils import get_serializer_from_scope
 from litestar.utils.scope.state import ScopeState
 
-from ..codec import Codec
+from ..codecs.base import Codec
 from ..default import default_guard
 from ..errors import SessionNotFound
 from ..guard import SessionGuard
 from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
-from .asgi import SessionLockMiddleware
-from .marks import lease_of
-from .rules import Mode, OnConflict
+from ..views.cookies import CookieSettings, usable_sid
+from .asgi.middleware import SessionLockMiddleware
 from .settings import OPTIONS, check_arguments
-from .takeover import Origin
-from .web import IDENTITY, CookieSettings, Problems, RoutePolicy, Rules, Visit, for_framework, look_at_start, usable_sid
+from .takeover.taking import Origin
+from .web.decorators import lease_of
+from .web.identity import IDENTITY
+from .web.problems import Problems
+from .web.request_session import Visit
+from .web.rules import Mode, OnConflict, RoutePolicy, Rules
+from .web.starting import look_at_start
+from .web.values import for_framework
 
 __all__ = ["SessionLockBackend", "SessionLockConfig", "SessionLockPlugin"]
 

@@ -19,10 +19,11 @@ import pytest
 from support.commands import connect
 
 from sessionlock import LeaseLost, LeasePolicy, SessionGuard, __version__
-from sessionlock.cli import fleet, main, tally
+from sessionlock.cli import main
+from sessionlock.cli.demo import fleet, tally
+from sessionlock.cli.demo.ways import Served
 from sessionlock.cli.failure import without_secrets
 from sessionlock.cli.inspect import duration
-from sessionlock.cli.ways import Served
 from sessionlock.embedded import EmbeddedServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -241,7 +242,7 @@ def test_a_reader_that_leaves_is_no_accident() -> None:
 
 CARELESS = """
 import sys
-from sessionlock.cli import node, ways
+from sessionlock.cli.demo import node, ways
 
 class Careless(ways.Guarded):
     async def serve(self, play, sid, request):

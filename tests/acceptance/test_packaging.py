@@ -85,8 +85,8 @@ def test_the_wheel_holds_what_the_source_holds(source: Path, wheel: Path) -> Non
     }
     assert inside == wanted
     assert f"{PACKAGE.name}/py.typed" in inside
-    assert f"{PACKAGE.name}/lua/acquire.lua" in inside
-    assert sum(name.endswith(".lua") for name in inside) == len(list((package / "lua").glob("*.lua"))) > 10
+    assert f"{PACKAGE.name}/protocol/lua/acquire.lua" in inside
+    assert sum(name.endswith(".lua") for name in inside) == len(list((package / "protocol" / "lua").glob("*.lua"))) > 10
 
 
 def test_the_wheel_says_what_it_needs_and_brings_a_command(wheel: Path) -> None:
@@ -119,10 +119,10 @@ def python(code: str, path: Path) -> str:
 def test_what_is_installed_finds_its_scripts(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
-    names = sorted(path.stem for path in (PACKAGE / "lua").glob("[!_]*.lua"))
+    names = sorted(path.stem for path in (PACKAGE / "protocol" / "lua").glob("[!_]*.lua"))
     code = f"""
 import pathlib, sessionlock
-from sessionlock.executor import script
+from sessionlock.protocol.scripts import script
 assert pathlib.Path(sessionlock.__file__).is_relative_to(pathlib.Path.cwd()), sessionlock.__file__
 print(sum(len(script(name).text) > 100 for name in {names!r}))
 """
@@ -136,7 +136,7 @@ def test_importing_brings_nothing_that_was_not_asked_for() -> None:
 import sys
 import anyio, hiredis, redis.asyncio, tenacity
 before = {brought}
-import sessionlock, sessionlock.codec, sessionlock.cli
+import sessionlock, sessionlock.codecs, sessionlock.cli
 print(*sorted(({brought} - before) & set({NOT_ASKED_FOR!r})))
 """
     assert python(code, PACKAGE.parent).strip() == ""

@@ -14,9 +14,9 @@ from support.stored import Stored
 
 import sessionlock
 from sessionlock import SessionGuard
-from sessionlock.executor import script
+from sessionlock.protocol.scripts import script
 
-LUA = Path(sessionlock.__file__).parent / "lua"
+LUA = Path(sessionlock.__file__).parent / "protocol" / "lua"
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from support.stored import Stored
 from tenacity import stop_after_delay, wait_fixed
 
 from sessionlock import LeasePolicy, SessionGuard, SessionPolicy, WaitPolicy
-from sessionlock.executor import script
-from sessionlock.keys import keys_for
+from sessionlock.protocol.keys import keys_for
+from sessionlock.protocol.scripts import script
 
 pytestmark = pytest.mark.anyio
 

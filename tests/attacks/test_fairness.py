@@ -16,8 +16,10 @@ from support.stored import Stored
 from support.workers import Worker
 from tenacity import stop_after_delay, wait_fixed
 
-from sessionlock import LeasePolicy, SessionGuard, WaitPolicy, WaitTimedOut, protocol, wakeup
-from sessionlock.keys import keys_for
+from sessionlock import LeasePolicy, SessionGuard, WaitPolicy, WaitTimedOut
+from sessionlock.lock import waiting as wakeup
+from sessionlock.protocol import replies as protocol
+from sessionlock.protocol.keys import keys_for
 
 pytestmark = pytest.mark.anyio
 

@@ -12,9 +12,10 @@ from support.proxy import FaultyProxy
 from support.stored import Stored
 
 from sessionlock import LeaseLost, LeasePolicy, RedisUnavailable, SessionGuard, SessionPolicy, StaleFencingToken
-from sessionlock.executor import Executor, script
 from sessionlock.lease import Lease
-from sessionlock.protocol import Call
+from sessionlock.protocol.replies import Call
+from sessionlock.protocol.scripts import script
+from sessionlock.transport.executor import Executor
 
 pytestmark = pytest.mark.anyio
 

@@ -16,10 +16,10 @@ from tenacity import stop_after_delay, wait_fixed
 
 from sessionlock import LeaseLost, LeasePolicy, SessionGuard, WaitPolicy
 from sessionlock.embedded import EmbeddedServer
-from sessionlock.executor import Executor
-from sessionlock.keys import keys_for
-from sessionlock.protocol import Call, Handover
-from sessionlock.wakeup import Waiter, Wakeup
+from sessionlock.lock.waiting import Waiter, Wakeup
+from sessionlock.protocol.keys import keys_for
+from sessionlock.protocol.replies import Call, Handover
+from sessionlock.transport.executor import Executor
 
 pytestmark = pytest.mark.anyio
 

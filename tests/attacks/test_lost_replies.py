@@ -10,9 +10,10 @@ from support.proxy import FaultyProxy
 from support.stored import Stored
 from tenacity import stop_after_delay, wait_fixed
 
-from sessionlock import LeasePolicy, RedisUnavailable, SessionGuard, SessionPolicy, WaitPolicy, cluster
-from sessionlock.executor import script
-from sessionlock.keys import keys_for
+from sessionlock import LeasePolicy, RedisUnavailable, SessionGuard, SessionPolicy, WaitPolicy
+from sessionlock.protocol.keys import keys_for
+from sessionlock.protocol.scripts import script
+from sessionlock.transport import cluster
 
 pytestmark = pytest.mark.anyio
 

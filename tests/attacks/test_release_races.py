@@ -26,11 +26,11 @@ from sessionlock import (
     SessionPolicy,
     StaleFencingToken,
     WaitPolicy,
-    protocol,
 )
-from sessionlock.executor import script
-from sessionlock.keys import keys_for
-from sessionlock.protocol import Call, Change
+from sessionlock.protocol import replies as protocol
+from sessionlock.protocol.keys import keys_for
+from sessionlock.protocol.replies import Call, Change
+from sessionlock.protocol.scripts import script
 
 pytestmark = pytest.mark.anyio
 

@@ -20,7 +20,7 @@ from support.stored import Stored
 
 import sessionlock
 from sessionlock import LeasePolicy, SessionDestroyed, SessionGuard, WaitPolicy
-from sessionlock.routes import ServerRoute
+from sessionlock.transport.one_server import ServerRoute
 
 pytestmark = pytest.mark.anyio
 

@@ -12,7 +12,7 @@ import pytest
 from conformance.topologies import Topology
 
 from sessionlock import InvalidSessionId, SessionGuard
-from sessionlock.keys import keys_for
+from sessionlock.protocol.keys import keys_for
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,7 @@ import pytest
 from conformance.topologies import Node, Record
 
 from sessionlock import SessionConflict, SessionGuard, SessionNotFound
-from sessionlock.keys import new_sid
+from sessionlock.protocol.keys import new_sid
 
 pytestmark = pytest.mark.anyio
 
@@ -75,7 +75,7 @@ async def test_as_many_secret_bits_as_are_promised(guard: SessionGuard) -> None:
 
 @pytest.fixture
 def same_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sessionlock.keys.record_name", lambda sha: NAME)
+    monkeypatch.setattr("sessionlock.protocol.keys.record_name", lambda sha: NAME)
 
 
 @pytest.fixture(params=["script", pytest.param("watch", marks=pytest.mark.needs("watch"))])

@@ -10,9 +10,9 @@ import pytest
 from conformance.topologies import Node, Record
 
 from sessionlock import SessionGuard, WaitPolicy, WaitTimedOut
-from sessionlock.acquisition import Question, Wanted
-from sessionlock.holding import SessionContext
-from sessionlock.protocol import Holder
+from sessionlock.lock.acquire import Question, Wanted
+from sessionlock.lock.context import SessionContext
+from sessionlock.protocol.replies import Holder
 
 pytestmark = pytest.mark.anyio
 

@@ -13,14 +13,7 @@ import pytest
 from conformance.topologies import Node, Topology
 from support.commands import connect
 
-from sessionlock import (
-    InvalidSessionId,
-    LeasePolicy,
-    SessionGuard,
-    SessionLockError,
-    SessionPolicy,
-    WaitPolicy,
-)
+from sessionlock import InvalidSessionId, LeasePolicy, SessionGuard, SessionLockError, SessionPolicy, WaitPolicy
 
 pytestmark = pytest.mark.anyio
 

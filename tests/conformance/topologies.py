@@ -25,7 +25,7 @@ from support.stored import PATIENCE, Stored
 
 from sessionlock import Quorum, SessionGuard
 from sessionlock.embedded import EmbeddedServer
-from sessionlock.keys import keys_for
+from sessionlock.protocol.keys import keys_for
 from sessionlock.urls import _memory_servers
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from sessionlock import Session, SessionGuard
-from sessionlock.keys import keys_for
+from sessionlock.protocol.keys import keys_for
 
 __all__ = ["LONG", "LONG_SECONDS", "SID", "SIDS", "MakeGuard", "Tell", "fence_of", "lock_of"]
 

@@ -13,17 +13,10 @@ from support.cluster import Cluster
 from support.commands import CommandCounter, connect
 from support.polling import eventually
 
-from sessionlock import (
-    LeasePolicy,
-    Quorum,
-    QuorumNotReached,
-    RedisUnavailable,
-    ScriptsForbidden,
-    SessionGuard,
-    capabilities,
-)
+from sessionlock import LeasePolicy, Quorum, QuorumNotReached, RedisUnavailable, ScriptsForbidden, SessionGuard
+from sessionlock.checkup import capabilities
 from sessionlock.embedded import EmbeddedServer, find_server
-from sessionlock.keys import keys_for
+from sessionlock.protocol.keys import keys_for
 
 pytestmark = pytest.mark.anyio
 

@@ -17,7 +17,7 @@ from support.proof import Fault, longest_pause, stored
 
 from sessionlock import LeaseLost, LeasePolicy, SessionGuard, SessionLockError
 from sessionlock.embedded import find_server
-from sessionlock.keys import keys_for
+from sessionlock.protocol.keys import keys_for
 
 pytestmark = pytest.mark.anyio
 

@@ -18,7 +18,8 @@ from support.commands import CommandCounter, connect
 from support.polling import until
 from support.sentinels import Sentinels
 
-from sessionlock.capabilities import Capabilities, probe
+from sessionlock.checkup.findings import Capabilities
+from sessionlock.checkup.probe import probe
 from sessionlock.cli import doctor, main
 from sessionlock.embedded import EmbeddedServer
 

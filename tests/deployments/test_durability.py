@@ -12,7 +12,7 @@ from support.proxy import FaultyProxy
 
 from sessionlock import ConfigurationError, NotDurable, SessionGuard, Wait
 from sessionlock.embedded import EmbeddedServer
-from sessionlock.executor import script
+from sessionlock.protocol.scripts import script
 
 pytestmark = pytest.mark.anyio
 OwnServer = Callable[..., EmbeddedServer]

@@ -23,7 +23,7 @@ from support.stored import Stored
 
 from sessionlock import LeaseLost, LeasePolicy, LockNotAcquired, SessionGuard, WaitTimedOut
 from sessionlock.embedded import EmbeddedServer
-from sessionlock.keys import keys_for
+from sessionlock.protocol.keys import keys_for
 
 _dumps = json.dumps
 import pottery  # noqa: E402

@@ -21,12 +21,12 @@ from support.stored import Stored
 
 from sessionlock import RedisUnavailable, SessionGuard, Wait
 from sessionlock.blocking import SessionGuard as BlockingGuard
-from sessionlock.circuit import Circuit, is_outage
 from sessionlock.embedded import EmbeddedServer
-from sessionlock.executor import script
-from sessionlock.keys import keys_for
-from sessionlock.quorum import Quorum
-from sessionlock.routes import NotNow
+from sessionlock.protocol.keys import keys_for
+from sessionlock.protocol.scripts import script
+from sessionlock.quorum.router import Quorum
+from sessionlock.transport.one_server import NotNow
+from sessionlock.transport.outages import Circuit, is_outage
 
 pytestmark = pytest.mark.anyio
 

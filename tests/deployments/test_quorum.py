@@ -17,17 +17,9 @@ from support.commands import CommandCounter, connect
 from support.proxy import FaultyProxy
 from support.quorums import KEYS, QUICK, SID, Place, count, until
 
-from sessionlock import (
-    LeaseLost,
-    LeasePolicy,
-    Quorum,
-    QuorumNotReached,
-    SessionGuard,
-    StaleFencingToken,
-    WaitTimedOut,
-)
-from sessionlock.executor import script
-from sessionlock.keys import keys_for
+from sessionlock import LeaseLost, LeasePolicy, Quorum, QuorumNotReached, SessionGuard, StaleFencingToken, WaitTimedOut
+from sessionlock.protocol.keys import keys_for
+from sessionlock.protocol.scripts import script
 
 pytestmark = pytest.mark.anyio
 
@@ -536,7 +528,7 @@ class TestConfiguration:
             SessionGuard.from_url("redis://store", quorum=Quorum(*masters))
 
     def test_names_do_not_depend_on_the_order(self) -> None:
-        from sessionlock.quorum import master_name
+        from sessionlock.quorum.router import master_name
         from sessionlock.urls import client_from_url
 
         urls = ["redis://a", "redis://b:7000/2", "unix:///c"]

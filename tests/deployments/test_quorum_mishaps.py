@@ -13,18 +13,10 @@ from support.commands import connect
 from support.proxy import FaultyProxy
 from support.quorums import KEYS, SID, Place, until
 
-from sessionlock import (
-    Lease,
-    LeaseLost,
-    LeasePolicy,
-    Quorum,
-    QuorumNotReached,
-    RedisUnavailable,
-    SessionGuard,
-    protocol,
-)
+from sessionlock import Lease, LeaseLost, LeasePolicy, Quorum, QuorumNotReached, RedisUnavailable, SessionGuard
 from sessionlock.embedded import find_server
-from sessionlock.scripts import script
+from sessionlock.protocol import replies as protocol
+from sessionlock.protocol.scripts import script
 
 pytestmark = pytest.mark.anyio
 

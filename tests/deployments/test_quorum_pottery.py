@@ -28,7 +28,7 @@ def by_pottery(place: Place, **options: Any) -> SessionGuard:
 
 async def plain_lock(place: Place, stack: AsyncExitStack) -> Any:
     """As an application uses pottery by itself, with the session's key."""
-    from sessionlock.quorum_pottery import _redlock
+    from sessionlock.quorum.pottery import _redlock
 
     clients = []
     for master in place.masters:

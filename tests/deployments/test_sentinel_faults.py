@@ -20,7 +20,7 @@ from support.proof import Fault, longest_pause, stored
 from support.sentinels import NAME, Sentinels
 
 from sessionlock import LeaseLost, LeasePolicy, SessionGuard, SessionLockError
-from sessionlock.keys import keys_for
+from sessionlock.protocol.keys import keys_for
 
 pytestmark = pytest.mark.anyio
 

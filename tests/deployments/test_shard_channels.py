@@ -12,11 +12,11 @@ import redis.asyncio
 from support.cluster import Cluster
 from support.polling import eventually
 
-from sessionlock.cluster import ClusterRoute
 from sessionlock.embedded import find_server
-from sessionlock.keys import SessionKeys, keys_for
-from sessionlock.pushes import ShardChannels
-from sessionlock.wire import Wire
+from sessionlock.protocol.keys import SessionKeys, keys_for
+from sessionlock.transport.cluster import ClusterRoute
+from sessionlock.transport.pushes import ShardChannels
+from sessionlock.transport.wire import Wire
 
 pytestmark = [
     pytest.mark.anyio,

@@ -36,10 +36,10 @@ from sessionlock import (
     StaleFencingToken,
     WaitPolicy,
     WaitTimedOut,
-    blocking,
 )
+from sessionlock.blocking import guard as blocking
+from sessionlock.blocking.portal import Portal, portal
 from sessionlock.embedded import EmbeddedServer
-from sessionlock.portal import Portal, portal
 
 PATIENCE = 20.0
 

@@ -13,7 +13,7 @@ from support.aiohttp_calls import WAIT, Shop, shop_on
 
 from sessionlock import SessionConflict, SessionGuard
 from sessionlock.integrations.aiohttp import get_session, locked_session, session_policy
-from sessionlock.integrations.web import RoutePolicy
+from sessionlock.integrations.web.rules import RoutePolicy
 
 pytestmark = pytest.mark.anyio
 in_context: ContextVar[str] = ContextVar("in_context", default="nothing")

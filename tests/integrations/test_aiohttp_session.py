@@ -14,9 +14,9 @@ from support.aiohttp_calls import WAIT, Shop, shop_on
 from support.commands import connect
 
 from sessionlock import ConfigurationError, SessionGuard, SessionNotFound
-from sessionlock.integrations import aiohttp as ours
+from sessionlock.integrations.aiohttp import middleware as ours
 from sessionlock.integrations.aiohttp_session import SessionLockStorage, setup
-from sessionlock.keys import keys_for
+from sessionlock.protocol.keys import keys_for
 
 # The package itself still uses strings where aiohttp 3.14 wants keys.
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore:It is recommended to use web.RequestKey")]

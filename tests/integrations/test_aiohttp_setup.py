@@ -13,7 +13,7 @@ from support.aiohttp_calls import WAIT, Shop, add, cart, shop_on
 
 from sessionlock import ConfigurationError, SessionGuard
 from sessionlock.integrations.aiohttp import get_session, setup
-from sessionlock.integrations.web import CookieSettings
+from sessionlock.views.cookies import CookieSettings
 
 pytestmark = pytest.mark.anyio
 

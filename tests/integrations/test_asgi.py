@@ -30,7 +30,8 @@ from sessionlock import (
 )
 from sessionlock.embedded import EmbeddedServer
 from sessionlock.integrations.asgi import SessionLockMiddleware
-from sessionlock.integrations.web import Problem, Problems, RoutePolicy
+from sessionlock.integrations.web.problems import Problem, Problems
+from sessionlock.integrations.web.rules import RoutePolicy
 
 pytestmark = pytest.mark.anyio
 

@@ -24,7 +24,7 @@ from support.asgi_calls import Call, app_of, browser
 from support.asgi_visits import App, Visits, around, called, dying_of_it, in_another_task, plain
 
 from sessionlock import SessionGuard
-from sessionlock.integrations.fastapi import SessionLockMiddleware
+from sessionlock.integrations.asgi.middleware import SessionLockMiddleware
 
 pytestmark = pytest.mark.anyio
 

@@ -30,7 +30,7 @@ from support.asgi_calls import Call, browser
 
 from sessionlock import ConfigurationError, SessionGuard
 from sessionlock.integrations.asgi import SessionLockMiddleware
-from sessionlock.integrations.web import CookieSettings
+from sessionlock.views.cookies import CookieSettings
 
 pytestmark = [
     pytest.mark.anyio,

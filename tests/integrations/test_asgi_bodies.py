@@ -20,7 +20,7 @@ from support.sites import Site
 
 from sessionlock import LeasePolicy, SessionGuard
 from sessionlock.integrations.asgi import SessionLockMiddleware
-from sessionlock.integrations.web import RoutePolicy
+from sessionlock.integrations.web.rules import RoutePolicy
 
 pytestmark = pytest.mark.anyio
 
@@ -132,7 +132,7 @@ async def test_no_file_is_left_open(guard: SessionGuard, sid: str, monkeypatch: 
         files.append(TemporaryFile(**options))  # noqa: SIM115
         return files[-1]
 
-    monkeypatch.setattr("sessionlock.integrations.ahead.TemporaryFile", noticing)
+    monkeypatch.setattr("sessionlock.integrations.asgi.ahead.TemporaryFile", noticing)
 
     async def refusing(request: Request) -> Response:
         return PlainTextResponse("no", 403)

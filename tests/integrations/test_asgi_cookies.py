@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from support.asgi_calls import app_of, browser, eventually
 
 from sessionlock import ConfigurationError, InvalidSessionId, SessionGuard
-from sessionlock.integrations.web import CookieSettings
+from sessionlock.views.cookies import CookieSettings
 
 pytestmark = pytest.mark.anyio
 

@@ -19,8 +19,9 @@ from support.asgi_calls import Call, app_of, browser, eventually
 from support.asgi_visits import Visits, around, dying_of_it, in_another_task, plain
 
 from sessionlock import Session, SessionConflict, SessionGuard
-from sessionlock.integrations.fastapi import SessionLockMiddleware, locked_session
-from sessionlock.integrations.web import RoutePolicy
+from sessionlock.integrations.asgi.middleware import SessionLockMiddleware
+from sessionlock.integrations.fastapi import locked_session
+from sessionlock.integrations.web.rules import RoutePolicy
 
 pytestmark = pytest.mark.anyio
 

@@ -26,7 +26,7 @@ from typing_extensions import TypedDict
 
 from sessionlock import SessionGuard, SessionNotFound, SessionPolicy
 from sessionlock.integrations.asgi import SessionLockMiddleware
-from sessionlock.integrations.web import CookieSettings
+from sessionlock.views.cookies import CookieSettings
 
 pytestmark = [
     pytest.mark.anyio,

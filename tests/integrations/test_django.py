@@ -14,7 +14,8 @@ from support.django_site import configure, override_settings
 from sessionlock import ReadOnlySession
 from sessionlock.blocking import SessionGuard as BlockingGuard
 from sessionlock.embedded import EmbeddedServer
-from sessionlock.integrations.django import SessionLockMiddleware, SessionStore
+from sessionlock.integrations.django.middleware import SessionLockMiddleware
+from sessionlock.integrations.django.store import SessionStore
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,9 @@ from support.django_site import configure, override_settings
 
 from sessionlock import SessionConflict
 from sessionlock.embedded import EmbeddedServer
-from sessionlock.integrations.django import SessionStore, close, session_policy
+from sessionlock.integrations.django.decorators import session_policy
+from sessionlock.integrations.django.homes import close
+from sessionlock.integrations.django.store import SessionStore
 
 Request = Any
 runs: list[Any] = []

@@ -16,7 +16,10 @@ from support.django_site import configure, override_settings
 
 from sessionlock import SessionGuard
 from sessionlock.embedded import EmbeddedServer
-from sessionlock.integrations.django import SessionLockMiddleware, SessionStore, close, records
+from sessionlock.integrations.django import records
+from sessionlock.integrations.django.homes import close
+from sessionlock.integrations.django.middleware import SessionLockMiddleware
+from sessionlock.integrations.django.store import SessionStore
 
 pytestmark = pytest.mark.anyio
 

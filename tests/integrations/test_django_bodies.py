@@ -19,7 +19,8 @@ from support.sites import Site
 
 from sessionlock import LeasePolicy, SessionGuard
 from sessionlock.embedded import EmbeddedServer
-from sessionlock.integrations.django import close, session_policy
+from sessionlock.integrations.django.decorators import session_policy
+from sessionlock.integrations.django.homes import close
 
 Request = Any
 FORM = (

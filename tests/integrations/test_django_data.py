@@ -24,8 +24,10 @@ from support.django_site import configure, override_settings
 
 from sessionlock import CodecError
 from sessionlock.embedded import EmbeddedServer
-from sessionlock.integrations.django import SessionStore, close, session_readonly
-from sessionlock.keys import keys_for
+from sessionlock.integrations.django.decorators import session_readonly
+from sessionlock.integrations.django.homes import close
+from sessionlock.integrations.django.store import SessionStore
+from sessionlock.protocol.keys import keys_for
 
 Request = Any
 

@@ -20,7 +20,8 @@ from support.django_site import configure, override_settings
 from sessionlock import SessionConflict
 from sessionlock.blocking import SessionGuard as BlockingGuard
 from sessionlock.embedded import EmbeddedServer
-from sessionlock.integrations.django import SessionStore, close
+from sessionlock.integrations.django.homes import close
+from sessionlock.integrations.django.store import SessionStore
 
 Request = Any
 threads: list[threading.Thread] = []

@@ -16,8 +16,8 @@ from support.django_site import configure, override_settings
 from sessionlock import SessionLockError
 from sessionlock.blocking import SessionGuard as BlockingGuard
 from sessionlock.embedded import EmbeddedServer
-from sessionlock.integrations.django import SessionStore
-from sessionlock.integrations.web import Problems
+from sessionlock.integrations.django.store import SessionStore
+from sessionlock.integrations.web.problems import Problems
 
 
 @pytest.fixture(autouse=True)

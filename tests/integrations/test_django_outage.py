@@ -16,7 +16,9 @@ from support.django_site import configure, override_settings
 from sessionlock import LockNotAcquired, RedisUnavailable, SessionConflict, WaitPolicy
 from sessionlock.blocking import SessionGuard as BlockingGuard
 from sessionlock.embedded import EmbeddedServer
-from sessionlock.integrations.django import SessionStore, close, session_lock
+from sessionlock.integrations.django.decorators import session_lock
+from sessionlock.integrations.django.homes import close
+from sessionlock.integrations.django.store import SessionStore
 
 Request = Any
 BROWSER = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}

@@ -22,9 +22,9 @@ from support.django_site import configure, override_settings
 
 from sessionlock import CodecError, FernetCodec, JsonCodec, SessionConflict
 from sessionlock.embedded import EmbeddedServer
-from sessionlock.integrations.django import SessionStore
 from sessionlock.integrations.django.serializing import DEFAULT
-from sessionlock.keys import keys_for
+from sessionlock.integrations.django.store import SessionStore
+from sessionlock.protocol.keys import keys_for
 
 Using = Callable[..., AbstractContextManager[None]]
 HERE = __name__

@@ -20,9 +20,9 @@ from support.django_site import configure, override_settings
 
 from sessionlock import CodecError, NotDurable, SessionConflict, Wait
 from sessionlock.embedded import EmbeddedServer
-from sessionlock.integrations.django import SessionStore
 from sessionlock.integrations.django.homes import home_of_threads
-from sessionlock.keys import keys_for
+from sessionlock.integrations.django.store import SessionStore
+from sessionlock.protocol.keys import keys_for
 
 AGE = 1_209_600
 Run = Callable[[Any], Any]

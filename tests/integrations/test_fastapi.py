@@ -19,7 +19,8 @@ from support.asgi_calls import Call, browser
 
 import sessionlock
 from sessionlock import Session, SessionGuard
-from sessionlock.integrations.fastapi import LockedSession, SessionLockMiddleware, locked_session
+from sessionlock.integrations.asgi.middleware import SessionLockMiddleware
+from sessionlock.integrations.fastapi import LockedSession, locked_session
 
 pytestmark = pytest.mark.anyio
 

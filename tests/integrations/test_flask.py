@@ -18,17 +18,12 @@ from support.commands import CommandCounter, connect
 
 from sessionlock import LeasePolicy, SessionConflict, SessionGuard, WaitTimedOut
 from sessionlock.blocking import SessionGuard as BlockingGuard
+from sessionlock.blocking.portal import portal
 from sessionlock.errors import ReadOnlySession
-from sessionlock.integrations.flask import (
-    LockedSession,
-    SessionLock,
-    session_lock,
-    session_lock_exempt,
-    session_policy,
-    session_readonly,
-)
-from sessionlock.integrations.web import RoutePolicy
-from sessionlock.portal import portal
+from sessionlock.integrations.flask.extension import SessionLock
+from sessionlock.integrations.flask.session import LockedSession
+from sessionlock.integrations.web.decorators import session_lock, session_lock_exempt, session_policy, session_readonly
+from sessionlock.integrations.web.rules import RoutePolicy
 
 WAIT = 10.0
 

@@ -15,7 +15,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import Client
 
 from sessionlock import SessionConflict
-from sessionlock.integrations.flask import session_policy
+from sessionlock.integrations.web.decorators import session_policy
 
 TABS = 20
 
@@ -244,7 +244,7 @@ def test_a_conflict_is_learnt(app: Flask, sid: str) -> None:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_who_wraps_the_application(redis_url: str, when: str) -> None:
-    from sessionlock.integrations.flask import SessionLock
+    from sessionlock.integrations.flask.extension import SessionLock
 
     app = Flask("wrapped")
     app.config["SESSION_LOCK_URL"] = redis_url

@@ -22,8 +22,8 @@ from markupsafe import Markup
 from support.flask_apps import asked, close, guard_of, guarded, sid_of
 
 from sessionlock.errors import CodecError
-from sessionlock.integrations.flask import LockedSession
 from sessionlock.integrations.flask.handle import GuardedSession
+from sessionlock.integrations.flask.session import LockedSession
 
 
 class Colour(str, Enum):

@@ -22,8 +22,9 @@ from websockets.sync.client import connect
 from werkzeug.serving import make_server
 from wtforms import StringField
 
-from sessionlock.integrations.flask import SessionLock
-from sessionlock.integrations.takeover import FlaskCookie, FlaskSession
+from sessionlock.integrations.flask.extension import SessionLock
+from sessionlock.integrations.takeover.cookies import FlaskCookie
+from sessionlock.integrations.takeover.origins import FlaskSession
 
 
 @pytest.fixture

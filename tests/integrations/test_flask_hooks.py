@@ -26,7 +26,8 @@ from werkzeug.routing import BaseConverter
 
 from sessionlock import LeasePolicy, SessionGuard, WaitTimedOut
 from sessionlock.errors import RedisUnavailable
-from sessionlock.integrations.flask import SessionLock, session_lock
+from sessionlock.integrations.flask.extension import SessionLock
+from sessionlock.integrations.web.decorators import session_lock
 
 SID = "s" * 32
 SHOP = "https://shop.example"

@@ -14,8 +14,8 @@ from support.commands import connect
 from support.flask_apps import close, guarded, sid_of
 
 from sessionlock import SessionGuard, SessionPolicy
-from sessionlock.integrations.flask import SessionLock
-from sessionlock.keys import keys_for
+from sessionlock.integrations.flask.extension import SessionLock
+from sessionlock.protocol.keys import keys_for
 
 HOUR = 3600.0
 

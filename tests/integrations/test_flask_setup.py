@@ -18,7 +18,8 @@ from support.polling import until
 
 from sessionlock import SessionGuard
 from sessionlock.errors import ConfigurationError
-from sessionlock.integrations.flask import SessionLock, SessionLockInterface
+from sessionlock.integrations.flask.extension import SessionLock
+from sessionlock.integrations.flask.interface import SessionLockInterface
 
 
 def by_flask_session(app: Flask, url: str) -> None:

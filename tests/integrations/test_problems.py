@@ -24,8 +24,7 @@ from sessionlock import (
     WaitTimedOut,
 )
 from sessionlock.errors import NotDurable
-from sessionlock.integrations.problems import prefers_html, tell
-from sessionlock.integrations.web import Problem, Problems
+from sessionlock.integrations.web.problems import Problem, Problems, prefers_html, tell
 
 pytestmark = pytest.mark.anyio
 

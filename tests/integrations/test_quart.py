@@ -24,8 +24,11 @@ from support.commands import connect
 
 from sessionlock import ConfigurationError, SessionGuard, SessionPolicy
 from sessionlock.integrations.asgi import SessionLockMiddleware
-from sessionlock.integrations.quart import LockedSession, SessionLock, session_lock, session_readonly, visit_of
-from sessionlock.integrations.takeover import FlaskCookie
+from sessionlock.integrations.quart.extension import SessionLock
+from sessionlock.integrations.quart.interface import visit_of
+from sessionlock.integrations.quart.session import LockedSession
+from sessionlock.integrations.takeover.cookies import FlaskCookie
+from sessionlock.integrations.web.decorators import session_lock, session_readonly
 
 pytestmark = pytest.mark.anyio
 

@@ -29,8 +29,10 @@ from support.asgi_calls import Call, eventually
 from support.proxy import FaultyProxy
 
 from sessionlock import LeasePolicy, SessionConflict, SessionGuard, WaitTimedOut
-from sessionlock.integrations.quart import SessionLock, session_lock, session_policy, visit_of
-from sessionlock.integrations.web import RoutePolicy
+from sessionlock.integrations.quart.extension import SessionLock
+from sessionlock.integrations.quart.interface import visit_of
+from sessionlock.integrations.web.decorators import session_lock, session_policy
+from sessionlock.integrations.web.rules import RoutePolicy
 
 pytestmark = pytest.mark.anyio
 

@@ -15,7 +15,7 @@ from quart import Quart, render_template_string, session, websocket
 from quart.typing import ResponseReturnValue
 
 from sessionlock import ConfigurationError, SessionGuard
-from sessionlock.integrations.quart import SessionLock
+from sessionlock.integrations.quart.extension import SessionLock
 
 pytestmark = pytest.mark.anyio
 

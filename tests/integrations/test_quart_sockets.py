@@ -14,7 +14,7 @@ from support.asgi_calls import Call, eventually
 from support.proxy import FaultyProxy
 
 from sessionlock import SessionGuard
-from sessionlock.integrations.quart import SessionLock
+from sessionlock.integrations.quart.extension import SessionLock
 
 pytestmark = pytest.mark.anyio
 SCOPE: dict[str, Any] = {"type": "websocket", "subprotocols": [], "scheme": "ws"}

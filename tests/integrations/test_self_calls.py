@@ -16,21 +16,14 @@ import pytest
 from support.stored import Stored
 from support.workers import Worker
 
-from sessionlock import (
-    ReentrantLock,
-    Session,
-    SessionGuard,
-    WaitTimedOut,
-    blocking,
-    cookie,
-    session_locked,
-)
-from sessionlock.acquisition import BRIEF_WAIT
-from sessionlock.keys import keys_for
-from sessionlock.peers import Peer, peer_of
-from sessionlock.protocol import Holder
-from sessionlock.runtime import held_here, node_name
-from sessionlock.selfcall import process_of, refusing
+from sessionlock import ReentrantLock, Session, SessionGuard, WaitTimedOut, cookie, session_locked
+from sessionlock.blocking import guard as blocking
+from sessionlock.lock.acquire import BRIEF_WAIT
+from sessionlock.lock.runtime import held_here, node_name
+from sessionlock.protocol.keys import keys_for
+from sessionlock.protocol.replies import Holder
+from sessionlock.selfcalls.check import process_of, refusing
+from sessionlock.selfcalls.sockets import Peer, peer_of
 
 pytestmark = pytest.mark.anyio
 
@@ -263,9 +256,9 @@ async def test_what_goes_wrong_while_it_is_found_out(
         raise PermissionError("nothing is told")
 
     failing = {
-        "client": "sessionlock.views.client_of",
-        "look-up": "sessionlock.selfcall.is_of_process",
-        "thread": "sessionlock.selfcall.threading.Thread.start",
+        "client": "sessionlock.views.wrap.client_of",
+        "look-up": "sessionlock.selfcalls.check.is_of_process",
+        "thread": "sessionlock.selfcalls.check.threading.Thread.start",
     }
     monkeypatch.setattr(failing[where], fail)
 

@@ -16,11 +16,11 @@ from litestar.middleware.session.server_side import ServerSideSessionConfig
 
 import sessionlock
 from sessionlock import ConfigurationError, SessionGuard
-from sessionlock.integrations import aiohttp as aiohttp_face
-from sessionlock.integrations import asgi as asgi_face
 from sessionlock.integrations import flask as flask_face
 from sessionlock.integrations import litestar as litestar_face
 from sessionlock.integrations import quart as quart_face
+from sessionlock.integrations.aiohttp import middleware as aiohttp_face
+from sessionlock.integrations.asgi import middleware as asgi_face
 from sessionlock.integrations.settings import ALL, OPTIONS, checked, names_of, unknown_names
 from sessionlock.integrations.settings.__main__ import document
 from sessionlock.integrations.settings.parts import ENVIRONMENT, FRAMEWORK, PARTS, check_options

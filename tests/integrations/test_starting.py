@@ -51,7 +51,7 @@ def litestar(url: str) -> None:
 def quart(url: str) -> None:
     from quart import Quart
 
-    from sessionlock.integrations.quart import SessionLock
+    from sessionlock.integrations.quart.extension import SessionLock
 
     app = Quart(__name__)
     SessionLock(app, url)

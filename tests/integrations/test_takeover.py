@@ -35,17 +35,12 @@ from starsessions import SessionMiddleware as StarsessionsMiddleware
 from starsessions.stores.redis import RedisStore
 
 from sessionlock import SessionGuard, SessionNotFound
-from sessionlock.codec import FernetCodec, default_codec
+from sessionlock.codecs import FernetCodec, default_codec
 from sessionlock.embedded import EmbeddedServer
 from sessionlock.integrations.asgi import SessionLockMiddleware
-from sessionlock.integrations.takeover import (
-    AiohttpSession,
-    ConnectRedis,
-    FlaskSession,
-    Origin,
-    StarletteCookie,
-    Starsessions,
-)
+from sessionlock.integrations.takeover.cookies import StarletteCookie
+from sessionlock.integrations.takeover.origins import AiohttpSession, ConnectRedis, FlaskSession, Starsessions
+from sessionlock.integrations.takeover.taking import Origin
 
 pytestmark = pytest.mark.anyio
 SECRET = "of the old layer"

@@ -23,7 +23,7 @@ from support.sites import BRIEF, NAMES, STREAMING, TABS, WITHIN, Site, Visitor
 
 from sessionlock import SessionGuard
 from sessionlock.embedded import EmbeddedServer
-from sessionlock.integrations.problems import BUSY, NESTED
+from sessionlock.integrations.web.problems import BUSY, NESTED
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

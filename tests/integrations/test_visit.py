@@ -20,11 +20,14 @@ from cryptography.fernet import Fernet
 from support.stored import Stored
 
 from sessionlock import SessionConflict, SessionDestroyed, SessionGuard, SessionNotFound, SessionPolicy
-from sessionlock.codec import FernetCodec, default_codec
+from sessionlock.codecs import FernetCodec, default_codec
 from sessionlock.errors import CodecError, LeaseLost, ReadOnlySession
-from sessionlock.integrations.learning import MOST, Learnt
-from sessionlock.integrations.rules import RoutePolicy, Rules
-from sessionlock.integrations.web import CookieSettings, RunAgain, Visit, WebSession, for_framework
+from sessionlock.integrations.web.learning import MOST, Learnt
+from sessionlock.integrations.web.mapping import WebSession
+from sessionlock.integrations.web.request_session import RunAgain, Visit
+from sessionlock.integrations.web.rules import RoutePolicy, Rules
+from sessionlock.integrations.web.values import for_framework
+from sessionlock.views.cookies import CookieSettings
 
 pytestmark = pytest.mark.anyio
 
@@ -184,7 +187,7 @@ async def test_learnt_routes_are_bounded_and_forgotten(monkeypatch: pytest.Monke
     assert f"GET /{MOST + 9}" in learnt
     learnt.add("GET /slow", took=30.0)
     assert "GET /slow" not in learnt, "holding the lock that long would hold up the visitor's other requests"
-    monkeypatch.setattr("sessionlock.integrations.learning.FORGET_AFTER", -1.0)
+    monkeypatch.setattr("sessionlock.integrations.web.learning.FORGET_AFTER", -1.0)
     learnt.add("GET /old")
     assert "GET /old" not in learnt
 

@@ -26,7 +26,9 @@ from sessionlock import (
     StaleFencingToken,
     WaitTimedOut,
 )
-from sessionlock.integrations.web import Held, Problem, Problems, RoutePolicy, Rules, label_of, refuse_nested
+from sessionlock.integrations.web.problems import Problem, Problems
+from sessionlock.integrations.web.rules import RoutePolicy, Rules, label_of
+from sessionlock.selfcalls.nesting import Held, refuse_nested
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from sessionlock.ballot import Ballot, Won
-from sessionlock.protocol import Busy, Granted, Handover, Holder, Queued, Snapshot
+from sessionlock.protocol.replies import Busy, Granted, Handover, Holder, Queued, Snapshot
+from sessionlock.quorum.ballot import Ballot, Won
 
 THREE, FIVE = ("A", "B", "C"), ("A", "B", "C", "D", "E")
 SERVER_START = 1_000_000_000_000  # microseconds on every server's clock at our second 0

@@ -8,12 +8,13 @@ from importlib import resources
 
 import pytest
 
-from sessionlock import LeasePolicy, SessionPolicy, protocol
-from sessionlock.executor import script
-from sessionlock.keys import keys_for
-from sessionlock.protocol import Call, Change
+from sessionlock import LeasePolicy, SessionPolicy
+from sessionlock.protocol import replies as protocol
+from sessionlock.protocol.keys import keys_for
+from sessionlock.protocol.replies import Call, Change
+from sessionlock.protocol.scripts import script
 
-LUA = resources.files("sessionlock") / "lua"
+LUA = resources.files("sessionlock.protocol") / "lua"
 KEYS = keys_for("sl", "s")
 SESSION = SessionPolicy()
 CHANGE = Change("s", b"n", b"1", "*")

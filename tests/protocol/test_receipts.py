@@ -8,9 +8,10 @@ import pytest
 from redis import Redis
 from support.commands import run
 
-from sessionlock import LeasePolicy, SessionPolicy, protocol
-from sessionlock.keys import keys_for
-from sessionlock.protocol import Call, Change
+from sessionlock import LeasePolicy, SessionPolicy
+from sessionlock.protocol import replies as protocol
+from sessionlock.protocol.keys import keys_for
+from sessionlock.protocol.replies import Call, Change
 
 KEYS = keys_for("sl", "s")
 SESSION = SessionPolicy(idle=3600)

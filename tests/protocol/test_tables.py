@@ -27,10 +27,11 @@ from tenacity import (
     stop_never,
 )
 
-from sessionlock import CodecError, LeasePolicy, SessionPolicy, protocol
-from sessionlock.keys import keys_for
+from sessionlock import CodecError, LeasePolicy, SessionPolicy
 from sessionlock.policies import seconds_until_stop
-from sessionlock.protocol import Call, Change, Handover, Snapshot, fingerprint
+from sessionlock.protocol import replies as protocol
+from sessionlock.protocol.keys import keys_for
+from sessionlock.protocol.replies import Call, Change, Handover, Snapshot, fingerprint
 
 KEYS = keys_for("sl", "s")
 SESSION = SessionPolicy(idle=3600, absolute=7200)

@@ -7,9 +7,10 @@ from typing import Any
 from redis import Redis
 from support.commands import run
 
-from sessionlock import LeasePolicy, protocol
-from sessionlock.keys import keys_for
-from sessionlock.protocol import Granted, Refused
+from sessionlock import LeasePolicy
+from sessionlock.protocol import replies as protocol
+from sessionlock.protocol.keys import keys_for
+from sessionlock.protocol.replies import Granted, Refused
 
 KEYS = keys_for("sl", "s")
 LEASE = LeasePolicy()

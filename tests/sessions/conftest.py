@@ -15,7 +15,7 @@ from support.proxy import FaultyProxy
 from support.stored import Stored
 
 from sessionlock import SessionGuard
-from sessionlock.executor import script
+from sessionlock.protocol.scripts import script
 
 SCRIPTS = (
     "abandon",

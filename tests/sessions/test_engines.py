@@ -27,8 +27,8 @@ from sessionlock import (
     SessionPolicy,
 )
 from sessionlock.embedded import EmbeddedServer
-from sessionlock.executor import script
-from sessionlock.keys import keys_for
+from sessionlock.protocol.keys import keys_for
+from sessionlock.protocol.scripts import script
 
 pytestmark = pytest.mark.anyio
 

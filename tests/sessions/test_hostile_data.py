@@ -27,7 +27,7 @@ from sessionlock import (
     SessionPolicy,
     SessionTooLarge,
 )
-from sessionlock.keys import keys_for
+from sessionlock.protocol.keys import keys_for
 
 pytestmark = pytest.mark.anyio
 

@@ -22,10 +22,10 @@ from sessionlock import (
     SessionGuard,
     SessionPolicy,
     SessionTooLarge,
-    protocol,
 )
-from sessionlock.executor import script
-from sessionlock.protocol import Change
+from sessionlock.protocol import replies as protocol
+from sessionlock.protocol.replies import Change
+from sessionlock.protocol.scripts import script
 
 pytestmark = pytest.mark.anyio
 

@@ -27,10 +27,10 @@ from sessionlock import (
     SessionNotFound,
     SessionPolicy,
     WaitTimedOut,
-    protocol,
 )
-from sessionlock.executor import script
-from sessionlock.keys import keys_for, renewed_sid, user_digest, user_key
+from sessionlock.protocol import replies as protocol
+from sessionlock.protocol.keys import keys_for, renewed_sid, user_digest, user_key
+from sessionlock.protocol.scripts import script
 
 pytestmark = pytest.mark.anyio
 

@@ -18,7 +18,7 @@ from sessionlock import (
     SessionPolicy,
     by_id,
 )
-from sessionlock.changes import STRATEGIES, strategy_for
+from sessionlock.session.merge import STRATEGIES, strategy_for
 
 Node = Callable[..., SessionGuard]
 Look = Callable[[str], Stored]

@@ -34,7 +34,7 @@ from sessionlock import (
     SessionPolicy,
     WaitTimedOut,
 )
-from sessionlock.keys import keys_for
+from sessionlock.protocol.keys import keys_for
 
 T = TypeVar("T")
 Data = dict[str, Any]

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from sessionlock import SessionConflict, SessionGuard, SessionPolicy
-from sessionlock.integrations.web import CookieSettings, RoutePolicy, Rules, RunAgain, Visit
+from sessionlock.integrations.web.request_session import RunAgain, Visit
+from sessionlock.integrations.web.rules import RoutePolicy, Rules
+from sessionlock.views.cookies import CookieSettings
 
 pytestmark = pytest.mark.anyio
 

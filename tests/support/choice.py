@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from servers import ServerNotHad, provide
 
-from sessionlock.embedded import SERVER_VARIABLE, EmbeddedServer
+from sessionlock.embedded import EmbeddedServer
+from sessionlock.embedded.server import SERVER_VARIABLE
 
 __all__ = ["NO_RESP3", "by_default", "choose_server", "in_chosen_protocol", "speaks_resp3"]
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from sessionlock.protocol import Call
-from sessionlock.scripts import script
+from sessionlock.protocol.replies import Call
+from sessionlock.protocol.scripts import script
 
 if TYPE_CHECKING:
     from typing_extensions import Self

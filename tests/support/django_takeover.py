@@ -107,7 +107,7 @@ def switched_over(site: Site) -> None:
 
 
 def side_by_side(site: Site) -> None:
-    from sessionlock.integrations.takeover import DjangoEngine
+    from sessionlock.integrations.takeover.django import DjangoEngine
 
     origin, dice = DjangoEngine(site.engine, write_back=True), random.Random(7)
     visitors = [Client() for _ in range(10)]

@@ -13,8 +13,8 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from sessionlock.blocking import SessionGuard as BlockingGuard
-from sessionlock.integrations.flask import SessionLock
-from sessionlock.portal import portal
+from sessionlock.blocking.portal import portal
+from sessionlock.integrations.flask.extension import SessionLock
 
 __all__ = ["WAIT", "asked", "close", "guard_of", "guarded", "holding", "in_threads", "sid_of", "together"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 from flask import Flask, request, session
 
-from sessionlock.integrations.flask import SessionLock
+from sessionlock.integrations.flask.extension import SessionLock
 
 from .asgi_shops import handlers
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import redis
 from support.history import Operation, misordered_fences
 
-from sessionlock.keys import keys_for
+from sessionlock.protocol.keys import keys_for
 
 __all__ = ["Account", "Fault", "Nemesis", "by_session", "examine", "longest_pause", "stored"]
 

@@ -14,7 +14,7 @@ from support.stored import Stored
 
 from sessionlock import LeaseLost, LeasePolicy, Quorum, RedisUnavailable, Session, SessionGuard, WaitTimedOut
 from sessionlock.embedded import EmbeddedServer
-from sessionlock.keys import keys_for
+from sessionlock.protocol.keys import keys_for
 
 SID = "s"
 KEYS = keys_for("sl", SID)

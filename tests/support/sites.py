@@ -28,7 +28,7 @@ import anyio
 import httpx
 
 import sessionlock
-from sessionlock.integrations.web import RoutePolicy
+from sessionlock.integrations.web.rules import RoutePolicy
 
 if TYPE_CHECKING:
     from typing_extensions import Self

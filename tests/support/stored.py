@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 from support.commands import connect
 
-from sessionlock.keys import keys_for
+from sessionlock.protocol.keys import keys_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable

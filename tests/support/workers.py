@@ -27,9 +27,9 @@ import anyio.to_thread
 
 import sessionlock
 from sessionlock import LeasePolicy, Session, SessionGuard, SessionLockError, WaitPolicy
-from sessionlock.executor import script
 from sessionlock.lease import Lease
-from sessionlock.wire import Wire
+from sessionlock.protocol.scripts import script
+from sessionlock.transport.wire import Wire
 
 if TYPE_CHECKING:
     from typing_extensions import Self

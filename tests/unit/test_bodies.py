@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from sessionlock.integrations.bodies import Spool
+from sessionlock.integrations.web.bodies import Spool
 
 BODY = b"".join(b"line %d\n" % number for number in range(20_000))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sessionlock.breaker import FIRST_PAUSE, LONGEST_PAUSE, Breaker
+from sessionlock.transport.breaker import FIRST_PAUSE, LONGEST_PAUSE, Breaker
 
 # What happens, and what is to be seen then: the answer of the method, and the state.
 Step = tuple[str, object, str]

@@ -11,17 +11,11 @@ import hiredis
 import pytest
 from redis.exceptions import NoPermissionError
 
-from sessionlock import RedisUnavailable, ScriptsForbidden, capabilities
-from sessionlock.capabilities import (
-    Ask,
-    Capabilities,
-    Checkup,
-    client_kind,
-    judge,
-    probe,
-    server_name,
-    unreachable_advice,
-)
+from sessionlock import RedisUnavailable, ScriptsForbidden
+from sessionlock.checkup import capabilities
+from sessionlock.checkup.capabilities import Checkup, client_kind, server_name, unreachable_advice
+from sessionlock.checkup.findings import Capabilities
+from sessionlock.checkup.probe import Ask, judge, probe
 
 pytestmark = pytest.mark.anyio
 

@@ -21,8 +21,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sessionlock import codec_json, codec_tags
-from sessionlock.codec import (
+from sessionlock.codecs import (
     MAX_DEPTH,
     Codec,
     FernetCodec,
@@ -33,6 +32,8 @@ from sessionlock.codec import (
     default_codec,
     keeps_counters,
 )
+from sessionlock.codecs import json as codec_json
+from sessionlock.codecs import tags as codec_tags
 from sessionlock.errors import CodecError
 
 ENGINES: dict[str, type[Codec]] = {"json": JsonCodec, "orjson": OrjsonCodec, "msgspec": MsgspecCodec}

@@ -19,7 +19,6 @@ import pytest
 import redis
 from support.commands import CommandCounter, connect, keys_without_ttl
 
-from sessionlock import embedded
 from sessionlock.embedded import (
     EmbeddedServer,
     EmbeddedServerFailed,
@@ -28,11 +27,12 @@ from sessionlock.embedded import (
     find_server,
     shared_server,
 )
+from sessionlock.embedded import server as embedded
 
 Starter = Callable[..., EmbeddedServer]
 
 # For a new Python, which shall import the very package that is tested here.
-IMPORTS = os.pathsep.join(filter(None, (str(Path(embedded.__file__).parents[1]), os.environ.get("PYTHONPATH"))))
+IMPORTS = os.pathsep.join(filter(None, (str(Path(embedded.__file__).parents[2]), os.environ.get("PYTHONPATH"))))
 
 
 def eventually(holds: Callable[[], bool], within: float = 10.0) -> bool:

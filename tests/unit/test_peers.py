@@ -13,8 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from sessionlock import peers
-from sessionlock.peers import Peer, client_of, is_of_process, is_on_this_host, peer_of
+from sessionlock.selfcalls import sockets as peers
+from sessionlock.selfcalls.sockets import Peer, client_of, is_of_process, is_on_this_host, peer_of
 
 pytestmark = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux tells this, in /proc")
 

@@ -11,8 +11,8 @@ from django.http import HttpResponse
 from django.utils.cache import patch_vary_headers
 
 from ...errors import SessionLockError
-from ..problems import stays, tell
-from ..rules import label_of
+from ..web.problems import stays, tell
+from ..web.rules import label_of
 from . import settings
 
 __all__ = ["is_one", "is_ours", "made_of_an_error", "not_told_by_us", "problem", "replaced", "take_over"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...codec import Codec
-from ..values import for_framework
+from ...codecs.base import Codec
+from ..web.values import for_framework
 
 __all__ = ["django_codec"]
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import ItemsView, Iterator, KeysView, MutableMapping, ValuesView
 from typing import Any
 
-from ...session import Session
+from ...session.mapping import Session
 
 __all__ = ["Content", "name_of"]
 

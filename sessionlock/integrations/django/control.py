@@ -11,16 +11,13 @@ from django.conf import settings as django_settings
 from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
 
-from ...cookies import usable_sid
-from ...errors import (
-    LeaseLost,
-    SessionLockError,
-)
+from ...errors import LeaseLost, SessionLockError
 from ...guard import SessionGuard
 from ...lease import Lease
-from ...peers import Client
-from ..nesting import Held, refuse_nested
-from ..rules import RequestMode
+from ...selfcalls.nesting import Held, refuse_nested
+from ...selfcalls.sockets import Client
+from ...views.cookies import usable_sid
+from ..web.rules import RequestMode
 from . import settings
 from .homes import Home, LoopHome, Work, check_no_loop, home_of_this_loop, home_of_threads
 from .sitting import Data, Sitting

@@ -13,8 +13,8 @@ from typing import Any, TypeVar, cast, overload
 from asgiref.sync import iscoroutinefunction
 
 from ...policies import LeasePolicy, WaitPolicy
-from .. import marks
-from ..rules import Mode, OnConflict
+from ..web import decorators as marks
+from ..web.rules import Mode, OnConflict
 
 __all__ = ["session_lock", "session_lock_exempt", "session_policy", "session_readonly"]
 

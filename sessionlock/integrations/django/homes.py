@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 from django.conf import settings as django_settings
 from django.core.exceptions import SynchronousOnlyOperation
 
-from ...codec import default_codec
+from ...blocking.portal import portal
+from ...codecs.base import default_codec
 from ...guard import SessionGuard
 from ...policies import SessionPolicy
-from ...portal import portal
 from . import settings
 from .serializing import codec_for
 

@@ -20,9 +20,9 @@ from django.utils.cache import patch_vary_headers
 from django.utils.http import http_date
 
 from ...errors import SessionConflict, SessionLockError
-from ...peers import client_of_environ
-from ..learning import Learnt
-from ..rules import SAFE_METHODS
+from ...selfcalls.sockets import client_of_environ
+from ..web.learning import Learnt
+from ..web.rules import SAFE_METHODS
 from . import answers, checks, settings
 from .homes import Home, home_of_this_loop, home_of_threads
 from .runs import Run

@@ -12,20 +12,20 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
-from ... import protocol
-from ...engines import increment
 from ...errors import ReadOnlySession, SessionConflict, SessionNotFound
 from ...guard import SessionGuard
-from ...holding import SessionContext, renew_id
-from ...keys import SessionKeys, check_sid, new_sid, new_token
-from ...modes import Unlocked, UnlockedMode, check_unchanged
-from ...peers import Client
+from ...lock.context import SessionContext, renew_id
 from ...policies import LeasePolicy, SessionPolicy
-from ...protocol import Committed, Snapshot, outdated, refusal
-from ...selfcall import refusing
-from ...session import Session
-from ..nesting import held_here
-from ..rules import RequestMode
+from ...protocol import replies as protocol
+from ...protocol.keys import SessionKeys, check_sid, new_sid, new_token
+from ...protocol.replies import Committed, Snapshot, outdated, refusal
+from ...selfcalls.check import refusing
+from ...selfcalls.nesting import held_here
+from ...selfcalls.sockets import Client
+from ...session.commit_watch import increment
+from ...session.mapping import Session
+from ...session.unlocked import Unlocked, UnlockedMode, check_unchanged
+from ..web.rules import RequestMode
 
 __all__ = ["FreeRecord", "HeldRecord", "Opening", "Record", "create", "empty", "exists"]
 

@@ -12,11 +12,11 @@ from django.conf.urls.i18n import is_language_prefix_patterns_used
 from django.urls import Resolver404, resolve, set_urlconf
 from django.utils import translation
 
-from ...cookies import usable_sid
-from ..bodies import Spool
-from ..learning import Learnt
-from ..marks import policy_of
-from ..rules import BODY_LIMIT, RequestMode, RoutePolicy, label_of
+from ...views.cookies import usable_sid
+from ..web.bodies import Spool
+from ..web.decorators import policy_of
+from ..web.learning import Learnt
+from ..web.rules import BODY_LIMIT, RequestMode, RoutePolicy, label_of
 from . import settings
 from .answers import take_over
 

@@ -8,7 +8,7 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from ...codec import Codec, Sealing
+from ...codecs.base import Codec, Sealing
 from ...errors import CodecError
 from .codec import django_codec
 

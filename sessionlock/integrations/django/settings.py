@@ -15,15 +15,16 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from ...changes import MISSING, Clash, strategy_for
 from ...errors import ConfigurationError
-from ..marks import lease_of
-from ..problems import Problems
-from ..rules import RoutePolicy, Rules
+from ...session.merge import MISSING, Clash, strategy_for
 from ..settings import OPTIONS, check_names, checked
 from ..settings.parts import check_options
-from ..takeover import DjangoEngine, Origin
-from ..visit import IDENTITY
+from ..takeover.django import DjangoEngine
+from ..takeover.taking import Origin
+from ..web.decorators import lease_of
+from ..web.identity import IDENTITY
+from ..web.problems import Problems
+from ..web.rules import RoutePolicy, Rules
 from .serializing import serializer_named
 
 __all__ = ["LockSettings", "current", "forget"]

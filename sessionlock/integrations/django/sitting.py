@@ -12,22 +12,15 @@ from django.contrib.sessions.backends.base import CreateError, UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
 from django.core.exceptions import BadRequest
 
-from ...errors import (
-    InvalidSessionId,
-    NotDurable,
-    ReadOnlySession,
-    SessionConflict,
-    SessionLockError,
-    SessionNotFound,
-)
+from ...errors import InvalidSessionId, NotDurable, ReadOnlySession, SessionConflict, SessionLockError, SessionNotFound
 from ...guard import SessionGuard
-from ...keys import new_sid
-from ...peers import Client
 from ...policies import SessionPolicy
-from ..identity import Persons
-from ..nesting import Held
-from ..rules import RequestMode
+from ...protocol.keys import new_sid
+from ...selfcalls.nesting import Held
+from ...selfcalls.sockets import Client
 from ..takeover.taking import TakeOver
+from ..web.identity import Persons
+from ..web.rules import RequestMode
 from . import answers, records, settings
 from .content import Content, name_of
 from .homes import Home

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from werkzeug.wsgi import ClosingIterator
 
-from ..bodies import Spool
-from ..rules import BODY_LIMIT, SAFE_METHODS
-from ..web import RunAgain, Visit
+from ..web.bodies import Spool
+from ..web.request_session import RunAgain, Visit
+from ..web.rules import BODY_LIMIT, SAFE_METHODS
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping
 from flask import Flask
 from flask.sessions import SecureCookieSessionInterface
 
-from ...blocking import SessionGuard as BlockingGuard
+from ...blocking.guard import SessionGuard as BlockingGuard
 from ...errors import SessionLockError
 from ...guard import SessionGuard
 from ...policies import LeasePolicy, WaitPolicy
 from ..flasklike import Settings, expect_no_other
-from ..rules import Mode, OnConflict
-from ..takeover import Origin
-from ..web import Problems, RoutePolicy
+from ..takeover.taking import Origin
+from ..web.problems import Problems
+from ..web.rules import Mode, OnConflict, RoutePolicy
 from .application import EXTENSION, guard_application
 from .interface import SessionLockInterface
 

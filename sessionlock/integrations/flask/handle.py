@@ -8,11 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ...lease import Lease
-from ...session import Session
+from ...session.mapping import Session
 from .waiting import wait_for
 
 if TYPE_CHECKING:
-    from ..web import Visit
+    from ..web.request_session import Visit
     from .session import LockedSession
 
 __all__ = ["GuardedSession"]

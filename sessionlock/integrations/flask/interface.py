@@ -16,14 +16,15 @@ from flask.globals import request_ctx
 from flask.json.tag import TaggedJSONSerializer
 from flask.sessions import SessionInterface, SessionMixin, session_json_serializer
 
-from ...blocking import SessionGuard as BlockingGuard
-from ...blocking import blocking_guard
+from ...blocking.guard import SessionGuard as BlockingGuard
+from ...blocking.guard import blocking_guard
+from ...blocking.portal import portal
 from ...default import default_guard
 from ...errors import ConfigurationError, SessionLockError
 from ...guard import SessionGuard
-from ...peers import client_of_environ
 from ...policies import SessionPolicy
-from ...portal import portal
+from ...selfcalls.sockets import client_of_environ
+from ...views.cookies import CookieSettings, usable_sid
 from ..flasklike import (
     Settings,
     become,
@@ -35,11 +36,11 @@ from ..flasklike import (
     tell_cookie,
     tell_late,
 )
-from ..problems import tell
-from ..rules import BODY_LIMIT, label_of
-from ..takeover import Origin
-from ..values import for_framework
-from ..web import CookieSettings, RoutePolicy, RunAgain, Visit, usable_sid
+from ..takeover.taking import Origin
+from ..web.problems import tell
+from ..web.request_session import RunAgain, Visit
+from ..web.rules import BODY_LIMIT, RoutePolicy, label_of
+from ..web.values import for_framework
 from .again import Run, prepare_body, receive_body, run_of, run_request
 from .permanence import Temporary
 from .session import LockedSession

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ...keys import digest_of
+from ...protocol.keys import digest_of
 
 __all__ = ["Temporary"]
 

@@ -11,9 +11,10 @@ from typing import Any
 from flask.sessions import SessionMixin
 
 from ...errors import LeaseLost, LockNotAcquired, RedisUnavailable, ReentrantLock, SessionLockError
-from ...session import Session
-from ..mapping import WebSession
-from ..web import Held, RunAgain, Visit
+from ...selfcalls.nesting import Held
+from ...session.mapping import Session
+from ..web.mapping import WebSession
+from ..web.request_session import RunAgain, Visit
 from .handle import GuardedSession
 from .waiting import wait_for
 

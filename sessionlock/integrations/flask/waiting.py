@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from typing import Any, TypeVar
 
-from ...portal import portal
+from ...blocking.portal import portal
 
 __all__ = ["wait_for"]
 

@@ -15,8 +15,8 @@ from quart.wrappers.request import Body
 
 from ...errors import LeaseLost, SessionConflict, SessionLockError
 from ..flasklike import mix_in
-from ..rules import BODY_LIMIT, RoutePolicy
-from ..web import RunAgain, Visit
+from ..web.request_session import RunAgain, Visit
+from ..web.rules import BODY_LIMIT, RoutePolicy
 from .session import Use
 
 __all__ = ["Run", "run_of", "twice_if_need_be"]

@@ -11,9 +11,9 @@ from ...errors import SessionLockError
 from ...guard import SessionGuard
 from ...policies import LeasePolicy, WaitPolicy
 from ..flasklike import Settings, expect_no_other, mix_in
-from ..rules import Mode, OnConflict
-from ..takeover import Origin
-from ..web import Problems, RoutePolicy
+from ..takeover.taking import Origin
+from ..web.problems import Problems
+from ..web.rules import Mode, OnConflict, RoutePolicy
 from .application import EXTENSION, GuardedQuart
 from .interface import SessionLockInterface
 

@@ -17,12 +17,13 @@ from quart.sessions import SessionInterface, session_json_serializer
 from quart.wrappers import Websocket
 from werkzeug.local import LocalProxy
 
-from ...codec import Codec
+from ...codecs.base import Codec
 from ...default import default_guard
 from ...errors import ConfigurationError, LockNotAcquired, ReentrantLock, SessionLockError
 from ...guard import SessionGuard
-from ...peers import client_of_scope
 from ...policies import SessionPolicy
+from ...selfcalls.sockets import client_of_scope
+from ...views.cookies import CookieSettings, usable_sid
 from ..flasklike import (
     Settings,
     become,
@@ -34,10 +35,12 @@ from ..flasklike import (
     tell_cookie,
     tell_late,
 )
-from ..rules import Mode, label_of
-from ..takeover import Origin
-from ..values import for_framework
-from ..web import CookieSettings, RoutePolicy, RunAgain, Visit, look_at_start, tell, usable_sid
+from ..takeover.taking import Origin
+from ..web.problems import tell
+from ..web.request_session import RunAgain, Visit
+from ..web.rules import Mode, RoutePolicy, label_of
+from ..web.starting import look_at_start
+from ..web.values import for_framework
 from .again import Run, run_of
 from .application import use_here
 from .session import LockedSession, Use, use_of

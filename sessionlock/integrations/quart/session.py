@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from flask.sessions import SessionMixin
 
 from ...errors import SessionLockError
-from ...session import Session
-from ..mapping import WebSession
-from ..web import RunAgain, Visit
+from ...session.mapping import Session
+from ..web.mapping import WebSession
+from ..web.request_session import RunAgain, Visit
 
 if TYPE_CHECKING:
     from .again import Run

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from ...changes import check_strategies
-from ...cookies import CookieSettings
 from ...errors import ConfigurationError
 from ...policies import LeasePolicy, SessionPolicy, WaitPolicy, check_seconds
+from ...session.merge import check_strategies
 from ...urls import client_from_url
-from ..problems import Problems
-from ..rules import MODES, Rules
+from ...views.cookies import CookieSettings
+from ..web.problems import Problems
+from ..web.rules import MODES, Rules
 
 __all__ = ["Kind"]
 

@@ -7,14 +7,14 @@ from dataclasses import MISSING, fields, is_dataclass
 from inspect import Parameter, signature
 from typing import Any, NamedTuple
 
-from ...cookies import CookieSettings
 from ...durability import Wait
 from ...errors import ConfigurationError
 from ...guard import SessionGuard
 from ...policies import LeasePolicy, SessionPolicy, WaitPolicy
-from ...quorum import Quorum
-from ..problems import Problems
-from ..rules import RoutePolicy
+from ...quorum.router import Quorum
+from ...views.cookies import CookieSettings
+from ..web.problems import Problems
+from ..web.rules import RoutePolicy
 from . import nearest
 
 __all__ = ["ENVIRONMENT", "FRAMEWORK", "PARTS", "Field", "Part", "check_options", "default_of", "names_of"]

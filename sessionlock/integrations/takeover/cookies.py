@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import ConfigurationError
-from ...keys import new_sid
-from ..identity import tells_a_person
+from ...protocol.keys import new_sid
+from ..web.identity import tells_a_person
 from .taking import Old
 
 __all__ = ["FlaskCookie", "StarletteCookie", "sid_for"]

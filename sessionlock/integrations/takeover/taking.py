@@ -13,13 +13,13 @@ from typing import Any, Protocol
 
 from redis.exceptions import RedisError
 
-from ...codec import Codec, Sealing
+from ...codecs.base import Codec, Sealing
 from ...errors import InvalidSessionId, LockNotAcquired, RedisUnavailable, SessionConflict, SessionNotFound
-from ...executor import LOST
 from ...guard import SessionGuard
-from ...keys import SessionKeys, check_sid, keys_for
 from ...policies import SessionPolicy
-from ...session import Session
+from ...protocol.keys import SessionKeys, check_sid, keys_for
+from ...session.mapping import Session
+from ...transport.one_server import LOST
 
 __all__ = ["Old", "Origin", "TakeOver"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from quart import Quart, Response, request, session, websocket
 
-from sessionlock.integrations.quart import SessionLock
+from sessionlock.integrations.quart.extension import SessionLock
 
 from . import handlers
 

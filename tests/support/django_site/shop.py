@@ -11,7 +11,7 @@ import anyio
 from django.http import JsonResponse
 from django.urls import path
 
-from sessionlock.integrations.django import session_lock
+from sessionlock.integrations.django.decorators import session_lock
 
 from ..asgi_shops import handlers
 from ..flask_shop import call_it, wait_for

@@ -15,7 +15,12 @@ from django.urls import path
 from django.utils.decorators import method_decorator
 from django.views import View
 
-from sessionlock.integrations.django import session_lock, session_lock_exempt, session_policy, session_readonly
+from sessionlock.integrations.django.decorators import (
+    session_lock,
+    session_lock_exempt,
+    session_policy,
+    session_readonly,
+)
 
 Request = Any
 entered = threading.Event()  # a view that waits is there
@@ -199,7 +204,7 @@ def change_deep_though_readonly(request: Request) -> HttpResponse:
 
 def replaced(request: Request, kind: str) -> HttpResponse:
     """Puts something else where the session is."""
-    from sessionlock.integrations.django import SessionStore
+    from sessionlock.integrations.django.store import SessionStore
 
     request.session["changed"] = True
     if kind == "gone":

@@ -1,0 +1,25 @@
+"""The same guard for threads: plain calls, plain blocks, one event loop behind them for the whole process."""
+
+from ..views.session_id import cookie, header
+from .guard import (
+    SessionGuard,
+    blocking_guard,
+    configure,
+    default_guard,
+    session_lock,
+    session_locked,
+)
+from .session import Attempt, Session
+
+__all__ = [
+    "Attempt",
+    "Session",
+    "SessionGuard",
+    "blocking_guard",
+    "configure",
+    "cookie",
+    "default_guard",
+    "header",
+    "session_lock",
+    "session_locked",
+]

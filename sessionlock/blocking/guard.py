@@ -1,0 +1,375 @@
+"""The same, for threads: Flask, Django, scripts, workers.
+
+::
+
+    from sessionlock.blocking import SessionGuard
+
+    guard = SessionGuard.from_url("redis://localhost:6379/0")
+    with guard.session_lock(sid) as session:
+        session["cart"].append("A")
+
+There is one implementation, the async one. It runs in one event loop, in a thread of its own that all threads of this
+process share: started by the first call, ended with the process, and begun anew in a forked child (gunicorn's
+``preload_app``). Entering and leaving a block go there, each waits for one round trip; in between the session is plain
+data in your own thread. One block belongs to one thread at a time: do not change one session from two threads.
+
+What differs from the async face:
+
+- A thread cannot be cancelled. When the lease is lost (``on_lost="cancel"``), the next use of the session raises
+  :class:`~sessionlock.LeaseLost`, and so does the end of the block. With ``"flag"`` only the end raises; ask
+  ``session.lease.is_lost``.
+- Ctrl-C while waiting for the lock gives the place in the queue up; in the body it releases the lock without saving.
+- With ``SessionPolicy(save="immediate")`` an assignment returns when it is stored.
+- A thread that asks again for a session which it holds gets :class:`~sessionlock.ReentrantLock` at once.
+- tenacity's callbacks (``before_sleep`` ...) run in the loop's thread, with your context variables.
+- In a thread that runs an event loop every call is refused (:class:`~sessionlock.ConfigurationError`): it would bring
+  that loop to a stand. Use the async face there.
+
+gevent: after ``monkey.patch_all()`` a greenlet is a thread in all of the above, and the loop is a greenlet, too.
+Tried with gevent 26: greenlets that contend for one session, ReentrantLock, greenlets killed while they wait or hold,
+gunicorn with ``-k gevent``. Two things do not work. ``patch_all(thread=False)``: a wait stops all greenlets, the holder
+too. Using a guard *before* gunicorn forks (``preload_app`` with a call at import): the parent's loop greenlet lives on
+in the child. With real threads that is fine.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import weakref
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any, TypeVar, overload
+
+import redis
+from tenacity import AsyncRetrying, BaseRetrying
+
+from .. import default
+from ..errors import ConfigurationError
+from ..guard import Missing, Mode, SessionInfo
+from ..guard import SessionGuard as AsyncGuard
+from ..lease import Lease
+from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
+from ..session.unlocked import Attempt as AsyncAttempt
+from ..session.unlocked import UnlockedMode
+from ..views import wrap as views
+from ..views.session_id import SidFrom, cookie, header
+from .portal import Portal, portal
+from .session import Attempt, Block, Session, hand_out, hand_out_all, hand_out_lease
+
+__all__ = [
+    "Attempt",
+    "Session",
+    "SessionGuard",
+    "blocking_guard",
+    "configure",
+    "cookie",
+    "default_guard",
+    "header",
+    "session_lock",
+    "session_locked",
+]
+
+T = TypeVar("T")
+
+
+class SessionGuard:
+    """:class:`sessionlock.SessionGuard` for threads; share it between them.
+
+    ``client`` is a ``redis.asyncio`` client (its settings are taken, not its connections), or a
+    :class:`sessionlock.SessionGuard`, whose policies are then shared. ``options`` as there. ``inner``: the async guard
+    that does it, on the loop of the portal.
+    """
+
+    def __init__(self, client: Any, **options: Any) -> None:
+        if isinstance(client, redis.Redis):
+            raise ConfigurationError("give a redis.asyncio client (it is used in a loop of its own), or use from_url()")
+        if isinstance(client, AsyncGuard):
+            if options:
+                raise ConfigurationError("options belong to the guard that is handed over; give them there")
+            self.inner = _twin(client)
+        else:
+            self.inner = AsyncGuard(client, **options)
+        self._known: Portal | None = None
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> SessionGuard:
+        """A guard with a client of its own; :meth:`close` closes it.
+
+        Raises:
+            ConfigurationError: a scheme or option that does not exist.
+        """
+        made = cls(AsyncGuard.from_url(url, **options))
+        made.inner._owns_client = True
+        return made
+
+    def _loop(self) -> Portal:
+        found = portal()
+        if found is not self._known:
+            found.guards.add(self.inner)
+            self._known = found
+        return found
+
+    # --- the lock around load – handle – save
+
+    @overload
+    def session_lock(
+        self,
+        sid: str,
+        /,
+        *,
+        mode: Mode = ...,
+        missing: Missing = ...,
+        lease: LeasePolicy | None = ...,
+        wait: WaitPolicy | float | None = ...,
+        session: SessionPolicy | None = ...,
+        save_on_error: bool = ...,
+        name: str | None = ...,
+        expected_version: int | None = ...,
+    ) -> AbstractContextManager[Session, None]: ...
+
+    @overload
+    def session_lock(
+        self,
+        sid: str,
+        second: str,
+        /,
+        *more: str,
+        missing: Missing = ...,
+        lease: LeasePolicy | None = ...,
+        wait: WaitPolicy | float | None = ...,
+        session: SessionPolicy | None = ...,
+        save_on_error: bool = ...,
+        name: str | None = ...,
+    ) -> AbstractContextManager[tuple[Session, ...], None]: ...
+
+    def session_lock(
+        self, *sids: str, lease: LeasePolicy | None = None, **options: Any
+    ) -> AbstractContextManager[Any, None]:
+        """``with guard.session_lock(sid) as session``; as :meth:`sessionlock.SessionGuard.session_lock`, which names
+        the options and the errors. Further: LeaseLost at any use of a session whose lease was lost."""
+        policy = lease or self.inner.lease_policy
+        context = self.inner.session_lock(*sids, lease=_flagged(policy), **options)
+        hand_over = hand_out if len(sids) == 1 else hand_out_all
+        return Block(self._loop, context, partial(hand_over, policy.on_lost == "flag"))
+
+    def lock(
+        self,
+        lock_name: str,
+        *,
+        lease: LeasePolicy | None = None,
+        wait: WaitPolicy | float | None = None,
+        name: str | None = None,
+    ) -> AbstractContextManager[Lease, None]:
+        """``with guard.lock(name) as lease``: only the lock, for storage of your own.
+
+        Ask ``lease.check()`` before what must not happen without the lock; it raises LeaseLost.
+        """
+        policy = _flagged(lease or self.inner.lease_policy)
+        return Block(self._loop, self.inner.lock(lock_name, lease=policy, wait=wait, name=name), hand_out_lease)
+
+    # --- without the lock
+
+    def attempts(
+        self,
+        sid: str,
+        *,
+        missing: Missing = "create",
+        retry: BaseRetrying | None = None,
+        session: SessionPolicy | None = None,
+    ) -> Iterator[Attempt]:
+        """:meth:`sessionlock.SessionGuard.attempts`::
+
+        for attempt in guard.attempts(sid):
+            with attempt as session:
+                session["stock"] -= 1
+
+        ``retry``: a tenacity object; its ``stop``, ``wait`` and ``before_sleep`` count.
+        """
+        tries = None if retry is None else _async_tries(retry)
+        loop = self._loop()
+
+        async def begin() -> Any:
+            return self.inner.attempts(sid, missing=missing, retry=tries, session=session)
+
+        running = loop.call(begin)
+        try:
+            while (attempt := loop.call(partial(_next, running))) is not None:
+                yield Attempt(loop, attempt)
+        finally:
+            loop.call(running.aclose)
+
+    def transaction(
+        self,
+        sid: str,
+        change: Callable[[Session], T],
+        *,
+        missing: Missing = "create",
+        retry: BaseRetrying | None = None,
+        session: SessionPolicy | None = None,
+    ) -> T:
+        """:meth:`sessionlock.SessionGuard.transaction`; ``change(session)`` runs in this thread, perhaps repeatedly."""
+        for attempt in self.attempts(sid, missing=missing, retry=retry, session=session):
+            with attempt as current:
+                answer = change(current)
+        return answer
+
+    def create(self, data: Mapping[str, Any] | None = None, *, sid: str | None = None) -> Session:
+        """:meth:`sessionlock.SessionGuard.create`."""
+        loop = self._loop()
+        return Session(loop, loop.call(partial(self.inner.create, data, sid=sid)))
+
+    def read(self, sid: str) -> Session:
+        """:meth:`sessionlock.SessionGuard.read`."""
+        loop = self._loop()
+        return Session(loop, loop.call(self.inner.read, sid))
+
+    def destroy(self, sid: str) -> bool:
+        """:meth:`sessionlock.SessionGuard.destroy`."""
+        return self._loop().call(self.inner.destroy, sid)
+
+    def incr(self, sid: str, key: str, by: int = 1) -> int:
+        """:meth:`sessionlock.SessionGuard.incr`."""
+        return self._loop().call(self.inner.incr, sid, key, by)
+
+    def regenerate(self, sid: str, *, grace: float = 30.0) -> str:
+        """:meth:`sessionlock.SessionGuard.regenerate`."""
+        return self._loop().call(partial(self.inner.regenerate, sid, grace=grace))
+
+    def inspect(self, sid: str) -> SessionInfo:
+        """:meth:`sessionlock.SessionGuard.inspect`."""
+        return self._loop().call(self.inner.inspect, sid)
+
+    def force_release(self, sid: str, token: str) -> bool:
+        """:meth:`sessionlock.SessionGuard.force_release`."""
+        return self._loop().call(self.inner.force_release, sid, token)
+
+    def ready(self, timeout: float = 1.0) -> bool:
+        """:meth:`sessionlock.SessionGuard.ready`."""
+        return self._loop().call(partial(self.inner.ready, timeout))
+
+    def beginning(
+        self, mode: UnlockedMode, policy: SessionPolicy | None = None
+    ) -> AbstractContextManager[Session, None]:
+        """``with guard.beginning(mode) as session``: a new session, which is stored if something is put in."""
+        return Block(self._loop, self.inner.beginning(mode, policy), partial(hand_out, True))
+
+    # --- a user's sessions
+
+    def bind(self, sid: str, user: str) -> None:
+        """:meth:`sessionlock.SessionGuard.bind`."""
+        self._loop().call(self.inner.bind, sid, user)
+
+    def sessions_of(self, user: str) -> list[SessionInfo]:
+        """:meth:`sessionlock.SessionGuard.sessions_of`."""
+        return self._loop().call(self.inner.sessions_of, user)
+
+    def destroy_all(self, user: str, *, keep: str | None = None) -> int:
+        """:meth:`sessionlock.SessionGuard.destroy_all`."""
+        return self._loop().call(partial(self.inner.destroy_all, user, keep=keep))
+
+    def repair_index(self) -> int:
+        """:meth:`sessionlock.SessionGuard.repair_index`."""
+        return self._loop().call(self.inner.repair_index)
+
+    # --- life
+
+    def close(self) -> None:
+        """Close the guard's connections. The loop goes on for other guards; the process' end closes what is left."""
+        self._loop().call(self.inner.aclose)
+
+    def __enter__(self) -> SessionGuard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@lru_cache(maxsize=128)
+def _flagged(policy: LeasePolicy) -> LeasePolicy:
+    """In the loop there is no body to be cancelled; the session itself raises in its own thread."""
+    return policy if policy.on_lost == "flag" else replace(policy, on_lost="flag")
+
+
+def _twin(of: AsyncGuard) -> AsyncGuard:
+    """The same guard with connections of its own: those of ``of`` belong to another event loop."""
+    twin = copy.copy(of)
+    twin._runtime = None
+    twin._runtimes, twin._inherited, twin._pid = {}, {}, os.getpid()
+    twin._owns_client = False
+    return twin
+
+
+def _async_tries(retry: BaseRetrying) -> AsyncRetrying:
+    return AsyncRetrying(stop=retry.stop, wait=retry.wait, before_sleep=retry.before_sleep)
+
+
+async def _next(running: AsyncGenerator[AsyncAttempt, None]) -> AsyncAttempt | None:
+    return await anext(running, None)
+
+
+# --- the guard that a handler uses when it names none
+
+_faces: weakref.WeakKeyDictionary[AsyncGuard, SessionGuard] = weakref.WeakKeyDictionary()
+
+
+def blocking_guard(guard: AsyncGuard) -> SessionGuard:
+    """The guard for threads that belongs to an async one: its policies, connections of its own. Always the same one."""
+    face = _faces.get(guard)
+    return face if face is not None else _faces.setdefault(guard, SessionGuard(guard))
+
+
+def configure(guard_or_url: SessionGuard | AsyncGuard | str, **options: Any) -> SessionGuard:
+    """Set the default guard, of the async face as well: there is one. Nothing is connected yet."""
+    if isinstance(guard_or_url, SessionGuard):
+        origin = default.configure(_twin(guard_or_url.inner), **options)
+        _faces[origin] = guard_or_url
+        return guard_or_url
+    return blocking_guard(default.configure(guard_or_url, **options))
+
+
+def default_guard() -> SessionGuard:
+    """The guard set by :func:`configure`, here or in :mod:`sessionlock`.
+
+    Raises:
+        ConfigurationError: it was never called.
+    """
+    return blocking_guard(default.default_guard())
+
+
+@overload
+def session_lock(sid: str, /, **options: Any) -> AbstractContextManager[Session, None]: ...
+
+
+@overload
+def session_lock(
+    sid: str, second: str, /, *more: str, **options: Any
+) -> AbstractContextManager[tuple[Session, ...], None]: ...
+
+
+def session_lock(*sids: str, **options: Any) -> AbstractContextManager[Any, None]:
+    """:meth:`SessionGuard.session_lock` of the default guard."""
+    return default_guard().session_lock(*sids, **options)
+
+
+def session_locked(
+    sid_from: SidFrom,
+    *,
+    guard: SessionGuard | None = None,
+    mode: Mode = "lock",
+    missing: Missing | None = None,
+    session: SessionPolicy | None = None,
+    **options: Any,
+) -> views.Decorator:
+    """:func:`sessionlock.session_locked` for sync views only."""
+    options["missing"] = views.missing_for(sid_from, missing)
+
+    def lock(sid: str | None) -> AbstractContextManager[Session, None]:
+        found = guard or default_guard()
+        if sid is None:
+            return found.beginning("read" if mode == "read" else "optimistic", session)
+        return found.session_lock(sid, mode=mode, session=session, **options)
+
+    return partial(views.locked_view, locks=views.Locks(sid_from, None, lock, begins=missing != "reject"))

@@ -1,0 +1,247 @@
+"""A session, a block and an attempt as a thread sees them: plain data here, and the way into the loop at each end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from ..errors import ConfigurationError
+from ..lease import Lease
+from ..session.mapping import Actions
+from ..session.mapping import Session as AsyncSession
+from ..session.unlocked import Attempt as AsyncAttempt
+from .portal import Portal
+
+__all__ = ["Attempt", "Block", "Session", "hand_out", "hand_out_all", "hand_out_lease"]
+
+T = TypeVar("T")
+
+
+class Session(MutableMapping[str, Any]):
+    """:class:`sessionlock.Session` for a thread: the same data and the same methods, which wait instead of awaiting.
+
+    ``lease`` is None without a lock. Using a session whose lease was lost raises :class:`~sessionlock.LeaseLost`,
+    unless ``LeasePolicy(on_lost="flag")``.
+    """
+
+    def __init__(self, loop: Portal, inner: AsyncSession, *, told: bool = False, block: object = None) -> None:
+        self._loop = loop
+        self._inner = inner
+        self._watched = None if told else inner.lease
+        self._block = block  # kept alive: a block that nobody can leave any more gives its lock up
+        self._later: _SaveAfterwards | None = None
+        if inner._policy.save == "immediate" and inner._actions is not None and inner.lease is not None:
+            self._later = inner._actions = _SaveAfterwards(inner._actions)
+
+    def _use(self) -> AsyncSession:
+        if self._watched is not None:
+            self._watched.check()
+        return self._inner
+
+    def _changed(self) -> None:
+        if self._later is not None and self._later.wanted:
+            self._later.wanted = False
+            self.save()
+
+    # --- the mapping
+
+    def __getitem__(self, key: str) -> Any:
+        return self._use()[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._use()[key] = value
+        self._changed()
+
+    def __delitem__(self, key: str) -> None:
+        del self._use()[key]
+        self._changed()
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._use()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._use())
+
+    def __len__(self) -> int:
+        return len(self._use())
+
+    def __repr__(self) -> str:
+        return repr(self._inner)
+
+    def update(self, *others: Any, **values: Any) -> None:
+        """As of a dict; saved together where changes are saved at once."""
+        self._use().update(*others, **values)
+        self._changed()
+
+    # --- what is known of it
+
+    @property
+    def name(self) -> str:
+        return self._inner.name
+
+    @property
+    def sid(self) -> str:
+        return self._inner.sid
+
+    @property
+    def lease(self) -> Lease | None:
+        return self._inner.lease
+
+    @property
+    def version(self) -> int:
+        return self._inner.version
+
+    @property
+    def new(self) -> bool:
+        """Whether there was no record when this session was loaded."""
+        return self._inner.new
+
+    @property
+    def modified(self) -> bool:
+        """Whether anything differs from what was loaded or saved last."""
+        return self._inner.modified
+
+    @property
+    def accessed(self) -> bool:
+        """Whether the application read or wrote any key."""
+        return self._inner.accessed
+
+    # --- moments
+
+    def save(self) -> None:
+        """:meth:`sessionlock.Session.save`."""
+        self._loop.call(self._inner.save)
+
+    def release(self) -> None:
+        """:meth:`sessionlock.Session.release`."""
+        self._loop.call(self._inner.release)
+
+    def incr(self, key: str, by: int = 1) -> int:
+        """:meth:`sessionlock.Session.incr`."""
+        return self._loop.call(self._inner.incr, key, by)
+
+    def regenerate(self, *, grace: float = 30.0) -> str:
+        """:meth:`sessionlock.Session.regenerate`."""
+        return self._loop.call(partial(self._inner.regenerate, grace=grace))
+
+    def destroy(self) -> None:
+        """:meth:`sessionlock.Session.destroy`."""
+        self._loop.call(self._inner.destroy)
+
+    def flash(self, category: str, message: Any) -> None:
+        """:meth:`sessionlock.Session.flash`."""
+        self._use().flash(category, message)
+        self._changed()
+
+    def pop_flashes(self) -> list[tuple[str, Any]]:
+        """:meth:`sessionlock.Session.pop_flashes`."""
+        taken = self._use().pop_flashes()
+        self._changed()
+        return taken
+
+
+class _SaveAfterwards:
+    """In a thread there are no ticks: what is to be saved at once is noted, and saved when the change is made."""
+
+    def __init__(self, actions: Actions) -> None:
+        self.wanted = False
+        self.save = actions.save
+        self.release = actions.release
+        self.incr = actions.incr
+        self.regenerate = actions.regenerate
+        self.destroy = actions.destroy
+
+    def changed(self) -> None:
+        self.wanted = True
+
+
+class Block(Generic[T]):
+    """``with guard.session_lock(sid) as session``; one use. Whatever interrupts it, the lock is given back."""
+
+    _loop: Portal | None = None
+    _entered = False
+    _left = False
+
+    def __init__(
+        self,
+        find_loop: Callable[[], Portal],
+        context: AbstractAsyncContextManager[Any],
+        hand_out: Callable[[Portal, Any, object], T],
+    ) -> None:
+        self._find_loop = find_loop
+        self.context = context  # what is entered, in the loop
+        self._hand_out = hand_out
+
+    def __enter__(self) -> T:
+        if self._loop is not None:
+            raise ConfigurationError("a lock context is for one use; call session_lock() again for the next")
+        loop = self._loop = self._find_loop()
+        try:
+            return self._hand_out(loop, loop.call(self._enter), self)
+        except BaseException as error:
+            if self._entered:  # granted, and interrupted on the way here
+                self.__exit__(type(error), error, None)
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        assert self._loop is not None
+        if error is not None and not self._loop.alive:
+            return  # forked in the block: the lock is the parent's, and the body's own exception comes first
+        try:
+            self._loop.call(self._leave, kind, error, tb, cancel=False)
+        except BaseException as trouble:
+            if not self._left:  # interrupted before the loop heard of it
+                self._loop.call(self._leave, type(trouble), trouble, None, cancel=False)
+            raise
+
+    def __del__(self) -> None:
+        # A Ctrl-C in the very instant between `with` and this object's own code leaves a lock that nobody gives back.
+        if self._entered and not self._left and self._loop is not None and self._loop.alive:
+            self._loop.begin(self._leave, GeneratorExit, GeneratorExit(), None)
+
+    # --- in the loop
+
+    async def _enter(self) -> Any:
+        assert self._loop is not None
+        value = await self.context.__aenter__()
+        self._entered = True
+        self._loop.held[id(self)] = self.context
+        return value
+
+    async def _leave(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if not self._left:
+            self._left = True
+            assert self._loop is not None
+            self._loop.held.pop(id(self), None)
+            await self.context.__aexit__(kind, error, tb)
+
+
+class Attempt:
+    """One attempt of a transaction: ``with attempt as session``. A conflict ends it; the next follows."""
+
+    def __init__(self, loop: Portal, inner: AsyncAttempt) -> None:
+        self._loop = loop
+        self._inner = inner
+
+    def __enter__(self) -> Session:
+        return Session(self._loop, self._loop.call(self._inner.__aenter__))
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._loop.call(self._inner.__aexit__, kind, error, tb)
+
+
+def hand_out(told: bool, loop: Portal, inner: AsyncSession, block: object) -> Session:
+    return Session(loop, inner, told=told, block=block)
+
+
+def hand_out_all(told: bool, loop: Portal, inner: tuple[AsyncSession, ...], block: object) -> tuple[Session, ...]:
+    return tuple(Session(loop, one, told=told, block=block) for one in inner)
+
+
+def hand_out_lease(loop: Portal, lease: Lease, block: object) -> Lease:
+    return lease

@@ -1,0 +1,110 @@
+"""The words of the check-up: what was found out about a server, and what is worth knowing of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import RedisUnavailable, ScriptsForbidden, SessionLockError
+
+__all__ = ["FORBIDDEN", "UNKNOWN", "UNNAMED", "WRITES", "Capabilities", "ClientKind", "Finding", "Level", "dotted"]
+
+ClientKind = Literal["single", "sentinel", "cluster", "quorum"]  # "quorum": of one of its masters
+Level = Literal["refuse", "warn", "info"]
+
+UNNAMED = "a server"
+WRITES = ("DEL", "PEXPIRE", "HDEL", "ZREM", "ZPOPMIN")  # what the trial script does to keys, besides reading them
+
+# Servers word it differently, and once more for a command that a script calls.
+FORBIDDEN = re.compile(r"NOPERM|ACL failure|has no permissions|user executing the script can't", re.IGNORECASE)
+UNKNOWN = re.compile(r"unknown (redis )?(sub)?command|unsupported command|not supported", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing worth knowing. ``code`` stays the same over releases; the other three are sentences for people.
+
+    ``level``: ``"refuse"`` sessionlock does not work here, ``"warn"`` a promise is weaker than it looks, ``"info"``.
+    """
+
+    level: Level
+    code: str
+    what: str
+    why: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.why}. {self.advice}"
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a server is. None in a field: could not be found out.
+
+    ``unknown`` names, for people, what could not be found out, and ``because`` has the server's words about it: an ACL
+    that forbids INFO or CONFIG is no error.
+
+    ``maxmemory`` and ``used_memory`` in bytes (0: no limit). ``fsync`` is ``appendfsync`` when there is an
+    append-only file, else "". ``clock_offset``: seconds by which the server's clock is ahead of ours.
+    ``trial``: command → what Redis said against it, "" when it worked.
+    """
+
+    server: str
+    version: tuple[int, ...] | None
+    role: str | None
+    mode: str | None
+    client: ClientKind
+    protocol: int | None
+    scripts: bool | None
+    sharded_pubsub: bool | None
+    waitaof: bool | None
+    replicas: int | None
+    min_replicas_to_write: int | None
+    min_replicas_max_lag: int | None
+    good_replicas: int | None
+    eviction: str | None
+    maxmemory: int | None
+    used_memory: int | None
+    rdb: bool | None
+    aof: bool | None
+    fsync: str | None
+    write_errors: tuple[str, ...]
+    loading: bool
+    clock_offset: float | None
+    trial: Mapping[str, str]
+    because: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def cluster(self) -> bool | None:
+        """Whether the server runs in cluster mode."""
+        return None if self.mode is None else self.mode == "cluster"
+
+    @property
+    def title(self) -> str:
+        """``Redis 7.0.15``."""
+        return f"{self.server} {dotted(self.version)}" if self.version else f"{self.server} of unknown version"
+
+    def of_level(self, level: Level) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.level == level)
+
+    def refusal(self) -> SessionLockError | None:
+        """The error to raise instead of using this server; None when it can be used.
+
+        :class:`ScriptsForbidden` when only locks are impossible (the modes without a lock work by WATCH), else
+        :class:`RedisUnavailable`.
+        """
+        refused = self.of_level("refuse")
+        if not refused:
+            return None
+        only_locks = all(finding.code in ("scripts", "push") for finding in refused)
+        error = (ScriptsForbidden if only_locks else RedisUnavailable)("; ".join(map(str, refused)))
+        error.refused = True
+        return error
+
+
+def dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))

@@ -1,0 +1,256 @@
+"""Asks a server what it is, and what its answers say: see :mod:`sessionlock.checkup.capabilities`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import hiredis
+from redis.exceptions import ResponseError
+
+from .findings import FORBIDDEN, UNKNOWN, UNNAMED, WRITES, Capabilities, ClientKind
+from .rules import findings_about
+
+__all__ = ["Ask", "judge", "probe"]
+
+# Runs one plain command. An error that Redis replies is returned or raised; a lost connection is raised.
+Ask = Callable[..., Awaitable[Any]]
+
+SETTINGS = ("save", "appendfsync", "min-replicas-*", "maxmemory", "maxmemory-policy")
+
+# What our scripts do, tried on names that nobody uses: nothing is changed. Without KEYS any node of a cluster runs it.
+TRIAL = """
+local key = ARGV[1]
+local said = {}
+for _, words in ipairs({
+  {'TIME'}, {'HGETALL', key}, {'DEL', key}, {'PEXPIRE', key, 1}, {'HDEL', key, 'x'}, {'ZREM', key, 'x'},
+  {'ZPOPMIN', key}, {'PUBLISH', ARGV[2], ''}, {'SPUBLISH', ARGV[3], ''},
+}) do
+  local reply = redis.pcall(unpack(words))
+  said[#said + 1] = words[1]
+  said[#said + 1] = type(reply) == 'table' and reply.err or ''
+end
+return said
+"""
+TRIAL_SHA = hashlib.sha1(TRIAL.encode(), usedforsecurity=False).hexdigest()
+
+# What is worth telling when it is not known: field → name.
+_NAMES = {
+    "version": "version",
+    "role": "role",
+    "mode": "cluster mode",
+    "scripts": "whether scripts are permitted",
+    "sharded_pubsub": "sharded pub/sub",
+    "waitaof": "WAITAOF",
+    "replicas": "replicas",
+    "min_replicas_to_write": "min-replicas-to-write",
+    "eviction": "eviction policy",
+    "maxmemory": "maxmemory",
+    "used_memory": "memory in use",
+    "rdb": "snapshots",
+    "aof": "append-only file",
+    "clock_offset": "clock",
+}
+_OTHER_NAMES = {"keydb": "KeyDB", "valkey": "Valkey", "redict": "Redict", "dragonfly": "Dragonfly", "garnet": "Garnet"}
+
+
+async def probe(ask: Ask, *, client: ClientKind = "single", prefix: str = "sl") -> Capabilities:
+    """Ask a server with about a dozen plain commands, one after the other; nothing is changed.
+
+    ``client``: what the guard was given. ``prefix``: the guard's, so that permissions on its names are tried.
+
+    Raises:
+        whatever ``ask`` raises for a lost connection.
+    """
+    because: list[str] = []
+    hello = _pairs(await _answer(ask, "HELLO"))
+    said = await _answer(ask, "INFO")
+    info = _parsed_info(said)
+    if isinstance(said, Exception):
+        because.append(f"INFO: {_short(said)}")
+    config: dict[str, str] = {}
+    for setting in SETTINGS:
+        said = await _answer(ask, "CONFIG", "GET", setting)
+        config.update(_pairs(said))
+        if isinstance(said, Exception):
+            because.append(f"CONFIG GET: {_short(said)}")
+            break
+    trial = await _try(ask, prefix)
+    offset = await _clock_offset(ask)
+    return judge(info, config, hello=hello, trial=trial, clock_offset=offset, because=tuple(because), client=client)
+
+
+async def _try(ask: Ask, prefix: str) -> dict[str, str]:
+    names = (f"{prefix}:{{probe}}:lock", f"{prefix}:push:probe", f"{prefix}:push:{{probe}}")
+    said = await _answer(ask, "EVAL", TRIAL, 0, *names)
+    trial = {"EVAL": _objection(said)}
+    if isinstance(said, (list, tuple)):
+        trial.update(_pairs(said))
+    said = await _answer(ask, "EVALSHA", TRIAL_SHA, 0, *names)
+    trial["EVALSHA"] = "" if _text(said).startswith("NOSCRIPT") else _objection(said)
+    trial["WAITAOF"] = _objection(await _answer(ask, "WAITAOF", 0, 0, 1))
+    return trial
+
+
+async def _clock_offset(ask: Ask) -> float | None:
+    before = time.time()
+    said = await _answer(ask, "TIME")
+    after = time.time()
+    if isinstance(said, Exception):
+        return None
+    return int(said[0]) + int(said[1]) / 1e6 - (before + after) / 2
+
+
+async def _answer(ask: Ask, *words: Any) -> Any:
+    try:
+        return await ask(*words)
+    except (ResponseError, hiredis.ReplyError) as error:
+        return error
+
+
+def _objection(said: Any) -> str:
+    return _text(said) if isinstance(said, Exception) else ""
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _pairs(said: Any) -> dict[str, str]:
+    """A reply of names and values, in whichever shape protocol and client give it."""
+    if isinstance(said, Mapping):
+        return {_text(name): _text(value) for name, value in said.items()}
+    if isinstance(said, (list, tuple)):
+        return {_text(name): _text(value) for name, value in zip(said[::2], said[1::2], strict=False)}
+    return {}
+
+
+def _parsed_info(said: Any) -> dict[str, str]:
+    if isinstance(said, Mapping):
+        return _pairs(said)
+    if not isinstance(said, (bytes, str)):
+        return {}
+    lines = (line.partition(":") for line in _text(said).splitlines() if not line.startswith("#"))
+    return {name: value for name, colon, value in lines if colon}
+
+
+# --- judging
+
+
+def judge(
+    info: Mapping[str, str],
+    config: Mapping[str, str],
+    *,
+    hello: Mapping[str, str] | None = None,
+    trial: Mapping[str, str] | None = None,
+    clock_offset: float | None = None,
+    because: tuple[str, ...] = (),
+    client: ClientKind = "single",
+) -> Capabilities:
+    """What the answers mean. Each may be empty: what it would have told is then unknown, which is no error.
+
+    ``info`` and ``config``: fields of INFO and CONFIG GET. ``hello``: those of HELLO (Redis 6), which any user may
+    ask. ``trial``: command → objection, "" for none. ``because``: why some of it is missing, in the server's words.
+    """
+    greeting, tried = hello or {}, trial or {}
+    server, version = _identity(info, greeting)
+    aof = _flag(info.get("aof_enabled"))
+    found = Capabilities(
+        server=server,
+        version=version,
+        role=info.get("role") or greeting.get("role") or ("replica" if _says(tried, "READONLY", "read only") else None),
+        mode=_mode(info, greeting),
+        client=client,
+        protocol=_number(greeting.get("proto")),
+        scripts=_permitted(tried, "EVAL", "EVALSHA"),
+        sharded_pubsub=_there(tried.get("SPUBLISH"), version, server, (7, 0)),
+        waitaof=_there(tried.get("WAITAOF"), version, server, (7, 2)),
+        replicas=_number(info.get("connected_slaves")),
+        min_replicas_to_write=_min_replicas(info, config),
+        min_replicas_max_lag=_number(config.get("min-replicas-max-lag")),
+        good_replicas=_number(info.get("min_slaves_good_slaves")),
+        eviction=info.get("maxmemory_policy") or config.get("maxmemory-policy"),
+        maxmemory=_number(info.get("maxmemory") or config.get("maxmemory")),
+        used_memory=_number(info.get("used_memory")),
+        rdb=bool(config["save"].strip()) if "save" in config else None,
+        aof=aof,
+        fsync="" if aof is False else config.get("appendfsync") if aof else None,
+        write_errors=tuple(
+            name
+            for name in ("rdb_last_bgsave_status", "aof_last_write_status")
+            if info.get(name, "ok") not in ("ok", "")
+        ),
+        loading=info.get("loading") == "1",
+        clock_offset=clock_offset,
+        trial=tried,
+        because=because,
+    )
+    found = replace(found, unknown=tuple(name for field, name in _NAMES.items() if getattr(found, field) is None))
+    return replace(found, findings=findings_about(found))
+
+
+def _identity(info: Mapping[str, str], hello: Mapping[str, str]) -> tuple[str, tuple[int, ...] | None]:
+    # Forks tell Redis' version, too, for the sake of clients that ask no further.
+    for fork in ("valkey", "dragonfly", "redict", "garnet"):
+        if f"{fork}_version" in info:
+            return _OTHER_NAMES[fork], _version(info[f"{fork}_version"])
+    greeted = hello.get("server", "")
+    version = _version(info.get("redis_version") or hello.get("version", ""))
+    if "mvcc_depth" in info or "keydb" in info.get("executable", ""):
+        return "KeyDB", version
+    if greeted in ("", "redis"):
+        return ("Redis" if greeted or version else UNNAMED), version
+    return _OTHER_NAMES.get(greeted, greeted), version
+
+
+def _version(text: str) -> tuple[int, ...] | None:
+    match = re.search(r"\d+(?:\.\d+)*", text)
+    return tuple(map(int, match[0].split("."))) if match else None
+
+
+def _mode(info: Mapping[str, str], hello: Mapping[str, str]) -> str | None:
+    if info.get("cluster_enabled") == "1":
+        return "cluster"
+    return info.get("redis_mode") or info.get("server_mode") or hello.get("mode")
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and re.fullmatch(r"-?\d+", text) else None
+
+
+def _flag(text: str | None) -> bool | None:
+    return None if text is None else text == "1"
+
+
+def _min_replicas(info: Mapping[str, str], config: Mapping[str, str]) -> int | None:
+    configured = _number(config.get("min-replicas-to-write"))
+    if configured is not None:
+        # With a lag of 0 the server does not look at its replicas, however many it is told to want.
+        return 0 if config.get("min-replicas-max-lag") == "0" else configured
+    # Without CONFIG: the field is there when, and only when, something is configured.
+    return 0 if "connected_slaves" in info and "min_slaves_good_slaves" not in info else None
+
+
+def _says(trial: Mapping[str, str], *words: str) -> bool:
+    return any(word in trial.get(command, "") for command in WRITES for word in words)
+
+
+def _permitted(trial: Mapping[str, str], *commands: str) -> bool | None:
+    if any(FORBIDDEN.search(trial.get(name, "")) or UNKNOWN.search(trial.get(name, "")) for name in commands):
+        return False
+    return True if all(trial.get(name) == "" for name in commands) else None
+
+
+def _there(said: str | None, version: tuple[int, ...] | None, server: str, since: tuple[int, ...]) -> bool | None:
+    """Whether a command exists and may be used: by trying it, else by the version where that tells."""
+    if said is not None:
+        return not (FORBIDDEN.search(said) or UNKNOWN.search(said))
+    return version >= since if version is not None and server in ("Redis", "Valkey") else None

@@ -1,0 +1,1 @@
+"""``sessionlock demo``: what is lost without the lock and with it, side by side."""

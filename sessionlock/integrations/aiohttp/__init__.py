@@ -1,0 +1,23 @@
+"""Sessions for aiohttp's servers."""
+
+from .middleware import (
+    get_session,
+    locked_session,
+    session_lock,
+    session_lock_exempt,
+    session_policy,
+    session_readonly,
+    setup,
+    visit_of,
+)
+
+__all__ = [
+    "get_session",
+    "locked_session",
+    "session_lock",
+    "session_lock_exempt",
+    "session_policy",
+    "session_readonly",
+    "setup",
+    "visit_of",
+]

@@ -1,0 +1,287 @@
+"""From "I want this session" to a grant: ask, queue, wait for the push, look now and then, give up by policy.
+
+Whatever ends it early (cancellation, giving up, an error) leaves neither a lock nor a queue entry behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ..errors import RedisUnavailable, SessionLockError, WaitTimedOut
+from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
+from ..protocol import replies as protocol
+from ..protocol.keys import SessionKeys, new_token
+from ..protocol.replies import Busy, Granted, Handover, Holder, Queued
+from .patience import Patience
+from .refusals import not_granted, queue_full, refused
+from .runtime import Runtime
+from .waiting import Waiter
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Acquisition", "Objection", "OnWait", "Question", "StillWaiting", "Wanted"]
+
+BRIEF_WAIT = 0.05  # seconds of waiting that are not worth asking whether it makes sense
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be acquired, and how. ``session`` None: only the lock."""
+
+    keys: SessionKeys
+    name: str
+    label: str
+    lease: LeasePolicy
+    wait: WaitPolicy
+    session: SessionPolicy | None
+    missing: str
+    push_limit: int
+
+
+class StillWaiting(SessionLockError):
+    """Not yet."""
+
+
+# What may speak against a wait: awaited beside it; what that raises ends the wait, unless the grant comes first.
+Question = Callable[[], Coroutine[Any, Any, None]]
+# Called once, as the wait begins, with who is waited for; None: there is no question.
+OnWait = Callable[[Wanted, Holder], "Question | None"]
+
+
+class Objection:
+    """What speaks against a wait, found out while it lasts. ``wake`` is called when something does.
+
+    ``on_wait`` (None: nobody asks) says what the question is. It is put when the wait has lasted for
+    :data:`BRIEF_WAIT`, one after the other of a loop's waits: a crowd of waiters costs no more than one at a time.
+    """
+
+    def __init__(self, runtime: Runtime, wanted: Wanted, on_wait: OnWait | None, wake: Callable[[], object]) -> None:
+        self._runtime = runtime
+        self._wanted = wanted
+        self._on_wait = on_wait
+        self._wake = wake
+        self._timer: asyncio.TimerHandle | None = None
+        self._asking: asyncio.Task[None] | None = None
+
+    @property
+    def untold(self) -> bool:
+        """Whether somebody wants to know whom this wait is for, and has not been told."""
+        return self._on_wait is not None
+
+    def consider(self, holder: Holder) -> None:
+        """This holder is waited for; only the first counts."""
+        on_wait, self._on_wait = self._on_wait, None
+        question = on_wait(self._wanted, holder) if on_wait is not None else None
+        if question is not None:
+            self._timer = self._runtime.loop.call_later(BRIEF_WAIT, self._ask, question)
+
+    def check(self) -> None:
+        """Raise what was found. To be called where no grant has come."""
+        if self._asking is not None and self._asking.done() and not self._asking.cancelled():
+            self._asking.result()
+
+    def _ask(self, question: Question) -> None:
+        self._asking = self._runtime.background(self._asked(question))
+        self._asking.add_done_callback(self._answered)
+
+    async def _asked(self, question: Question) -> None:
+        async with self._runtime.objecting:
+            await question()
+
+    def _answered(self, asking: asyncio.Task[None]) -> None:
+        if not asking.cancelled() and asking.exception() is not None:
+            self._wake()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """The wait is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._asking is not None:
+            self._asking.cancel()
+
+
+class Acquisition:
+    """One try to become the holder. ``token`` names it in Redis."""
+
+    def __init__(self, runtime: Runtime, wanted: Wanted, on_wait: OnWait | None = None) -> None:
+        self.token = new_token()
+        self._runtime = runtime
+        self._wanted = wanted
+        self._on_wait = on_wait
+        self._waiter: Waiter | None = None
+        self._asked = False
+        self._new_in_queue = True
+
+    async def run(self) -> Granted:
+        """Wait for the grant.
+
+        Raises:
+            WaitTimedOut, QueueFull, LockNotAcquired: not granted; nothing was left behind.
+            SessionNotFound, SessionDestroyed: there is nothing to lock.
+            RedisUnavailable: whether the lock was granted is unknown; its TTL ends it.
+        """
+        try:
+            outcome = await self._first()
+            granted = outcome if isinstance(outcome, Granted) else await self._wait(outcome)
+            self._check(granted)
+            return granted
+        except BaseException as error:
+            # Cancelled or failed anywhere: Redis may have granted or queued this token meanwhile.
+            await self._abandon(wait=not isinstance(error, RedisUnavailable))
+            raise
+        finally:
+            self._runtime.wakeup.expect_no_more(self.token)
+            self._runtime.wakeup.pushes.no_more(self._wanted.keys, self.token)
+            if self._waiter is not None:
+                self._runtime.wakeup.leave(self._wanted.keys, self._waiter)
+
+    def _check(self, granted: Granted) -> None:
+        """What was true when this was queued may have changed until the lock was handed over."""
+        wanted, snapshot = self._wanted, granted.snapshot
+        if wanted.session is None:
+            return
+        if not protocol.admitted(wanted.keys, snapshot.fields, granted.server_us):
+            raise protocol.refusal(wanted.name, protocol.not_admitted(wanted.keys, snapshot.fields, granted.server_us))
+        if wanted.missing == "reject" and not snapshot.created:
+            raise refused(wanted.name, "missing")
+
+    async def _abandon(self, *, wait: bool) -> None:
+        """Give up whatever Redis has under this token: a place in the queue, or the lock."""
+        if self._asked:
+            call = protocol.abandon(
+                self._wanted.keys, self.token, push_limit=self._wanted.push_limit, deaf=self._runtime.deaf
+            )
+            await self._runtime.see_through(self._runtime.executor.run(call), wait=wait)
+
+    # --- asking
+
+    async def _first(self) -> Granted | Queued:
+        queues = self._wanted.wait.queues
+        outcome = await self._ask(queueing=queues and self._hears())
+        if isinstance(outcome, Busy) and queues and not outcome.full:
+            # The first wait of this process. Subscribe before queueing: a releaser drops whom it cannot reach.
+            await self._listen()
+            outcome = await self._ask(queueing=True)
+        return self._granted_or_queued(outcome)
+
+    def _hears(self) -> bool:
+        return self._runtime.wakeup.pushes.hears(self._wanted.keys)
+
+    async def _listen(self) -> None:
+        await self._runtime.wakeup.pushes.listen(self._wanted.keys, self.token)
+
+    async def _ask(self, *, queueing: bool) -> Granted | Queued | Busy:
+        wanted = self._wanted
+        last = self._waiter.last if self._waiter is not None else None
+        call = protocol.acquire(
+            wanted.keys,
+            self.token,
+            wanted.lease,
+            wanted.session,
+            channel=self._runtime.wakeup.pushes.channel(wanted.keys),
+            label=wanted.label,
+            missing=wanted.missing,
+            queueing=queueing,
+            max_waiters=wanted.wait.max_waiters,
+            ticket=last.ticket if last is not None else "0",
+            push_limit=wanted.push_limit,
+            deaf=self._runtime.deaf,
+        )
+        asked_before, self._asked = self._asked, True
+        if queueing:
+            self._runtime.wakeup.expect(self.token)
+            self._runtime.wakeup.pushes.want(wanted.keys, self.token)
+        asked_at = time.monotonic()
+        try:
+            reply = await self._runtime.executor.run(call)
+        except RedisUnavailable as error:
+            self._asked = asked_before or not error.unsent
+            raise
+        outcome = protocol.acquired(reply, asked_at)
+        if isinstance(outcome, (Busy, protocol.Refused)):
+            self._asked = False  # Redis has nothing under this token
+        if isinstance(outcome, protocol.Refused):
+            raise refused(wanted.name, outcome.kind)
+        return outcome
+
+    def _granted_or_queued(self, outcome: Granted | Queued | Busy) -> Granted | Queued:
+        if not isinstance(outcome, Busy):
+            return outcome
+        if outcome.full:
+            raise queue_full(self._wanted.name, outcome)
+        raise not_granted(self._wanted.name, outcome.holder)
+
+    # --- waiting
+
+    async def _wait(self, queued: Queued) -> Granted:
+        waiter = self._waiter = self._runtime.wakeup.join(
+            self._wanted.keys, self.token, self._wanted.lease.claim_ms / 1000
+        )
+        waiter.heard(queued)
+        patience = Patience(self._wanted.wait, StillWaiting(f"session {self._wanted.name} is locked"))
+        with Objection(self._runtime, self._wanted, self._on_wait, waiter.look) as objection:
+            objection.consider(queued.holder)
+            while True:
+                granted = await self._turn(waiter)
+                if granted is not None:
+                    return granted
+                objection.check()
+                pause = await patience.next_pause()
+                if pause is None:
+                    raise self._timed_out(waiter, patience.elapsed())
+                await waiter.pause(min(pause, patience.left()), deaf=not self._hears())
+
+    async def _turn(self, waiter: Waiter) -> Granted | None:
+        """One attempt in tenacity's sense: take what was pushed, or look if that is this waiter's business."""
+        push, waiter.handover = waiter.handover, None
+        if push is not None:
+            outcome = await self._accept(push, waiter)
+        elif self._new_in_queue or not waiter.should_look():
+            self._new_in_queue = False
+            return None
+        else:
+            outcome = await self._look()
+        if isinstance(outcome, Granted):
+            return outcome
+        waiter.heard(outcome)
+        return None
+
+    async def _look(self) -> Granted | Queued:
+        """Ask Redis; the ticket gives the place back if a releaser could not reach this process."""
+        await self._listen()
+        return self._granted_or_queued(await self._ask(queueing=True))
+
+    async def _accept(self, push: Handover, waiter: Waiter) -> Granted | Queued:
+        """The lock was handed over by push. Start at once, unless there is something to ask Redis for."""
+        if push.kind == "D":
+            raise refused(self._wanted.name, "destroyed")
+        now = time.monotonic()
+        waiter.room.lease_ends = now + push.claim
+        snapshot = push.snapshot
+        if snapshot is None and self._wanted.session is None:
+            snapshot = protocol.EMPTY
+        if snapshot is not None and waiter.last is not None:
+            seen = waiter.last
+            granted = protocol.granted_by_push(push, snapshot, seen.server_us, seen.asked_at, now)
+            if granted.asked_at + granted.trusted_for - now > push.claim / 2:
+                return granted
+        # Too large to be pushed, or it took long to arrive: asking again confirms the lease and loads.
+        outcome = self._granted_or_queued(await self._ask(queueing=True))
+        if not isinstance(outcome, Granted):
+            # The claim had lapsed, as if this process hung; its other waiters were taken out of the queue then.
+            self._runtime.wakeup.look_all(self._wanted.keys)
+        return outcome
+
+    def _timed_out(self, waiter: Waiter, waited: float) -> WaitTimedOut:
+        last = waiter.last
+        assert last is not None
+        return not_granted(self._wanted.name, last.holder, waited=waited, position=last.position)

@@ -1,0 +1,541 @@
+"""Holding a lock: from the grant through the body to the one call that saves, unlocks and hands on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from types import TracebackType
+
+import anyio
+
+from ..codecs.base import Codec
+from ..durability import Safety
+from ..errors import (
+    ConfigurationError,
+    LeaseLost,
+    RedisUnavailable,
+    SessionConflict,
+    SessionDestroyed,
+    SessionLockError,
+    SessionNotFound,
+    StaleFencingToken,
+)
+from ..lease import Lease
+from ..policies import SessionPolicy
+from ..protocol import replies as protocol
+from ..protocol.keys import SessionKeys, keys_for, renewed_sid
+from ..protocol.replies import Change, Committed, Conflict, Granted, Refused, Snapshot, outdated, refusal
+from ..quorum.election import QuorumAcquisition
+from ..quorum.pottery import PotteryAcquisition
+from ..quorum.router import QuorumExecutor
+from ..session.commit_watch import increment
+from ..session.mapping import Session
+from .acquire import Acquisition, OnWait, Wanted
+from .runtime import Runtime
+
+__all__ = ["LockContext", "SessionContext", "SessionsContext"]
+
+MOST_GRACE = 86_400
+# How often in a row writers without a lock may be faster than a holder's save. More often than they give up themselves,
+# for the others who want the lock wait for this save.
+MOST_MERGES = 100
+
+
+class _Held:
+    """What ``async with guard.lock`` and ``guard.session_lock`` have in common: one acquisition, one lease."""
+
+    on_wait: OnWait | None = None
+    """Set before entering: asked once when others hold the lock. It may find a reason not to wait for them."""
+
+    def __init__(self, runtime: Callable[[], Runtime], wanted: Wanted) -> None:
+        self._find_runtime = runtime
+        self._wanted = wanted
+        self._entered = False
+        self._lease: Lease | None = None
+        self._scope: anyio.CancelScope | None = None
+        self._runtime: Runtime
+
+    async def _enter(self) -> tuple[Lease, Snapshot]:
+        self._entered = once(self._entered)
+        runtime = self._runtime = self._find_runtime()
+        wanted = self._wanted
+        runtime.enter(wanted.keys, wanted.name)
+        acquisition = _acquisition(runtime, wanted, self.on_wait)
+        granted = await acquisition.run()
+        lease = self._lease = _lease(acquisition.token, granted, wanted)
+        runtime.entered(wanted.keys, acquisition.token, wanted.label)
+        runtime.watchdog.watch(lease, wanted.keys, wanted.lease)
+        return lease, granted.snapshot
+
+    def _guard_body(self) -> None:
+        """From here on losing the lease cancels the body."""
+        if self._wanted.lease.on_lost == "cancel":
+            assert self._lease is not None
+            self._scope = anyio.CancelScope()
+            self._scope.__enter__()
+            self._lease.when_lost(self._scope.cancel)
+
+    def _end_body(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> bool:
+        """Leave the cancel scope. Returns whether the body was ended by the loss of the lease."""
+        assert self._lease is not None
+        self._lease.when_lost(None)
+        scope, self._scope = self._scope, None
+        try:
+            return scope is not None and bool(scope.__exit__(kind, error, tb))
+        except RuntimeError:
+            # Left in another task, or not in the order of entering: the scope stays behind, unused; what must not stay
+            # behind is the lock.
+            return False
+
+    async def _give_up(
+        self, changes: list[Change], created: str, *, cancelled: bool = False
+    ) -> Committed | Conflict | Refused:
+        """One release call, seen through to its end even when this task is cancelled meanwhile."""
+        call = self._release(changes, created)
+        if cancelled:
+            return await self._runtime.see_through(self._to_the_end(call)) or Committed(None)
+        try:
+            if not changes:
+                return self._given_up(await self._runtime.executor.run(call))
+            reply, safety = await self._runtime.executor.save(call)
+            return protocol.so_safe(self._given_up(reply), safety)
+        except BaseException as error:
+            if not isinstance(error, SessionLockError):
+                await self._runtime.see_through(self._to_the_end(call))
+            elif isinstance(error, RedisUnavailable):
+                await self._abandon_later(error)
+            raise
+
+    async def _abandon_later(self, error: RedisUnavailable) -> None:
+        """Released or not, this body is over. Once Redis is back nobody should wait for the end of its lease."""
+        if not error.refused:
+            wanted, runtime = self._wanted, self._runtime
+            token = self._the_lease.token
+            call = protocol.abandon(wanted.keys, token, push_limit=wanted.push_limit, deaf=runtime.deaf)
+            await runtime.see_through(runtime.executor.run(call), wait=False)
+
+    def _release(self, changes: list[Change], created: str) -> protocol.Call:
+        lease, wanted = self._the_lease, self._wanted
+        return protocol.release(
+            wanted.keys,
+            lease.token,
+            lease.fencing_token,
+            created,
+            wanted.session,
+            changes,
+            push_limit=wanted.push_limit,
+            channel=self._runtime.wakeup.pushes.channel(wanted.keys),
+            deaf=self._runtime.deaf,
+        )
+
+    def _given_up(self, reply: list[object]) -> Committed | Conflict | Refused:
+        """What a release came to; the waiter of this process that was granted with it is told."""
+        outcome = protocol.released(reply)
+        if isinstance(outcome, Conflict):
+            return outcome
+        if outcome.handover is not None:
+            self._runtime.wakeup.dispatch(outcome.handover)
+        elif isinstance(outcome, Committed) and outcome.repeated:
+            self._runtime.wakeup.look_after(self._wanted.keys)  # the first reply, with a grant perhaps, was lost
+        return outcome
+
+    async def _to_the_end(self, call: protocol.Call) -> Committed | Conflict | Refused:
+        """The release of a caller that is being cancelled: on its way already or not, repeating it is safe.
+
+        A conflict keeps the lock, and nobody is left to merge: then it is given up without saving.
+        """
+        try:
+            outcome = self._given_up(await self._runtime.executor.run(call))
+            if isinstance(outcome, Conflict):
+                outcome = self._given_up(await self._runtime.executor.run(self._release([], "")))
+        except RedisUnavailable as error:
+            await self._abandon_later(error)
+            raise
+        return outcome
+
+    @property
+    def _the_lease(self) -> Lease:
+        assert self._lease is not None
+        return self._lease
+
+    def _finish(self) -> None:
+        lease = self._lease
+        assert lease is not None
+        self._runtime.watchdog.forget(lease)
+        self._runtime.left(self._wanted.keys, lease.token)
+        lease.mark_released()
+
+    def _loss(self, fence: int) -> LeaseLost:
+        lease = self._lease
+        assert lease is not None
+        lease.mark_lost(lease.lost_because or "Redis does not know it any more")
+        if fence > lease.fencing_token:
+            return StaleFencingToken(
+                f"the lock of {lease.name} was lost and has been granted again since (fencing token"
+                f" {lease.fencing_token}, now {fence}); the late save was refused, nothing of it was stored."
+                " Load the session again",
+                ours=lease.fencing_token,
+                current=fence,
+            ).about(lease.name)
+        return LeaseLost(lease.why_lost()).about(lease.name)
+
+
+def _acquisition(runtime: Runtime, wanted: Wanted, on_wait: OnWait | None) -> Acquisition | QuorumAcquisition:
+    executor = runtime.executor
+    if not isinstance(executor, QuorumExecutor):
+        return Acquisition(runtime, wanted, on_wait)
+    if executor.engine == "pottery":
+        return PotteryAcquisition(runtime, executor, wanted, on_wait)
+    return QuorumAcquisition(runtime, executor, wanted, on_wait)
+
+
+def once(entered: bool) -> bool:
+    """True, for a context that is entered now.
+
+    Raises:
+        ConfigurationError: it was entered before, by this task or another.
+    """
+    if entered:
+        raise ConfigurationError("a lock context is for one use; call session_lock() again for the next")
+    return True
+
+
+def _lease(token: str, granted: Granted, wanted: Wanted) -> Lease:
+    policy = wanted.lease
+    return Lease(
+        wanted.name,
+        token,
+        granted.fence,
+        granted_at=granted.asked_at,
+        granted_for=granted.trusted_for,
+        ttl=policy.ttl,
+        safety_margin=policy.margin,
+        max_hold=policy.max_hold,
+        confirmed=granted.trusted_for >= policy.ttl,
+    )
+
+
+class LockContext(_Held):
+    """Returned by :meth:`SessionGuard.lock`; one use."""
+
+    async def __aenter__(self) -> Lease:
+        lease, _ = await self._enter()
+        self._guard_body()
+        return lease
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        ended_by_loss = self._end_body(kind, error, tb)
+        lease = self._lease
+        assert lease is not None
+        if lease.released:
+            return
+        failed = error is not None
+        self._runtime.watchdog.forget(lease)  # a renewal that is under way would find that it has been given up
+        try:
+            outcome = await self._give_up([], "", cancelled=failed)
+            refused = isinstance(outcome, Refused) and outcome.kind == "lost"
+            fence = outcome.fence if isinstance(outcome, Refused) else 0
+            loss = self._loss(fence) if ended_by_loss or lease.is_lost or refused else None
+        except SessionLockError as trouble:
+            if failed and not ended_by_loss:
+                _note(error, trouble)
+                return
+            raise
+        finally:
+            self._finish()
+        if loss is not None:
+            if not failed or ended_by_loss:
+                raise loss from None
+            _note(error, loss)
+
+
+class SessionContext(_Held):
+    """Returned by :meth:`SessionGuard.session_lock` in mode ``lock``; one use. Does what its session asks for."""
+
+    def __init__(
+        self,
+        runtime: Callable[[], Runtime],
+        wanted: Wanted,
+        sid: str,
+        policy: SessionPolicy,
+        codec: Codec,
+        *,
+        save_on_error: bool = False,
+        exact: bool = False,
+        noticed: Callable[[SessionKeys, Snapshot], None] | None = None,
+    ) -> None:
+        super().__init__(runtime, wanted)
+        self._noticed = noticed
+        self._sid = sid
+        self._policy = policy
+        self._codec = codec
+        self._exact = exact
+        self._save_on_error = save_on_error
+        self._session: Session
+        self._saving: asyncio.Task[None] | None = None
+        self._saves = 0
+        self.outdated = False
+        """Whether it was opened by an id that has been replaced."""
+
+    async def __aenter__(self) -> Session:
+        lease, snapshot = await self._enter()
+        try:
+            session = Session(lease.name, snapshot, self._codec, self._policy, lease=lease, exact=self._exact)
+        except BaseException:
+            await self._give_up([], "", cancelled=True)
+            self._finish()
+            raise
+        session.sid = self._sid
+        session._actions = self
+        session._at_home = self._runtime.at_home
+        self._session = session
+        self.outdated = outdated(self._wanted.keys, snapshot)
+        if self._noticed is not None:
+            self._noticed(self._wanted.keys, snapshot)
+        self._guard_body()
+        return session
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        ended_by_loss = self._end_body(kind, error, tb)
+        if error is not None:
+            self._session.forget_what_nobody_awaited()
+        if self._the_lease.released:
+            return
+        if error is None:
+            if self._session.is_owed:
+                await self._session.do_what_nobody_awaited()
+            if not self._the_lease.released:
+                await self._save_and_release()
+        elif ended_by_loss:
+            fence = await self._without_saving()
+            raise self._loss(fence) from None
+        else:
+            try:
+                if self._save_on_error and isinstance(error, Exception):
+                    await self._save_and_release()
+                else:
+                    await self._without_saving()
+            except SessionLockError as trouble:
+                _note(error, trouble)
+
+    @property
+    def keys(self) -> SessionKeys:
+        """The session's keys, by its newest id."""
+        return self._wanted.keys
+
+    async def discard(self) -> None:
+        """Release without saving; any task may do it, and more than once."""
+        if not self._the_lease.released:
+            self._the_lease.when_lost(None)
+            await self._without_saving()
+
+    # --- the last moment
+
+    async def _save_and_release(self) -> None:
+        """One call that saves the delta, unlocks and hands on; merged and tried again on conflict."""
+        session = self._session
+        kept = True
+        try:
+            if self._the_lease.is_lost:
+                kept = False
+                raise self._loss(await self._without_saving())
+            await self._saves_done()
+            session.close("is being saved and released")
+            for _ in range(MOST_MERGES):
+                changes = session.changes()
+                outcome = await self._give_up(changes, session.created)
+                if not isinstance(outcome, Conflict):
+                    kept = False
+                    return self._saved(changes, outcome)
+                session._merge(outcome)
+            raise _too_many_merges(session)
+        except Exception as error:
+            if kept and (not isinstance(error, RedisUnavailable) or error.refused):
+                await self._without_saving()  # nothing was saved and the lock is still ours to give up
+            raise
+        finally:
+            self._end()
+
+    def _saved(self, changes: list[Change], outcome: Committed | Refused) -> None:
+        if isinstance(outcome, Committed):
+            self._session.was_saved(changes, outcome)
+        elif outcome.kind == "lost":
+            raise self._loss(outcome.fence)
+        elif changes or outcome.kind in ("destroyed", "dead"):
+            raise self._gone(outcome.kind)
+
+    def _gone(self, kind: str) -> SessionNotFound:
+        if kind == "destroyed":
+            return SessionDestroyed(
+                f"session {self._wanted.name} was destroyed while this request held it; its changes were not saved and"
+                " the session stays destroyed"
+            ).about(self._wanted.name)
+        return refusal(self._wanted.name, kind)
+
+    async def _without_saving(self) -> int:
+        """Release; returns the highest fencing token seen when the lock was not ours any more."""
+        try:
+            outcome = await self._give_up([], "", cancelled=True)
+        finally:
+            self._end()
+        return outcome.fence if isinstance(outcome, Refused) else 0
+
+    def _end(self) -> None:
+        self._finish()
+        self._session.close("was saved and released already")
+
+    # --- what the session asks for
+
+    async def release(self) -> None:
+        if not self._the_lease.released:
+            self._the_lease.when_lost(None)
+            await self._save_and_release()
+
+    def changed(self) -> None:
+        """Save soon. Changes made before the task starts, in this tick, travel with the first."""
+        if self._saving is None or (self._saving.done() and not _failed(self._saving)):
+            self._saving = self._runtime.background(self._save_all())
+            self._saving.add_done_callback(_failed)
+
+    async def save(self) -> None:
+        await self._saves_done()
+        if self._session.modified:
+            self.changed()
+            await self._saves_done()
+
+    async def _saves_done(self) -> None:
+        """Wait for the save under way; raises its error, once. A cancelled waiter does not stop the save."""
+        saving = self._saving
+        if saving is None:
+            return
+        await asyncio.wait([saving])
+        if self._saving is saving:
+            self._saving = None
+            saving.result()
+
+    async def _save_all(self) -> None:
+        """Save until nothing is left: what is changed meanwhile follows in the next call, in order."""
+        session, lease = self._session, self._the_lease
+        merges = 0
+        while changes := session.changes():
+            if lease.is_lost:
+                raise self._loss(await self._highest_fence())
+            self._saves += 1
+            op = f"{lease.token}.{self._saves}"
+            call = protocol.save(
+                self._wanted.keys, lease.token, lease.fencing_token, op, session.created, self._policy, changes
+            )
+            reply, safety = await self._runtime.executor.save(call)
+            outcome = protocol.so_safe(protocol.committed(reply), safety)
+            if not isinstance(outcome, Conflict):
+                self._saved(changes, outcome)
+                continue
+            merges += 1
+            if merges > MOST_MERGES:
+                raise _too_many_merges(session)
+            session._merge(outcome)
+
+    async def _highest_fence(self) -> int:
+        seen = protocol.inspected(await self._runtime.executor.run(protocol.inspect(self._wanted.keys)))
+        return seen.fence
+
+    async def incr(self, key: str, by: int) -> int:
+        await self._saves_done()
+        session, lease = self._session, self._the_lease
+        holds = (lease.token, lease.fencing_token)
+        executor, keys = self._runtime.executor, self._wanted.keys
+        outcome = await increment(executor, keys, self._codec, self._policy, key, by, holds, session.created)
+        return session.was_counted(key, outcome)
+
+    async def regenerate(self, grace: float) -> str:
+        lease = self._the_lease
+        new_sid, keys, safety = await renew_id(
+            self._runtime, self._wanted.keys, grace, (lease.token, lease.fencing_token), self._loss
+        )
+        self._wanted = replace(self._wanted, keys=keys)
+        self._session.was_renewed(new_sid, safety)
+        return new_sid
+
+    async def destroy(self, *, replaced: bool = False) -> None:
+        call = protocol.destroy(self._wanted.keys, self._policy, replaced=replaced)
+        _, safety = await self._runtime.executor.save(call)
+        self._the_lease.when_lost(None)
+        if not self._the_lease.released:
+            await self._without_saving()
+        self._session.close("was destroyed")
+        if safety is not None:
+            safety.insist()
+
+
+class SessionsContext:
+    """Several sessions at once, ``async with guard.session_lock(a, b) as (first, second)``; all or none.
+
+    The locks are taken in the order of their names in Redis, the same on every node: no deadlock. They are saved and
+    released one by one; the saves are not one transaction.
+    """
+
+    def __init__(self, contexts: dict[str, SessionContext]) -> None:
+        self._contexts = contexts
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> tuple[Session, ...]:
+        async with AsyncExitStack() as stack:
+            sessions = {name: await stack.enter_async_context(self._contexts[name]) for name in sorted(self._contexts)}
+            self._stack = stack.pop_all()
+        return tuple(sessions[name] for name in self._contexts)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self._stack.__aexit__(kind, error, tb)
+
+
+async def renew_id(
+    runtime: Runtime,
+    keys: SessionKeys,
+    grace: float,
+    lease: tuple[str, int] | None,
+    loss: Callable[[int], Exception] | None = None,
+) -> tuple[str, SessionKeys, Safety | None]:
+    """Give a record a new id; returns it and its keys, and how far that came where it is waited for.
+
+    Raises:
+        SessionNotFound, SessionDestroyed, RedisUnavailable; ``loss`` makes the error for a lease that was lost.
+    """
+    if not 0 <= grace <= MOST_GRACE:
+        raise ConfigurationError(f"grace must be 0 to {MOST_GRACE} seconds, not {grace!r}")
+    new_sid = renewed_sid(keys)
+    new_keys = keys_for(keys.prefix, new_sid)
+    reply, safety = await runtime.executor.save(protocol.regenerate(keys, new_keys.proof, int(grace * 1000), lease))
+    kind = reply[0].decode()
+    if kind == "lost" and loss is not None:
+        raise loss(int(reply[1]))
+    if kind != "regenerated":
+        raise refusal(keys.digest, kind)
+    return new_sid, new_keys, safety
+
+
+def _failed(save: asyncio.Task[None]) -> bool:
+    """Whether a save ended badly; asking also tells asyncio that its error will be raised elsewhere."""
+    return save.cancelled() or save.exception() is not None
+
+
+def _too_many_merges(session: Session) -> SessionConflict:
+    return SessionConflict(
+        f"session {session.name} was changed by others {MOST_MERGES} times while it was being saved; nothing was saved"
+    ).about(session.name)
+
+
+def _note(error: BaseException | None, trouble: SessionLockError) -> None:
+    """The body's own exception comes first; what happened to the lock is told beside it (Python 3.11+)."""
+    add_note = getattr(error, "add_note", None)
+    if add_note is not None:
+        add_note(f"sessionlock, while leaving: {type(trouble).__name__}: {trouble}")

@@ -1,0 +1,55 @@
+"""Why a lock was not granted, in the same words whichever topology refused it."""
+
+from __future__ import annotations
+
+from ..errors import LockNotAcquired, QueueFull, SessionLockError, WaitTimedOut
+from ..protocol.replies import Busy, Holder, refusal
+
+__all__ = ["not_granted", "outrun", "queue_full", "refused"]
+
+NOBODY_CERTAIN = "others, none by a majority"
+
+
+def refused(name: str, kind: str) -> SessionLockError:
+    """For the outcome :class:`~sessionlock.protocol.Refused` of an acquire."""
+    if kind == "finished":
+        return LockNotAcquired(f"the acquisition of session {name} had ended already").about(name)
+    return refusal(name, kind)
+
+
+def queue_full(name: str, busy: Busy) -> QueueFull:
+    return QueueFull(
+        f"{busy.waiting} requests already wait for session {name}, held by {_described(busy.holder)};"
+        " try again later, or raise WaitPolicy.max_waiters",
+        holder=busy.holder.label,
+        holder_age=busy.holder.age,
+        position=busy.waiting,
+    ).about(name)
+
+
+def not_granted(
+    name: str, holder: Holder | None, *, waited: float | None = None, position: int | None = None
+) -> WaitTimedOut:
+    """``holder`` None: of a quorum, where nobody has a majority. ``waited``: seconds; None: not at all."""
+    who = NOBODY_CERTAIN if holder is None else _described(holder)
+    if waited is None:
+        message = f"session {name} is locked by {who} and this request does not wait"
+    else:
+        message = (
+            f"session {name} was still locked after {waited:.2f} s by {who};"
+            f" {position or 0} were ahead when last heard of. Nothing was changed; try again"
+        )
+    told = WaitTimedOut(message, holder=holder and holder.label, holder_age=holder and holder.age, position=position)
+    return told.about(name)
+
+
+def outrun(name: str, elapsed: float) -> WaitTimedOut:
+    """For who got a majority of a quorum's masters, again and again, and lost it before it could take effect."""
+    return WaitTimedOut(
+        f"session {name}: the majority that was won has been found to be over, for {elapsed:.2f} s. Another request was"
+        " faster each time, or a master's clock was set back. Nothing was changed; try again"
+    ).about(name)
+
+
+def _described(holder: Holder) -> str:
+    return holder.label if holder.age is None else f"{holder.label} for {holder.age:.2f} s"

@@ -1,0 +1,158 @@
+"""Renews leases: one timer per guard, one call for all leases that are due, no task while nothing is due."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any
+
+from ..errors import RedisUnavailable
+from ..lease import Lease
+from ..policies import LeasePolicy
+from ..protocol import replies as protocol
+from ..protocol.keys import SessionKeys
+from ..transport.executor import Executor
+
+__all__ = ["Watchdog"]
+
+RENEWALS_PER_LEASE = 3  # two of three may fail before a lease is lost
+MOST_PER_CALL = 100  # a script must not occupy Redis for long
+
+
+class Watched:
+    """A lease and when to look after it next."""
+
+    __slots__ = ("due", "ended", "keys", "lease", "policy")
+
+    def __init__(self, lease: Lease, keys: SessionKeys, policy: LeasePolicy) -> None:
+        self.lease = lease
+        self.keys = keys
+        self.policy = policy
+        self.ended = False  # renewed up to max_hold: nothing more is to be had
+        self.due = self._next(time.monotonic())
+
+    def _next(self, now: float) -> float:
+        """A third of what is left from now; the very end when nothing is to be renewed any more."""
+        lease = self.lease
+        if not self.renewable(now):
+            return lease.trusted_until
+        return min(now + (lease.trusted_until - now) / RENEWALS_PER_LEASE, lease.trusted_until)
+
+    def renewable(self, now: float) -> bool:
+        # A claim is confirmed whatever `renew` says: that is how a handed-over lease gets its full time.
+        wanted = (self.policy.renew and not self.ended) or not self.lease.confirmed
+        return wanted and now < self.lease.hold_until and now < self.lease.trusted_until
+
+    def ttl_ms(self, now: float) -> int:
+        return max(1, min(self.policy.ttl_ms, int((self.lease.hold_until - now) * 1000)))
+
+    def reschedule(self) -> None:
+        self.due = self._next(time.monotonic())
+
+
+class Watchdog:
+    """Looks after the leases of one guard in one event loop."""
+
+    def __init__(self, executor: Executor, background: Callable[[Any], asyncio.Task[Any]]) -> None:
+        self._executor = executor
+        self._background = background
+        self._watched: dict[str, Watched] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._renewing: set[object] = set()  # groups of which a renewal is under way
+
+    def watch(self, lease: Lease, keys: SessionKeys, policy: LeasePolicy) -> None:
+        watched = self._watched[lease.token] = Watched(lease, keys, policy)
+        self._arm(watched.due)
+
+    def forget(self, lease: Lease) -> None:
+        self._watched.pop(lease.token, None)
+
+    def taken(self, token: str) -> None:
+        """A push told that this lease was taken away by force."""
+        watched = self._watched.pop(token, None)
+        if watched is not None:
+            watched.lease.mark_lost("it was force-released")
+
+    def close(self) -> None:
+        """Stop, unless a request is still inside a block: its lease is renewed to its end."""
+        if self._timer is not None and not self._watched:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self, due: float) -> None:
+        loop = asyncio.get_running_loop()
+        at = loop.time() + max(0.0, due - time.monotonic())
+        if self._timer is not None:
+            if self._timer.when() <= at:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_at(at, self._look, context=Context())
+
+    def _look(self) -> None:
+        """Timer: declare lost what ran out, renew what is due, set the timer for the rest."""
+        self._timer = None
+        now = time.monotonic()
+        due: dict[object, list[Watched]] = {}
+        look_at = float("inf")
+        for watched in list(self._watched.values()):
+            if now >= watched.lease.trusted_until:
+                self._lost(watched, now)
+            elif now >= watched.due:
+                due.setdefault(self._executor.group(watched.keys, watched.lease.token), []).append(watched)
+                # A renewal that hangs must not keep leases from running out; it sets the next timer itself.
+                look_at = min(look_at, watched.lease.trusted_until)
+            else:
+                look_at = min(look_at, watched.due)
+        for group in due.keys() - self._renewing:
+            self._renewing.add(group)
+            self._background(self._renew(group, due[group]))
+        if self._watched:
+            self._arm(look_at)
+
+    def _lost(self, watched: Watched, now: float) -> None:
+        self.forget(watched.lease)
+        if watched.policy.renew and (watched.ended or now >= watched.lease.hold_until):
+            watched.lease.mark_lost(f"it was held for LeasePolicy.max_hold = {watched.policy.max_hold:g} s")
+        elif watched.policy.renew:
+            watched.lease.mark_lost("it could not be renewed in time")
+        else:
+            watched.lease.mark_lost(f"its {watched.policy.ttl:g} s ended and it is not renewed (renew=False)")
+
+    async def _renew(self, group: object, due: list[Watched]) -> None:
+        """Of leases that one call can name: all of one Redis, those of one slot of a Cluster."""
+        try:
+            for start in range(0, len(due), MOST_PER_CALL):
+                await self._renew_some(due[start : start + MOST_PER_CALL])
+        finally:
+            self._renewing.discard(group)
+            for watched in due:
+                watched.reschedule()
+            if self._watched:
+                self._arm(min(watched.due for watched in self._watched.values()))
+
+    async def _renew_some(self, due: list[Watched]) -> None:
+        now = time.monotonic()
+        wanted = [(watched, watched.ttl_ms(now)) for watched in due if watched.renewable(now)]
+        if not wanted:
+            return
+        asked_at = time.monotonic()
+        call = protocol.renew([(watched.keys, watched.lease.token, ttl_ms) for watched, ttl_ms in wanted])
+        try:
+            reply = await self._executor.run(call)
+        except RedisUnavailable:
+            return  # the timer declares the lease lost when its time is over
+        for (watched, ttl_ms), answer in zip(wanted, reply, strict=True):
+            self._answered(watched, ttl_ms, answer, asked_at)
+
+    def _answered(self, watched: Watched, ttl_ms: int, answer: int | None, asked_at: float) -> None:
+        """``answer`` None: a quorum whose masters did not answer; the timer declares the lease lost in its time."""
+        if self._watched.get(watched.lease.token) is not watched or answer is None:
+            return  # it has ended, or is being given up, so that Redis need not know it any more
+        if answer == 0:
+            self.forget(watched.lease)
+            watched.lease.mark_lost("Redis does not know it any more (it lapsed, was force-released, or Redis lost it)")
+        else:
+            watched.lease.extended(asked_at, ttl_ms / 1000)
+            watched.ended = ttl_ms < watched.policy.ttl_ms

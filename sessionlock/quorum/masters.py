@@ -1,0 +1,149 @@
+"""All independent masters of a quorum: asked at once, and heard when they push."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from ..protocol.replies import Call, Handover
+from .master import Master, Silent, packed_call
+
+__all__ = ["Master", "Masters", "Silent", "Voter"]
+
+NEAR_US = 500_000
+PROPOSED_AHEAD_US = 10_000  # for the way there, which may be longer than it was when the clock was told
+
+
+class Voter:
+    """What waits for pushes: an acquisition that is under way."""
+
+    def pushed(self, master: Master, push: Handover) -> None:
+        raise NotImplementedError
+
+    def look(self) -> None:
+        """It is this one's turn to look."""
+        raise NotImplementedError
+
+    def gap(self, master: Master) -> None:
+        """Pushes of that master may have been missed."""
+        raise NotImplementedError
+
+
+class Masters:
+    """All of them, for one event loop. ``make``: makes each with these hooks."""
+
+    def __init__(self, make: Callable[..., Sequence[Master]]) -> None:
+        self._voters: dict[str, Voter] = {}
+        self._rooms: dict[str, dict[str, Voter]] = {}  # session -> its waiters here, first come first
+        self._settling: set[asyncio.Future[list[Any]]] = set()
+        self.all = make(on_push=self._pushed, on_gap=self._gap)
+        self.majority = len(self.all) // 2 + 1
+        self._last_proposed = 0
+
+    # --- who waits here
+
+    def expect(self, token: str, voter: Voter) -> None:
+        """Pushes for ``token`` may come from now on."""
+        self._voters[token] = voter
+
+    def join(self, digest: str, token: str, voter: Voter) -> None:
+        self._rooms.setdefault(digest, {})[token] = voter
+
+    def leave(self, digest: str, token: str) -> None:
+        self._voters.pop(token, None)
+        room = self._rooms.get(digest)
+        if room is None:
+            return
+        was_foremost = next(iter(room), None) == token
+        room.pop(token, None)
+        if not room:
+            del self._rooms[digest]
+        elif was_foremost:
+            next(iter(room.values())).look()
+
+    def foremost(self, digest: str, token: str) -> bool:
+        """Whether ``token`` looks on behalf of all of this process that wait for that session."""
+        return next(iter(self._rooms.get(digest, ())), None) == token
+
+    def _pushed(self, master: Master, push: Handover) -> None:
+        voter = self._voters.get(push.token)
+        if voter is not None:
+            voter.pushed(master, push)
+        # Otherwise it left meanwhile, and its abandon call hands the lock on.
+
+    def _gap(self, master: Master) -> None:
+        for voter in list(self._voters.values()):
+            voter.gap(master)
+
+    def proposal(self) -> int:
+        """A counter that is just above the clocks of the masters, for them to give the same one; 0 when not known.
+
+        It grows with every call. A clock that is far ahead of most is left out: to the others it would be of no use.
+        """
+        known = sorted(master.ahead_us for master in self.all if master.ahead_us is not None)
+        if len(known) < self.majority:
+            return 0
+        usual = known[(len(known) - 1) // 2]
+        ahead = max(one for one in known if one - usual < NEAR_US)
+        proposed = int(time.monotonic() * 1_000_000) + ahead + PROPOSED_AHEAD_US
+        if 0 <= self._last_proposed - proposed < NEAR_US:
+            proposed = self._last_proposed + 1
+        self._last_proposed = proposed
+        return proposed
+
+    # --- all at once
+
+    async def ask(self, call: Call, enough: Callable[[dict[str, Any]], bool] | None = None) -> dict[str, Any]:
+        """Each master's reply, or its :class:`Silent`, as soon as they are ``enough`` (default: all)."""
+        answers: dict[str, Any] = {}
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def answered(master: Master, reply: Any) -> None:
+            answers[master.name] = reply
+            if not done.done() and (len(answers) == len(self.all) or (enough is not None and enough(answers))):
+                done.set_result(None)
+
+        self.send(call, answered)
+        await done
+        return dict(answers)
+
+    def send(self, call: Call, answered: Callable[[Master, Any], None], *, voting: bool = False) -> None:
+        """:meth:`Master.send` to each of them, with the master before its reply."""
+        packed = packed_call(call)
+        for master in self.all:
+            master.send(call, partial(answered, master), voting=voting, packed=packed)
+
+    def settle(self, call: Call, enough: Callable[[list[Any]], bool] | None = None) -> asyncio.Future[list[Any]]:
+        """Give up what ``call`` abandons, sent before this returns.
+
+        The replies of those that answered, when they are ``enough`` (default: a majority), or all have.
+        """
+        done: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        replies: list[Any] = []
+        out = len(self.all)
+        self._settling.add(done)
+        done.add_done_callback(self._settling.discard)
+
+        def answered(reply: Any) -> None:
+            nonlocal out
+            out -= 1
+            if not isinstance(reply, Silent):
+                replies.append(reply)
+            if not done.done() and (not out or (enough or self._a_majority)(replies)):
+                done.set_result(replies)
+
+        packed = packed_call(call)
+        for master in self.all:
+            master.settle(call, answered, packed=packed)
+        return done
+
+    def _a_majority(self, replies: list[Any]) -> bool:
+        return len(replies) >= self.majority
+
+    async def aclose(self) -> None:
+        if self._settling:
+            await asyncio.wait(list(self._settling))
+        await asyncio.gather(*(master.aclose() for master in self.all))

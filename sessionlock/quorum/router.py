@@ -1,0 +1,443 @@
+"""A lock on a majority of independent masters, the session at one store: what a user chooses, and how calls are routed.
+
+Votes are counted in :mod:`sessionlock.quorum.ballot`; :mod:`sessionlock.quorum.election` holds the election.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from ..durability import Safety
+from ..errors import ConfigurationError, QuorumNotReached, RedisUnavailable
+from ..policies import check_seconds
+from ..protocol import replies as protocol
+from ..protocol.keys import SessionKeys, keys_for, new_sid
+from ..protocol.replies import Call, Word
+from ..transport.breaker import Breaker
+from ..transport.executor import Executor
+from ..transport.wire import Wire
+from .master import Master, Silent
+from .masters import Masters
+
+log = logging.getLogger("sessionlock")
+
+__all__ = ["Quorum", "QuorumExecutor"]
+
+MOST_MASTERS = 15
+ALONE = "locks alone"
+
+
+@dataclass(frozen=True, init=False)
+class Quorum:
+    """Independent masters, of which a majority must grant a session's lock.
+
+    ``masters``: three or more (an odd number is best) Redis servers that know nothing of each other, no replicas or
+    cluster nodes: ``redis.asyncio.Redis`` clients or URLs, one by one or in one list; or a mapping from stable names
+    to them, when their addresses may change. All nodes must name the same ones. ``engine``: ``"native"``, or
+    ``"pottery"`` for pottery's ``AIORedlock``. ``rejoin_after``: seconds after its start for which a master's votes do
+    not count, since it may have forgotten what it granted; no less than the longest lease anybody uses. ``"auto"``: the
+    guard's ``LeasePolicy.ttl``; 0 for masters that forget nothing (``appendfsync always``). ``reply_within``: seconds
+    after which a master that does not answer is given up; a majority of others is never kept waiting for it.
+    """
+
+    masters: Mapping[str, Any]
+    engine: Literal["native", "pottery"]
+    rejoin_after: float | Literal["auto"]
+    reply_within: float
+
+    def __init__(
+        self,
+        *masters: Any,
+        engine: Literal["native", "pottery"] = "native",
+        rejoin_after: float | Literal["auto"] = "auto",
+        reply_within: float = 0.5,
+    ) -> None:
+        if engine not in ("native", "pottery"):
+            raise ConfigurationError(f"Quorum.engine must be 'native' or 'pottery', not {engine!r}")
+        if rejoin_after != "auto":
+            check_seconds("Quorum.rejoin_after", rejoin_after, least=0)
+        check_seconds("Quorum.reply_within", reply_within)
+        object.__setattr__(self, "masters", _named(masters))
+        object.__setattr__(self, "engine", engine)
+        object.__setattr__(self, "rejoin_after", rejoin_after)
+        object.__setattr__(self, "reply_within", reply_within)
+
+    def connected(self, client_from_url: Callable[[str], Any], store: Any = None) -> tuple[Quorum, list[Any]]:
+        """With clients in the place of URLs; and those clients, for their maker to close.
+
+        Raises:
+            ConfigurationError: a master that is no single server, is named twice, or is the ``store``.
+        """
+        made: list[Any] = []
+        clients = {}
+        for name, given in self.masters.items():
+            client = given
+            if isinstance(given, str):
+                client = client_from_url(given)
+                made.append(client)
+            if not _plain(client):
+                raise ConfigurationError(
+                    f"a master of a quorum is one Redis server (redis.asyncio.Redis, or its URL), not"
+                    f" {type(client).__name__}"
+                )
+            clients[name] = client
+        labels = {name: name if _is_label(name) else address_of(client) for name, client in clients.items()}
+        if len(set(map(address_of, clients.values()))) < len(clients):
+            raise ConfigurationError("a quorum needs independent masters; one was named twice")
+        if _plain(store) and address_of(store) in map(address_of, clients.values()):
+            raise ConfigurationError(
+                "the store of the sessions cannot be a master of the quorum as well, for both use the same keys; give"
+                " one of them another database number"
+            )
+        connected = replace_masters(self, {labels[name]: client for name, client in clients.items()})
+        return connected, made
+
+    def open(self, *, prefix: str, lease_ttl: float) -> Masters:
+        """For the running event loop. Call :meth:`connected` first."""
+        rejoin_after = lease_ttl if self.rejoin_after == "auto" else self.rejoin_after
+
+        def make(**hooks: Any) -> Sequence[Master]:
+            return [
+                Master(
+                    client,
+                    master_name(label),
+                    label,
+                    prefix=prefix,
+                    reply_within=self.reply_within,
+                    rejoin_after=rejoin_after,
+                    **hooks,
+                )
+                for label, client in self.masters.items()
+            ]
+
+        return Masters(make)
+
+
+def _named(masters: tuple[Any, ...]) -> dict[str, Any]:
+    """Positions stand for names that are found in the addresses later."""
+    given: Any = masters
+    if len(masters) == 1 and isinstance(masters[0], Mapping):
+        named = dict(masters[0])
+        if not all(isinstance(name, str) and _is_label(name) for name in named):
+            raise ConfigurationError("a master's name is a printable str that does not begin with #")
+    else:
+        if len(masters) == 1 and isinstance(masters[0], (list, tuple)):
+            given = masters[0]
+        named = {f"#{number}": master for number, master in enumerate(given)}
+    if not 3 <= len(named) <= MOST_MASTERS:
+        raise ConfigurationError(
+            f"a quorum has 3 to {MOST_MASTERS} independent masters, not {len(named)}: of two, none may fail"
+        )
+    return named
+
+
+def _is_label(name: str) -> bool:
+    return bool(name) and name.isprintable() and not name.startswith("#")
+
+
+def replace_masters(quorum: Quorum, masters: dict[str, Any]) -> Quorum:
+    return Quorum(masters, engine=quorum.engine, rejoin_after=quorum.rejoin_after, reply_within=quorum.reply_within)
+
+
+def _plain(client: Any) -> bool:
+    kwargs = getattr(getattr(client, "connection_pool", None), "connection_kwargs", None)
+    return isinstance(kwargs, dict) and "connection_pool" not in kwargs and hasattr(client, "execute_command")
+
+
+def address_of(client: Any) -> str:
+    """``host:port/db`` or the socket's path; the same in every process, whatever the order of configuration."""
+    settings = client.connection_pool.connection_kwargs
+    database = settings.get("db") or 0
+    if not Wire.fits(client):
+        return f"fake {id(settings.get('server') or client)}/{database}"
+    if settings.get("path"):
+        return f"{settings['path']}/{database}"
+    return f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}/{database}"
+
+
+def master_name(label: str) -> str:
+    """Short, and without the characters that separate the parts of a vector."""
+    return base64.urlsafe_b64encode(hashlib.sha256(label.encode()).digest()[:9]).decode()
+
+
+class QuorumExecutor(Executor):
+    """Runs calls where they belong: what is about the session at its store, what is about the lock also at the masters.
+
+    ``store``: whose route, and so what is known of the server, is this one's. ``background``: runs what nobody waits
+    for. ``retry_for``: seconds for which a majority that does not answer is tried again.
+    """
+
+    def __init__(
+        self,
+        store: Executor,
+        quorum: Quorum,
+        masters: Masters,
+        background: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
+        *,
+        retry_for: float,
+    ) -> None:
+        self.route = store.route
+        self.store = store
+        self.circuit = store.circuit
+        self.retry_for = retry_for
+        self._breaker = Breaker()
+        self.engine = quorum.engine
+        self.masters = masters
+        self._background = background
+        self.voted_once: set[Word] = set()  # holders whose tokens were in one call to each master
+        self.without_store: set[Word] = set()  # holders of which the store knows nothing
+        self.spoiled: dict[Word, frozenset[str]] = {}  # holder -> masters whose lock may be taken back at any time
+        self._routes = {
+            "release": self._release,
+            "renew": self._renew,
+            "destroy": self._destroy,
+            "inspect": self._inspect,
+            "force_release": self._force_release,
+        }
+
+    async def run(self, call: Call) -> Any:
+        """The script's reply. Raises as :meth:`Executor.run` does."""
+        route = self._routes.get(call.script)
+        return await self.store.run(call) if route is None else await route(call)
+
+    async def save(self, call: Call) -> tuple[Any, Safety | None]:
+        """As :meth:`Executor.save`."""
+        if call.script == "release":
+            return await self._saved_and_released(call, self.store.save(call))
+        reply, safety = await self.store.save(call)
+        if call.script == "destroy":
+            self.masters.settle(Call("dismiss", call.keys, ()))
+        return reply, safety
+
+    # --- outages of the masters; those of the store are its own executor's
+
+    def unreached(self, since: float, error: QuorumNotReached) -> bool:
+        """A majority has had no say since then. Whether that is an outage, in which nobody waits for it to end."""
+        if time.monotonic() - since >= self.retry_for and self._breaker.gave_up(since):
+            log.error(
+                "no session can be locked: %s. Every lock fails at once until they are back; this is told once", error
+            )
+        is_open = self._breaker.state == "open"
+        self._breaker.refused += is_open
+        return is_open
+
+    def reached(self) -> None:
+        """A majority has granted a lock."""
+        if self._breaker.state == "open":
+            down = self._breaker.answered(time.monotonic())
+            log.error(
+                "a majority of masters is back after %.1f s; meanwhile %d locks failed", down, self._breaker.refused
+            )
+
+    async def ready(self, timeout: float) -> None:
+        """As :meth:`Executor.ready`; and a majority of masters must answer.
+
+        Raises:
+            QuorumNotReached: too few of them do.
+        """
+        answers, _ = await asyncio.gather(self._asked_masters(timeout), self.store.ready(timeout))
+        if not self._a_majority(answers):
+            told = {master.label: str(answers.get(master.name, "no answer")) for master in self.masters.all}
+            silent = "; ".join(f"{label}: {said}" for label, said in told.items())
+            error = QuorumNotReached(f"no majority of the masters is ready: {silent}", answers=told)
+            if not any(master.reached for master in self.masters.all):
+                self.unreached(time.monotonic() - self.retry_for, error)
+            raise error
+
+    async def _asked_masters(self, timeout: float) -> dict[str, Any]:
+        nobody = keys_for("ready", new_sid())
+        look = Call("inspect", lock_keys(nobody).all, ())
+        try:
+            return await asyncio.wait_for(self.masters.ask(look, self._a_majority), timeout)
+        except asyncio.TimeoutError:
+            return {}
+
+    async def _release(self, call: Call) -> Any:
+        if protocol.releases_only_a_lock(call):
+            return await self._unlock(call)
+        reply, _ = await self._saved_and_released(call, self._unwaited(call))
+        return reply
+
+    async def _unwaited(self, call: Call) -> tuple[Any, None]:
+        return await self.store.run(call), None
+
+    async def _saved_and_released(
+        self, call: Call, saving: Coroutine[Any, Any, tuple[Any, Safety | None]]
+    ) -> tuple[Any, Safety | None]:
+        """The store saves and unlocks; then, without being waited for, the masters hand the lock on."""
+        try:
+            reply, safety = await saving
+        except RedisUnavailable:
+            self.give_up(call)  # saved or not, this body is over
+            raise
+        if reply[0] != b"conflict":
+            self.give_up(call)
+        return reply, safety
+
+    async def _unlock(self, call: Call) -> list[Any]:
+        """A lock alone: whether it was held to the end is for a majority of masters to say."""
+        majority, others = self.masters.majority, len(self.masters.all) - self.masters.majority
+
+        def sure(replies: list[Any]) -> bool:
+            gone = len(_gone(replies))
+            return len(replies) - gone >= majority or gone > others
+
+        replies = await self.give_up(call, sure)
+        gone = _gone(replies)
+        if len(gone) > others:
+            # A single master's highest counter may be that of a vote for this very holder which did not count.
+            known = sorted(gone, reverse=True)[majority - 1] if len(gone) >= majority else 0
+            return [b"lost", b"%d" % known]
+        if len(replies) < majority:
+            raise QuorumNotReached(
+                f"only {len(replies)} of {len(self.masters.all)} masters answered when the lock was given up: it is not"
+                " known whether it was held to the end. Where it was not given up it runs out"
+            )
+        return [b"clean", b""]
+
+    def group(self, keys: SessionKeys, token: str) -> object:
+        """Locks alone are renewed by themselves: they must not wait for the store, nor end with it."""
+        return ALONE if token in self.without_store else self.store.group(keys, token)
+
+    def give_up(self, call: Call, enough: Callable[[list[Any]], bool] | None = None) -> asyncio.Future[list[Any]]:
+        """As :meth:`Masters.settle`, for the token of a ``release``."""
+        token = call.args[0]
+        once = token in self.voted_once
+        self.forget(token)
+        return self.masters.settle(Call("abandon", call.keys, (token, 0, 0, 1 if once else 0)), enough)
+
+    def forget(self, token: Word) -> None:
+        """It holds nothing any more."""
+        self.voted_once.discard(token)
+        self.without_store.discard(token)
+        self.spoiled.pop(token, None)
+
+    async def _renew(self, call: Call) -> list[int | None]:
+        """Extended, where a majority of masters and the store say so; None while that is not known."""
+        if any(token in self.without_store for token in call.args[::2]):
+            return await self._renew_at_masters(call)
+        at_store = self._background(self.store.run(call))
+        at_store.add_done_callback(_fetch_error)
+        by_masters = await self._renew_at_masters(call)
+        by_store = await at_store
+        return [
+            0 if 0 in (master, store) else store if master else None
+            for master, store in zip(by_masters, by_store, strict=True)
+        ]
+
+    async def _renew_at_masters(self, call: Call) -> list[int | None]:
+        def sure(answers: dict[str, Any]) -> bool:
+            return None not in self._renewed(call, answers, len(self.masters.all) - len(answers))
+
+        return self._renewed(call, await self.masters.ask(call, sure), 0)
+
+    def _renewed(self, call: Call, answers: Mapping[str, Any], out: int) -> list[int | None]:
+        """For each lease 1: held by a majority, 0: by none for sure, None: it depends on who has not answered."""
+        replies = {name: answer for name, answer in answers.items() if not isinstance(answer, Silent)}
+        result: list[int | None] = []
+        for number, token in enumerate(call.args[::2]):
+            spoiled = self.spoiled.get(token, frozenset())
+            yes = sum(reply[number] != 0 and name not in spoiled for name, reply in replies.items())
+            lost = len(replies) - yes > len(self.masters.all) - self.masters.majority
+            result.append(1 if yes >= self.masters.majority else 0 if lost else None)
+        return result
+
+    async def _destroy(self, call: Call) -> Any:
+        reply = await self.store.run(call)
+        self.masters.settle(Call("dismiss", call.keys, ()))
+        return reply
+
+    async def _inspect(self, call: Call) -> Any:
+        """The store's view; holder and waiters as a majority of masters has them where the store does not know."""
+        reply = list(await self.store.run(call))
+        answers = await self.masters.ask(call, self._one_holds)
+        views = [answer for answer in answers.values() if not isinstance(answer, Silent)]
+        if reply[0] is None:
+            _add_holder(reply, views, self.masters.majority)
+        _add_waiters(reply, views)
+        return reply
+
+    def _a_majority(self, answers: dict[str, Any]) -> bool:
+        return sum(not isinstance(answer, Silent) for answer in answers.values()) >= self.masters.majority
+
+    def _one_holds(self, answers: dict[str, Any]) -> bool:
+        """Whether these views tell who holds a majority, or that nobody does: the others must not be waited for."""
+        holders = Counter(answer[0] for answer in answers.values() if not isinstance(answer, Silent))
+        most = max(holders.values(), default=0)
+        return most >= self.masters.majority or most + len(self.masters.all) - len(answers) < self.masters.majority
+
+    async def _force_release(self, call: Call) -> Any:
+        """The store decides where it knows the holder. What is a lock alone is known to the masters only."""
+        reply = await self.store.run(call)
+        at_masters = Call(call.script, call.keys, (call.args[0], 0, 0))
+        if reply[0] == b"released":
+            await self.masters.ask(at_masters, self._a_majority)
+            return reply
+        if reply[0] == b"over":
+            return [b"not-holder"]  # somebody else did, and the masters may not have heard of it yet
+        look = Call("inspect", call.keys, ())
+        views = await self.masters.ask(look, self._one_holds)
+        token = call.args[0]
+        holding = sum(not isinstance(view, Silent) and _text(view[0]) == token for view in views.values())
+        if holding < self.masters.majority:
+            return reply
+        answers = await self.masters.ask(at_masters)
+        released = sum(answer[0] == b"released" for answer in answers.values() if not isinstance(answer, Silent))
+        return [b"released"] if released >= self.masters.majority else reply
+
+    async def aclose(self) -> None:
+        await self.masters.aclose()
+        await self.store.aclose()
+
+
+def _gone(replies: list[Any]) -> list[int]:
+    """The highest counters of the masters that had no lock to give up."""
+    return [int(reply[1]) for reply in replies if reply[0] == b"left"]
+
+
+def _text(token: bytes | None) -> str | None:
+    return None if token is None else token.decode(errors="replace")
+
+
+def _add_holder(reply: list[Any], views: Sequence[Any], majority: int) -> None:
+    """Granted by the masters and not known at the store: just now, or to another client."""
+    for view in views:
+        if view[0] is not None and sum(other[0] == view[0] for other in views) >= majority:
+            reply[0], reply[1] = view[0], view[1]
+            reply[2] = view[2]
+            fence = reply[3][0] or view[3][0]
+            reply[3] = [fence, *reply[3][1:4], view[3][4]]
+            return
+
+
+def _add_waiters(reply: list[Any], views: Sequence[Any]) -> None:
+    """In the order of their mean place in the queues."""
+    places: dict[bytes, list[int]] = {}
+    records: dict[bytes, bytes] = {}
+    for view in views:
+        for place, token in enumerate(view[4]):
+            places.setdefault(token, []).append(place)
+        records.update(zip(view[5][::2], view[5][1::2], strict=True))
+    holder = reply[0]
+    order = sorted((token for token in places if token != holder), key=lambda t: sum(places[t]) / len(places[t]))
+    reply[4] = order
+    reply[5] = [word for token in order if token in records for word in (token, records[token])]
+
+
+def _fetch_error(task: asyncio.Task[Any]) -> None:
+    """Whoever waits for it gets the error; with nobody left it must not be reported as never retrieved."""
+    if not task.cancelled():
+        task.exception()
+
+
+def lock_keys(keys: SessionKeys) -> SessionKeys:
+    """As the masters see a session: they hold no record, and so no ids that it was given later."""
+    return replace(keys, proof=f"p:{keys.digest}")

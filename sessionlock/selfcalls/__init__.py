@@ -1,0 +1,1 @@
+"""A request that waits for itself: found out while it waits, and refused."""

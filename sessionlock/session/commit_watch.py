@@ -1,0 +1,360 @@
+"""Two ways to load and commit without the lock, behind one interface.
+
+:class:`ScriptEngine` does each in one round trip. :class:`WatchEngine` needs no scripts (WATCH, MULTI, EXEC: more
+round trips) and is for Redis users whose ACL forbids them. Both compare what was read of the changed fields with
+what is there, refuse the whole commit on any difference, and can be repeated after a lost reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar
+
+from redis.exceptions import RedisError, WatchError
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_random,
+    wait_random_exponential,
+)
+
+from ..checkup.capabilities import with_advice
+from ..codecs.base import Codec, keeps_counters
+from ..errors import (
+    CodecError,
+    ConfigurationError,
+    RedisUnavailable,
+    ScriptsForbidden,
+    SessionConflict,
+    StaleFencingToken,
+)
+from ..policies import SessionPolicy
+from ..protocol import replies as protocol
+from ..protocol.keys import SessionKeys, key_of_field, new_token
+from ..protocol.replies import Change, Committed, Conflict, Refused, Snapshot, admitted, ended, not_admitted, refusal
+from ..transport.executor import Executor
+from ..transport.one_server import LOST
+from ..transport.outages import worth_repeating
+from .mapping import field_of
+
+__all__ = ["Engine", "ScriptEngine", "WatchEngine", "whichever_works"]
+
+T = TypeVar("T")
+RECEIPT_US = 60_000_000
+RECEIPT_MS = 60_000
+MOST_RECEIPTS = 4096
+LARGEST_STEP = 10**15 - 1
+# What makes a shell a record (see lua/_base.lua): a record that ends loses it.
+OF_A_RECORD = (b"#created", b"#version", b"#expires", b"#user", b"#indexed", b"#id", b"#old", b"#op")
+NEW = "new"  # instead of the stamp of a record: there is none yet, and one may be made
+MOST_TRIES = 100  # a WATCH is undone by any write to the record, a lock's grant included
+
+
+class Engine(Protocol):
+    async def load(self, keys: SessionKeys, policy: SessionPolicy) -> Snapshot | Refused: ...
+
+    async def commit(
+        self, keys: SessionKeys, created: str, changes: list[Change], policy: SessionPolicy, expected: int | None
+    ) -> Committed | Conflict | Refused: ...
+
+
+class ScriptEngine:
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    async def load(self, keys: SessionKeys, policy: SessionPolicy) -> Snapshot | Refused:
+        return protocol.loaded(await self._executor.run(protocol.load(keys, policy)))
+
+    async def commit(
+        self, keys: SessionKeys, created: str, changes: list[Change], policy: SessionPolicy, expected: int | None
+    ) -> Committed | Conflict | Refused:
+        call = protocol.commit(keys, new_token(), created, expected, policy, changes)
+        reply, safety = await self._executor.save(call)
+        return protocol.so_safe(protocol.committed(reply), safety)
+
+
+class WatchEngine:
+    """``client``: a ``redis.asyncio`` client. Keeps to the same record, receipts included, as the scripts do.
+
+    ``executor``: knows of outages of the same server.
+    """
+
+    def __init__(self, client: Any, executor: Executor, *, reply_within: float, retry_for: float) -> None:
+        self._client = client
+        self._executor = executor
+        self._reply_within = reply_within
+        self._retry_for = retry_for
+        self._disturbed = AsyncRetrying(
+            retry=retry_if_exception_type(WatchError),
+            stop=stop_after_attempt(MOST_TRIES),
+            wait=wait_random(0, 0.02),
+            reraise=True,
+        )
+        self._lost = AsyncRetrying(
+            retry=retry_if_exception(worth_repeating),
+            stop=stop_after_delay(retry_for),
+            wait=wait_random_exponential(multiplier=0.02, max=0.5),
+            reraise=True,
+        )
+
+    async def load(self, keys: SessionKeys, policy: SessionPolicy) -> Snapshot | Refused:
+        return await self._mapped(self._load, keys, policy)
+
+    async def commit(
+        self, keys: SessionKeys, created: str, changes: list[Change], policy: SessionPolicy, expected: int | None
+    ) -> Committed | Conflict | Refused:
+        return await self._mapped(self._commit, keys, new_token(), created, changes, policy, expected)
+
+    async def _mapped(self, do: Callable[..., Awaitable[T]], *args: Any) -> T:
+        async def within_time() -> T:
+            deadline = time.monotonic() + max(self._retry_for, self._reply_within)
+            answer: T = await self._lost(self._disturbed, self._in_time, deadline, do, *args)
+            return answer
+
+        try:
+            return await self._executor.elsewise(args[0].all, within_time)
+        except ValueError:
+            raise CodecError(
+                "a stored session has a reserved field that is not as this library writes it; nothing was changed"
+            ) from None
+        except WatchError:
+            raise SessionConflict(
+                f"session {args[0].digest} was written by others {MOST_TRIES} times in a row; nothing was saved"
+            ).about(args[0].digest) from None
+        except (RedisError, *LOST) as error:
+            raise RedisUnavailable(with_advice(f"Redis did not carry out the transaction: {error}", error)) from error
+
+    async def _in_time(self, deadline: float, do: Callable[..., Awaitable[T]], *args: Any) -> T:
+        within = min(self._reply_within, max(0.0, deadline - time.monotonic()))
+        # Not wait_for: it would wait for the cancelled attempt, whose clean-up asks the silent Redis to UNWATCH.
+        attempt = asyncio.ensure_future(_awaited(do, *args))
+        try:
+            await asyncio.wait([attempt], timeout=within)
+            if attempt.done():
+                return attempt.result()
+        finally:
+            if not attempt.done():
+                attempt.cancel()
+                attempt.add_done_callback(_fetch_error)
+        raise TimeoutError(f"no answer within {within:.2g} s")
+
+    async def _load(self, keys: SessionKeys, policy: SessionPolicy) -> Snapshot | Refused:
+        async with self._client.pipeline(transaction=False) as pipe:
+            _raw(pipe, "HGETALL", keys.session)
+            pipe.pttl(keys.session)
+            pipe.time()
+            flat, left, time = await pipe.execute()
+        snapshot = _snapshot(flat)
+        if b"#destroyed" in snapshot.fields:
+            return Refused(ended(snapshot.fields, _microseconds(time)))
+        if not admitted(keys, snapshot.fields, _microseconds(time)):
+            return Refused(not_admitted(keys, snapshot.fields, _microseconds(time)))
+        if not snapshot.created:
+            return Refused("missing")
+        if left < policy.refresh_ms or policy.refresh_ms == policy.idle_ms:
+            await self._client.pexpire(keys.session, _idle_ms(snapshot, policy, _microseconds(time)))
+            return snapshot._replace(touched=True)
+        return snapshot
+
+    async def _commit(
+        self,
+        keys: SessionKeys,
+        op: str,
+        created: str,
+        changes: list[Change],
+        policy: SessionPolicy,
+        expected: int | None,
+    ) -> Committed | Conflict | Refused:
+        async with self._client.pipeline(transaction=True) as pipe:
+            ends = changes[-1].op == "e"
+            yields = any(change.op == "f" for change in changes)
+            await pipe.watch(keys.session, *((keys.lock, keys.queue) if ends or yields else ()))
+            now = _microseconds(await pipe.time())
+            current = _snapshot(await _raw(pipe, "HGETALL", keys.session))
+            if await self._finished(pipe, keys, op, current):
+                return Committed(current.version, current.created, repeated=True)
+            if b"#destroyed" in current.fields:
+                return Refused(ended(current.fields, now))
+            if not admitted(keys, current.fields, now):
+                return Refused(not_admitted(keys, current.fields, now))
+            held = yields and bool(await pipe.exists(keys.lock))
+            refused = _refusal(current, created, changes, expected, held)
+            if refused is not None:
+                return refused
+            ends = ends and _leaves_nothing(current, changes) and not await pipe.exists(keys.lock, keys.queue)
+            pipe.multi()
+            _apply(pipe, keys, current, changes, policy, now)
+            _write_receipt(pipe, keys, op, current, now)
+            if ends:
+                pipe.hdel(keys.session, *OF_A_RECORD)
+                pipe.pexpire(keys.session, RECEIPT_MS)
+            await pipe.execute()
+        return Committed(0) if ends else Committed(current.version + 1, current.created or str(now))
+
+    async def _finished(self, pipe: Any, keys: SessionKeys, op: str, current: Snapshot) -> bool:
+        if current.fields.get(b"#commit", b"").startswith(op.encode() + b" "):
+            return True
+        return await pipe.zscore(keys.receipts, op) is not None
+
+
+def _fetch_error(attempt: asyncio.Future[Any]) -> None:
+    """An attempt that was left alone may fail unheard."""
+    if not attempt.cancelled():
+        attempt.exception()
+
+
+async def _awaited(do: Callable[..., Awaitable[T]], *args: Any) -> T:
+    return await do(*args)
+
+
+def _raw(pipe: Any, *words: Any) -> Any:
+    """A command whose reply stays bytes, unparsed, whatever the client does for its user."""
+    return pipe.execute_command(*words, NEVER_DECODE=[])
+
+
+def _snapshot(reply: Any) -> Snapshot:
+    fields = dict(reply) if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
+    return Snapshot(fields, int(fields.get(b"#version", b"0")), fields.get(b"#created", b"").decode())
+
+
+def _microseconds(time: Any) -> int:
+    return int(time[0]) * 1_000_000 + int(time[1])
+
+
+def _idle_ms(snapshot: Snapshot, policy: SessionPolicy, now: int) -> int:
+    expires = snapshot.fields.get(b"#expires")
+    return policy.idle_ms if expires is None else max(1, min(policy.idle_ms, (int(expires) - now) // 1000))
+
+
+def _refusal(
+    current: Snapshot, created: str, changes: list[Change], expected: int | None, held: bool
+) -> Conflict | Refused | None:
+    if expected is not None and expected != current.version:
+        return Conflict(current.version, {}, current)
+    if created and created != current.created:
+        return Refused("gone")
+    theirs = {
+        change.field: current.fields.get(change.field)
+        for change in changes
+        if (change.base != "*" and not _unchanged(current.fields.get(change.field), change.base))
+        or (change.op == "n" and len(_own_fields(current)) != int(change.value))
+        or (change.op == "f" and held)
+    }
+    return Conflict(current.version, theirs, current) if theirs else None
+
+
+def _own_fields(snapshot: Snapshot) -> list[bytes]:
+    return [field for field in snapshot.fields if key_of_field(field) is not None]
+
+
+def _leaves_nothing(current: Snapshot, changes: list[Change]) -> bool:
+    kept = {*_own_fields(current), *(change.field for change in changes if change.op == "s")}
+    return kept <= {change.field for change in changes if change.op == "d"}
+
+
+def _unchanged(raw: bytes | None, base: bytes | str) -> bool:
+    return base in (protocol.fingerprint(raw), protocol.fingerprint(raw, exact=True))
+
+
+def _apply(
+    pipe: Any, keys: SessionKeys, current: Snapshot, changes: list[Change], policy: SessionPolicy, now: int
+) -> None:
+    for change in changes:
+        if change.op == "d":
+            pipe.hdel(keys.session, change.field)
+        elif change.op == "i":
+            pipe.hincrby(keys.session, change.field, int(change.value))
+        elif change.op == "s":
+            pipe.hset(keys.session, change.field, change.value)
+    pipe.hset(keys.session, "#version", current.version + 1)
+    if not current.created:
+        life = policy.idle_ms
+        pipe.hset(keys.session, "#created", now)
+        if b"#id" not in current.fields:
+            pipe.hset(keys.session, "#id", keys.proof)
+        if policy.absolute_ms:
+            pipe.hset(keys.session, "#expires", now + policy.absolute_ms * 1000)
+            life = min(life, policy.absolute_ms)
+        pipe.pexpire(keys.session, life)
+
+
+def _write_receipt(pipe: Any, keys: SessionKeys, op: str, current: Snapshot, now: int) -> None:
+    previous = current.fields.get(b"#commit", b"").split(b" ")
+    if len(previous) == 2 and int(previous[1]) > now - RECEIPT_US:
+        pipe.zadd(keys.receipts, {previous[0]: int(previous[1])})
+        pipe.zremrangebyrank(keys.receipts, 0, -MOST_RECEIPTS - 1)
+        pipe.pexpire(keys.receipts, RECEIPT_MS)
+    pipe.hset(keys.session, "#commit", f"{op} {now}")
+
+
+class _Whichever:
+    """Scripts, until Redis says that this user may not run them."""
+
+    def __init__(self, scripts: ScriptEngine, watch: WatchEngine) -> None:
+        self._engine: Engine = scripts
+        self._watch = watch
+
+    async def load(self, keys: SessionKeys, policy: SessionPolicy) -> Snapshot | Refused:
+        try:
+            return await self._engine.load(keys, policy)
+        except ScriptsForbidden:
+            self._engine = self._watch
+            return await self._engine.load(keys, policy)
+
+    async def commit(
+        self, keys: SessionKeys, created: str, changes: list[Change], policy: SessionPolicy, expected: int | None
+    ) -> Committed | Conflict | Refused:
+        try:
+            return await self._engine.commit(keys, created, changes, policy, expected)
+        except ScriptsForbidden:
+            self._engine = self._watch
+            return await self._engine.commit(keys, created, changes, policy, expected)
+
+
+def whichever_works(executor: Executor, watch: WatchEngine) -> Engine:
+    """The script engine; the WATCH engine from the first ``NOPERM`` on."""
+    return _Whichever(ScriptEngine(executor), watch)
+
+
+async def increment(
+    executor: Executor,
+    keys: SessionKeys,
+    codec: Codec,
+    policy: SessionPolicy,
+    key: str,
+    by: int,
+    lease: tuple[str, int] | None,
+    created: str,
+) -> Committed:
+    """HINCRBY with all that belongs to it; under the lock (``lease``: token and fence) or without it.
+
+    Raises:
+        SessionConflict: not an integer. SessionNotFound, SessionDestroyed. ConfigurationError: the codec hides numbers.
+    """
+    if not keeps_counters(codec):
+        raise ConfigurationError(f"codec {codec.name} does not store integers as digits; Redis cannot count in them")
+    if type(by) is not int or abs(by) > LARGEST_STEP:
+        raise ConfigurationError(f"a counter is moved by a whole number of at most 15 digits, not {by!r}")
+    change = Change("i", field_of(key), b"%d" % by, "*")
+    call = protocol.increment(keys, new_token(), lease, created, policy, change)
+    reply, safety = await executor.save(call)
+    outcome = protocol.committed(reply)
+    if isinstance(outcome, Committed):
+        outcome.safety = safety
+        return outcome
+    if isinstance(outcome, Conflict):
+        raise SessionConflict(
+            f"session {keys.digest}: {key!r} is not an integer of at most 15 digits; nothing was changed", keys=(key,)
+        ).about(keys.digest)
+    if outcome.kind == "lost":
+        raise StaleFencingToken(
+            f"the lock of {keys.digest} was lost; the counter was not moved",
+            ours=lease[1] if lease else 0,
+            current=outcome.fence,
+        ).about(keys.digest)
+    raise refusal(keys.digest, outcome.kind)

@@ -1,0 +1,124 @@
+"""Which sessions a user has: an index beside the records, in a slot of its own, that can always be built anew.
+
+The record says whose it is (``#user``); the index is a sorted set of record names. An entry is written before its
+record and checked against it when read, so a crash in between leaves a stale entry, never a missing one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from ..errors import RedisUnavailable, SessionLockError
+from ..policies import SessionPolicy
+from ..protocol import replies as protocol
+from ..protocol.keys import RECORD, SessionKeys, keys_of_record, user_digest, user_key
+from ..protocol.replies import Snapshot, refusal
+from ..transport.executor import Executor
+from ..transport.one_server import LOST
+
+__all__ = ["UserIndex"]
+
+
+class UserIndex:
+    """``client`` runs the few plain commands that need no script."""
+
+    def __init__(
+        self, client: Any, executor: Executor, prefix: str, policy: SessionPolicy, reply_within: float
+    ) -> None:
+        self._client = client
+        self._reply_within = reply_within
+        self._executor = executor
+        self._prefix = prefix
+        self._policy = policy
+
+    async def bind(self, keys: SessionKeys, user: str) -> None:
+        """Raises :class:`~sessionlock.SessionNotFound`, :class:`~sessionlock.SessionDestroyed`."""
+        await self._bind(keys, user_digest(user) if user else "")
+
+    def overdue(self, snapshot: Snapshot) -> bool:
+        """Whether a bound session that was just loaded should be entered again: the index, too, has a TTL."""
+        indexed = snapshot.fields.get(b"#indexed")
+        return indexed is not None and time.time() - int(indexed) / 1e6 > self._policy.idle / 2
+
+    async def enter_again(self, keys: SessionKeys, snapshot: Snapshot) -> None:
+        """Renew the entry of a bound session; a session that is gone meanwhile needs none."""
+        try:
+            await self._bind(keys, _text(snapshot.fields[b"#user"]))
+        except SessionLockError:
+            return
+
+    async def _bind(self, keys: SessionKeys, digest: str) -> None:
+        if digest:
+            await self._enter(digest, keys.digest)
+        reply = await self._executor.run(protocol.bind(keys, digest))
+        kind = reply[0].decode()
+        previous = _text(reply[1]) if kind == "bound" else digest
+        if previous and (previous != digest or kind != "bound"):
+            await self._command("ZREM", user_key(self._prefix, previous), keys.digest)
+        if kind != "bound":
+            raise refusal(keys.digest, kind)
+
+    async def records(self, user: str) -> list[SessionKeys]:
+        """The records that are this user's now; stale entries are removed."""
+        digest = user_digest(user)
+        index = user_key(self._prefix, digest)
+        found = []
+        for name in await self._command("ZRANGE", index, 0, -1):
+            keys = keys_of_record(self._prefix, _text(name))
+            if await self._user_of(keys.session) == digest:
+                found.append(keys)
+            else:
+                await self._command("ZREM", index, name)
+        return found
+
+    async def _user_of(self, record: bytes) -> str:
+        """The digest of a record's user; "" when it is bound to nobody, or is no record of ours."""
+        kind = _text(await self._command("TYPE", record))
+        return _text(await self._command("HGET", record, "#user")) if kind == "hash" else ""
+
+    async def repair(self) -> int:
+        """Enter every bound record; returns how many there are."""
+        entries = 0
+        ours = re.compile(re.escape(f"{self._prefix}:{{") + f"({RECORD})" + r"\}:session")
+        async for key in self._client.scan_iter(match=f"{_literal(self._prefix)}:{{*}}:session", count=500):
+            match = ours.fullmatch(_text(key))
+            user = await self._user_of(key) if match is not None else ""
+            if match is not None and user:
+                await self._renew_index(user)
+                await self._enter(user, match[1])
+                entries += 1
+        return entries
+
+    async def _renew_index(self, user: str) -> None:
+        index = user_key(self._prefix, user)
+        if _text(await self._command("TYPE", index)) not in ("zset", "none"):
+            await self._command("DEL", index)
+
+    async def _enter(self, user: str, record: str) -> None:
+        index = user_key(self._prefix, user)
+        await self._command("ZADD", index, 0, record)
+        # A session that is loaded at all is entered again after half its idle time.
+        await self._command("PEXPIRE", index, 2 * self._policy.idle_ms)
+
+    async def _command(self, *words: Any) -> Any:
+        def asked() -> Any:
+            return asyncio.wait_for(self._client.execute_command(*words), self._reply_within)
+
+        try:
+            return await self._executor.elsewise([words[1]], asked, last_try=False)
+        except (RedisError, asyncio.TimeoutError, *LOST) as error:
+            raise RedisUnavailable(f"Redis did not carry out {words[0]} on the index of users: {error}") from error
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value or ""
+
+
+def _literal(prefix: str) -> str:
+    """``prefix`` for a MATCH pattern, where some characters would stand for others."""
+    return re.sub(r"([\\*?\[\]^-])", r"\\\1", prefix)

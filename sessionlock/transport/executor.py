@@ -1,0 +1,378 @@
+"""Runs the scripts: again after a lost connection or "not now", over whatever route leads to their server.
+
+Repeating is safe for every script (DESIGN: idempotent by token), so a lost reply is never a lost answer. What was
+repeated for long enough in vain begins an outage: then calls fail at once (:mod:`.circuit`). Redis' errors become
+:mod:`sessionlock.errors` here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import hiredis
+from redis.asyncio import RedisCluster
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from ..checkup.capabilities import server_name, with_advice
+from ..durability import Safety, Wait
+from ..errors import RedisUnavailable, ScriptsForbidden
+from ..protocol.keys import SessionKeys, new_token
+from ..protocol.replies import Call
+from ..protocol.scripts import Script, script
+from .cluster import ClusterRoute
+from .one_server import LOST, ClientRoute, NotNow, Route, ServerRoute, meant
+from .outages import NO_RESP3, Circuit, Trouble, is_outage, worth_repeating
+from .wire import Wire, was_unsent
+
+__all__ = ["LOST", "Executor", "Script", "script", "worth_repeating"]
+
+T = TypeVar("T")
+FAILURES = (RedisError, hiredis.ReplyError, NotNow, *LOST)
+# Redis 6 and 7 word it differently; a missing key or channel permission is another matter.
+NO_SCRIPTS = re.compile(r"^NOPERM .*(run|execute|use|access).*'?(evalsha|eval)\b", re.IGNORECASE)
+# What ends something that was begun; it must go on when a server turns out to be unfit.
+ENDS = ("release", "abandon", "save", "renew")
+MOST_PARKED = 2000  # calls that give something up and wait for the end of an outage to do so
+
+
+class Executor:
+    """Runs :class:`~sessionlock.protocol.Call` objects over one client, for one event loop.
+
+    ``client``: a ``redis.asyncio`` client. ``reply_within``: seconds to wait for one reply. ``retry_for``: seconds
+    within which a call is done, its repetitions after a lost connection or "not now" included (one repetition is always
+    allowed). ``durability``: what saves wait for. ``on_break``: called when a connection was lost: what else is
+    connected to that server should not be trusted either.
+
+    Raises (from :meth:`run`):
+        RedisUnavailable: no answer in that time, or a refusal such as NOPERM; or at once, in an outage.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        *,
+        reply_within: float,
+        retry_for: float,
+        durability: Wait | None = None,
+        on_break: Callable[[], None] = lambda: None,
+    ) -> None:
+        if durability is not None:
+            reply_within += durability.within
+        self.route: Route = _route(client, reply_within, on_break)
+        self.circuit = Circuit(server_name(client), self._knock)
+        self._durability = durability
+        self._retry_for = retry_for
+        self._cuts = retry_for > reply_within  # else one more try gets its time
+        self.before_call: Callable[[], None] | None = None  # raises when the server is known to be unfit
+        self._closed = False
+        self._retrying = AsyncRetrying(
+            retry=retry_if_exception(worth_repeating),
+            stop=stop_after_delay(retry_for),
+            wait=wait_random_exponential(multiplier=0.02, max=0.5),
+            reraise=True,
+        )
+
+    async def run(self, call: Call) -> Any:
+        """The script's reply."""
+        if self.before_call is not None:
+            self._vet(self.before_call, call)
+        began_at = time.monotonic()
+        if self.circuit.troubles:
+            return await self._carefully(None, began_at, call, self._send, call)
+        try:
+            return await self._send(call)
+        except FAILURES as error:
+            return await self._carefully(error, began_at, call, self._send, call)
+
+    def _vet(self, vet: Callable[[], None], call: Call) -> None:
+        if call.script not in ENDS and not self.circuit.troubles:  # in an outage there is nobody to look at
+            vet()
+
+    async def ask(self, *words: Any) -> Any:
+        """The reply to one plain command, of one server; once. For looking at what the server is.
+
+        Raises:
+            redis.exceptions.RedisError, hiredis.ReplyError, OSError: as it came.
+        """
+        return await self.route.ask(*words)
+
+    async def save(self, call: Call) -> tuple[Any, Safety | None]:
+        """As :meth:`run`; and how far the save came, when that is waited for."""
+        if self._durability is None:
+            return await self.run(call), None
+        if self.before_call is not None:
+            self._vet(self.before_call, call)
+        wait, began_at = self._durability.command, time.monotonic()
+        first: Exception | None = None
+        if not self.circuit.troubles:
+            try:
+                reply, reached = await self._send_and_wait(call, wait)
+            except FAILURES as error:
+                first = error
+            else:
+                return reply, self._durability.judge(reached)
+        reply, reached = await self._carefully(first, began_at, call, self._send_and_wait, call, wait)
+        if call.script != "destroy":  # which writes each time
+            reached = await self._wait_behind(call, wait)
+        return reply, self._durability.judge(reached)
+
+    async def _wait_behind(self, call: Call, wait: tuple[Any, ...]) -> Any:
+        """The reply to ``wait`` behind all that an earlier try of ``call`` wrote, on a connection that is gone. None:
+        not known.
+
+        From Redis 7.2 on WAIT looks at the writes of its own connection only, and repeating what is done writes
+        nothing. Giving up what nobody asked for changes nothing either, but it is a write behind that one.
+        """
+        nobody = _for_nothing(call)
+        try:
+            _, reached = await self._carefully(None, time.monotonic(), nobody, self._send_and_wait, nobody, wait)
+        except RedisUnavailable:
+            return None  # it was saved, and how far that came is not known
+        return reached
+
+    async def _carefully(
+        self, first: Exception | None, began_at: float, call: Call, send: Callable[..., Awaitable[T]], *args: Any
+    ) -> T:
+        """A call whose ``first`` try, which has none of this overhead, failed; or any call while something is in
+        trouble."""
+        where = self.route.where(call)
+        trouble = self.circuit.troubles.get(where)
+        if first is None and trouble is None:
+            try:
+                return await send(*args)  # the trouble is elsewhere
+            except FAILURES as error:
+                first = error
+        if trouble is not None and trouble.is_open:
+            await self._wait_for_end(trouble, call, first)
+            began_at = time.monotonic()  # however long that was
+        if first is not None and not worth_repeating(first):
+            raise self._given_up(where, first, began_at, call)
+        trouble = self.circuit.doubt(where, began_at)
+        repetition = _Repetition(send, args, first)
+        left = max(0.0, began_at + self._retry_for - time.monotonic())
+        retrying = self._retrying.copy(stop=stop_after_delay(left))
+        ended = await repetition.run(retrying, trouble.opened, left if self._cuts else None)
+        met = repetition.last if ended is None else ended.exception()
+        if ended is not None and not isinstance(met, FAILURES):
+            answer: T = ended.result()
+            self.circuit.answered(where)
+            return answer
+        if not isinstance(met, FAILURES):
+            met = RedisTimeoutError(f"no answer within {self._retry_for:g} s")
+        raise self._given_up(where, met, began_at, call, sent=repetition.sent)
+
+    async def _wait_for_end(self, trouble: Trouble, call: Call, first: Exception | None) -> None:
+        """In an outage. Giving up a lock or a place takes nobody's time. It must be done however late: a server that
+        hung goes on where it was, grants what is in its sockets, and others would wait for the end of those leases.
+        """
+        if call.script == "abandon" and trouble.parked < MOST_PARKED:
+            trouble.parked += 1
+            await asyncio.wait([trouble.over])
+            trouble.parked -= 1
+        else:
+            await trouble.first_look()
+        if trouble.is_open:
+            raise trouble.refusal() if first is None else _mapped(first, call, sent=not was_unsent(first))
+
+    def _given_up(
+        self, where: str | None, error: Exception, began_at: float, call: Call, *, sent: bool = True
+    ) -> RedisUnavailable:
+        if is_outage(error) or isinstance(error, NotNow):
+            self.circuit.gave_up(where, error, began_at, call)
+        else:
+            self.circuit.answered(where)
+            if not (NO_SCRIPTS.match(str(error)) and call.script in ("load", "commit")):  # which go another way then
+                self.circuit.complain(error)
+        mapped = _mapped(error, call, sent=sent)
+        mapped.__cause__ = error
+        return mapped
+
+    def _send(self, call: Call) -> Awaitable[Any]:
+        sending = self.route.send(script(call.script), call)
+        return sending if not self._closed else self._send_late(sending)
+
+    def _send_and_wait(self, call: Call, wait: tuple[Any, ...]) -> Awaitable[tuple[Any, Any]]:
+        sending = self.route.send_and_wait(script(call.script), call, wait)
+        return sending if not self._closed else self._send_late(sending)
+
+    async def _send_late(self, sending: Awaitable[T]) -> T:
+        """The guard was closed while a request was inside a block: its end opens a connection once more."""
+        try:
+            return await sending
+        finally:
+            if self.route.idle:
+                self.route.close()
+
+    # --- outages
+
+    async def elsewise(self, keys: Sequence[bytes], do: Callable[[], Awaitable[T]], *, last_try: bool = True) -> T:
+        """Something that goes to the same server by another way: refused in an outage; its failure begins one, if it
+        was tried for long enough (``last_try``).
+
+        Raises what ``do`` raises. RedisUnavailable: there is an outage.
+        """
+        call, began_at = Call("", keys, ()), time.monotonic()
+        where = self.route.where(call)
+        trouble = self.circuit.troubles.get(where)
+        if trouble is not None and trouble.is_open:
+            await trouble.first_look()
+            if trouble.is_open:
+                raise trouble.refusal()
+        try:
+            answer = await do()
+        except (*FAILURES, asyncio.TimeoutError) as error:
+            if last_try and is_outage(error):
+                self.circuit.gave_up(where, error, began_at, call)
+            raise
+        if self.circuit.troubles:
+            self.circuit.answered(where)
+        return answer
+
+    async def ready(self, timeout: float) -> None:
+        """Ask whether calls can be served now, for so many seconds. In an outage it is known already.
+
+        Where the server was never reached in this process, a failure begins an outage: there is nothing yet that might
+        have been interrupted for a moment only.
+
+        Raises:
+            RedisUnavailable: they cannot, and why.
+        """
+        trouble = self.circuit.troubles.get(None)
+        if trouble is not None and trouble.is_open:
+            await trouble.first_look()
+            if trouble.is_open:
+                raise trouble.refusal()
+        began_at = time.monotonic()
+        try:
+            await asyncio.wait_for(self.route.ask("PING"), timeout)
+        except (*FAILURES, asyncio.TimeoutError) as error:
+            meaning = meant(error)
+            if isinstance(error, (hiredis.ReplyError, ResponseError)) and not is_outage(meaning):
+                return  # no permission to ask this: an answer all the same
+            if isinstance(error, asyncio.TimeoutError):
+                meaning = RedisTimeoutError(f"no answer within {timeout:g} s")
+            if not self.route.reached or not worth_repeating(meaning):
+                self.circuit.gave_up(None, meaning, began_at, None)
+            said = f"Redis at {self.circuit.server} is not ready: {meaning}"
+            raise RedisUnavailable(with_advice(said, meaning)) from error
+
+    async def _knock(self, call: Call | None, within: float) -> None:
+        """The question is the harmless end of something that never was: whoever can do that can do the rest."""
+        await self.route.knock(script("abandon"), None if call is None else _for_nothing(call), within)
+
+    @property
+    def crowded(self) -> bool:
+        return self.route.crowded
+
+    @crowded.setter
+    def crowded(self, crowded: bool) -> None:
+        self.route.crowded = crowded
+
+    @property
+    def deaf(self) -> bool:
+        """Whether nothing follows from the number of receivers of a push: in a Cluster one node's only are counted."""
+        return isinstance(self.route, ClusterRoute)
+
+    def group(self, keys: SessionKeys, token: str) -> object:
+        """Leases of one group may be renewed in one call."""
+        return self.route.group(keys)
+
+    async def aclose(self) -> None:
+        self._closed = True
+        await self.circuit.aclose()
+        await self.route.aclose()
+
+
+class _Repetition:
+    """Tries of one call, after its ``first``. ``sent``: whether any of them had a connection; ``last``: what the last
+    one that ended met.
+    """
+
+    def __init__(self, send: Callable[..., Awaitable[Any]], args: tuple[Any, ...], first: Exception | None) -> None:
+        self.sent = first is not None and not was_unsent(first)
+        self.last = first
+        self._send = send
+        self._args = args
+
+    async def _again(self) -> Any:
+        try:
+            return await self._send(*self._args)
+        except asyncio.CancelledError as error:
+            self.sent = self.sent or not was_unsent(error)
+            raise
+        except FAILURES as error:
+            self.last = error
+            self.sent = self.sent or not was_unsent(error)
+            raise
+
+    async def run(
+        self, retrying: AsyncRetrying, opened: asyncio.Future[None], within: float | None
+    ) -> asyncio.Task[Any] | None:
+        """The tries, ended; None when they were cut off: their time is over, or ``opened`` tells of an outage."""
+        tries: asyncio.Task[Any] = asyncio.ensure_future(retrying(self._again))
+        try:
+            await asyncio.wait([tries, opened], timeout=within, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not tries.done():
+                tries.cancel()
+                tries.add_done_callback(_fetch_error)
+        if not tries.done():
+            await asyncio.wait([tries])  # then it is known what was sent
+        return None if tries.cancelled() else tries
+
+
+def _fetch_error(tries: asyncio.Task[Any]) -> None:
+    """Whoever waited is cancelled; the failure must not be reported as never retrieved."""
+    if not tries.cancelled():
+        tries.exception()
+
+
+def _for_nothing(call: Call) -> Call:
+    """The end of an acquisition that never was, of a session of ``call``: it changes nothing, but is a write."""
+    stem = call.keys[0][: call.keys[0].rindex(b":") + 1]
+    keys = tuple(stem + part for part in (b"lock", b"queue", b"waiters", b"session", b"receipts"))
+    return Call("abandon", keys, (new_token(), 0, 1, 0))
+
+
+def _route(client: Any, reply_within: float, on_break: Callable[[], None]) -> Route:
+    if isinstance(client, RedisCluster):
+        return ClusterRoute(client, reply_within=reply_within, on_break=on_break)
+    if Wire.fits(client):
+        return ServerRoute(client, reply_within=reply_within, on_break=on_break)
+    return ClientRoute(client)
+
+
+def _mapped(error: Exception, call: Call, *, sent: bool = True) -> RedisUnavailable:
+    """``sent``: whether any of the tries had a connection."""
+    if isinstance(error, NotNow):
+        return RedisUnavailable(f"Redis cannot serve the {call.script} call now: {error}")
+    if worth_repeating(error) and not sent:
+        unsent = RedisUnavailable(
+            f"there was no connection to Redis for the {call.script} call ({error}); nothing was sent."
+            " Try again when Redis is back"
+        )
+        unsent.unsent = True
+        return unsent
+    if worth_repeating(error):
+        return RedisUnavailable(
+            f"Redis did not answer the {call.script} call ({error}); whether it took effect is unknown."
+            " Leases end by themselves, nothing is saved twice; try again when Redis is back"
+        )
+    refused: RedisUnavailable
+    if NO_SCRIPTS.match(str(error)):
+        refused = ScriptsForbidden(
+            f"Redis does not permit the {call.script} script: {error}. Locking needs EVALSHA, EVAL and PUBLISH;"
+            " mode='optimistic' works without"
+        )
+    elif NO_RESP3.search(str(error)):
+        refused = RedisUnavailable("this server is older than Redis 6 and speaks no RESP3: give its client protocol=2")
+    else:
+        refused = RedisUnavailable(f"Redis refused the {call.script} call: {error}")
+    refused.refused = True
+    return refused

@@ -1,0 +1,152 @@
+"""The connections of one process' event loop to one server.
+
+One connection that all calls share; and, where saves wait for replicas, a few more, because ``WAIT`` holds up whatever
+is sent behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import hiredis
+
+from ..protocol.replies import Call
+from ..protocol.scripts import Script
+from .wire import Wire, unsent
+
+__all__ = ["Link"]
+
+MOST_WAITING = 8  # connections on which saves wait for replicas; more saves than that share them
+
+
+class Link:
+    """``connect`` makes one of redis-py's connections, not yet opened. ``on_break``: a connection was lost."""
+
+    def __init__(self, connect: Callable[[], Any], *, reply_within: float, on_break: Callable[[], None]) -> None:
+        self._connect = connect
+        self._reply_within = reply_within
+        self._on_break = on_break
+        self._wire: Wire | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._waiting: list[Wire] = []
+        self._closing = False
+
+    async def evaluate(self, script: Script, call: Call, *, soon: bool = False, asking: bool = False) -> Any:
+        """The script's reply.
+
+        Raises:
+            hiredis.ReplyError: an error reply. redis.exceptions.RedisError, OSError: the connection was lost.
+            WireUnsupported: this client's connections are of a kind that cannot be taken over.
+        """
+        wire = self._wire
+        if wire is None or wire.closed:
+            wire = await self.wire()
+        reply = await self._sent(wire, ("EVALSHA", script.sha), call, soon, asking)
+        if isinstance(reply, hiredis.ReplyError):
+            if str(reply).startswith("NOSCRIPT"):
+                reply = await self._sent(wire, ("EVAL", script.text), call, False, asking)
+            if isinstance(reply, hiredis.ReplyError):
+                raise reply
+        return reply
+
+    def _sent(self, wire: Wire, head: tuple[str, str], call: Call, soon: bool, asking: bool) -> asyncio.Future[Any]:
+        if asking:
+            wire.call(("ASKING",), soon=soon)  # for the very next command; nothing comes between within a tick
+        return wire.call((*head, len(call.keys), *call.keys, *call.args), soon=soon)
+
+    async def evaluate_and_wait(self, script: Script, call: Call, wait: tuple[Any, ...]) -> tuple[Any, Any]:
+        """The script's reply and that of the command ``wait``, which follows it on the same connection.
+
+        Raises as :meth:`evaluate` does.
+        """
+        wire = await self._waiting_wire()
+        for head in (("EVALSHA", script.sha), ("EVAL", script.text)):
+            evaluated = self._sent(wire, head, call, False, False)
+            waited = wire.call(wait)
+            reply, reached = await evaluated, await waited
+            if not (isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")):
+                break
+        for answer in (reply, reached):
+            if isinstance(answer, hiredis.ReplyError):
+                raise answer
+        return reply, reached
+
+    async def _waiting_wire(self) -> Wire:
+        self._waiting = [wire for wire in self._waiting if not wire.closed]
+        free = next((wire for wire in self._waiting if wire.idle), None)
+        if free is None and len(self._waiting) >= MOST_WAITING:
+            free = min(self._waiting, key=lambda wire: wire.unanswered)
+        if free is None:
+            free = await Wire.open(self._connect, reply_within=self._reply_within, on_close=self._broken)
+            self._waiting.append(free)
+        return free
+
+    async def ask(self, *words: Any) -> Any:
+        """The reply to a plain command. Raises as :meth:`evaluate` does."""
+        reply = await (await self.wire()).call(words)
+        if isinstance(reply, hiredis.ReplyError):
+            raise reply
+        return reply
+
+    async def wire(self) -> Wire:
+        """The shared connection, opened by the first of all that ask for it."""
+        while self._wire is None or self._wire.closed:
+            if self._opening is None:
+                # A task of its own: whoever asked first may be cancelled, the others still need it.
+                self._opening = asyncio.ensure_future(self._open())
+                self._opening.add_done_callback(_fetch_error)
+            opening = self._opening
+            try:
+                await asyncio.shield(opening)
+            except asyncio.CancelledError as error:
+                unsent(error)
+                raise
+            finally:
+                if opening.done() and self._opening is opening:
+                    self._opening = None
+        return self._wire
+
+    async def _open(self) -> None:
+        self._closing = False
+        self._wire = await Wire.open(self._connect, reply_within=self._reply_within, on_close=self._broken)
+
+    def _broken(self) -> None:
+        if not self._closing:
+            self._on_break()
+
+    @property
+    def reached(self) -> bool:
+        """Whether there ever was a connection."""
+        return self._wire is not None
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call is waiting for its reply."""
+        return all(wire.closed or wire.idle for wire in (self._wire, *self._waiting) if wire is not None)
+
+    def close(self) -> None:
+        """Break what is open; it opens again when it is needed again."""
+        self._closing = True
+        for wire in (self._wire, *self._waiting):
+            if wire is not None:
+                wire.close()
+
+    def drop(self) -> None:
+        """What is connected here is not what should be (a master that became a replica): connect anew."""
+        self.close()
+        self._on_break()
+
+    async def aclose(self) -> None:
+        opening = self._opening
+        if opening is not None:
+            opening.cancel()
+            await asyncio.wait([opening])
+        self.close()
+
+
+def _fetch_error(opening: asyncio.Task[None]) -> None:
+    """Whoever waits for it gets the error; with nobody left it must not be reported as never retrieved."""
+    if not opening.cancelled():
+        opening.exception()

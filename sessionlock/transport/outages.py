@@ -1,0 +1,196 @@
+"""The outages of a store, for one event loop: found out, told in the log, looked after until they are over.
+
+There is one :class:`Trouble` for each server that fails (of a Cluster: each master), and none while all is well: then a
+call costs one comparison more. What is decided when is the business of :class:`~sessionlock.transport.breaker.Breaker`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable
+
+import hiredis
+from redis.exceptions import AuthenticationError, ResponseError
+
+from ..checkup.capabilities import with_advice
+from ..errors import RedisUnavailable
+from ..protocol.replies import Call
+from .breaker import Breaker
+from .one_server import LOST, NotNow, meant
+from .wire import was_unsent
+
+__all__ = ["Circuit", "Trouble", "is_outage", "worth_repeating"]
+
+log = logging.getLogger("sessionlock")
+
+# redis-py takes a server that does not know HELLO for a lost connection.
+NO_RESP3 = re.compile(r"unknown command\W+HELLO", re.IGNORECASE)
+NOT_LET_IN = re.compile(r"^(NOAUTH|WRONGPASS)\b")
+# "Not now" for everything that is asked. The rest is about writes, or about one slot of a Cluster.
+NOTHING_NOW = re.compile(r"^(LOADING|MASTERDOWN|BUSY|CLUSTERDOWN (?!Hash slot))")
+KNOCK_WITHIN = 1.0  # seconds for one look: a packet may be lost, and the next look sends a new one
+JUST_OPENED = 0.02  # seconds for which a call waits for the very first look: perhaps it was one connection only
+TOLD_AGAIN_AFTER = 60.0
+MOST_COMPLAINTS = 100
+
+
+def worth_repeating(error: BaseException) -> bool:
+    """Whether what failed may succeed a moment later."""
+    # redis-py takes a wrong password for a lost connection.
+    hopeless = isinstance(error, AuthenticationError) or NO_RESP3.search(str(error))
+    return isinstance(error, (*LOST, NotNow)) and not hopeless
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether it is about the server as a whole, so that other calls would meet it, too."""
+    if isinstance(error, NotNow):
+        return NOTHING_NOW.match(str(error)) is not None
+    return isinstance(error, LOST) or was_unsent(error) or NOT_LET_IN.match(str(error)) is not None
+
+
+class Trouble:
+    """What is known of a server that fails. ``opened`` is done when calls begin to be refused, ``over`` at the end."""
+
+    def __init__(self, server: str) -> None:
+        self.server = server
+        self.breaker = Breaker()
+        self.reason = ""
+        self.parked = 0  # calls that wait for the end
+        loop = asyncio.get_running_loop()
+        self.opened: asyncio.Future[None] = loop.create_future()
+        self.over: asyncio.Future[None] = loop.create_future()
+        self.knocking: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.breaker.state == "open"
+
+    async def first_look(self) -> None:
+        """Before a call is refused: the look that follows the first failure at once may find all well."""
+        if self.is_open and not self.breaker.looks:
+            await asyncio.wait([self.over], timeout=JUST_OPENED)
+
+    def refusal(self) -> RedisUnavailable:
+        """For a call that is not even tried."""
+        self.breaker.refused += 1
+        down = time.monotonic() - self.breaker.since
+        error = RedisUnavailable(
+            f"Redis at {self.server} has not been usable for {down:.0f} s ({self.reason}); nothing was sent. It is"
+            " looked for in the background; try again in a moment"
+        )
+        error.unsent = True
+        return error
+
+    def stop(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.knocking is not None:
+            self.knocking.cancel()
+        if not self.over.done():
+            self.over.set_result(None)
+
+
+class Circuit:
+    """``server``: for people. ``knock``: asks that server, once, for nothing; raises unless it answers in time. It gets
+    the call that failed (None: none in particular) and the seconds it has.
+    """
+
+    def __init__(self, server: str, knock: Callable[[Call | None, float], Awaitable[object]]) -> None:
+        self.server = server
+        self.troubles: dict[str | None, Trouble] = {}
+        self._knock = knock
+        self._complaints: dict[str, float] = {}
+        self._closed = False
+
+    def doubt(self, where: str | None, began_at: float) -> Trouble:
+        """A call that began then is going to be repeated."""
+        trouble = self.troubles.get(where)
+        if trouble is None:
+            name = self.server if where is None else f"cluster master {where}"
+            trouble = self.troubles[where] = Trouble(name)
+        trouble.breaker.failed(began_at)
+        return trouble
+
+    def gave_up(self, where: str | None, error: BaseException, began_at: float, call: Call | None) -> None:
+        """A call was repeated in vain, or is hopeless."""
+        if not is_outage(error):
+            self.complain(error)
+            return
+        trouble = self.doubt(where, began_at)
+        if not trouble.breaker.gave_up(began_at):
+            return
+        trouble.reason = with_advice((str(error) or type(error).__name__).rstrip(".?"), error)
+        log.error(
+            "Redis at %s cannot be used: %s. Every use of a session fails at once until it is back; this is told once",
+            trouble.server,
+            trouble.reason,
+        )
+        trouble.opened.set_result(None)
+        if not self._closed:
+            self._look(where, trouble, call)
+
+    def answered(self, where: str | None) -> None:
+        """The server answered, whatever it said."""
+        trouble = self.troubles.pop(where, None)
+        if trouble is None:
+            return
+        down = trouble.breaker.answered(time.monotonic())
+        if down is not None:
+            log.error(
+                "Redis at %s is back after %.1f s; meanwhile %d calls were refused at once",
+                trouble.server,
+                down,
+                trouble.breaker.refused,
+            )
+        trouble.stop()
+
+    def complain(self, error: BaseException) -> None:
+        """Tell of a refusal which other calls need not meet (out of memory, no permission), once a minute for each."""
+        kind, now = str(error).split(" ", 1)[0], time.monotonic()
+        if now - self._complaints.get(kind, -TOLD_AGAIN_AFTER) < TOLD_AGAIN_AFTER:
+            return
+        if len(self._complaints) >= MOST_COMPLAINTS:
+            self._complaints.clear()
+        self._complaints[kind] = now
+        log.error(
+            "Redis at %s refuses: %s. Further refusals of this kind are not told for a minute", self.server, error
+        )
+
+    def any_open(self) -> Trouble | None:
+        return next((trouble for trouble in self.troubles.values() if trouble.is_open), None)
+
+    def _look(self, where: str | None, trouble: Trouble, call: Call | None) -> None:
+        trouble.timer = None
+        trouble.knocking = asyncio.get_running_loop().create_task(self._knocked(where, trouble, call))
+
+    async def _knocked(self, where: str | None, trouble: Trouble, call: Call | None) -> None:
+        try:
+            await asyncio.wait_for(self._knock(call, KNOCK_WITHIN), KNOCK_WITHIN)
+        except (hiredis.ReplyError, ResponseError, NotNow) as error:
+            down = is_outage(meant(error))  # no permission to ask this, a read-only replica: answers all the same
+        except Exception:
+            down = True
+        else:
+            down = False
+        if self.troubles.get(where) is not trouble:
+            return
+        trouble.knocking = None
+        if down:
+            loop = asyncio.get_running_loop()
+            trouble.timer = loop.call_later(trouble.breaker.silent(), self._look, where, trouble, call)
+        else:
+            self.answered(where)
+
+    async def aclose(self) -> None:
+        self._closed = True
+        troubles = list(self.troubles.values())
+        self.troubles.clear()
+        for trouble in troubles:
+            trouble.stop()
+        looks = [trouble.knocking for trouble in troubles if trouble.knocking is not None]
+        if looks:
+            await asyncio.wait(looks)
