@@ -15,7 +15,7 @@ import sessionlock
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = {path.name: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 # Prose about Redis itself, whose code are fragments.
-NOT_RUN = ("guarantees.md", "interop.md", "matrix.md", "protocol.md", "quorum.md")
+NOT_RUN = ("guarantees.md", "interop.md", "protocol.md", "quorum.md", "servers.md")
 
 
 def run(path: Path, url: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""The matrix's result as a table: a short one for the README, a long one with what was skipped and what is red."""
+"""The matrix's result as a table: a short one for docs/servers.md, a long one with what was skipped and what is red."""
 
 from __future__ import annotations
 

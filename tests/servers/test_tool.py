@@ -162,8 +162,8 @@ def test_the_short_table(tmp_path: Path) -> None:
         table.put_into(readme, short)
 
 
-def test_the_readme_has_a_place_for_the_table() -> None:
-    text = (ROOT / "README.md").read_text()
+def test_the_docs_have_a_place_for_the_table() -> None:
+    text = (ROOT / "docs" / "servers.md").read_text()
     assert text.index(f"{table.BEGIN}\n") < text.index(f"{table.END}\n")
 
 
