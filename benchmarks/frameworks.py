@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +19,6 @@ from pathlib import Path
 from benchmarks.commands import Options, options_from, parser
 from benchmarks.report import Claim, Report
 from benchmarks.stage import server_url
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 TIMES = 3  # how often a cart is filled in each site
 MISSING = "not installed"
@@ -97,7 +94,7 @@ async def _lost_of(name: str, url: str, way: str) -> list[int]:
     Raises:
         RuntimeError: a request failed, which is something else than a loss.
     """
-    from support.sites import Site
+    from tests.harness.sites import Site
 
     lost = []
     with tempfile.TemporaryDirectory() as folder, Site(name, url, Path(folder), way=way) as site:

@@ -8,10 +8,12 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from support.choice import choose_server, in_chosen_protocol
-from support.commands import connect
 
 from sessionlock.embedded import EmbeddedServer, EmbeddedServerUnavailable, find_server
+from tests.harness.choice import choose_server, in_chosen_protocol
+from tests.harness.commands import connect
+
+pytest_plugins = ["tests.harness.fixtures"]
 
 
 def pytest_configure() -> None:

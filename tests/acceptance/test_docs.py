@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.documents import blocks_of, check
 
-import sessionlock
+from tests.harness import import_path
+from tests.harness.documents import blocks_of, check
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = {path.name: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
@@ -20,11 +20,10 @@ NOT_RUN = ("guarantees.md", "interop.md", "protocol.md", "quorum.md", "servers.m
 
 def run(path: Path, url: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """In a process of its own: a framework is set up once per process."""
-    paths = (Path(sessionlock.__file__).parent.parent, ROOT / "tests", *filter(None, [os.environ.get("PYTHONPATH")]))
     return subprocess.run(
-        [sys.executable, "-m", "support.documents", str(path), url],
+        [sys.executable, "-m", "tests.harness.documents", str(path), url],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
+        env={**os.environ, "PYTHONPATH": import_path(*filter(None, [os.environ.get("PYTHONPATH")]))},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

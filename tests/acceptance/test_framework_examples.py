@@ -14,9 +14,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from support.commands import keys_without_ttl
 
 import sessionlock
+from tests.harness.commands import keys_without_ttl
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

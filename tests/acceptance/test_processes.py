@@ -7,12 +7,12 @@ from pathlib import Path
 
 import anyio
 import pytest
-from support.commands import keys_without_ttl
-from support.history import Operation, Verdict, judge, read
-from support.increments import SID, Adder, Fleet
-from support.stored import Stored
 
 from sessionlock import LeasePolicy, SessionGuard
+from tests.harness.commands import keys_without_ttl
+from tests.harness.history import Operation, Verdict, judge, read
+from tests.harness.increments import SID, Adder, Fleet
+from tests.harness.stored import Stored
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

@@ -14,11 +14,11 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from support.chromium import chromium, console_errors, why_not
-from support.commands import connect, keys_without_ttl
-from support.shop import Shop, all_gone, family, opened
 
 from sessionlock.embedded import EmbeddedServer
+from tests.harness.chromium import chromium, console_errors, why_not
+from tests.harness.commands import connect, keys_without_ttl
+from tests.harness.shop import Shop, all_gone, family, opened
 
 pytestmark = pytest.mark.slow
 

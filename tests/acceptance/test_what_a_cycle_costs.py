@@ -10,12 +10,12 @@ from typing import Any
 
 import anyio
 import pytest
-from support import hot
-from support.commands import SCRIPT_COMMANDS, CommandCounter, connect
-from support.stored import Stored
 
 from sessionlock import LeasePolicy, SessionGuard, SessionNotFound, WaitTimedOut
 from sessionlock.embedded import EmbeddedServer
+from tests.harness import hot
+from tests.harness.commands import SCRIPT_COMMANDS, CommandCounter, connect
+from tests.harness.stored import Stored
 
 pytestmark = pytest.mark.anyio
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from conformance.topologies import TOPOLOGIES, Node, Record, Topology
-from support.deadline import pytest_pyfunc_call as pytest_pyfunc_call
 
 from sessionlock import SessionGuard
+from tests.conformance.topologies import TOPOLOGIES, Node, Record, Topology
+from tests.harness.deadline import pytest_pyfunc_call as pytest_pyfunc_call
 
 
 def pytest_configure(config: pytest.Config) -> None:

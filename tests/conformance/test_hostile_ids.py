@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from conformance.topologies import Topology
 
 from sessionlock import InvalidSessionId, SessionGuard
 from sessionlock.protocol.keys import keys_for
+from tests.conformance.topologies import Topology
 
 pytestmark = pytest.mark.anyio
 

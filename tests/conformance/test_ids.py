@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from conformance.topologies import Node, Record
 
 from sessionlock import SessionConflict, SessionGuard, SessionNotFound
 from sessionlock.protocol.keys import new_sid
+from tests.conformance.topologies import Node, Record
 
 pytestmark = pytest.mark.anyio
 

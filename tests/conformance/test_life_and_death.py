@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from conformance.topologies import Node, Record, Topology
 
 from sessionlock import SessionConflict, SessionGuard, SessionNotFound, SessionPolicy, WaitPolicy
+from tests.conformance.topologies import Node, Record, Topology
 
 pytestmark = pytest.mark.anyio
 

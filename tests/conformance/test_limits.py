@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from conformance.topologies import Node, Record, Topology
 
 from sessionlock import SessionGuard, SessionPolicy, SessionTooLarge
+from tests.conformance.topologies import Node, Record, Topology
 
 pytestmark = pytest.mark.anyio
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conformance.topologies import Node, Record
 
 from sessionlock import CodecError, ReadOnlySession, SessionGuard, SessionPolicy
+from tests.conformance.topologies import Node, Record
 
 pytestmark = pytest.mark.anyio
 

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from conformance.topologies import Node, Record, Topology
 
 from sessionlock import (
     ConfigurationError,
@@ -17,6 +16,7 @@ from sessionlock import (
     SessionNotFound,
     SessionPolicy,
 )
+from tests.conformance.topologies import Node, Record, Topology
 
 pytestmark = pytest.mark.anyio
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conformance.topologies import Node, Record
 
 from sessionlock import SessionGuard, WaitPolicy, WaitTimedOut
 from sessionlock.lock.acquire import Question, Wanted
 from sessionlock.lock.context import SessionContext
 from sessionlock.protocol.replies import Holder
+from tests.conformance.topologies import Node, Record
 
 pytestmark = pytest.mark.anyio
 

@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, cast
 
 import pytest
-from conformance.topologies import Node, Topology
-from support.commands import connect
 
 from sessionlock import InvalidSessionId, LeasePolicy, SessionGuard, SessionLockError, SessionPolicy, WaitPolicy
+from tests.conformance.topologies import Node, Topology
+from tests.harness.commands import connect
 
 pytestmark = pytest.mark.anyio
 

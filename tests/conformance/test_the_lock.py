@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from conformance.topologies import Node, Record, Topology
 
 from sessionlock import (
     ConfigurationError,
@@ -18,6 +17,7 @@ from sessionlock import (
     WaitPolicy,
     WaitTimedOut,
 )
+from tests.conformance.topologies import Node, Record, Topology
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from conformance.topologies import Node, Record
 from tenacity import (
     RetryCallState,
     stop_after_attempt,
@@ -25,6 +24,7 @@ from tenacity import (
 from tenacity.wait import wait_base
 
 from sessionlock import ConfigurationError, LeasePolicy, QueueFull, SessionGuard, WaitPolicy, WaitTimedOut
+from tests.conformance.topologies import Node, Record
 
 pytestmark = pytest.mark.anyio
 

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import redis.asyncio
-from support.choice import NO_RESP3, by_default, in_chosen_protocol, speaks_resp3
-from support.cluster import Cluster, slot_of
-from support.commands import connect
-from support.sentinels import Sentinels
-from support.stored import PATIENCE, Stored
 
 from sessionlock import Quorum, SessionGuard
 from sessionlock.embedded import EmbeddedServer
 from sessionlock.protocol.keys import keys_for
 from sessionlock.urls import _memory_servers
+from tests.harness.choice import NO_RESP3, by_default, in_chosen_protocol, speaks_resp3
+from tests.harness.cluster import Cluster, slot_of
+from tests.harness.commands import connect
+from tests.harness.sentinels import Sentinels
+from tests.harness.stored import PATIENCE, Stored
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -10,13 +10,13 @@ from typing import Any
 import aiohttp_session
 import pytest
 from aiohttp import WSMsgType, web
-from support.aiohttp_calls import WAIT, Shop, shop_on
-from support.commands import connect
 
 from sessionlock import ConfigurationError, SessionGuard, SessionNotFound
 from sessionlock.integrations.aiohttp import middleware as ours
 from sessionlock.integrations.aiohttp_session import SessionLockStorage, setup
 from sessionlock.protocol.keys import keys_for
+from tests.harness.aiohttp_calls import WAIT, Shop, shop_on
+from tests.harness.commands import connect
 
 # The package itself still uses strings where aiohttp 3.14 wants keys.
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore:It is recommended to use web.RequestKey")]

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.sites import Site
 
 from sessionlock import SessionGuard
 from sessionlock.embedded import EmbeddedServer
+from tests.harness.sites import Site
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

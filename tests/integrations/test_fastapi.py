@@ -8,19 +8,17 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-import support
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import StreamingResponse
-from support.asgi_calls import Call, browser
 
-import sessionlock
 from sessionlock import Session, SessionGuard
 from sessionlock.integrations.asgi.middleware import SessionLockMiddleware
 from sessionlock.integrations.fastapi import LockedSession, locked_session
+from tests.harness import import_path
+from tests.harness.asgi_calls import Call, browser
 
 pytestmark = pytest.mark.anyio
 
@@ -290,7 +288,7 @@ def depends(dependency=None, *, use_cache=True):
 fastapi.Depends = depends
 from sessionlock import SessionGuard
 from sessionlock.integrations.fastapi import LockedSession, SessionLockMiddleware
-from support.asgi_calls import browser
+from tests.harness.asgi_calls import browser
 
 async def main(url):
     async with SessionGuard.from_url(url) as guard:
@@ -313,8 +311,7 @@ asyncio.run(main(sys.argv[1]))
 
 def test_fastapi_before_dependencies_had_scopes(redis_url: str) -> None:
     """0.115 to 0.120, which our extra allows: the middleware saves instead."""
-    paths = [str(Path(sessionlock.__file__).parent.parent), str(Path(support.__file__).parent.parent)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    environment = {**os.environ, "PYTHONPATH": import_path()}
     command = [sys.executable, "-c", OLDER, redis_url]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert ran.stdout.strip() == f"{[True] * 10} 10", ran.stderr

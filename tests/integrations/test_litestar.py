@@ -20,12 +20,12 @@ from litestar.security.session_auth import SessionAuth
 from litestar.template.config import TemplateConfig
 from litestar.testing import AsyncTestClient
 from pydantic import BaseModel
-from support.stored import Stored
 
 from sessionlock import SessionGuard, SessionNotFound
 from sessionlock.errors import ConfigurationError
 from sessionlock.integrations.asgi import SessionLockMiddleware
 from sessionlock.integrations.litestar import SessionLockConfig, SessionLockPlugin
+from tests.harness.stored import Stored
 
 try:
     from litestar.plugins.jinja import JinjaTemplateEngine

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 from redis import Redis
-from support.commands import connect
+
+from tests.harness.commands import connect
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from support.commands import run
 
 from sessionlock import LeasePolicy, SessionPolicy
 from sessionlock.protocol import replies as protocol
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.replies import Call, Change
+from tests.harness.commands import run
 
 KEYS = keys_for("sl", "s")
 SESSION = SessionPolicy(idle=3600)

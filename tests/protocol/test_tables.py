@@ -17,7 +17,6 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from redis import Redis
-from support.commands import connect, run
 from tenacity import (
     stop_after_attempt,
     stop_after_delay,
@@ -32,6 +31,7 @@ from sessionlock.policies import seconds_until_stop
 from sessionlock.protocol import replies as protocol
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.replies import Call, Change, Handover, Snapshot, fingerprint
+from tests.harness.commands import connect, run
 
 KEYS = keys_for("sl", "s")
 SESSION = SessionPolicy(idle=3600, absolute=7200)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from redis import Redis
-from support.commands import run
 
 from sessionlock import LeasePolicy
 from sessionlock.protocol import replies as protocol
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.replies import Granted, Refused
+from tests.harness.commands import run
 
 KEYS = keys_for("sl", "s")
 LEASE = LeasePolicy()

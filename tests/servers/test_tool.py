@@ -11,10 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from servers import RECIPES, Recipe, ServerNotHad, cache, cells, debian, provide, table
-from servers.cells import THOROUGH, Cell, Column
-from servers.pythons import provide_python
-from servers.recipes import Wheel
+
+from tests.servers import RECIPES, Recipe, ServerNotHad, cache, cells, debian, provide, table
+from tests.servers.cells import THOROUGH, Cell, Column
+from tests.servers.pythons import provide_python
+from tests.servers.recipes import Wheel
 
 ROOT = Path(__file__).parent.parent.parent
 Offer = Callable[[str], list[str]]

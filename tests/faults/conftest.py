@@ -1,0 +1,5 @@
+"""A deadline for each test: an attack that succeeds by hanging must fail."""
+
+from __future__ import annotations
+
+from tests.harness.deadline import pytest_pyfunc_call as pytest_pyfunc_call

@@ -1,0 +1,1 @@
+"""The frameworks' ends: their oldest and newest versions, and their own tests on our sessions."""

@@ -1,0 +1,123 @@
+"""Servers whose port is chosen before they start, because other servers must know it by then."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from sessionlock.embedded import EmbeddedServer, ServerBinary
+from tests.harness.commands import connect
+
+__all__ = ["PlacedServer", "free_port", "start_all"]
+
+START_WITHIN = 40.0  # seconds; up to nine start at once, and each of a cluster waits for its disk
+BUS = 10_000  # a cluster node's bus is this far above its port, unless a server of 7.0 or later is told otherwise
+
+
+class PlacedServer(EmbeddedServer):
+    """An :class:`EmbeddedServer` on a given port of 127.0.0.1, with one blocking client to look into it.
+
+    ``standing``: "running", "paused" or "killed", as the test left it; to ask a paused one would only hang.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        config: Mapping[str, str],
+        port: int | None = None,
+        binary: ServerBinary | None = None,
+    ) -> None:
+        super().__init__(binary, tcp=True, config=config, start_within=START_WITHIN)
+        self.name = name
+        self._port = port or free_port()
+        self.standing = "killed"
+        self._client: redis.Redis | None = None
+
+    @property
+    def raw(self) -> redis.Redis:
+        """Over the unix socket: faults of the network do not reach it."""
+        if self._client is None:
+            self._client = connect(self.unix_url)
+        return self._client
+
+    def ask(self, *words: object) -> Any:
+        """The reply to one command."""
+        client: Any = self.raw  # redis-py leaves execute_command untyped
+        return client.execute_command(*words)
+
+    def start(self) -> EmbeddedServer:
+        started = super().start()
+        self.standing = "running"
+        return started
+
+    def stop(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        super().stop()
+        self.standing = "killed"
+
+    def kill(self) -> None:
+        super().kill()
+        self.standing = "killed"
+
+    def pause(self) -> None:
+        super().pause()
+        self.standing = "paused"
+
+    def resume(self) -> None:
+        super().resume()
+        self.standing = "running"
+
+    def restart(self, empty: bool = False) -> None:
+        super().restart(empty)
+        self.standing = "running"
+
+    def cut_off_replicas(self) -> None:
+        """Close the connections to its replicas; those that stand still then miss all that follows.
+
+        Only to pause them would not do: what the master has sent by then they read when they are resumed.
+        """
+        self.ask("CLIENT", "KILL", "TYPE", "slave")
+
+    def info(self, section: str) -> dict[str, str]:
+        """The section's lines, by name."""
+        told: dict[str, str] = {name: str(value) for name, value in self.raw.info(section).items()}
+        return told
+
+    def __repr__(self) -> str:
+        return f"<{self.name} on port {self._port}, {self.standing}>"
+
+
+def free_port() -> int:
+    """A port that is free now, as is the one of a cluster bus above it; both below what outgoing connections get."""
+    lowest_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    highest = lowest_outgoing - BUS if lowest_outgoing - BUS > 12_000 else 55_000
+    for _ in range(200):
+        port = random.SystemRandom().randrange(10_000, highest)
+        if _is_free(port) and _is_free(port + BUS):
+            return port
+    raise AssertionError("no free pair of ports was found on 127.0.0.1")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as trial:
+        try:
+            trial.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def start_all(servers: Iterable[EmbeddedServer]) -> None:
+    """All at once."""
+    every = list(servers)
+    with ThreadPoolExecutor(len(every)) as pool:
+        list(pool.map(lambda server: server.start(), every))

@@ -1,0 +1,368 @@
+"""Protections of the scripts that take, hand over, renew and end a lock, and of their queue.
+
+name, number of the attack, file in the package, old text, new text, tests that must fail.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+PAUSES = "tests/faults/test_pauses.py::"
+LATE = "tests/faults/test_late_calls.py::"
+REPLIES = "tests/faults/test_lost_replies.py::"
+CANCEL = "tests/faults/test_cancellation.py::"
+STATE = "tests/faults/test_lost_state.py::"
+DEAD = "tests/faults/test_dead_holders.py::"
+FAIR = "tests/faults/test_fairness.py::"
+RACES = "tests/faults/test_release_races.py::"
+EDGES = "tests/faults/test_edges.py::"
+TABLES = "tests/protocol/test_tables.py::"
+VOTE = "tests/protocol/test_vote.py::"
+MISHAPS = "tests/faults/test_quorum_mishaps.py::"
+IDS = "tests/conformance/test_ids.py::"
+
+RENEW_CHECK = "  if redis.call('GET', lock) ~= token then\n"
+NEVER = "if false then\n"
+NEXT_NUMBER = "  local number = math.max((number_in(last) or 0) + 1, now)\n"
+LOCK_CHECK = "if call('GET', LOCK) ~= token then\n"
+
+Texts: TypeAlias = "str | tuple[str, ...]"
+
+SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
+    (
+        "a renewal extends whatever lock there is",
+        2,
+        "protocol/lua/renew.lua",
+        RENEW_CHECK,
+        "  if not redis.call('GET', lock) then\n",
+        (PAUSES + "test_a_pause_before_a_renewal", LATE + "test_a_delayed_renewal"),
+    ),
+    (
+        "a renewal takes a free lock anew",
+        2,
+        "protocol/lua/renew.lua",
+        RENEW_CHECK,
+        "  redis.call('SET', lock, token, 'PX', ttl, 'NX')\n" + RENEW_CHECK,
+        PAUSES + "test_a_late_renewal_takes_nothing",
+    ),
+    (
+        "leaving gives up whoever holds",
+        3,
+        "protocol/lua/abandon.lua",
+        "if not holds then\n",
+        NEVER,
+        (LATE + "test_a_delayed_abandon", REPLIES + "test_a_lost_leave_taking"),
+    ),
+    (
+        "a finished acquisition may begin again",
+        3,
+        "protocol/lua/acquire.lua",
+        "if finished(token, state['#commit']) then\n  return {'finished'}",
+        "if false then\n  return {'finished'}",
+        (
+            LATE + "test_a_delayed_acquire",
+            LATE + "test_an_older_acquisition_is_replayed",
+            CANCEL + "test_the_request_overtaken_by_its_own_cancellation",
+        ),
+    ),
+    (
+        "only the last acquisition is known to be finished",
+        4,
+        "protocol/lua/_*.lua",
+        "  call('ZADD', RECEIPTS, digits(score), other)\n",
+        "",
+        (
+            LATE + "test_an_older_acquisition_is_replayed",
+            REPLIES + "test_already_done_however_many_came_since",
+        ),
+    ),
+    (
+        "the holder asking again is a stranger",
+        5,
+        "protocol/lua/acquire.lua",
+        "if held == token then\n",
+        NEVER,
+        (
+            REPLIES + "test_acquire_gets_the_same_grant",
+            REPLIES + "test_acquire_survives_lost_replies_and_requests",
+            REPLIES + "test_a_handed_over_grant_is_confirmed_once_more",
+        ),
+    ),
+    (
+        "the holder asking again is granted anew",
+        5,
+        "protocol/lua/acquire.lua",
+        "  return granted(state['#fence'] or '0')\n",
+        "  return granted(grant(token, ttl, 'held', channel, label, now, now_digits,"
+        " state['#fence'], state['#created']))\n",
+        (
+            REPLIES + "test_acquire_gets_the_same_grant",
+            REPLIES + "test_a_handed_over_grant_is_confirmed_once_more",
+        ),
+    ),
+    (
+        "the waiter asking again goes last",
+        5,
+        "protocol/lua/acquire.lua",
+        "call('ZADD', QUEUE, 'NX', ticket, token)",
+        "call('ZADD', QUEUE, ticket, token)",
+        REPLIES + "test_a_queued_acquire_keeps_one_place",
+    ),
+    (
+        "a release that was done before is lost",
+        6,
+        "protocol/lua/_*.lua",
+        "  if finished(token, state[1]) then\n    return {'already'",
+        "  if false then\n    return {'already'",
+        (
+            REPLIES + "test_save_and_release_was_already_done",
+            REPLIES + "test_already_done_however_many_came_since",
+            REPLIES + "test_a_lost_release_of_nothing",
+        ),
+    ),
+    (
+        "leaving writes no receipt",
+        7,
+        "protocol/lua/abandon.lua",
+        "call('HSET', SESSION, '#commit', token .. ' ' .. now_digits)\n",
+        "",
+        CANCEL + "test_the_request_overtaken_by_its_own_cancellation",
+    ),
+    (
+        "leaving stays in the queue",
+        7,
+        "protocol/lua/abandon.lua",
+        "leave_queue(token)\n",
+        "",
+        CANCEL + "test_queued_and_handed_over",
+    ),
+    (
+        "leaving drops the lock that others wait for",
+        7,
+        "protocol/lua/abandon.lua",
+        "hand_over(nil, nil, push_limit, deaf, now, now_digits, state[1], state[3])",
+        "call('DEL', LOCK)",
+        CANCEL + "test_queued_and_handed_over",
+    ),
+    (
+        "fences are counted only",
+        10,
+        "protocol/lua/_*.lua",
+        NEXT_NUMBER,
+        "  local number = (number_in(last) or 0) + 1\n",
+        (
+            STATE + "test_restarted_empty",
+            STATE + "test_restarted_with_an_old_state",
+        ),
+    ),
+    (
+        "fences begin anew when their key is lost",
+        12,
+        "protocol/lua/_*.lua",
+        NEXT_NUMBER,
+        "  local number = (number_in(last) or 0) + 1\n",
+        (
+            STATE + "test_the_fence_is_lost_between_requests",
+            STATE + "test_the_fence_is_lost_while_somebody_holds",
+            STATE + "test_fences_only_grow_whatever_is_lost",
+        ),
+    ),
+    (
+        "fences are the time only",
+        12,
+        "protocol/lua/_*.lua",
+        NEXT_NUMBER,
+        "  local number = now\n",
+        STATE + "test_a_fence_ahead_of_the_clock_counts_on",
+    ),
+    (
+        "a lock has no end",
+        15,
+        "protocol/lua/_*.lua",
+        "  call('SET', LOCK, token, 'PX', ttl_ms)\n",
+        "  call('SET', LOCK, token)\n",
+        (DEAD + "test_the_holder_dies", DEAD + "test_the_one_who_was_handed_the_lock_dies"),
+    ),
+    (
+        "a handed-over lock is held for the whole lease at once",
+        15,
+        "protocol/lua/_*.lua",
+        "local fence = grant(head, claim, 'claim',",
+        "local fence = grant(head, ttl, 'claim',",
+        DEAD + "test_the_one_who_was_handed_the_lock_dies",
+    ),
+    (
+        "the lock is handed to who does not hear it",
+        16,
+        "protocol/lua/_*.lua",
+        "if push(channel, message, deaf) > 0 then",
+        "if push(channel, message, deaf) >= 0 then",
+        (DEAD + "test_any_number_of_dead_waiters", DEAD + "test_the_living_between_dead_ones"),
+    ),
+    (
+        "each waiter of a hung process has a claim of its own",
+        16,
+        "protocol/lua/acquire.lua",
+        "  if kind ~= 'claim' or finished(holder, state['#commit']) then\n",
+        "  if true then\n",
+        DEAD + "test_fifty_hung_waiters_cost_one_claim",
+    ),
+    (
+        "a lock that was handed over lapses at once",
+        17,
+        "protocol/lua/_queue.lua",
+        "local fence = grant(head, claim, 'claim'",
+        "local fence = grant(head, 1, 'claim'",
+        FAIR + "test_a_stopped_waiter_that_is_back_within_its_claim",
+    ),
+    (
+        "who finds the lock free takes it",
+        19,
+        "protocol/lua/acquire.lua",
+        "  local head, fence = hand_over(token,",
+        "  leave_queue(token)\n  local head, fence = (function() end)(token,",
+        FAIR + "test_a_newcomer_never_overtakes",
+    ),
+    (
+        "last come, first served",
+        19,
+        "protocol/lua/_queue.lua",
+        "call('ZPOPMIN', QUEUE)",
+        "call('ZPOPMAX', QUEUE)",
+        (
+            FAIR + "test_a_releaser_that_asks_again_goes_last",
+            FAIR + "test_first_come_first_served_over_two_processes",
+            FAIR + "test_a_newcomer_never_overtakes",
+        ),
+    ),
+    (
+        "a renewal extends whoever's lock",
+        24,
+        "protocol/lua/renew.lua",
+        "  if redis.call('GET', lock) ~= token then\n",
+        "  if false then\n",
+        (
+            RACES + "test_a_renewal_and_the_end_of_its_lease_in_any_order",
+            RACES + "test_ends_of_a_lease_in_any_order",
+        ),
+    ),
+    (
+        "a renewal takes a free lock",
+        24,
+        "protocol/lua/renew.lua",
+        "    reply[n] = 0\n",
+        "    reply[n] = 0\n    redis.call('SET', lock, token, 'NX', 'PX', ttl)\n",
+        (
+            RACES + "test_a_renewal_and_the_end_of_its_lease_in_any_order",
+            RACES + "test_ends_of_a_lease_in_any_order",
+            RACES + "test_a_renewal_and_the_release_on_the_wire[release]",
+        ),
+    ),
+    (
+        "what has ended can be acquired again",
+        24,
+        "protocol/lua/acquire.lua",
+        "if finished(token, state['#commit']) then\n",
+        NEVER,
+        RACES + "test_ends_of_a_lease_in_any_order",
+    ),
+    (
+        "a forced release takes the lock from whoever has it",
+        25,
+        "protocol/lua/force_release.lua",
+        LOCK_CHECK,
+        NEVER,
+        (
+            RACES + "test_of_ten_forced_releases_one_wins",
+            RACES + "test_forced_releases_of_an_older_holder",
+        ),
+    ),
+    (
+        "nobody tells a holder that its lock was taken",
+        25,
+        "protocol/lua/force_release.lua",
+        "  push(channel, 'L ' .. token)\n",
+        "",
+        RACES + "test_of_ten_forced_releases_one_wins",
+    ),
+    (
+        "fences go on beyond 2^53",
+        29,
+        "protocol/lua/_queue.lua",
+        "  if number >= LARGEST then\n",
+        "  if false then\n",
+        (
+            EDGES + "test_fences_up_to_their_end",
+            EDGES + "test_fences_beyond_their_end",
+            EDGES + "test_tickets_run_out",
+        ),
+    ),
+    (
+        "a hand-over does not see that there is no fence left",
+        29,
+        "protocol/lua/_queue.lua",
+        "not exhausted(last_fence, now) and call('ZPOPMIN', QUEUE)[1]",
+        "call('ZPOPMIN', QUEUE)[1]",
+        EDGES + "test_fences_run_out_in_a_hand_over",
+    ),
+    (
+        "numbers leave the scripts rounded",
+        29,
+        "protocol/lua/_base.lua",
+        "'%.0f'",
+        "'%.14g'",
+        EDGES + "test_fences_up_to_their_end",
+    ),
+    (
+        "anything counts as a fence",
+        29,
+        "protocol/lua/_base.lua",
+        "  return text and #text <= 16 and string.match(text, '^%d+$') and tonumber(text) or nil\n",
+        "  return tonumber(text)\n",
+        EDGES + "test_a_fence_that_nobody_gave_out",
+    ),
+    (
+        "a publish count of 0 means nothing",
+        "table",
+        "protocol/lua/_queue.lua",
+        "if push(channel, message, deaf) > 0 then\n",
+        "if push(channel, message, deaf) >= 0 then\n",
+        TABLES + "test_row[hand-over-to-dead-waiters]",
+    ),
+    (
+        "giving back forgets who waits",
+        "quorum",
+        "protocol/lua/abandon.lua",
+        "if ARGV[4] == '1' and holds and call('EXISTS', QUEUE) == 0 then",
+        "if ARGV[4] == '1' and holds then",
+        VOTE + "test_given_back_while_others_wait",
+    ),
+    (
+        "a sharded push is sent where there is none",
+        "cluster",
+        "protocol/lua/_base.lua",
+        "local heard = redis.pcall('SPUBLISH', channel, message)",
+        "local heard = call('SPUBLISH', channel, message)",
+        "tests/faults/test_cluster_faults.py::test_without_sharded_pubsub",
+    ),
+    (
+        "a holder is taken out twice",
+        "quorum",
+        "protocol/lua/force_release.lua",
+        "call('HGET', SESSION, '#forced') == token and 'over' or 'not-holder'",
+        "'not-holder'",
+        MISHAPS + "test_taken_out_once",
+    ),
+    (
+        "an id sees any record of its name",
+        "ids",
+        "protocol/lua/_ids.lua",
+        "if not id then\n",
+        "if not id or string.sub(id, 1, 2) == 'p:' then\n",
+        (
+            IDS + "test_another_session_of_the_same_name",
+            IDS + "test_without_the_lock_too",
+            IDS + "test_it_begins_while_another_is_about_to",
+        ),
+    ),
+]

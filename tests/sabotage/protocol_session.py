@@ -1,0 +1,328 @@
+"""Protections of the scripts that write a session, and of how their replies are read.
+
+name, number of the attack, file in the package, old text, new text, tests that must fail.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+PAUSES = "tests/faults/test_pauses.py::"
+LATE = "tests/faults/test_late_calls.py::"
+REPLIES = "tests/faults/test_lost_replies.py::"
+STATE = "tests/faults/test_lost_state.py::"
+PUSHES = "tests/faults/test_lost_pushes.py::"
+LOOP = "tests/faults/test_event_loop.py::"
+RACES = "tests/faults/test_release_races.py::"
+EDGES = "tests/faults/test_edges.py::"
+TABLES = "tests/protocol/test_tables.py::"
+IDS = "tests/conformance/test_ids.py::"
+SERIAL = "tests/session/test_serializable.py::"
+VISIT = "tests/integrations/web/test_request_session.py::"
+
+LOCK_CHECK = "if call('GET', LOCK) ~= token then\n"
+FENCE_CHECK = "if (number_in(state.fence) or 0) > tonumber(fence) then\n"
+CHECKS = (LOCK_CHECK, FENCE_CHECK)
+NEVER = "if false then\n"
+COMMIT = "protocol/lua/_commit.lua"
+
+Texts: TypeAlias = "str | tuple[str, ...]"
+
+SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
+    (
+        "a save is not bound to the lock or the fence",
+        1,
+        "protocol/lua/release.lua",
+        CHECKS,
+        (NEVER, NEVER),
+        (
+            PAUSES + "test_a_late_save_is_refused",
+            PAUSES + "test_a_late_save_is_refused_though_nobody_came",
+            PAUSES + "test_a_pause_between_check_and_write",
+        ),
+    ),
+    (
+        "a save is bound to the fence only",
+        1,
+        "protocol/lua/release.lua",
+        LOCK_CHECK,
+        NEVER,
+        PAUSES + "test_a_late_save_is_refused_though_nobody_came",
+    ),
+    (
+        "an immediate save is not bound to the lock or the fence",
+        1,
+        "protocol/lua/save.lua",
+        CHECKS,
+        (NEVER, NEVER),
+        (
+            PAUSES + "test_a_late_immediate_save_is_refused",
+            PAUSES + "test_a_pause_before_an_immediate_save",
+        ),
+    ),
+    (
+        "the client checks, the store does not",
+        2,
+        "protocol/lua/release.lua",
+        CHECKS,
+        (NEVER, NEVER),
+        PAUSES + "test_a_pause_between_check_and_write",
+    ),
+    (
+        "a late release is carried out",
+        3,
+        "protocol/lua/release.lua",
+        CHECKS,
+        (NEVER, NEVER),
+        (
+            LATE + "test_a_delayed_release",
+            LATE + "test_a_delayed_release_when_nobody_holds",
+            LATE + "test_a_duplicated_release",
+        ),
+    ),
+    (
+        "a late immediate save is carried out",
+        3,
+        "protocol/lua/save.lua",
+        CHECKS,
+        (NEVER, NEVER),
+        LATE + "test_a_delayed_immediate_save",
+    ),
+    (
+        "an older acquisition may save",
+        4,
+        "protocol/lua/release.lua",
+        CHECKS,
+        (NEVER, NEVER),
+        (
+            LATE + "test_an_older_acquisition_is_replayed",
+            LATE + "test_an_older_acquisition_that_was_lost_is_replayed",
+        ),
+    ),
+    (
+        "an immediate save is done each time it is asked for",
+        6,
+        "protocol/lua/save.lua",
+        "if state.op == op then\n  return {'already', state.version, state.created}\nend\n",
+        "",
+        REPLIES + "test_an_immediate_save_is_done_once",
+    ),
+    (
+        "what was created just now exists already",
+        6,
+        "protocol/lua/create.lua",
+        "if state.created and finished(op, state.commit) then",
+        "if false then",
+        REPLIES + "test_a_new_session_is_created_once",
+    ),
+    (
+        "a lock that Redis lost is still good for saving",
+        10,
+        "protocol/lua/release.lua",
+        LOCK_CHECK,
+        NEVER,
+        STATE + "test_restarted_empty_and_nobody_came",
+    ),
+    (
+        "a lock is good although the fence is newer",
+        10,
+        "protocol/lua/release.lua",
+        FENCE_CHECK,
+        NEVER,
+        STATE + "test_an_old_lock_with_a_newer_fence",
+    ),
+    (
+        "a lock is good for immediate saves although the fence is newer",
+        10,
+        "protocol/lua/save.lua",
+        FENCE_CHECK,
+        NEVER,
+        STATE + "test_an_old_lock_with_a_newer_fence",
+    ),
+    (
+        "a push is trusted from when it is read",
+        14,
+        "protocol/replies.py",
+        "    start = now - push.claim if seen_us is None else min(now, seen_at + (push.server_us - seen_us) / 1e6)\n",
+        "    start = now\n",
+        PUSHES + "test_a_push_that_is_read_too_late_is_not_trusted",
+    ),
+    (
+        "a release is not bound to the lock",
+        22,
+        "protocol/lua/release.lua",
+        LOCK_CHECK,
+        NEVER,
+        LOOP + "test_the_loop_was_blocked_beyond_the_lease",
+    ),
+    (
+        "a release is bound neither to the lock nor to the fence",
+        22,
+        "protocol/lua/release.lua",
+        (LOCK_CHECK, FENCE_CHECK),
+        (NEVER, NEVER),
+        LOOP + "test_the_loop_was_blocked_while_another_process_saved",
+    ),
+    (
+        "a save is not bound to the lock",
+        22,
+        "protocol/lua/save.lua",
+        LOCK_CHECK,
+        NEVER,
+        (
+            LOOP + "test_a_save_amid_a_body_that_was_blocked",
+            LOOP + "test_a_change_saved_at_once_after_blocking",
+        ),
+    ),
+    (
+        "a release does not see the tombstone",
+        26,
+        "protocol/lua/release.lua",
+        "if state.destroyed then\n",
+        NEVER,
+        RACES + "test_a_session_destroyed_under_its_lock[at the end-True]",
+    ),
+    (
+        "a release for a new session does not see the tombstone",
+        26,
+        "protocol/lua/release.lua",
+        "if state.destroyed then\n",
+        NEVER,
+        RACES + "test_a_session_destroyed_under_its_lock[at the end-False]",
+    ),
+    (
+        "a save does not see the tombstone",
+        26,
+        "protocol/lua/save.lua",
+        "if state.destroyed then\n",
+        NEVER,
+        RACES + "test_a_session_destroyed_under_its_lock[amid-False]",
+    ),
+    (
+        "an increment does not see the tombstone",
+        26,
+        "protocol/lua/incr.lua",
+        "if state.destroyed then\n",
+        NEVER,
+        RACES + "test_a_session_destroyed_under_its_lock[as incr-False]",
+    ),
+    (
+        "a commit does not see the tombstone",
+        26,
+        "protocol/lua/commit.lua",
+        "if state.destroyed then\n",
+        NEVER,
+        RACES + "test_a_save_without_the_lock_after_destroying",
+    ),
+    (
+        "a tombstone ends before the lock",
+        26,
+        "protocol/lua/destroy.lua",
+        "math.max(tonumber(ARGV[1]), call('PTTL', LOCK))",
+        "ARGV[1]",
+        RACES + "test_a_tombstone_that_ends_before_the_holder[False]",
+    ),
+    (
+        "nobody tells the waiters that it was destroyed",
+        26,
+        "protocol/lua/destroy.lua",
+        "  push(channel, 'D ' .. waiters[i])\n",
+        "",
+        RACES + "test_waiters_are_told_at_once_that_it_was_destroyed",
+    ),
+    (
+        "a late release is not refused",
+        28,
+        "protocol/lua/release.lua",
+        (LOCK_CHECK, FENCE_CHECK),
+        (NEVER, NEVER),
+        EDGES + "test_a_round_trip_longer_than_the_lease",
+    ),
+    (
+        "a claim counts from the arrival of its push",
+        28,
+        "protocol/replies.py",
+        "start = now - push.claim if seen_us is None else min(now, seen_at + (push.server_us - seen_us) / 1e6)",
+        "start = now",
+        (
+            TABLES + "test_how_long_a_push_is_trusted",
+            TABLES + "test_the_servers_clock_jumps",
+            TABLES + "test_a_push_before_any_reply_is_not_trusted",
+        ),
+    ),
+    (
+        "create overwrites",
+        "table",
+        "protocol/lua/create.lua",
+        "if state.created or state.destroyed or state.id then\n",
+        NEVER,
+        TABLES + "test_row[create-never-overwrites]",
+    ),
+    (
+        "a conflict gives the lock up",
+        "table",
+        "protocol/lua/release.lua",
+        "if refusal and refusal[1] == 'conflict' then\n    return refusal",
+        "if refusal and refusal[1] == 'conflict' then\n    call('DEL', LOCK)\n    return refusal",
+        TABLES + "test_row[a-conflict-keeps-the-lock]",
+    ),
+    (
+        "a delta revives part of a record that is gone",
+        "table",
+        "protocol/lua/_commit.lua",
+        "if state.created ~= created then\n",
+        NEVER,
+        TABLES + "test_row[the-record-is-gone-and-came-again]",
+    ),
+    (
+        "an id sees any record of its name, without scripts and when its turn comes",
+        "ids",
+        "protocol/replies.py",
+        'if current is None:\n        return keys.proof.startswith("p:")',
+        'if current is None or current.startswith(b"p:"):\n        return keys.proof.startswith("p:")',
+        (IDS + "test_another_session_of_the_same_name", IDS + "test_a_waiter_of_the_same_name"),
+    ),
+    (
+        "a record does not say whose it is",
+        "ids",
+        "protocol/lua/_commit.lua",
+        "if not state.id then\n",
+        "if false then\n",
+        IDS + "test_another_session_of_the_same_name",
+    ),
+    (
+        "a holder saves into the record of another session",
+        "ids",
+        "protocol/lua/_commit.lua",
+        "elseif state.id and not admitted(created, state.id, state.old, now) then\n",
+        "elseif false then\n",
+        IDS + "test_it_begins_while_another_is_about_to",
+    ),
+    (
+        "the set of keys is not compared after iterating",
+        "A1b",
+        COMMIT,
+        "      clash = own_fields() ~= tonumber(ARGV[i + 2])\n",
+        "      clash = false\n",
+        SERIAL + "test_iterating_sees_a_key_that_came_meanwhile",
+    ),
+    (
+        "a record that one request emptied ends under another's hands",
+        "A2",
+        COMMIT,
+        "  if holder and holder ~= token or call('EXISTS', QUEUE) == 1 or own_fields() > 0 then\n",
+        "  if own_fields() > 0 then\n",
+        (
+            VISIT + "test_the_other_way_round_nothing_acknowledged_is_lost",
+            VISIT + "test_nor_that_of_a_post_that_waits",
+        ),
+    ),
+    (
+        "a record ends although somebody has put something in",
+        "A2",
+        COMMIT,
+        "call('EXISTS', QUEUE) == 1 or own_fields() > 0 then\n",
+        "call('EXISTS', QUEUE) == 1 then\n",
+        VISIT + "test_a_get_that_takes_the_last_message_leaves_the_cart",
+    ),
+]

@@ -1,0 +1,63 @@
+"""Protections of what a session knows of its changes.
+
+name, number of the attack, file in the package, old text, new text, tests that must fail.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+IDS = "tests/conformance/test_ids.py::"
+RMW = "tests/session/test_read_modify_write.py::"
+SERIAL = "tests/session/test_serializable.py::"
+
+SESSION = "session/mapping.py"
+
+Texts: TypeAlias = "str | tuple[str, ...]"
+
+SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
+    (
+        "a record that was made without scripts does not say whose it is",
+        "ids",
+        "session/commit_watch.py",
+        'if b"#id" not in current.fields:\n',
+        "if False:\n",
+        IDS + "test_another_session_of_the_same_name",
+    ),
+    (
+        "equal results of two read-modify-writes agree",
+        "A1",
+        SESSION,
+        "        if key in self._read or self._read_all:\n            return False\n",
+        "",
+        (
+            RMW + "test_two_that_come_to_the_same_by_computing_it",
+            RMW + "test_ten_increments_at_once",
+        ),
+    ),
+    (
+        "an absent key counts as not read",
+        "A1",
+        SESSION,
+        "        if type(key) is str and key not in self._assigned and key not in self._deleted:\n"
+        "            self._read.add(key)\n",
+        "",
+        SERIAL + "test_a_key_that_was_looked_for_and_is_there_now",
+    ),
+    (
+        "what a transaction read does not count",
+        "A1b",
+        SESSION,
+        "        known = self._read | self._given\n",
+        "        known = set(self._given)\n",
+        SERIAL + "test_each_copies_the_others_key",
+    ),
+    (
+        "what a transaction wrote and took back does not count",
+        "A1b",
+        SESSION,
+        "        known = self._read | self._given\n",
+        "        known = set(self._read)\n",
+        SERIAL + "test_a_key_that_was_written_and_is_as_it_was",
+    ),
+]

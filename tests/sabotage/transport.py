@@ -1,0 +1,114 @@
+"""Protections of connections, of pushes and of what is sent again; and of the look at every server.
+
+name, number of the attack, file in the package, old text, new text, tests that must fail.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+PUSHES = "tests/faults/test_lost_pushes.py::"
+SCRIPTS = "tests/faults/test_scripts_and_forks.py::"
+REPEATED = "tests/session/test_durability.py::test_a_repeated_save_is_judged_as_well"
+CHECKUP = "tests/checkup/test_checkup.py::"
+MISHAPS = "tests/faults/test_quorum_mishaps.py::"
+
+Texts: TypeAlias = "str | tuple[str, ...]"
+
+SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
+    (
+        "waiters do not look when their connection ends",
+        14,
+        "transport/pushes.py",
+        "        self._drop()\n        self._on_gap()\n\n    def _drop(self)",
+        "        self._drop()\n\n    def _drop(self)",
+        (
+            PUSHES + "test_the_push_connection_is_killed",
+            PUSHES + "test_killed_with_the_grant_in_it",
+        ),
+    ),
+    (
+        "NOSCRIPT is an error like another",
+        20,
+        "transport/link.py",
+        'if str(reply).startswith("NOSCRIPT"):',
+        "if False:",
+        (
+            SCRIPTS + "test_scripts_are_forgotten_before_every_call",
+            SCRIPTS + "test_scripts_are_forgotten_amid_a_pipeline",
+            SCRIPTS + "test_scripts_are_forgotten_all_the_time",
+        ),
+    ),
+    (
+        "NOSCRIPT is an error like another, through the client",
+        20,
+        "transport/one_server.py",
+        "except NoScriptError:",
+        "except ZeroDivisionError:",
+        SCRIPTS + "test_scripts_are_forgotten_behind_a_client_of_another_kind",
+    ),
+    (
+        "a child keeps its parent's connections open",
+        21,
+        "transport/wire.py",
+        "os.register_at_fork(after_in_child=_let_go_after_fork)",
+        "pass",
+        SCRIPTS + "test_a_parent_that_dies_before_its_child",
+    ),
+    (
+        "a repeated save does not wait again",
+        "durability",
+        "transport/executor.py",
+        'if call.script != "destroy":  # which writes each time',
+        "if False:",
+        (REPEATED + "[release]", REPEATED + "[save]", REPEATED + "[commit]", REPEATED + "[create]"),
+    ),
+    (
+        "a server without RESP3 is asked again and again",
+        "capabilities",
+        "transport/outages.py",
+        "hopeless = isinstance(error, AuthenticationError) or NO_RESP3.search(str(error))",
+        "hopeless = isinstance(error, AuthenticationError)",
+        CHECKUP + "test_a_client_that_insists_on_resp3",
+    ),
+    (
+        "a gap is told to whoever subscribed only",
+        "cluster",
+        "transport/pushes.py",
+        "        self._on_gap()  # whoever could not be reached has been dropped from the queue\n\n    def no_more",
+        "\n    def no_more",
+        "tests/transport/test_shard_channels.py::test_somebody_else_wants_it_when_it_is_confirmed",
+    ),
+    (
+        "an earlier try is forgotten when there is no connection any more",
+        "connection",
+        "transport/executor.py",
+        "            self.last = error\n            self.sent = self.sent or not was_unsent(error)\n",
+        "            self.last = error\n            self.sent = not was_unsent(error)\n",
+        "tests/faults/test_lost_replies.py::test_what_was_sent_once",
+    ),
+    (
+        "one master of a cluster speaks for all",
+        "capabilities",
+        "checkup/targets.py",
+        "if isinstance(route, ClusterRoute):",
+        "if False:",
+        CHECKUP + "test_every_master_of_a_cluster",
+    ),
+    (
+        "who leaves while it subscribes stays subscribed",
+        "cluster",
+        "transport/pushes.py",
+        'shard.wire.tell(("SUNSUBSCRIBE", channel))  # who asked for it left meanwhile',
+        "pass",
+        "tests/transport/test_cluster_pushes.py::test_who_is_cancelled_while_it_subscribes",
+    ),
+    (
+        "closing cancels whoever subscribes",
+        "quorum",
+        "transport/pushes.py",
+        "        await asyncio.wait([starting])\n        if not starting.cancelled():",
+        "        await asyncio.shield(starting)\n        if not starting.cancelled():",
+        MISHAPS + "test_closed_with_locks_held_and_waited_for",
+    ),
+]

@@ -1,0 +1,50 @@
+"""Protections of decorated views and of the visitors' cookies.
+
+name, number of the attack, file in the package, old text, new text, tests that must fail.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+VISITORS = "tests/views/test_decorator_new_visitors.py::"
+
+Texts: TypeAlias = "str | tuple[str, ...]"
+
+SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
+    (
+        "a decorated view adopts the id of a cookie",
+        "B17",
+        "views/wrap.py",
+        "missing is None or isinstance(sid_from, SidCookie) else",
+        "missing is None else",
+        VISITORS + "test_an_unknown_id_is_never_adopted",
+    ),
+    (
+        "an id that was replaced begins another session",
+        "B17",
+        "views/wrap.py",
+        "if error.replaced or not self.begins",
+        "if not self.begins",
+        VISITORS + "test_an_id_that_was_replaced",
+    ),
+    (
+        "a session is stored whose id nobody is told",
+        "B17",
+        "views/visitor_cookie.py",
+        "if session.new and not session.changes():",
+        "if session.new:",
+        (
+            VISITORS + "test_an_answer_that_cannot_carry_a_cookie",
+            VISITORS + "test_aiohttp_answer_that_has_begun",
+        ),
+    ),
+    (
+        "an id that was replaced is given out again",
+        "B17",
+        "views/visitor_cookie.py",
+        "            and not context.outdated\n",
+        "",
+        VISITORS + "test_the_cookie_lives_as_long_as_the_session",
+    ),
+]
