@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-import sessionlock
-
-PACKAGE = Path(sessionlock.__file__).parent
+from tests.structure.package import MODULES, tree
 
 # Within a line nobody imports another, but for what FOLLOWS allows.
 LAYERS = (
@@ -40,11 +37,7 @@ UPWARDS = {
     ("views", "blocking"),
 }
 DEPTH = {module: depth for depth, line in enumerate(LAYERS) for module in line.split()}
-MODULES = sorted(
-    path.relative_to(PACKAGE).as_posix().removesuffix(".py")
-    for path in PACKAGE.rglob("*.py")
-    if path.parent != PACKAGE or path.stem not in ("__init__", "__main__")
-)
+BELOW_THE_ROOT = [module for module in MODULES if module not in ("__init__", "__main__")]
 DOES_NO_IO = ("errors", "policies", "protocol", "quorum/ballot", "session/merge", "session/mapping")
 IO = {"asyncio", "anyio", "socket", "redis", "hiredis", "threading", "subprocess"}
 
@@ -52,7 +45,7 @@ IO = {"asyncio", "anyio", "socket", "redis", "hiredis", "threading", "subprocess
 def imports(module: str) -> Iterator[str]:
     """The full name of every module that it imports, wherever in its text."""
     package = ("sessionlock", *module.split("/")[:-1])
-    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(module)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -64,10 +57,10 @@ def imports(module: str) -> Iterator[str]:
 
 def test_every_module_has_its_layer() -> None:
     """A new module or folder is put on a line; a line names none that is gone."""
-    assert sorted({module.split("/")[0] for module in MODULES}) == sorted(DEPTH)
+    assert sorted({module.split("/")[0] for module in BELOW_THE_ROOT}) == sorted(DEPTH)
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", BELOW_THE_ROOT)
 def test_imports_come_from_above(module: str) -> None:
     """Nothing is imported from the same line or from one below, in a function neither."""
     own = module.split("/")[0]
