@@ -14,13 +14,14 @@ from markupsafe import Markup
 
 from ..errors import ConfigurationError
 from ..guard import SessionGuard
-from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
-from .settings import PREFIX, check_names, checked, names_of, without_effect
-from .web.decorators import lease_of, policy_of
+from ..policies import SessionPolicy
+from .settings import PREFIX, check_arguments, check_names, checked, names_of, without_effect
+from .settings.options import FaceOptions, FaceSettings
+from .web.decorators import policy_of
 from .web.identity import IDENTITY
-from .web.problems import Problems, stays
+from .web.problems import stays
 from .web.request_session import Visit
-from .web.rules import INHERITED, Mode, RoutePolicy, Rules
+from .web.rules import RoutePolicy, Rules
 
 __all__ = [
     "FLASHES",
@@ -52,26 +53,10 @@ EXTENSIONS_IDENTITY = (*IDENTITY, "identity.id", "oidc_auth_profile", "CAS_USERN
 class Settings:
     """Arguments of an extension; where they say nothing, ``app.config["SESSION_LOCK_…"]``, the name in capitals."""
 
-    def __init__(
-        self,
-        *,
-        mode: Mode | None = None,
-        routes: Mapping[str, RoutePolicy | Mode] | None = None,
-        wait: WaitPolicy | float | None = None,
-        lease: LeasePolicy | float | None = None,
-        save_on_error: bool | None = None,
-        problems: Problems | None = None,
-        **more: Any,
-    ) -> None:
-        self._given: dict[str, Any] = {
-            "mode": mode,
-            "routes": routes,
-            "wait": wait,
-            "lease": lease,
-            "save_on_error": save_on_error,
-            "problems": problems,
-            **more,
-        }
+    def __init__(self, url: object, options: FaceOptions) -> None:
+        """``url``: a guard, a URL, or None."""
+        check_arguments(**{name: None for name in options})
+        self._given: Mapping[str, Any] = {"url": url, **options}
 
     def told(self, app: Any, name: str) -> Any:
         """None when nobody says anything about it.
@@ -98,19 +83,10 @@ class Settings:
             log.warning("without effect, for SessionLock keeps the sessions: %s", ", ".join(idle))
         return _said(app)
 
-    def rules(self, app: Any) -> Rules:
-        """What holds for which route."""
-        told = {name: self.told(app, name) for name in INHERITED}
-        default = RoutePolicy(self.told(app, "mode") or "auto", **{**told, "lease": lease_of(told["lease"])})
-        return Rules(default, self.told(app, "routes"))
-
-    def problems(self, app: Any) -> Problems:
-        return self.told(app, "problems") or Problems()
-
-    def identity(self, app: Any) -> tuple[str, ...]:
-        """The keys that tell who is logged in."""
-        told = self.told(app, "identity")
-        return EXTENSIONS_IDENTITY if told is None else tuple(told)
+    def read(self, app: Any) -> FaceSettings:
+        """All of it, as it is now."""
+        said = {name: self.told(app, name) for name in FaceOptions.__annotations__}
+        return FaceSettings.of(said, identity=EXTENSIONS_IDENTITY)
 
 
 def tell_late(app: Any, said: Mapping[str, Any]) -> None:

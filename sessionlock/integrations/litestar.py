@@ -41,11 +41,10 @@ from ..views.cookies import CookieSettings, usable_sid
 from .asgi.middleware import SessionLockMiddleware
 from .settings import OPTIONS, check_arguments
 from .takeover.taking import Origin
-from .web.decorators import lease_of
 from .web.identity import IDENTITY
 from .web.problems import Problems
 from .web.request_session import Visit
-from .web.rules import Mode, OnConflict, RoutePolicy, Rules
+from .web.rules import Mode, OnConflict, RoutePolicy, Rules, lease_of
 from .web.starting import look_at_start
 from .web.values import for_framework
 

@@ -49,8 +49,8 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "a request that cannot run again is to run again",
         "flask",
         FLASK + "interface.py",
-        "rules=None if run is None else self._rules",
-        "rules=self._rules",
+        "rules=None if run is None else self.settings.rules",
+        "rules=self.settings.rules",
         TESTS + "again.py::test_without_a_server_around_it_the_conflict_is_told",
     ),
     (

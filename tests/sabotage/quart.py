@@ -119,8 +119,8 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "a websocket changes the id that the browser has",
         "quart",
         INTERFACE,
-        "            identity=self._identity if answers else (),\n",
-        "            identity=self._identity,\n",
+        "            identity=self.settings.identity if answers else (),\n",
+        "            identity=self.settings.identity,\n",
         SOCKETS + "test_a_login_keeps_the_id_that_the_browser_has",
     ),
     (

@@ -18,29 +18,29 @@ and websockets never hold it. A request that fails (an exception, a status of 50
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from ...default import default_guard
 from ...errors import ConfigurationError
 from ...guard import SessionGuard
-from ...policies import LeasePolicy, WaitPolicy
 from ...views.cookies import CookieSettings
 from ..settings import check_arguments
-from ..takeover.taking import Origin
-from ..web.decorators import lease_of, session_lock, session_lock_exempt, session_policy, session_readonly
+from ..settings.options import FaceOptions, FaceSettings
+from ..web.decorators import session_lock, session_lock_exempt, session_policy, session_readonly
 from ..web.identity import IDENTITY
 from ..web.mapping import WebSession
-from ..web.problems import Problems
 from ..web.request_session import Visit
-from ..web.rules import Mode, OnConflict, RoutePolicy, Rules
 from ..web.starting import look_at_start
 from ..web.values import for_framework
 from .request import Handler, SessionOfRequest, of_request, run
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = [
     "get_session",
@@ -64,16 +64,7 @@ def setup(
     guard: SessionGuard | str | None = None,
     *,
     cookie: CookieSettings | str | None = None,
-    mode: Mode = "auto",
-    routes: Mapping[str, RoutePolicy | Mode] | None = None,
-    wait: WaitPolicy | float | None = None,
-    lease: LeasePolicy | float | None = None,
-    save_on_error: bool = False,
-    body_limit: int | None = None,
-    on_conflict: OnConflict | None = None,
-    identity: Iterable[str] = (*IDENTITY, SECURITY),
-    problems: Problems | None = None,
-    read_from: Origin | None = None,
+    **options: Unpack[FaceOptions],
 ) -> None:
     """Give every request of ``app`` and its sub-applications a session. Call it once, on the outermost application.
 
@@ -90,46 +81,17 @@ def setup(
     Raises:
         ConfigurationError: a value that makes no sense, or a second call.
     """
-    check_arguments(
-        guard=guard,
-        cookie=cookie,
-        mode=mode,
-        routes=routes,
-        wait=wait,
-        lease=lease,
-        save_on_error=save_on_error,
-        body_limit=body_limit,
-        on_conflict=on_conflict,
-        identity=identity,
-        problems=problems,
-    )
-    check_arguments(
-        guard=guard,
-        cookie=cookie,
-        mode=mode,
-        routes=routes,
-        wait=wait,
-        lease=lease,
-        save_on_error=save_on_error,
-        body_limit=body_limit,
-        on_conflict=on_conflict,
-        identity=identity,
-        problems=problems,
-        read_from=read_from,
-    )
+    check_arguments(guard=guard, cookie=cookie, **options)
     if SETTINGS in app:
         raise ConfigurationError("this application has its sessions already: call setup() once")
     kept = SessionGuard.from_url(guard) if isinstance(guard, str) else guard or default_guard()
     how = app[SETTINGS] = Settings(
         kept,
         CookieSettings(cookie) if isinstance(cookie, str) else cookie or CookieSettings(),
-        Rules(RoutePolicy(mode, wait, lease_of(lease), save_on_error, body_limit, on_conflict), routes),
-        problems or Problems(),
-        identity,
+        FaceSettings.of(options, identity=(*IDENTITY, SECURITY)),
         for_framework(kept.codec, json.dumps, json.loads),
         guard if isinstance(guard, str) else None,
         cookie is not None,
-        read_from,
     )
     app.middlewares.insert(0, _middleware(how))
     app.on_response_prepare.append(_as_it_begins)
@@ -189,8 +151,8 @@ async def _close(app: web.Application) -> None:
     how = app[SETTINGS]
     if how.url is not None:  # a guard of its own
         await how.guard.aclose()
-    if how.origin is not None:
-        await how.origin.aclose()
+    if how.face.origin is not None:
+        await how.face.origin.aclose()
 
 
 def _of(request: web.BaseRequest) -> SessionOfRequest:

@@ -142,8 +142,8 @@ class SessionOfRequest:
 
     def _first_visit(self, only_reading: bool) -> Visit:
         how, request = self.how, self._request
-        policy = policy_for(how.rules, request)
-        origin = None if policy.mode == "off" else how.origin
+        policy = policy_for(how.face.rules, request)
+        origin = None if policy.mode == "off" else how.face.origin
         return Visit(
             how.guard,
             how.cookie,
@@ -153,8 +153,8 @@ class SessionOfRequest:
             path=route_of(request),
             https=request.secure,
             client=partial(client_of_transport, request),
-            rules=how.rules,
-            identity=how.identity,
+            rules=how.face.rules,
+            identity=how.face.identity,
             codec=how.codec,
             lifetime=how.lifetime,
             origin=origin,
@@ -278,7 +278,7 @@ class SessionOfRequest:
     def problem(self, error: SessionLockError) -> web.Response | None:
         """The answer that ``error`` is, if it can still be given."""
         request = self._request
-        problem = self.how.problems.answer(error, accept=request.headers.get("Accept"))
+        problem = self.how.face.problems.answer(error, accept=request.headers.get("Accept"))
         if problem is None or _has_begun(request):
             return None
         self._tell(error)

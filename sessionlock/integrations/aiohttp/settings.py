@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import web
@@ -12,9 +11,8 @@ from ...codecs.base import Codec
 from ...guard import SessionGuard
 from ...policies import SessionPolicy
 from ...views.cookies import CookieSettings
-from ..takeover.taking import Origin
+from ..settings.options import FaceSettings
 from ..web.decorators import policy_of
-from ..web.problems import Problems
 from ..web.rules import RoutePolicy, Rules
 
 if TYPE_CHECKING:
@@ -45,23 +43,17 @@ class Settings:
         self,
         guard: SessionGuard,
         cookie: CookieSettings,
-        rules: Rules,
-        problems: Problems,
-        identity: Iterable[str],
+        face: FaceSettings,
         codec: Codec,
         url: str | None,
         cookie_is_told: bool,
-        origin: Origin | None,
     ) -> None:
         self.guard = guard
         self.cookie = cookie
-        self.rules = rules
-        self.problems = problems
-        self.identity = tuple(identity)
+        self.face = face
         self.codec = codec
         self.url = url
         self.cookie_is_told = cookie_is_told
-        self.origin = origin
         self.lifetime: SessionPolicy | None = None
         self.before_saving = nothing_more
         self.storage: object = None

@@ -30,11 +30,10 @@ from ...selfcalls.sockets import client_of_scope
 from ...views.cookies import CookieSettings, value_of
 from ..settings import check_arguments
 from ..takeover.taking import Origin
-from ..web.decorators import lease_of
 from ..web.identity import IDENTITY
 from ..web.problems import Problem, Problems, tell
 from ..web.request_session import Visit
-from ..web.rules import Mode, OnConflict, RoutePolicy, Rules
+from ..web.rules import Mode, OnConflict, RoutePolicy, Rules, lease_of
 from ..web.starting import look_at_start
 from ..web.values import for_framework
 from .checks import around, is_mounted, layers, misplaced, outside, replaced

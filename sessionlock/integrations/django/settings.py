@@ -21,10 +21,9 @@ from ..settings import OPTIONS, check_names, checked
 from ..settings.parts import check_options
 from ..takeover.django import DjangoEngine
 from ..takeover.taking import Origin
-from ..web.decorators import lease_of
 from ..web.identity import IDENTITY
 from ..web.problems import Problems
-from ..web.rules import RoutePolicy, Rules
+from ..web.rules import RoutePolicy, Rules, lease_of
 from .serializing import serializer_named
 
 __all__ = ["LockSettings", "current", "forget"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from flask import Flask
 from flask.sessions import SecureCookieSessionInterface
@@ -11,13 +11,13 @@ from flask.sessions import SecureCookieSessionInterface
 from ...blocking.guard import SessionGuard as BlockingGuard
 from ...errors import SessionLockError
 from ...guard import SessionGuard
-from ...policies import LeasePolicy, WaitPolicy
 from ..flasklike import Settings, expect_no_other
-from ..takeover.taking import Origin
-from ..web.problems import Problems
-from ..web.rules import Mode, OnConflict, RoutePolicy
+from ..settings.options import FaceOptions
 from .application import EXTENSION, guard_application
 from .interface import SessionLockInterface
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["SessionLock"]
 
@@ -45,32 +45,10 @@ class SessionLock:
         self,
         app: Flask | None = None,
         guard_or_url: SessionGuard | BlockingGuard | str | None = None,
-        *,
-        mode: Mode | None = None,
-        routes: Mapping[str, RoutePolicy | Mode] | None = None,
-        wait: WaitPolicy | float | None = None,
-        lease: LeasePolicy | float | None = None,
-        save_on_error: bool | None = None,
-        body_limit: int | None = None,
-        on_conflict: OnConflict | None = None,
-        identity: Iterable[str] | None = None,
-        problems: Problems | None = None,
-        read_from: Origin | None = None,
+        **options: Unpack[FaceOptions],
     ) -> None:
         self._guard_or_url = guard_or_url
-        self._settings = Settings(
-            url=self._guard_or_url,
-            mode=mode,
-            routes=routes,
-            wait=wait,
-            lease=lease,
-            save_on_error=save_on_error,
-            body_limit=body_limit,
-            on_conflict=on_conflict,
-            identity=identity,
-            problems=problems,
-            read_from=read_from,
-        )
+        self._settings = Settings(self._guard_or_url, options)
         if app is not None:
             self.init_app(app)
 

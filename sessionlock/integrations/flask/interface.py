@@ -72,11 +72,8 @@ class SessionLockInterface(SessionInterface):
         self._guard: SessionGuard | None = None
         self._owns_guard = False
         self._said = settings.said(app)
-        self._rules = settings.rules(app)
-        self._problems = settings.problems(app)
+        self.settings = settings.read(app)
         self._temporary = Temporary()
-        self._identity = settings.identity(app)
-        self._origin: Origin | None = settings.told(app, "read_from")
 
     # --- the guard
 
@@ -86,8 +83,8 @@ class SessionLockInterface(SessionInterface):
         if self._guard is None:
             self._guard = self._find_guard()
         portal().guards.add(self._guard)
-        if self._origin is not None:
-            portal().guards.add(self._origin)
+        if self.settings.origin is not None:
+            portal().guards.add(self.settings.origin)
         return self._guard
 
     def _find_guard(self) -> SessionGuard:
@@ -107,8 +104,8 @@ class SessionLockInterface(SessionInterface):
         guard, self._guard = self._guard, None
         if guard is None:
             return  # no session was touched
-        if self._origin is not None:
-            portal().begin(self._origin.aclose)
+        if self.settings.origin is not None:
+            portal().begin(self.settings.origin.aclose)
         if self._owns_guard:
             portal().begin(guard.aclose)
 
@@ -156,7 +153,7 @@ class SessionLockInterface(SessionInterface):
 
     def answer(self, error: SessionLockError) -> Response:
         """The error handler: the problem that ``error`` is for the client; a mistake in the program is raised."""
-        problem = self._problems.answer(error, current_request.headers.get("Accept"))
+        problem = self.settings.problems.answer(error, current_request.headers.get("Accept"))
         if problem is None:
             raise error
         session = _session_of(request_ctx)
@@ -224,10 +221,10 @@ class SessionLockInterface(SessionInterface):
         if run is not None and run.before is not None and not only_reading:
             visit = run.before.again()
         else:
-            policy = policy_for(app, self._rules, request, request.endpoint)
+            policy = policy_for(app, self.settings.rules, request, request.endpoint)
             if only_reading:
                 policy = replace(policy, mode="off" if policy.mode == "off" else "read")
-            visit = self._visit(app, request, policy, run, None if only_reading else self._origin)
+            visit = self._visit(app, request, policy, run, None if only_reading else self.settings.origin)
         if run is not None and not only_reading:
             run.visit = visit
         if visit.mode == "lock":
@@ -251,8 +248,8 @@ class SessionLockInterface(SessionInterface):
             path=request.path,
             https=request.is_secure,
             client=partial(client_of_environ, request.environ),
-            rules=None if run is None else self._rules,
-            identity=self._identity,
+            rules=None if run is None else self.settings.rules,
+            identity=self.settings.identity,
             codec=for_framework(guard.codec, self.serializer.dumps, self.serializer.loads),
             lifetime=self._lifetime(app, locked=policy.mode_for(request.method) == "lock"),
             origin=origin,
@@ -271,7 +268,7 @@ class SessionLockInterface(SessionInterface):
             return None
         if not app.config["SESSION_REFRESH_EACH_REQUEST"]:
             return None
-        policy = policy_for(app, self._rules, request, request.endpoint)
+        policy = policy_for(app, self.settings.rules, request, request.endpoint)
         if policy.mode == "off":
             return None
         visit = self._visit(app, request, replace(policy, mode="optimistic"), None)

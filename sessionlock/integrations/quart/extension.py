@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from quart import Quart
 from quart.sessions import SecureCookieSessionInterface
 
 from ...errors import SessionLockError
 from ...guard import SessionGuard
-from ...policies import LeasePolicy, WaitPolicy
 from ..flasklike import Settings, expect_no_other, mix_in
-from ..takeover.taking import Origin
-from ..web.problems import Problems
-from ..web.rules import Mode, OnConflict, RoutePolicy
+from ..settings.options import FaceOptions
 from .application import EXTENSION, GuardedQuart
 from .interface import SessionLockInterface
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["SessionLock"]
 
@@ -45,31 +45,10 @@ class SessionLock:
         guard_or_url: SessionGuard | str | None = None,
         *,
         guard: SessionGuard | str | None = None,
-        mode: Mode | None = None,
-        routes: Mapping[str, RoutePolicy | Mode] | None = None,
-        wait: WaitPolicy | float | None = None,
-        lease: LeasePolicy | float | None = None,
-        save_on_error: bool | None = None,
-        body_limit: int | None = None,
-        on_conflict: OnConflict | None = None,
-        identity: Iterable[str] | None = None,
-        problems: Problems | None = None,
-        read_from: Origin | None = None,
+        **options: Unpack[FaceOptions],
     ) -> None:
         self._guard_or_url = guard_or_url if guard_or_url is not None else guard
-        self._settings = Settings(
-            url=self._guard_or_url,
-            mode=mode,
-            routes=routes,
-            wait=wait,
-            lease=lease,
-            save_on_error=save_on_error,
-            body_limit=body_limit,
-            on_conflict=on_conflict,
-            identity=identity,
-            problems=problems,
-            read_from=read_from,
-        )
+        self._settings = Settings(self._guard_or_url, options)
         if app is not None:
             self.init_app(app)
 

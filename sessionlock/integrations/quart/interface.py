@@ -35,7 +35,6 @@ from ..flasklike import (
     tell_cookie,
     tell_late,
 )
-from ..takeover.taking import Origin
 from ..web.problems import tell
 from ..web.request_session import RunAgain, Visit
 from ..web.rules import Mode, RoutePolicy, label_of
@@ -75,10 +74,7 @@ class SessionLockInterface(SessionInterface):
         self._told_replaced = False
         self._owns_guard = False
         self._said = settings.said(app)
-        self._rules = settings.rules(app)
-        self._problems = settings.problems(app)
-        self._identity = settings.identity(app)
-        self._origin: Origin | None = settings.told(app, "read_from")
+        self.settings = settings.read(app)
 
     # --- the guard
 
@@ -119,8 +115,8 @@ class SessionLockInterface(SessionInterface):
         guard, self._guard = self._guard, None
         if guard is not None and self._owns_guard:
             await guard.aclose()
-        if self._origin is not None:
-            await self._origin.aclose()
+        if self.settings.origin is not None:
+            await self.settings.origin.aclose()
 
     # --- Quart's hooks
 
@@ -166,7 +162,7 @@ class SessionLockInterface(SessionInterface):
 
     async def answer(self, error: SessionLockError) -> Response:
         """The error handler: the problem that ``error`` is for the client; a mistake in the program is raised."""
-        problem = self._problems.answer(error, _accept())
+        problem = self.settings.problems.answer(error, _accept())
         if problem is None:
             raise error
         use = use_here()
@@ -182,7 +178,7 @@ class SessionLockInterface(SessionInterface):
             visit = run.before.again()
             visit.on_loss = run.lease_is_lost
             return visit
-        policy = policy_for(app, self._rules, request, _endpoint(request))
+        policy = policy_for(app, self.settings.rules, request, _endpoint(request))
         if isinstance(request, Websocket) or run is None:
             policy = replace(policy, mode=UNLOCKED.get(policy.mode, policy.mode))
         else:
@@ -202,7 +198,7 @@ class SessionLockInterface(SessionInterface):
     def _visit(self, app: Quart, request: Any, policy: RoutePolicy, run: Run | None) -> Visit:
         guard, name = self.guard(app), self.get_cookie_name(app)
         off, answers = policy.mode == "off", not isinstance(request, Websocket)  # with a header for a new id
-        origin = self._origin if answers and run is not None and not off else None
+        origin = self.settings.origin if answers and run is not None and not off else None
         return Visit(
             guard,
             QUARTS_OWN,
@@ -212,8 +208,8 @@ class SessionLockInterface(SessionInterface):
             path=request.path,
             https=request.scheme in ("https", "wss"),
             client=partial(client_of_scope, request.scope),
-            rules=None if run is None else self._rules,
-            identity=self._identity if answers else (),
+            rules=None if run is None else self.settings.rules,
+            identity=self.settings.identity if answers else (),
             codec=self._codec,
             lifetime=self._lifetime(app, locked=policy.mode_for(request.method) == "lock"),
             on_loss=None if run is None else run.lease_is_lost,

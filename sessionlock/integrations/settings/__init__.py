@@ -215,9 +215,18 @@ def checked(option: str, value: Any, spelled: str | None = None) -> Any:
 
 
 def check_arguments(**given: Any) -> None:
-    """Raises :class:`~sessionlock.ConfigurationError` for an argument of a face that makes no sense, by its name."""
+    """What a face was called with, its guard as ``guard``.
+
+    Raises:
+        TypeError: an option that does not exist, with the nearest that does.
+        ConfigurationError: a value that makes no sense, by the option's name.
+    """
     for name, value in given.items():
-        checked("url" if name == "guard" else name, value, name)
+        option = "url" if name == "guard" else name
+        if option not in OPTIONS:
+            known = {one: one for one, setting in OPTIONS.items() if len(setting.faces) > 1}
+            raise TypeError(f"there is no option {name!r}. {nearest(name, known)}")
+        checked(option, value, name)
 
 
 def unknown_names(said: Iterable[str], face: str) -> dict[str, str]:

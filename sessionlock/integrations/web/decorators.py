@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast, overload
 
 from ...errors import ConfigurationError
 from ...policies import LeasePolicy, WaitPolicy
-from .rules import Mode, OnConflict, RoutePolicy
+from .rules import Mode, OnConflict, RoutePolicy, lease_of
 
 __all__ = ["policy_of", "session_lock", "session_lock_exempt", "session_policy", "session_readonly"]
 
@@ -72,11 +72,6 @@ def session_policy(
         ConfigurationError: a value that makes no sense.
     """
     return _marks(RoutePolicy(mode, wait, lease_of(lease), save_on_error, body_limit, on_conflict))
-
-
-def lease_of(lease: LeasePolicy | float | None) -> LeasePolicy | None:
-    """``lease`` as a policy; a number is its ``ttl``."""
-    return lease if lease is None or isinstance(lease, LeasePolicy) else LeasePolicy(ttl=lease)
 
 
 def policy_of(handler: object, method: str) -> RoutePolicy | None:

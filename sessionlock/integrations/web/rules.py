@@ -11,7 +11,7 @@ from ...errors import ConfigurationError
 from ...policies import LeasePolicy, WaitPolicy
 from .learning import Learnt
 
-__all__ = ["BODY_LIMIT", "SAFE_METHODS", "RequestMode", "RoutePolicy", "Rules", "label_of"]
+__all__ = ["BODY_LIMIT", "SAFE_METHODS", "RequestMode", "RoutePolicy", "Rules", "label_of", "lease_of"]
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 OnConflict = Literal["again", "answer"]
@@ -105,6 +105,11 @@ class Rules:
             if (methods is None or method in methods) and pattern.fullmatch(path):
                 return policy
         return self.default
+
+
+def lease_of(lease: LeasePolicy | float | None) -> LeasePolicy | None:
+    """``lease`` as a policy; a number is its ``ttl``."""
+    return lease if lease is None or isinstance(lease, LeasePolicy) else LeasePolicy(ttl=lease)
 
 
 def label_of(method: str, path: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from flask import Flask, request, session
 
+from sessionlock.integrations.web.rules import RoutePolicy
 from tests.harness.flask_apps import WAIT, asked, close, guard_of, guarded, in_threads
 
 SID = "s" * 32
@@ -142,7 +143,7 @@ def test_a_limit_of_ones_own(app: Flask) -> None:
         body.go_on.set()
         return f"{locked} {asked_before} {len(request.get_data())}"
 
-    app.session_interface._rules.default = app.session_interface._rules.default.__class__(body_limit=0)  # type: ignore[attr-defined]
+    app.session_interface.settings.rules.default = RoutePolicy(body_limit=0)  # type: ignore[attr-defined]
     body = Slow(b"x" * 1000)
     assert upload(app, body).text == "True False 1000"
 

@@ -27,6 +27,7 @@ from sessionlock import LeasePolicy, SessionGuard, WaitTimedOut
 from sessionlock.errors import RedisUnavailable
 from sessionlock.integrations.flask.extension import SessionLock
 from sessionlock.integrations.web.decorators import session_lock
+from sessionlock.integrations.web.rules import RoutePolicy
 from tests.harness.flask_apps import asked, close, guard_of, guarded, holding
 
 SID = "s" * 32
@@ -359,7 +360,7 @@ def test_a_page_for_browsers(trouble: Trouble) -> None:
 
 
 def test_a_warning_that_tells_the_route_and_the_holder(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
-    app.session_interface._rules.default = app.session_interface._rules.default.__class__(wait=0.1)  # type: ignore[attr-defined]
+    app.session_interface.settings.rules.default = RoutePolicy(wait=0.1)  # type: ignore[attr-defined]
     app.add_url_rule("/buy", view_func=lambda: str(session["user"]), methods=["POST"])
     with holding(app, SID):
         asked(app, SID, "/buy", "POST")

@@ -470,7 +470,7 @@ def test_a_get_that_clashes_is_run_again(app: Flask, client: FlaskClient) -> Non
 
 
 def test_a_get_that_clashes_is_told_where_it_must_not_run_twice(app: Flask, client: FlaskClient) -> None:
-    app.session_interface._rules.default = RoutePolicy(on_conflict="answer")  # type: ignore[attr-defined]
+    app.session_interface.settings.rules.default = RoutePolicy(on_conflict="answer")  # type: ignore[attr-defined]
     runs = clashing(app)
     client.post("/add/a")
     assert in_parallel(app, client, ["/set/x", "/set/y"]) == [200, 409]
@@ -519,7 +519,7 @@ def test_the_applications_own_error_pages(app: Flask, client: FlaskClient) -> No
 
 def test_posts_in_parallel_lose_nothing(app: Flask, client: FlaskClient) -> None:
     client.post("/add/0")
-    app.session_interface._rules.default = app.session_interface._rules.default.__class__("auto", wait=WAIT)  # type: ignore[attr-defined]
+    app.session_interface.settings.rules.default = RoutePolicy(wait=WAIT)  # type: ignore[attr-defined]
     assert in_parallel(app, client, [f"/add/{n}" for n in range(1, 13)], "POST") == [200] * 12
     assert sorted(client.get("/cart").json or [], key=int) == [str(n) for n in range(13)]
 

@@ -23,6 +23,7 @@ from sessionlock.integrations.aiohttp import middleware as aiohttp_face
 from sessionlock.integrations.asgi import middleware as asgi_face
 from sessionlock.integrations.settings import ALL, OPTIONS, checked, names_of, unknown_names
 from sessionlock.integrations.settings.__main__ import document
+from sessionlock.integrations.settings.options import FaceOptions
 from sessionlock.integrations.settings.parts import ENVIRONMENT, FRAMEWORK, PARTS, check_options
 from sessionlock.integrations.settings.parts import names_of as names_of_part
 
@@ -38,7 +39,14 @@ LITESTARS = {name for name in inspect.signature(ServerSideSessionConfig).paramet
 
 
 def options_of(made: Callable[..., Any]) -> set[str]:
-    names = set(inspect.signature(made).parameters)
+    """``**options`` are those of :class:`.FaceOptions`, by their type."""
+    names = set()
+    for name, parameter in inspect.signature(made).parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            assert parameter.annotation == "Unpack[FaceOptions]"
+            names |= set(FaceOptions.__annotations__)
+        else:
+            names.add(name)
     return names - {"app", "guard", "guard_or_url"} - (LITESTARS if made is litestar_face.SessionLockConfig else set())
 
 
@@ -175,6 +183,22 @@ def test_an_argument_that_makes_no_sense_is_told_by_its_name(face: Callable[...,
     for name, value in {"lease": "3", "wait": "1", "identity": "who", "save_on_error": "no", "problems": 409}.items():
         with pytest.raises(ConfigurationError, match=f"^{name} must be"):
             face(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "face",
+    [
+        lambda **said: flask_face.SessionLock(None, URL, **said),
+        lambda **said: quart_face.SessionLock(None, URL, **said),
+        lambda **said: asgi_face.SessionLockMiddleware(nobody, URL, **said),
+        lambda **said: aiohttp_face.setup(web.Application(), URL, **said),
+        lambda **said: litestar_face.SessionLockConfig(URL, **said),
+    ],
+    ids=["flask", "quart", "asgi", "aiohttp", "litestar"],
+)
+def test_an_argument_that_does_not_exist_is_an_error(face: Callable[..., Any]) -> None:
+    with pytest.raises(TypeError, match="wiat"):
+        face(wiat=3)
 
 
 async def nobody(scope: Any, receive: Any, send: Any) -> None:
