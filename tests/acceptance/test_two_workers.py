@@ -19,20 +19,12 @@ import pytest
 import websockets
 
 from sessionlock import SessionGuard
-from sessionlock.embedded import EmbeddedServer
 from sessionlock.integrations.web.problems import BUSY, NESTED
 from tests.harness.asgi_calls import eventually
 from tests.harness.commands import connect, keys_without_ttl
 from tests.harness.sites import BRIEF, NAMES, STREAMING, TABS, WITHIN, Site, Visitor
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[str]:
-    """A Redis that the sites of this module share, and nobody else."""
-    with EmbeddedServer() as server:
-        yield server.url
 
 
 @pytest.fixture(scope="module", params=NAMES)

@@ -276,12 +276,6 @@ async def test_a_lost_connection_is_not_a_judgement() -> None:
 # --- once per process and server
 
 
-@pytest.fixture(autouse=True)
-def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capabilities, "_known", {})
-    monkeypatch.setattr(capabilities, "_told", set())
-
-
 async def test_a_server_is_looked_at_once_per_process() -> None:
     ask = Answering()
     first, second = Checkup(ask, "a:1"), Checkup(ask, "a:1")

@@ -11,7 +11,6 @@ import pytest
 import redis.asyncio
 
 from sessionlock import LeasePolicy, Quorum, QuorumNotReached, RedisUnavailable, ScriptsForbidden, SessionGuard
-from sessionlock.checkup import capabilities
 from sessionlock.embedded import EmbeddedServer, find_server
 from sessionlock.protocol.keys import keys_for
 from tests.harness.cluster import Cluster
@@ -21,12 +20,6 @@ from tests.harness.polling import eventually
 pytestmark = pytest.mark.anyio
 
 OwnServer = Callable[..., EmbeddedServer]
-
-
-@pytest.fixture(autouse=True)
-def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capabilities, "_known", {})
-    monkeypatch.setattr(capabilities, "_told", set())
 
 
 async def looked(guard: SessionGuard) -> None:

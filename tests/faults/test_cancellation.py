@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, get_args
 
@@ -31,12 +31,6 @@ SOON = 2.0
 
 everywhere = pytest.mark.parametrize("how", get_args(How))
 ready_or_not = pytest.mark.parametrize("when", get_args(When))
-
-
-@pytest.fixture
-async def proxy(redis_url: str) -> AsyncIterator[FaultyProxy]:
-    async with FaultyProxy(redis_url) as proxy:
-        yield proxy
 
 
 async def cycle(guard: SessionGuard, sid: str) -> None:

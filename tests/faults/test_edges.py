@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
@@ -105,12 +105,6 @@ async def test_the_shortest_and_the_longest_session(redis_url: str, node: Node, 
 
 
 # --- round trips longer than the lease
-
-
-@pytest.fixture
-async def proxy(redis_url: str) -> AsyncIterator[FaultyProxy]:
-    async with FaultyProxy(redis_url) as proxy:
-        yield proxy
 
 
 @pytest.mark.parametrize("slow", ["requests", "replies", "both"])

@@ -29,12 +29,6 @@ Node = Callable[..., SessionGuard]
 
 
 @pytest.fixture
-async def proxy(redis_url: str) -> AsyncIterator[FaultyProxy]:
-    async with FaultyProxy(redis_url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 async def turns(stored: Look, node: Node) -> AsyncIterator[Turns]:
     """Requests for session ``s``; none of them outlives the test."""
     turns = Turns(stored("s"))

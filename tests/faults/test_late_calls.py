@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -22,12 +22,6 @@ pytestmark = pytest.mark.anyio
 BRIEF = LeasePolicy(ttl=0.5, renew=False, claim=0.5, on_lost="flag")
 Look = Callable[[str], Stored]
 Node = Callable[..., SessionGuard]
-
-
-@pytest.fixture
-async def proxy(redis_url: str) -> AsyncIterator[FaultyProxy]:
-    async with FaultyProxy(redis_url) as proxy:
-        yield proxy
 
 
 def calls_of(name: str) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -31,12 +31,6 @@ SCHEDULING = 0.3  # what a busy machine may add
 # Looks at the lease's end, if it does that by itself: the policy's own look comes much too late.
 PATIENT = WaitPolicy(stop=stop_after_delay(15), wait=wait_fixed(60))
 LONG = LeasePolicy(ttl=30, claim=30, renew=False)
-
-
-@pytest.fixture
-async def proxy(redis_url: str) -> AsyncIterator[FaultyProxy]:
-    async with FaultyProxy(redis_url) as proxy:
-        yield proxy
 
 
 @pytest.fixture

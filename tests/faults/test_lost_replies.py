@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 from tenacity import stop_after_delay, wait_fixed
@@ -19,12 +19,6 @@ pytestmark = pytest.mark.anyio
 
 Look = Callable[[str], Stored]
 Node = Callable[..., SessionGuard]
-
-
-@pytest.fixture
-async def proxy(redis_url: str) -> AsyncIterator[FaultyProxy]:
-    async with FaultyProxy(redis_url) as proxy:
-        yield proxy
 
 
 def calls_of(name: str) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -38,12 +38,6 @@ Look = Callable[[str], Stored]
 Node = Callable[..., SessionGuard]
 SESSION = SessionPolicy()
 TTL_MS = {"A": 40_000, "B": 20_000}
-
-
-@pytest.fixture
-async def proxy(redis_url: str) -> AsyncIterator[FaultyProxy]:
-    async with FaultyProxy(redis_url) as proxy:
-        yield proxy
 
 
 # --- renewals

@@ -57,10 +57,8 @@ FACES = {
     "litestar": Face(
         "litestar", ("integrations/test_litestar*.py",), "litestar.md", (), ("-W", "ignore::DeprecationWarning")
     ),
-    "aiohttp": Face(
-        "aiohttp", ("integrations/aiohttp", "integrations/test_aiohttp_session.py"), "aiohttp.md", ("yarl==1.9.4",)
-    ),
-    "aiohttp-session": Face("aiohttp-session", ("integrations/test_aiohttp_session.py",), None),
+    "aiohttp": Face("aiohttp", ("integrations/aiohttp",), "aiohttp.md", ("yarl==1.9.4",)),
+    "aiohttp-session": Face("aiohttp-session", ("integrations/aiohttp/test_aiohttp_session.py",), None),
 }
 _REQUIREMENT = re.compile(r"([\w-]+)(?:\[[\w,]+\])?>=([\d.]+)")
 

@@ -11,10 +11,12 @@ import pytest
 
 import sessionlock
 from sessionlock import SessionGuard
+from sessionlock.embedded import EmbeddedServer
 from sessionlock.protocol.scripts import script
 from tests.harness.cluster import Cluster
 from tests.harness.commands import connect
 from tests.harness.deployments import MakeGuard, Tell
+from tests.harness.proxy import FaultyProxy
 from tests.harness.quorums import Place
 from tests.harness.stored import Stored
 
@@ -93,6 +95,34 @@ async def node(request: pytest.FixtureRequest) -> AsyncIterator[MakeGuard]:
             return guard
 
         yield make
+
+
+@pytest.fixture
+async def guard(redis_url: str) -> AsyncIterator[SessionGuard]:
+    """With all defaults, on the shared server."""
+    async with SessionGuard.from_url(redis_url) as guard:
+        yield guard
+
+
+@pytest.fixture
+async def elsewhere(redis_url: str) -> AsyncIterator[SessionGuard]:
+    """Another node."""
+    async with SessionGuard.from_url(redis_url) as guard:
+        yield guard
+
+
+@pytest.fixture
+async def proxy(redis_url: str) -> AsyncIterator[FaultyProxy]:
+    """Before the shared server: it delays, cuts and drops."""
+    async with FaultyProxy(redis_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[str]:
+    """The url of a Redis that the sites of one module share, and nobody else."""
+    with EmbeddedServer() as server:
+        yield server.url
 
 
 @pytest.fixture

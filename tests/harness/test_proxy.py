@@ -21,12 +21,6 @@ from tests.harness.resp import Frames, head, is_push, value_end
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-async def proxy(redis_url: str) -> AsyncIterator[FaultyProxy]:
-    async with FaultyProxy(redis_url) as proxy:
-        yield proxy
-
-
 def client_of(proxy: FaultyProxy, patience: float = 5.0, protocol: int = 2) -> Redis:
     client: Redis = Redis.from_url(proxy.url, protocol=protocol, retry=None, socket_timeout=patience)
     return client

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sessionlock import SessionGuard
-from sessionlock.embedded import EmbeddedServer
 from tests.harness.sites import Site
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -26,12 +24,6 @@ COUNTING = (
     "aiohttp-session",
 )
 AT_ONCE = 20
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[str]:
-    with EmbeddedServer() as server:
-        yield server.url
 
 
 @pytest.mark.parametrize("name", COUNTING)

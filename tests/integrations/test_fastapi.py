@@ -26,12 +26,6 @@ LateSession = Annotated[Session, Depends(locked_session)]  # FastAPI leaves it o
 
 
 @pytest.fixture
-async def guard(redis_url: str) -> AsyncIterator[SessionGuard]:
-    async with SessionGuard.from_url(redis_url) as guard:
-        yield guard
-
-
-@pytest.fixture
 async def sid(guard: SessionGuard) -> str:
     return (await guard.create({"cart": []})).sid
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,12 +36,6 @@ pytestmark = pytest.mark.anyio
 # Since 2.25 Litestar would have it spelled out what a parameter is; before, there is no such spelling.
 INFERRED = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 Asked = Request[Any, Any, Any]
-
-
-@pytest.fixture
-async def guard(redis_url: str) -> AsyncIterator[SessionGuard]:
-    async with SessionGuard.from_url(redis_url) as guard:
-        yield guard
 
 
 def app_of(sessions: SessionLockConfig, *handlers: Any, **options: Any) -> Litestar:

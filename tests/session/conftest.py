@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.harness.deadline import pytest_pyfunc_call as pytest_pyfunc_call
-from tests.harness.proxy import FaultyProxy
 
 # A real server in the loop: an example's time says nothing about the code.
 _UNHURRIED: dict[str, Any] = {
@@ -21,9 +18,3 @@ settings.register_profile("ci", max_examples=500, print_blob=True, **_UNHURRIED)
 settings.register_profile("nightly", max_examples=10_000, print_blob=True, **_UNHURRIED)
 settings.register_profile("quick", max_examples=50, **_UNHURRIED)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
-
-
-@pytest.fixture
-async def proxy(redis_url: str) -> AsyncIterator[FaultyProxy]:
-    async with FaultyProxy(redis_url) as proxy:
-        yield proxy

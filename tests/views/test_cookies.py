@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -15,12 +14,6 @@ from sessionlock.views.cookies import CookieSettings
 from tests.harness.asgi_calls import app_of, browser, eventually
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def guard(redis_url: str) -> AsyncIterator[SessionGuard]:
-    async with SessionGuard.from_url(redis_url) as guard:
-        yield guard
 
 
 @pytest.fixture

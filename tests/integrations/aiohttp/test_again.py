@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -17,23 +16,6 @@ from tests.harness.aiohttp_calls import WAIT, Shop, shop_on
 
 pytestmark = pytest.mark.anyio
 in_context: ContextVar[str] = ContextVar("in_context", default="nothing")
-
-
-@pytest.fixture(autouse=True)
-def browser_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SESSIONLOCK_SELF_CALLS", "wait")
-
-
-@pytest.fixture
-async def guard(redis_url: str) -> AsyncIterator[SessionGuard]:
-    async with SessionGuard.from_url(redis_url) as guard:
-        yield guard
-
-
-@pytest.fixture
-async def shop(guard: SessionGuard) -> AsyncIterator[Shop]:
-    async with shop_on(guard, wait=WAIT) as shop:
-        yield shop
 
 
 class Count:

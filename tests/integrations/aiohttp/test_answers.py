@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,23 +16,6 @@ from sessionlock.integrations.aiohttp import get_session, session_policy
 from tests.harness.aiohttp_calls import WAIT, Shop, shop_on
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def browser_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SESSIONLOCK_SELF_CALLS", "wait")
-
-
-@pytest.fixture
-async def guard(redis_url: str) -> AsyncIterator[SessionGuard]:
-    async with SessionGuard.from_url(redis_url) as guard:
-        yield guard
-
-
-@pytest.fixture
-async def shop(guard: SessionGuard) -> AsyncIterator[Shop]:
-    async with shop_on(guard, wait=WAIT) as shop:
-        yield shop
 
 
 async def begin(shop: Shop) -> None:

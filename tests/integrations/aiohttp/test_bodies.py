@@ -14,27 +14,10 @@ from aiohttp import FormData, web
 
 from sessionlock import LeasePolicy, SessionGuard
 from sessionlock.integrations.aiohttp import get_session, session_lock, session_policy, session_readonly, setup
-from tests.harness.aiohttp_calls import WAIT, Shop, shop_on, until
+from tests.harness.aiohttp_calls import WAIT, Shop, until
 
 pytestmark = pytest.mark.anyio
 MEBI = 1_048_576
-
-
-@pytest.fixture(autouse=True)
-def browser_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SESSIONLOCK_SELF_CALLS", "wait")
-
-
-@pytest.fixture
-async def guard(redis_url: str) -> AsyncIterator[SessionGuard]:
-    async with SessionGuard.from_url(redis_url) as guard:
-        yield guard
-
-
-@pytest.fixture
-async def shop(guard: SessionGuard) -> AsyncIterator[Shop]:
-    async with shop_on(guard, wait=WAIT) as shop:
-        yield shop
 
 
 class Upload:

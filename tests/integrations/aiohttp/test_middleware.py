@@ -28,18 +28,6 @@ from tests.harness.commands import CommandCounter
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(autouse=True)
-def browser_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The browser of these tests is in the server's process, but it stands for one that is not."""
-    monkeypatch.setenv("SESSIONLOCK_SELF_CALLS", "wait")
-
-
-@pytest.fixture
-async def guard(redis_url: str) -> AsyncIterator[SessionGuard]:
-    async with SessionGuard.from_url(redis_url) as guard:
-        yield guard
-
-
 @pytest.fixture
 async def shop(guard: SessionGuard) -> AsyncIterator[Shop]:
     async with shop_on(guard, wait=0.3) as shop:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp_csrf
@@ -16,30 +15,17 @@ from aiohttp_csrf.policy import HeaderPolicy
 from aiohttp_csrf.storage import SessionStorage
 from aiohttp_security.session_identity import SessionIdentityPolicy
 
-from sessionlock import SessionGuard
 from sessionlock.integrations.aiohttp_session import SessionLockStorage
-from tests.harness.aiohttp_calls import WAIT, Shop, shop_on
+from tests.harness.aiohttp_calls import Shop
 
 # The package itself still uses strings where aiohttp 3.14 wants keys.
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore:It is recommended to use web.RequestKey")]
 
 
-@pytest.fixture(autouse=True)
-def browser_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SESSIONLOCK_SELF_CALLS", "wait")
-
-
 @pytest.fixture
-async def guard(redis_url: str) -> AsyncIterator[SessionGuard]:
-    async with SessionGuard.from_url(redis_url) as guard:
-        yield guard
-
-
-@pytest.fixture
-async def shop(guard: SessionGuard) -> AsyncIterator[Shop]:
-    async with shop_on(guard, wait=WAIT) as shop:
-        aiohttp_session.setup(shop.app, SessionLockStorage())
-        yield shop
+def shop(shop: Shop) -> Shop:
+    aiohttp_session.setup(shop.app, SessionLockStorage())
+    return shop
 
 
 async def put(request: web.Request) -> web.Response:

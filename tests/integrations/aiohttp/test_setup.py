@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -16,17 +15,6 @@ from sessionlock.views.cookies import CookieSettings
 from tests.harness.aiohttp_calls import WAIT, Shop, add, cart, shop_on
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def browser_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SESSIONLOCK_SELF_CALLS", "wait")
-
-
-@pytest.fixture
-async def guard(redis_url: str) -> AsyncIterator[SessionGuard]:
-    async with SessionGuard.from_url(redis_url) as guard:
-        yield guard
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -34,19 +34,8 @@ OLD = {"version": "3.0", "spec_version": "2.0"}
 
 
 @pytest.fixture
-async def guard(redis_url: str) -> AsyncIterator[SessionGuard]:
-    async with SessionGuard.from_url(redis_url) as guard:
-        yield guard
-
-
-@pytest.fixture
 async def sid(guard: SessionGuard) -> str:
     return (await guard.create({"n": 0})).sid
-
-
-@pytest.fixture
-def visits(guard: SessionGuard, sid: str) -> Visits:
-    return Visits(guard, sid)
 
 
 # --- many at once -----------------------------------------------------------------------------------------------------

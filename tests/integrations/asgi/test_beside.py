@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -37,12 +37,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Using `httpx` with"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:(starlette_admin|sqladmin|wtforms|starsessions).*"),
 ]
-
-
-@pytest.fixture
-async def guard(redis_url: str) -> AsyncIterator[SessionGuard]:
-    async with SessionGuard.from_url(redis_url) as guard:
-        yield guard
 
 
 async def remember(request: Request) -> Response:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -25,12 +24,6 @@ from tests.harness.sites import Site
 pytestmark = pytest.mark.anyio
 
 PART = b"0123456789abcdef" * 4096  # 64 KiB
-
-
-@pytest.fixture
-async def guard(redis_url: str) -> AsyncIterator[SessionGuard]:
-    async with SessionGuard.from_url(redis_url) as guard:
-        yield guard
 
 
 @pytest.fixture

@@ -32,18 +32,6 @@ pytestmark = [
 
 
 @pytest.fixture
-async def guard(redis_url: str) -> AsyncIterator[SessionGuard]:
-    async with SessionGuard.from_url(redis_url) as guard:
-        yield guard
-
-
-@pytest.fixture
-async def elsewhere(redis_url: str) -> AsyncIterator[SessionGuard]:
-    async with SessionGuard.from_url(redis_url) as guard:
-        yield guard
-
-
-@pytest.fixture
 async def sid(guard: SessionGuard) -> str:
     return (await guard.create({"cart": ["a"]})).sid
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -27,19 +26,8 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def guard(redis_url: str) -> AsyncIterator[SessionGuard]:
-    async with SessionGuard.from_url(redis_url) as guard:
-        yield guard
-
-
-@pytest.fixture
 async def sid(guard: SessionGuard) -> str:
     return (await guard.create({"n": 0})).sid
-
-
-@pytest.fixture
-def visits(guard: SessionGuard, sid: str) -> Visits:
-    return Visits(guard, sid)
 
 
 # --- fresh ------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import enum
 import json
 import math
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -33,18 +33,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Using `httpx` with"),
     pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated"),
 ]
-
-
-@pytest.fixture
-async def guard(redis_url: str) -> AsyncIterator[SessionGuard]:
-    async with SessionGuard.from_url(redis_url) as guard:
-        yield guard
-
-
-@pytest.fixture
-async def elsewhere(redis_url: str) -> AsyncIterator[SessionGuard]:
-    async with SessionGuard.from_url(redis_url) as guard:
-        yield guard
 
 
 @pytest.fixture

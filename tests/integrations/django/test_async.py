@@ -19,18 +19,10 @@ from sessionlock.integrations.django.homes import close
 from sessionlock.integrations.django.middleware import SessionLockMiddleware
 from sessionlock.integrations.django.store import SessionStore
 from tests.harness.commands import CommandCounter
-from tests.harness.django_site import configure, override_settings
+from tests.harness.django_site import override_settings
+from tests.harness.django_site.calls import entered, go_on, sid_of
 
-pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def site(server: EmbeddedServer, flush: None) -> None:
-    configure(server.unix_url)
-    from tests.harness.django_site import urls
-
-    urls.entered.clear()
-    urls.go_on.clear()
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("site")]
 
 
 @pytest.fixture(autouse=True)
@@ -40,38 +32,16 @@ async def connections(site: None) -> AsyncIterator[None]:
 
 
 @pytest.fixture
-async def guard(redis_url: str) -> AsyncIterator[SessionGuard]:
-    async with SessionGuard.from_url(redis_url) as guard:
-        yield guard
-
-
-@pytest.fixture
 async def client() -> AsyncClient:
     client = AsyncClient()
     assert (await client.post("/aadd/first")).status_code == 200
     return client
 
 
-def sid_of(client: AsyncClient) -> str:
-    return str(client.cookies["sessionid"].value)
-
-
 def twin_of(client: AsyncClient) -> AsyncClient:
     other = AsyncClient()
     other.cookies["sessionid"] = sid_of(client)
     return other
-
-
-async def entered() -> None:
-    from tests.harness.django_site import urls
-
-    assert await asyncio.to_thread(urls.entered.wait, 10)
-
-
-def go_on() -> None:
-    from tests.harness.django_site import urls
-
-    urls.go_on.set()
 
 
 @pytest.mark.parametrize("path", ["/aadd", "/add"])
@@ -180,7 +150,7 @@ async def test_a_writer_waits_and_is_told_when_it_takes_too_long(client: AsyncCl
 async def test_a_lost_lease_ends_the_request(client: AsyncClient, guard: SessionGuard, path: str) -> None:
     with override_settings(SESSION_LOCK_LEASE=1), anyio.fail_after(10):
         waiting = asyncio.ensure_future(twin_of(client).post(path))
-        await entered()
+        await asyncio.to_thread(entered)
         holder = (await guard.inspect(sid_of(client))).holder
         assert holder is not None
         assert await guard.force_release(sid_of(client), holder.token)
@@ -192,7 +162,7 @@ async def test_a_lost_lease_ends_the_request(client: AsyncClient, guard: Session
 
 async def test_a_client_that_leaves_leaves_no_lock(client: AsyncClient, guard: SessionGuard) -> None:
     waiting = asyncio.ensure_future(twin_of(client).post("/await"))
-    await entered()
+    await asyncio.to_thread(entered)
     queued = asyncio.ensure_future(twin_of(client).post("/aadd/x"))
     with anyio.fail_after(10):
         while not (await guard.inspect(sid_of(client))).waiters:

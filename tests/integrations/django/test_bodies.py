@@ -34,12 +34,6 @@ FORM_TYPE = "multipart/form-data; boundary=x"
 # --- real servers
 
 
-@pytest.fixture(scope="module")
-def store() -> Iterator[str]:
-    with EmbeddedServer() as server:
-        yield server.url
-
-
 async def slowly(body: bytes, seconds: float) -> AsyncIterator[bytes]:
     for begin in range(0, len(body), len(body) // 10 + 1):
         yield body[begin : begin + len(body) // 10 + 1]

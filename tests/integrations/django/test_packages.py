@@ -14,18 +14,11 @@ import pytest
 import websockets
 
 from sessionlock import SessionGuard
-from sessionlock.embedded import EmbeddedServer
 from tests.harness.sites import Site
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 PASSWORD = "a-long-one-7"  # tests.harness.django_site.project.PASSWORD
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[str]:
-    with EmbeddedServer() as server:
-        yield server.url
 
 
 @pytest.fixture(scope="module", params=["project-wsgi", "project-asgi"])

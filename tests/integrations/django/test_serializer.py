@@ -19,21 +19,17 @@ from django.core.signing import JSONSerializer as SigningSerializer
 from django.test import Client
 
 from sessionlock import CodecError, FernetCodec, JsonCodec, SessionConflict
-from sessionlock.embedded import EmbeddedServer
 from sessionlock.integrations.django.serializing import DEFAULT
 from sessionlock.integrations.django.store import SessionStore
 from sessionlock.protocol.keys import keys_for
 from tests.harness.commands import connect
-from tests.harness.django_site import configure, override_settings
+from tests.harness.django_site import override_settings
+
+pytestmark = pytest.mark.usefixtures("site")
 
 Using = Callable[..., AbstractContextManager[None]]
 HERE = __name__
 urlpatterns: list[Any] = []
-
-
-@pytest.fixture(autouse=True)
-def site(server: EmbeddedServer, flush: None) -> None:
-    configure(server.unix_url)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,69 +11,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import Client
 
 from sessionlock import ReadOnlySession
-from sessionlock.blocking import SessionGuard as BlockingGuard
-from sessionlock.embedded import EmbeddedServer
 from sessionlock.integrations.django.middleware import SessionLockMiddleware
 from sessionlock.integrations.django.store import SessionStore
-from tests.harness.django_site import configure, override_settings
+from tests.harness.django_site import override_settings
+from tests.harness.django_site.calls import entered, go_on, held, sid_of, twin_of
 
-
-@pytest.fixture(autouse=True)
-def site(server: EmbeddedServer, flush: None) -> None:
-    configure(server.unix_url)
-    from tests.harness.django_site import urls
-
-    urls.entered.clear()
-    urls.go_on.clear()
-
-
-@pytest.fixture
-def client() -> Client:
-    """A browser with a session."""
-    client = Client()
-    assert client.post("/add/first").status_code == 200
-    return client
-
-
-@pytest.fixture
-def holder(redis_url: str) -> Iterator[Callable[[str], Any]]:
-    """``with holder(sid)``: another node holds the session."""
-    with BlockingGuard.from_url(redis_url) as guard:
-        yield guard.session_lock
-
-
-@pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(20) as pool:
-        yield pool
-
-
-def go_on() -> None:
-    from tests.harness.django_site import urls
-
-    urls.go_on.set()
-
-
-def entered() -> None:
-    from tests.harness.django_site import urls
-
-    assert urls.entered.wait(10)
-
-
-def sid_of(client: Client) -> str:
-    return str(client.cookies["sessionid"].value)
-
-
-def twin_of(client: Client) -> Client:
-    """Another tab of the same browser."""
-    other = Client()
-    other.cookies["sessionid"] = sid_of(client)
-    return other
-
-
-def held(url: str, sid: str) -> bool:
-    with BlockingGuard.from_url(url) as guard:
-        return guard.inspect(sid).holder is not None
+pytestmark = pytest.mark.usefixtures("site")
 
 
 # --- cookies and headers, as Django documents them

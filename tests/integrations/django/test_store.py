@@ -17,20 +17,16 @@ from django.db.models import TextChoices
 from django.utils.safestring import mark_safe
 
 from sessionlock import CodecError, NotDurable, SessionConflict, Wait
-from sessionlock.embedded import EmbeddedServer
 from sessionlock.integrations.django.homes import home_of_threads
 from sessionlock.integrations.django.store import SessionStore
 from sessionlock.protocol.keys import keys_for
 from tests.harness.commands import connect
-from tests.harness.django_site import configure, override_settings
+from tests.harness.django_site import override_settings
+
+pytestmark = pytest.mark.usefixtures("site")
 
 AGE = 1_209_600
 Run = Callable[[Any], Any]
-
-
-@pytest.fixture(autouse=True)
-def site(server: EmbeddedServer, flush: None) -> None:
-    configure(server.unix_url)
 
 
 class Twin:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -18,12 +17,6 @@ from sessionlock import ConfigurationError, SessionGuard
 from sessionlock.integrations.quart.extension import SessionLock
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def guard(redis_url: str) -> AsyncIterator[SessionGuard]:
-    async with SessionGuard.from_url(redis_url) as guard:
-        yield guard
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import copy
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 from pathlib import Path
@@ -31,18 +30,6 @@ from sessionlock.integrations.web.decorators import session_lock, session_readon
 from tests.harness.commands import connect
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def guard(redis_url: str) -> AsyncIterator[SessionGuard]:
-    async with SessionGuard.from_url(redis_url) as guard:
-        yield guard
-
-
-@pytest.fixture
-async def elsewhere(redis_url: str) -> AsyncIterator[SessionGuard]:
-    async with SessionGuard.from_url(redis_url) as guard:
-        yield guard
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -18,12 +17,6 @@ from tests.harness.proxy import FaultyProxy
 
 pytestmark = pytest.mark.anyio
 SCOPE: dict[str, Any] = {"type": "websocket", "subprotocols": [], "scheme": "ws"}
-
-
-@pytest.fixture
-async def guard(redis_url: str) -> AsyncIterator[SessionGuard]:
-    async with SessionGuard.from_url(redis_url) as guard:
-        yield guard
 
 
 @pytest.fixture

@@ -61,12 +61,6 @@ async def old_redis(old_server: str) -> AsyncIterator[Any]:
     await client.aclose()
 
 
-@pytest.fixture
-async def guard(redis_url: str) -> AsyncIterator[SessionGuard]:
-    async with SessionGuard.from_url(redis_url) as guard:
-        yield guard
-
-
 # --- the application, the same on old nodes and new ones
 
 

@@ -11,7 +11,6 @@ import json
 import logging
 import pickle
 import re
-from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
@@ -32,12 +31,6 @@ from tests.harness.stored import Stored
 pytestmark = pytest.mark.anyio
 
 AUTO = RoutePolicy()
-
-
-@pytest.fixture
-async def guard(redis_url: str) -> AsyncIterator[SessionGuard]:
-    async with SessionGuard.from_url(redis_url) as guard:
-        yield guard
 
 
 @pytest.fixture

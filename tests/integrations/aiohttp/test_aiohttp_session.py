@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp_session
@@ -22,22 +21,10 @@ from tests.harness.commands import connect
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore:It is recommended to use web.RequestKey")]
 
 
-@pytest.fixture(autouse=True)
-def browser_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SESSIONLOCK_SELF_CALLS", "wait")
-
-
 @pytest.fixture
-async def guard(redis_url: str) -> AsyncIterator[SessionGuard]:
-    async with SessionGuard.from_url(redis_url) as guard:
-        yield guard
-
-
-@pytest.fixture
-async def shop(guard: SessionGuard) -> AsyncIterator[Shop]:
-    async with shop_on(guard, wait=WAIT) as shop:
-        aiohttp_session.setup(shop.app, SessionLockStorage())
-        yield shop
+def shop(shop: Shop) -> Shop:
+    aiohttp_session.setup(shop.app, SessionLockStorage())
+    return shop
 
 
 def lives(url: str, guard: SessionGuard, sid: str) -> float:
