@@ -25,7 +25,7 @@ import httpx
 
 from benchmarks.commands import parser
 from benchmarks.report import Claim, Report, median, quantile
-from sessionlock.embedded import EmbeddedServer
+from tests.harness.faulty import FaultyServer
 
 VISITORS = 20
 REDIS = "SESSIONLOCK_BENCHMARK_REDIS"
@@ -168,7 +168,7 @@ def run(*, seconds: float = 30.0, rate: float = 50.0, sites: Sequence[str] = tup
 
 async def played(name: str, how: str, seconds: float, rate: float) -> Seen:
     seen = Seen(name, how)
-    with tempfile.TemporaryDirectory() as folder, EmbeddedServer(tcp=True) as server:
+    with tempfile.TemporaryDirectory() as folder, FaultyServer(tcp=True) as server:
         log = Path(folder) / "log"
         site = Site(name, server.tcp_url, log)
         try:
@@ -181,7 +181,7 @@ async def played(name: str, how: str, seconds: float, rate: float) -> Seen:
     return seen
 
 
-async def _stream(seen: Seen, client: httpx.AsyncClient, server: EmbeddedServer, seconds: float, rate: float) -> None:
+async def _stream(seen: Seen, client: httpx.AsyncClient, server: FaultyServer, seconds: float, rate: float) -> None:
     cookies = [await _visitor(client) for _ in range(VISITORS)]
     go, come = _ways(seen.how, server)
     zero = time.monotonic()
@@ -208,7 +208,7 @@ async def _stream(seen: Seen, client: httpx.AsyncClient, server: EmbeddedServer,
     await asyncio.gather(playing, *requests)
 
 
-def _ways(how: str, server: EmbeddedServer) -> tuple[Callable[[], object], Callable[[], object]]:
+def _ways(how: str, server: FaultyServer) -> tuple[Callable[[], object], Callable[[], object]]:
     return (server.pause, server.resume) if how == "hangs" else (server.kill, server.restart)
 
 

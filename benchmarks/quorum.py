@@ -20,7 +20,7 @@ import redis.asyncio
 from benchmarks.commands import Options, main
 from benchmarks.report import Claim, Report, median, quantile
 from sessionlock import Quorum, SessionGuard
-from sessionlock.embedded import EmbeddedServer
+from tests.harness.faulty import FaultyServer
 
 MASTERS = 5
 SESSIONS = 20
@@ -32,12 +32,12 @@ Cycle = Callable[[str], Awaitable[float]]
 def run(options: Options) -> Report:
     """Play it; see the module."""
     with ExitStack() as stack:
-        masters = [stack.enter_context(EmbeddedServer(tcp=not options.unix)) for _ in range(MASTERS)]
-        store = stack.enter_context(EmbeddedServer(tcp=not options.unix))
+        masters = [stack.enter_context(FaultyServer(tcp=not options.unix)) for _ in range(MASTERS)]
+        store = stack.enter_context(FaultyServer(tcp=not options.unix))
         return asyncio.run(_play(options, masters, store))
 
 
-async def _play(options: Options, masters: list[EmbeddedServer], store: EmbeddedServer) -> Report:
+async def _play(options: Options, masters: list[FaultyServer], store: FaultyServer) -> Report:
     async with AsyncExitStack() as stack:
         native = await _guard(stack, masters, store, "native")
         contenders = {LOCK: _locking(native), SESSION: _changing(native)}
@@ -116,7 +116,7 @@ async def _at_once(contenders: dict[str, Cycle], rounds: int, cycles: int) -> di
 
 
 async def _with_one_hung(
-    cycle: Cycle, masters: list[EmbeddedServer], options: Options
+    cycle: Cycle, masters: list[FaultyServer], options: Options
 ) -> tuple[list[float], list[float]]:
     """Acquires with all masters, and with another one hung each time, by turns; the first ones count, too."""
     calm: list[float] = []
@@ -133,9 +133,7 @@ async def _with_one_hung(
     return calm, hung
 
 
-async def _guard(
-    stack: AsyncExitStack, masters: list[EmbeddedServer], store: EmbeddedServer, engine: Any
-) -> SessionGuard:
+async def _guard(stack: AsyncExitStack, masters: list[FaultyServer], store: FaultyServer, engine: Any) -> SessionGuard:
     # All of them have just been started.
     quorum = Quorum(*(master.url for master in masters), engine=engine, rejoin_after=0)
     return await stack.enter_async_context(SessionGuard.from_url(store.url, quorum=quorum))
@@ -163,7 +161,7 @@ def _changing(guard: SessionGuard) -> Cycle:
     return cycle
 
 
-async def _pottery(stack: AsyncExitStack, masters: list[EmbeddedServer]) -> Cycle | None:
+async def _pottery(stack: AsyncExitStack, masters: list[FaultyServer]) -> Cycle | None:
     """None where it is not installed."""
     dumps = json.dumps
     try:

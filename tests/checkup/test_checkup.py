@@ -11,15 +11,16 @@ import pytest
 import redis.asyncio
 
 from sessionlock import LeasePolicy, Quorum, QuorumNotReached, RedisUnavailable, ScriptsForbidden, SessionGuard
-from sessionlock.embedded import EmbeddedServer, find_server
+from sessionlock.embedded import find_server
 from sessionlock.protocol.keys import keys_for
 from tests.harness.cluster import Cluster
 from tests.harness.commands import CommandCounter, connect
+from tests.harness.faulty import FaultyServer
 from tests.harness.polling import eventually
 
 pytestmark = pytest.mark.anyio
 
-OwnServer = Callable[..., EmbeddedServer]
+OwnServer = Callable[..., FaultyServer]
 
 
 async def looked(guard: SessionGuard) -> None:
@@ -237,7 +238,7 @@ async def test_a_client_that_insists_on_resp3(own_server: OwnServer) -> None:
         session["n"] = 1
 
 
-async def test_capabilities_are_public(redis_url: str, server: EmbeddedServer) -> None:
+async def test_capabilities_are_public(redis_url: str, server: FaultyServer) -> None:
     async with SessionGuard.from_url(redis_url) as guard:
         found = await guard.capabilities()
     assert found.version == server.version

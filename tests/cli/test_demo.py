@@ -23,8 +23,8 @@ from sessionlock.cli.demo import fleet, tally
 from sessionlock.cli.demo.ways import Served
 from sessionlock.cli.failure import without_secrets
 from sessionlock.cli.inspect import duration
-from sessionlock.embedded import EmbeddedServer
 from tests.harness.commands import connect
+from tests.harness.faulty import FaultyServer
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0  # seconds; for a machine that has a lot to do
@@ -131,7 +131,7 @@ def test_the_unguarded_run_does_lose_something() -> None:
     assert all(loss["lost"] > 0 for loss in unguarded.values()), unguarded
 
 
-def test_demo_leaves_nothing_in_a_redis_of_the_user(server: EmbeddedServer, tcp_url: str) -> None:
+def test_demo_leaves_nothing_in_a_redis_of_the_user(server: FaultyServer, tcp_url: str) -> None:
     with connect(tcp_url) as client:
         client.set("of the user", "stays")
     status, out, err = ran(*SMALL, "--url", tcp_url)
@@ -151,7 +151,7 @@ def test_demo_without_a_usable_redis(unusable: str, closed_port: int) -> None:
     assert err.count("\n") == 1, err
 
 
-def test_demo_with_a_wrong_password(own_server: Callable[..., EmbeddedServer]) -> None:
+def test_demo_with_a_wrong_password(own_server: Callable[..., FaultyServer]) -> None:
     server = own_server(tcp=True, config={"requirepass": "right"})
     status, out, err = ran(*SMALL, "--url", f"redis://:wrong-secret@127.0.0.1:{server.port}/0")
     assert (status, out) == (2, "")
@@ -174,7 +174,7 @@ def test_wrong_usage() -> None:
         assert "usage: sessionlock" in err
 
 
-def test_redis_dies_during_the_demo(own_server: Callable[..., EmbeddedServer]) -> None:
+def test_redis_dies_during_the_demo(own_server: Callable[..., FaultyServer]) -> None:
     server = own_server(tcp=True)
     with started("demo", "--requests", "3000", "--nodes", "2", "--url", server.tcp_url) as process:
         until(lambda: _runs_scripts(server))
@@ -187,7 +187,7 @@ def test_redis_dies_during_the_demo(own_server: Callable[..., EmbeddedServer]) -
 
 @pytest.mark.parametrize(("how", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
 def test_interrupted_it_leaves_neither_process_nor_key(
-    how: signal.Signals, status: int, own_server: Callable[..., EmbeddedServer]
+    how: signal.Signals, status: int, own_server: Callable[..., FaultyServer]
 ) -> None:
     server = own_server()
     with started("demo", "--requests", "3000", "--nodes", "2", "--url", server.unix_url) as process:
@@ -218,7 +218,7 @@ def test_interrupted_it_ends_its_own_server_too() -> None:
     until(lambda: not any(map(_alive, family)))
 
 
-def test_killed_it_leaves_no_process(own_server: Callable[..., EmbeddedServer]) -> None:
+def test_killed_it_leaves_no_process(own_server: Callable[..., FaultyServer]) -> None:
     server = own_server()
     with started("demo", "--requests", "3000", "--nodes", "2", "--url", server.unix_url) as process:
         until(lambda: _runs_scripts(server))
@@ -404,7 +404,7 @@ def closed_port() -> Iterator[int]:
         yield taken.getsockname()[1]
 
 
-def _runs_scripts(server: EmbeddedServer) -> bool:
+def _runs_scripts(server: FaultyServer) -> bool:
     """Whether guarded cycles are on their way there (each node's warm-up makes two)."""
     with connect(server.unix_url) as client:
         return int(client.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"]) > 100

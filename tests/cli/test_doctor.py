@@ -17,16 +17,16 @@ import redis.asyncio
 from sessionlock.checkup.findings import Capabilities
 from sessionlock.checkup.probe import probe
 from sessionlock.cli import doctor, main
-from sessionlock.embedded import EmbeddedServer
 from tests.harness.cluster import Cluster
 from tests.harness.commands import CommandCounter, connect
+from tests.harness.faulty import FaultyServer
 from tests.harness.polling import until
 from tests.harness.sentinels import Sentinels
 
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).resolve().parents[2]
-OwnServer = Callable[..., EmbeddedServer]
+OwnServer = Callable[..., FaultyServer]
 Examine = Callable[..., tuple[int, dict[str, Any]]]
 MOST_COMMANDS = 12
 
@@ -62,7 +62,7 @@ async def probed(url: str, **options: Any) -> Capabilities:
 # --- what it says and with which status
 
 
-def test_a_fine_server(examine: Examine, redis_url: str, server: EmbeddedServer) -> None:
+def test_a_fine_server(examine: Examine, redis_url: str, server: FaultyServer) -> None:
     status, told = examine(redis_url)
     assert (status, told["verdict"]) == (0, "fine")
     (node,) = told["nodes"].values()
@@ -135,7 +135,7 @@ def test_what_to_check_where_nobody_answers(examine: Examine, closed_port: int, 
     assert advice in told["failed"]
 
 
-def test_tls_where_there_is_none(examine: Examine, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tls_where_there_is_none(examine: Examine, server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "ANSWERS_WITHIN", 0.2)
     _, told = examine(server.tcp_url.replace("redis://", "rediss://"))
     assert told["failed"] == "no answer within 0.2 s; if there is no TLS at that port, use redis://"

@@ -19,12 +19,12 @@ import pytest
 import redis.asyncio
 
 from sessionlock import Quorum, SessionGuard
-from sessionlock.embedded import EmbeddedServer
 from sessionlock.protocol.keys import keys_for
 from sessionlock.urls import _memory_servers
 from tests.harness.choice import NO_RESP3, by_default, in_chosen_protocol, speaks_resp3
 from tests.harness.cluster import Cluster, slot_of
 from tests.harness.commands import connect
+from tests.harness.faulty import FaultyServer
 from tests.harness.sentinels import Sentinels
 from tests.harness.stored import PATIENCE, Stored
 
@@ -112,7 +112,7 @@ class Topology(ABC):
 class OneServer(Topology):
     """A real server, by the ``url`` that is given to the guard."""
 
-    def __init__(self, server: EmbeddedServer, url: str) -> None:
+    def __init__(self, server: FaultyServer, url: str) -> None:
         super().__init__()
         self.url = url
         self.raw = connect(server.unix_url)
@@ -124,7 +124,7 @@ class OneServer(Topology):
 class DecodingClient(OneServer):
     """A client of the application's own, which turns replies into text; redis-py chooses its protocol."""
 
-    def __init__(self, server: EmbeddedServer, url: str) -> None:
+    def __init__(self, server: FaultyServer, url: str) -> None:
         super().__init__(server, url)
         self._options = by_default(server)
 
@@ -315,9 +315,7 @@ class OnQuorum(Topology):
         "statistics": "INFO counts one server's bytes, and a session's go to four",
     }
 
-    def __init__(
-        self, masters: list[EmbeddedServer], store: EmbeddedServer, engine: Literal["native", "pottery"]
-    ) -> None:
+    def __init__(self, masters: list[FaultyServer], store: FaultyServer, engine: Literal["native", "pottery"]) -> None:
         super().__init__()
         if engine == "pottery":
             self.lacks = {**self.lacks, "queue": "pottery's waiters stand in no queue: they try again at random times"}
@@ -339,9 +337,9 @@ class OnQuorum(Topology):
 Make = Callable[[pytest.FixtureRequest], Topology]
 
 
-def _server(request: pytest.FixtureRequest) -> EmbeddedServer:
+def _server(request: pytest.FixtureRequest) -> FaultyServer:
     request.getfixturevalue("flush")
-    server: EmbeddedServer = request.getfixturevalue("server")
+    server: FaultyServer = request.getfixturevalue("server")
     return server
 
 
@@ -372,7 +370,7 @@ def _memory(request: pytest.FixtureRequest) -> Topology:
 # Started by the first test that needs them, for all.
 _CLUSTER = pytest.StashKey[AllMasters]()
 _SENTINELS = pytest.StashKey[Sentinels]()
-_FOUR = pytest.StashKey[list[EmbeddedServer]]()
+_FOUR = pytest.StashKey[list[FaultyServer]]()
 
 
 def _cluster(request: pytest.FixtureRequest) -> Topology:
@@ -397,7 +395,7 @@ def _on_quorum(engine: Literal["native", "pottery"]) -> Make:
     def make(request: pytest.FixtureRequest) -> Topology:
         config = request.config
         if _FOUR not in config.stash:
-            config.stash[_FOUR] = [EmbeddedServer(tcp=True).start() for _ in range(4)]
+            config.stash[_FOUR] = [FaultyServer(tcp=True).start() for _ in range(4)]
             for server in config.stash[_FOUR]:
                 config.add_cleanup(server.stop)
         *masters, store = config.stash[_FOUR]

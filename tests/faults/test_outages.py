@@ -17,7 +17,6 @@ from redis.exceptions import ResponseError
 
 from sessionlock import RedisUnavailable, SessionGuard, Wait
 from sessionlock.blocking import SessionGuard as BlockingGuard
-from sessionlock.embedded import EmbeddedServer
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.scripts import script
 from sessionlock.quorum.router import Quorum
@@ -25,12 +24,13 @@ from sessionlock.transport.one_server import NotNow
 from sessionlock.transport.outages import Circuit, is_outage
 from tests.harness.cluster import Cluster
 from tests.harness.commands import connect
+from tests.harness.faulty import FaultyServer
 from tests.harness.proxy import FaultyProxy
 from tests.harness.stored import Stored
 
 pytestmark = [pytest.mark.anyio, pytest.mark.deadline(180)]
 
-OwnServer = Callable[..., EmbeddedServer]
+OwnServer = Callable[..., FaultyServer]
 MakeGuard = Callable[..., SessionGuard]
 RETRY_FOR = 0.6  # short, for the sake of these tests
 AT_ONCE = 0.3  # seconds: half of that, for busy machines; it is a millisecond
@@ -78,7 +78,7 @@ async def back(guard: SessionGuard, sid: str = "s", within: float = 5.0) -> floa
             await asyncio.sleep(0.02)
 
 
-def down(server: EmbeddedServer, how: str) -> Callable[[], Any]:
+def down(server: FaultyServer, how: str) -> Callable[[], Any]:
     """Take it down; returns what brings it back."""
     if how == "paused":
         server.pause()
@@ -301,7 +301,7 @@ async def test_a_dead_master_of_a_cluster_stops_no_other(
 
 
 @asynccontextmanager
-async def a_proxy(server: EmbeddedServer) -> Any:
+async def a_proxy(server: FaultyServer) -> Any:
     async with FaultyProxy(server.tcp_url) as proxy:
         yield proxy
 

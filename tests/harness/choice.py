@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from sessionlock.embedded import EmbeddedServer
-from sessionlock.embedded.server import SERVER_VARIABLE
+from sessionlock.embedded.binary import SERVER_VARIABLE
 from tests.servers import ServerNotHad, provide
 
 __all__ = ["NO_RESP3", "by_default", "choose_server", "in_chosen_protocol", "speaks_resp3"]

@@ -7,11 +7,15 @@ import socket
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
 
-from sessionlock.embedded import EmbeddedServer, ServerBinary
+from sessionlock.embedded import ServerBinary
+from tests.harness.faulty import FaultyServer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 from tests.harness.commands import connect
 
 __all__ = ["PlacedServer", "free_port", "start_all"]
@@ -20,8 +24,8 @@ START_WITHIN = 40.0  # seconds; up to nine start at once, and each of a cluster 
 BUS = 10_000  # a cluster node's bus is this far above its port, unless a server of 7.0 or later is told otherwise
 
 
-class PlacedServer(EmbeddedServer):
-    """An :class:`EmbeddedServer` on a given port of 127.0.0.1, with one blocking client to look into it.
+class PlacedServer(FaultyServer):
+    """An :class:`FaultyServer` on a given port of 127.0.0.1, with one blocking client to look into it.
 
     ``standing``: "running", "paused" or "killed", as the test left it; to ask a paused one would only hang.
     """
@@ -52,7 +56,7 @@ class PlacedServer(EmbeddedServer):
         client: Any = self.raw  # redis-py leaves execute_command untyped
         return client.execute_command(*words)
 
-    def start(self) -> EmbeddedServer:
+    def start(self) -> Self:
         started = super().start()
         self.standing = "running"
         return started
@@ -116,7 +120,7 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def start_all(servers: Iterable[EmbeddedServer]) -> None:
+def start_all(servers: Iterable[FaultyServer]) -> None:
     """All at once."""
     every = list(servers)
     with ThreadPoolExecutor(len(every)) as pool:

@@ -9,10 +9,10 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from typing import Any
 
 from sessionlock import LeaseLost, LeasePolicy, Quorum, RedisUnavailable, Session, SessionGuard, WaitTimedOut
-from sessionlock.embedded import EmbeddedServer
 from sessionlock.protocol.keys import keys_for
 from tests.harness.choice import in_chosen_protocol
 from tests.harness.commands import connect
+from tests.harness.faulty import FaultyServer
 from tests.harness.stored import Stored
 
 SID = "s"
@@ -25,8 +25,8 @@ class Place:
 
     def __init__(self, stack: ExitStack, masters: int) -> None:
         self._stack = stack
-        self.masters = [stack.enter_context(EmbeddedServer(tcp=True)) for _ in range(masters)]
-        self.store = stack.enter_context(EmbeddedServer(tcp=True))
+        self.masters = [stack.enter_context(FaultyServer(tcp=True)) for _ in range(masters)]
+        self.store = stack.enter_context(FaultyServer(tcp=True))
         self.guards = AsyncExitStack()
         self.stored = stack.enter_context(Stored(self.store.unix_url, SID))
 

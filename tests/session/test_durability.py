@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 
 from sessionlock import ConfigurationError, NotDurable, SessionGuard, Wait
-from sessionlock.embedded import EmbeddedServer
 from sessionlock.protocol.scripts import script
 from tests.harness.commands import CommandCounter, connect
+from tests.harness.faulty import FaultyServer
 from tests.harness.polling import eventually
 from tests.harness.proxy import FaultyProxy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.deadline(180)]
-OwnServer = Callable[..., EmbeddedServer]
+OwnServer = Callable[..., FaultyServer]
 
 
 @pytest.fixture
-async def pair(own_server: OwnServer) -> tuple[EmbeddedServer, EmbeddedServer]:
+async def pair(own_server: OwnServer) -> tuple[FaultyServer, FaultyServer]:
     """A master and a replica that follows it."""
     master, replica = own_server(tcp=True, config={"repl-diskless-sync-delay": "0"}), own_server(tcp=True)
     with connect(replica.unix_url) as client:
@@ -30,7 +30,7 @@ async def pair(own_server: OwnServer) -> tuple[EmbeddedServer, EmbeddedServer]:
     return master, replica
 
 
-async def test_every_kind_of_save_waits(pair: tuple[EmbeddedServer, EmbeddedServer]) -> None:
+async def test_every_kind_of_save_waits(pair: tuple[FaultyServer, FaultyServer]) -> None:
     master, _ = pair
     async with SessionGuard.from_url(master.tcp_url, durability=Wait(replicas=1, within=10.0)) as guard:
         async with guard.session_lock("s") as session:
@@ -46,7 +46,7 @@ async def test_every_kind_of_save_waits(pair: tuple[EmbeddedServer, EmbeddedServ
         assert created.saved.enough
 
 
-async def test_it_travels_with_the_save(pair: tuple[EmbeddedServer, EmbeddedServer]) -> None:
+async def test_it_travels_with_the_save(pair: tuple[FaultyServer, FaultyServer]) -> None:
     """One WAIT per save, none for a request that changed nothing."""
     master, _ = pair
     async with SessionGuard.from_url(master.tcp_url, durability=Wait(replicas=1, within=10.0)) as guard:
@@ -61,7 +61,7 @@ async def test_it_travels_with_the_save(pair: tuple[EmbeddedServer, EmbeddedServ
         assert (ran["evalsha"], ran["wait"]) == (12, 5)
 
 
-async def test_a_shortfall_is_told(pair: tuple[EmbeddedServer, EmbeddedServer]) -> None:
+async def test_a_shortfall_is_told(pair: tuple[FaultyServer, FaultyServer]) -> None:
     master, replica = pair
     async with SessionGuard.from_url(master.tcp_url, durability=Wait(replicas=1, within=0.1)) as guard:
         replica.pause()
@@ -75,7 +75,7 @@ async def test_a_shortfall_is_told(pair: tuple[EmbeddedServer, EmbeddedServer]) 
         assert (await guard.read("s"))["n"] == 1
 
 
-async def test_a_shortfall_is_raised_where_safety_is_required(pair: tuple[EmbeddedServer, EmbeddedServer]) -> None:
+async def test_a_shortfall_is_raised_where_safety_is_required(pair: tuple[FaultyServer, FaultyServer]) -> None:
     master, _ = pair
     wait = Wait(replicas=2, within=0.5, required=True)
     async with SessionGuard.from_url(master.tcp_url, durability=wait) as guard:
@@ -90,7 +90,7 @@ async def test_a_shortfall_is_raised_where_safety_is_required(pair: tuple[Embedd
 
 
 @pytest.mark.parametrize("mode", ["lock", "optimistic"])
-async def test_a_new_id_is_judged_as_well(pair: tuple[EmbeddedServer, EmbeddedServer], mode: Any) -> None:
+async def test_a_new_id_is_judged_as_well(pair: tuple[FaultyServer, FaultyServer], mode: Any) -> None:
     """It is known all the same: the browser must be told, for the session answers to nothing else soon."""
     master, _ = pair
     wait = Wait(replicas=2, within=0.2, required=True)
@@ -135,7 +135,7 @@ SAVES: dict[str, Callable[[SessionGuard], Awaitable[Any]]] = {
 
 
 @pytest.mark.parametrize("name", SAVES)
-async def test_a_repeated_save_is_judged_as_well(pair: tuple[EmbeddedServer, EmbeddedServer], name: str) -> None:
+async def test_a_repeated_save_is_judged_as_well(pair: tuple[FaultyServer, FaultyServer], name: str) -> None:
     """Its reply was lost, so it is repeated on another connection, which has written nothing itself: WAIT must not say
     there that all is well while the replica hangs."""
     master, replica = pair

@@ -26,12 +26,12 @@ from sessionlock import (
     WaitTimedOut,
     configure,
 )
-from sessionlock.embedded import EmbeddedServer
 from sessionlock.integrations.asgi import SessionLockMiddleware
 from sessionlock.integrations.web.problems import Problem, Problems
 from sessionlock.integrations.web.rules import RoutePolicy
 from tests.harness.asgi_calls import Call, app_of, browser, eventually
 from tests.harness.asgi_shops import SHOPS, guarded
+from tests.harness.faulty import FaultyServer
 
 pytestmark = pytest.mark.anyio
 
@@ -336,7 +336,7 @@ async def test_a_full_queue_is_429(guard: SessionGuard, elsewhere: SessionGuard,
         assert (await patient).status_code == 200
 
 
-async def test_redis_away_is_503(own_server: Callable[..., EmbeddedServer]) -> None:
+async def test_redis_away_is_503(own_server: Callable[..., FaultyServer]) -> None:
     server = own_server()
     async with SessionGuard.from_url(server.unix_url, retry_for=0.1, reply_within=0.5) as guard:
         sid = (await guard.create({"a": 1})).sid
@@ -349,7 +349,7 @@ async def test_redis_away_is_503(own_server: Callable[..., EmbeddedServer]) -> N
                 told(answer, sid)
 
 
-async def test_redis_away_when_it_is_to_be_saved_is_503(own_server: Callable[..., EmbeddedServer]) -> None:
+async def test_redis_away_when_it_is_to_be_saved_is_503(own_server: Callable[..., FaultyServer]) -> None:
     server = own_server()
 
     async def view(request: Request) -> Response:

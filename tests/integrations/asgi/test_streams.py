@@ -17,9 +17,9 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from sessionlock import SessionGuard
-from sessionlock.embedded import EmbeddedServer
 from sessionlock.integrations.asgi import SessionLockMiddleware
 from tests.harness.asgi_calls import Call, app_of, browser, eventually
+from tests.harness.faulty import FaultyServer
 
 pytestmark = pytest.mark.anyio
 
@@ -197,7 +197,7 @@ async def test_a_websocket_without_a_session(guard: SessionGuard) -> None:
 
 
 async def test_a_websocket_is_not_opened_without_redis(own_server: Any) -> None:
-    server: EmbeddedServer = own_server()
+    server: FaultyServer = own_server()
 
     async def view(socket: WebSocket) -> None:
         raise AssertionError("opened")
