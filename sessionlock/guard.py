@@ -19,16 +19,17 @@ from .codecs.base import Codec, default_codec
 from .durability import Wait
 from .errors import ConfigurationError, InvalidSessionId, SessionConflict
 from .lock.acquire import Wanted
-from .lock.context import LockContext, SessionContext, SessionsContext, renew_id
+from .lock.context import LockContext, SessionContext, SessionsContext
 from .lock.runtime import Runtime, node_name
 from .policies import LeasePolicy, SessionPolicy, WaitPolicy, check_seconds, seconds_until_stop
 from .protocol import replies as protocol
-from .protocol.keys import SessionKeys, check_prefix, check_sid, keys_for, new_sid, new_token
+from .protocol.keys import SessionKeys, check_prefix, check_sid, keys_for, new_sid
 from .protocol.replies import Snapshot
 from .quorum.router import Quorum
-from .session.commit_watch import Engine, ScriptEngine, WatchEngine, increment, whichever_works
+from .session.commit_watch import Engine, ScriptEngine, WatchEngine, whichever_works
 from .session.mapping import Session
 from .session.merge import check_strategies
+from .session.operations import StoredSession
 from .session.unlocked import Attempt, BeginningContext, Unlocked, UnlockedContext, UnlockedMode, attempts
 from .session.user_index import UserIndex
 from .urls import client_from_url, is_fake
@@ -424,8 +425,7 @@ class SessionGuard:
             SessionNotFound, SessionDestroyed, InvalidSessionId, RedisUnavailable.
             SessionConflict: what is stored there is not an integer. ConfigurationError: the codec hides numbers.
         """
-        keys = keys_for(self.prefix, check_sid(sid))
-        outcome = await increment(self.runtime().executor, keys, self.codec, self.session_policy, key, by, None, "")
+        outcome = await self._stored(sid).increment(key, by)
         if outcome.safety is not None:
             outcome.safety.insist()
         return cast(int, outcome.value)
@@ -439,9 +439,11 @@ class SessionGuard:
         Raises:
             SessionNotFound, SessionDestroyed, InvalidSessionId, RedisUnavailable.
         """
+        return (await self._stored(sid).regenerate(grace)).sid
+
+    def _stored(self, sid: str) -> StoredSession:
         keys = keys_for(self.prefix, check_sid(sid))
-        new_sid, _, _ = await renew_id(self.runtime(), keys, grace, None)
-        return new_sid
+        return StoredSession(self.runtime().executor, keys, self.session_policy, self.codec)
 
     # --- a user's sessions
 
@@ -463,8 +465,9 @@ class SessionGuard:
         ended = 0
         for keys in await self._users().records(user):
             if keys.digest != spared:
-                reply = await self.runtime().executor.run(protocol.destroy(keys, self.session_policy))
-                ended += reply[0] == b"destroyed"
+                stored = StoredSession(self.runtime().executor, keys, self.session_policy, self.codec)
+                existed, _ = await stored.destroy(durably=False)
+                ended += existed
         return ended
 
     async def repair_index(self) -> int:
@@ -504,20 +507,20 @@ class SessionGuard:
                 )
             draft = self._loaded(chosen, protocol.EMPTY, policy=policy, codec=codec)
             draft.update(data or {})
-            changes = draft.changes()
-            call = protocol.create(keys, new_token(), policy, changes)
-            executor = self.runtime().executor
-            reply, safety = await executor.save(call)
-            outcome = protocol.loaded(reply)
-            if isinstance(outcome, Snapshot):
-                made = self._loaded(chosen, outcome, "was not loaded under a lock", policy=policy, codec=codec)
-                made.saved = safety
-                if safety is not None:
-                    safety.insist()
-                return made
-            if sid is not None:
-                break
-        raise SessionConflict(f"session {keys.digest} exists already; it was not overwritten").about(keys.digest)
+            stored = StoredSession(self.runtime().executor, keys, policy, codec or self.codec)
+            try:
+                snapshot, safety = await stored.create(draft.changes())
+            except SessionConflict as error:
+                taken = error
+                if sid is not None:
+                    break
+                continue
+            made = self._loaded(chosen, snapshot, "was not loaded under a lock", policy=policy, codec=codec)
+            made.saved = safety
+            if safety is not None:
+                safety.insist()
+            return made
+        raise taken
 
     async def read(self, sid: str) -> Session:
         """The session as it stands, without a lock and without waiting. It cannot be changed.
@@ -533,12 +536,10 @@ class SessionGuard:
 
         Returns whether there was one. The id stays refused for ``SessionPolicy.tombstone`` seconds.
         """
-        keys = keys_for(self.prefix, check_sid(sid))
-        executor = self.runtime().executor
-        reply, safety = await executor.save(protocol.destroy(keys, self.session_policy))
+        existed, safety = await self._stored(sid).destroy()
         if safety is not None:
             safety.insist()
-        return bool(reply[0] == b"destroyed")
+        return existed
 
     async def inspect(self, sid: str) -> SessionInfo:
         """Who holds the session, for how long already, and who waits. Changes nothing."""

@@ -11,9 +11,7 @@ from types import TracebackType
 import anyio
 
 from ..codecs.base import Codec
-from ..durability import Safety
 from ..errors import (
-    ConfigurationError,
     LeaseLost,
     RedisUnavailable,
     SessionConflict,
@@ -25,19 +23,19 @@ from ..errors import (
 from ..lease import Lease
 from ..policies import SessionPolicy
 from ..protocol import replies as protocol
-from ..protocol.keys import SessionKeys, keys_for, renewed_sid
+from ..protocol.keys import SessionKeys
 from ..protocol.replies import Change, Committed, Conflict, Granted, Refused, Snapshot, outdated, refusal
 from ..quorum.election import QuorumAcquisition
 from ..quorum.pottery import PotteryAcquisition
 from ..quorum.router import QuorumExecutor
-from ..session.commit_watch import increment
+from ..session.block import used_twice
 from ..session.mapping import Session
+from ..session.operations import StoredSession
 from .acquire import Acquisition, OnWait, Wanted
 from .runtime import Runtime
 
 __all__ = ["LockContext", "SessionContext", "SessionsContext"]
 
-MOST_GRACE = 86_400
 # How often in a row writers without a lock may be faster than a holder's save. More often than they give up themselves,
 # for the others who want the lock wait for this save.
 MOST_MERGES = 100
@@ -58,7 +56,9 @@ class _Held:
         self._runtime: Runtime
 
     async def _enter(self) -> tuple[Lease, Snapshot]:
-        self._entered = once(self._entered)
+        if self._entered:
+            raise used_twice()
+        self._entered = True
         runtime = self._runtime = self._find_runtime()
         wanted = self._wanted
         runtime.enter(wanted.keys, wanted.name)
@@ -191,17 +191,6 @@ def _acquisition(runtime: Runtime, wanted: Wanted, on_wait: OnWait | None) -> Ac
     if executor.engine == "pottery":
         return PotteryAcquisition(runtime, executor, wanted, on_wait)
     return QuorumAcquisition(runtime, executor, wanted, on_wait)
-
-
-def once(entered: bool) -> bool:
-    """True, for a context that is entered now.
-
-    Raises:
-        ConfigurationError: it was entered before, by this task or another.
-    """
-    if entered:
-        raise ConfigurationError("a lock context is for one use; call session_lock() again for the next")
-    return True
 
 
 def _lease(token: str, granted: Granted, wanted: Wanted) -> Lease:
@@ -449,24 +438,28 @@ class SessionContext(_Held):
 
     async def incr(self, key: str, by: int) -> int:
         await self._saves_done()
-        session, lease = self._session, self._the_lease
-        holds = (lease.token, lease.fencing_token)
-        executor, keys = self._runtime.executor, self._wanted.keys
-        outcome = await increment(executor, keys, self._codec, self._policy, key, by, holds, session.created)
+        session = self._session
+        outcome = await self._stored.increment(key, by, lease=self._the_lease, created=session.created)
         return session.was_counted(key, outcome)
 
     async def regenerate(self, grace: float) -> str:
-        lease = self._the_lease
-        new_sid, keys, safety = await renew_id(
-            self._runtime, self._wanted.keys, grace, (lease.token, lease.fencing_token), self._loss
-        )
-        self._wanted = replace(self._wanted, keys=keys)
-        self._session.was_renewed(new_sid, safety)
-        return new_sid
+        new = await self._stored.regenerate(grace, lease=self._the_lease, loss=self._loss)
+        self._wanted = replace(self._wanted, keys=new.keys)
+        self._session.was_renewed(new.sid, new.safety)
+        return new.sid
+
+    @property
+    def _stored(self) -> StoredSession:
+        return StoredSession(self._runtime.executor, self._wanted.keys, self._policy, self._codec)
+
+    async def expire(self, ttl: float) -> bool:
+        return await self._stored.expire(ttl)
+
+    async def end_old_ids(self, grace: float) -> None:
+        await self._stored.end_old_ids(grace, lease=None if self._the_lease.released else self._the_lease)
 
     async def destroy(self, *, replaced: bool = False) -> None:
-        call = protocol.destroy(self._wanted.keys, self._policy, replaced=replaced)
-        _, safety = await self._runtime.executor.save(call)
+        _, safety = await self._stored.destroy(replaced=replaced)
         self._the_lease.when_lost(None)
         if not self._the_lease.released:
             await self._without_saving()
@@ -496,31 +489,6 @@ class SessionsContext:
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         await self._stack.__aexit__(kind, error, tb)
-
-
-async def renew_id(
-    runtime: Runtime,
-    keys: SessionKeys,
-    grace: float,
-    lease: tuple[str, int] | None,
-    loss: Callable[[int], Exception] | None = None,
-) -> tuple[str, SessionKeys, Safety | None]:
-    """Give a record a new id; returns it and its keys, and how far that came where it is waited for.
-
-    Raises:
-        SessionNotFound, SessionDestroyed, RedisUnavailable; ``loss`` makes the error for a lease that was lost.
-    """
-    if not 0 <= grace <= MOST_GRACE:
-        raise ConfigurationError(f"grace must be 0 to {MOST_GRACE} seconds, not {grace!r}")
-    new_sid = renewed_sid(keys)
-    new_keys = keys_for(keys.prefix, new_sid)
-    reply, safety = await runtime.executor.save(protocol.regenerate(keys, new_keys.proof, int(grace * 1000), lease))
-    kind = reply[0].decode()
-    if kind == "lost" and loss is not None:
-        raise loss(int(reply[1]))
-    if kind != "regenerated":
-        raise refusal(keys.digest, kind)
-    return new_sid, new_keys, safety
 
 
 def _failed(save: asyncio.Task[None]) -> bool:

@@ -24,23 +24,19 @@ from tenacity import (
 )
 
 from ..checkup.capabilities import with_advice
-from ..codecs.base import Codec, keeps_counters
 from ..errors import (
     CodecError,
-    ConfigurationError,
     RedisUnavailable,
     ScriptsForbidden,
     SessionConflict,
-    StaleFencingToken,
 )
 from ..policies import SessionPolicy
 from ..protocol import replies as protocol
 from ..protocol.keys import SessionKeys, key_of_field, new_token
-from ..protocol.replies import Change, Committed, Conflict, Refused, Snapshot, admitted, ended, not_admitted, refusal
+from ..protocol.replies import Change, Committed, Conflict, Refused, Snapshot, admitted, ended, not_admitted
 from ..transport.executor import Executor
 from ..transport.one_server import LOST
 from ..transport.outages import worth_repeating
-from .mapping import field_of
 
 __all__ = ["Engine", "ScriptEngine", "WatchEngine", "whichever_works"]
 
@@ -48,10 +44,8 @@ T = TypeVar("T")
 RECEIPT_US = 60_000_000
 RECEIPT_MS = 60_000
 MOST_RECEIPTS = 4096
-LARGEST_STEP = 10**15 - 1
 # What makes a shell a record (see lua/_base.lua): a record that ends loses it.
 OF_A_RECORD = (b"#created", b"#version", b"#expires", b"#user", b"#indexed", b"#id", b"#old", b"#op")
-NEW = "new"  # instead of the stamp of a record: there is none yet, and one may be made
 MOST_TRIES = 100  # a WATCH is undone by any write to the record, a lock's grant included
 
 
@@ -319,42 +313,3 @@ class _Whichever:
 def whichever_works(executor: Executor, watch: WatchEngine) -> Engine:
     """The script engine; the WATCH engine from the first ``NOPERM`` on."""
     return _Whichever(ScriptEngine(executor), watch)
-
-
-async def increment(
-    executor: Executor,
-    keys: SessionKeys,
-    codec: Codec,
-    policy: SessionPolicy,
-    key: str,
-    by: int,
-    lease: tuple[str, int] | None,
-    created: str,
-) -> Committed:
-    """HINCRBY with all that belongs to it; under the lock (``lease``: token and fence) or without it.
-
-    Raises:
-        SessionConflict: not an integer. SessionNotFound, SessionDestroyed. ConfigurationError: the codec hides numbers.
-    """
-    if not keeps_counters(codec):
-        raise ConfigurationError(f"codec {codec.name} does not store integers as digits; Redis cannot count in them")
-    if type(by) is not int or abs(by) > LARGEST_STEP:
-        raise ConfigurationError(f"a counter is moved by a whole number of at most 15 digits, not {by!r}")
-    change = Change("i", field_of(key), b"%d" % by, "*")
-    call = protocol.increment(keys, new_token(), lease, created, policy, change)
-    reply, safety = await executor.save(call)
-    outcome = protocol.committed(reply)
-    if isinstance(outcome, Committed):
-        outcome.safety = safety
-        return outcome
-    if isinstance(outcome, Conflict):
-        raise SessionConflict(
-            f"session {keys.digest}: {key!r} is not an integer of at most 15 digits; nothing was changed", keys=(key,)
-        ).about(keys.digest)
-    if outcome.kind == "lost":
-        raise StaleFencingToken(
-            f"the lock of {keys.digest} was lost; the counter was not moved",
-            ours=lease[1] if lease else 0,
-            current=outcome.fence,
-        ).about(keys.digest)
-    raise refusal(keys.digest, outcome.kind)

@@ -7,29 +7,38 @@ state; keys that have a merge strategy are merged and committed in a second call
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
 
 from ..codecs.base import Codec
 from ..errors import ReadOnlySession, SessionConflict
-from ..lock.context import once, renew_id
-from ..lock.runtime import Runtime
 from ..policies import SessionPolicy
-from ..protocol import replies as protocol
 from ..protocol.keys import SessionKeys
 from ..protocol.replies import EMPTY, Change, Conflict, Refused, Snapshot, outdated, refusal
-from .commit_watch import NEW, Engine, increment
+from ..transport.executor import Executor
+from .block import used_twice
+from .commit_watch import Engine
 from .mapping import ALL_KEYS, Session
 from .merge import MISSING
+from .operations import NEW, StoredSession
 
 __all__ = ["Attempt", "BeginningContext", "Unlocked", "UnlockedContext", "attempts"]
 
 UnlockedMode = Literal["read", "optimistic", "last_write_wins"]
 MOST_MERGES = 10
+
+
+class Home(Protocol):
+    """Where a block belongs: what a guard keeps for one event loop, as far as it is needed here."""
+
+    @property
+    def executor(self) -> Executor: ...
+
+    def at_home(self, work: Coroutine[Any, Any, Any], /) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +135,12 @@ class UnlockedContext:
     def __init__(
         self,
         wanted: Callable[[], Unlocked],
-        runtime: Callable[[], Runtime],
+        home: Callable[[], Home],
         noticed: Callable[[SessionKeys, Snapshot], None],
     ) -> None:
         self._noticed = noticed
         self._prepare = wanted
-        self._find_runtime = runtime
+        self._find_home = home
         self._session: Session
         self._done = False
         self._entered = False
@@ -141,13 +150,15 @@ class UnlockedContext:
         """Set before entering: see :class:`Unlocked`."""
 
     async def __aenter__(self) -> Session:
-        self._entered = once(self._entered)
+        if self._entered:
+            raise used_twice()
+        self._entered = True
         self._wanted = replace(self._prepare(), yields=self.yields)
         snapshot = await self._load(self._wanted)
         self._session = self._wanted.session(snapshot)
         if self._wanted.mode != "read":
             self._session._actions = self
-            self._session._at_home = self._find_runtime().at_home
+            self._session._at_home = self._find_home().at_home
         return self._session
 
     async def _load(self, wanted: Unlocked) -> Snapshot:
@@ -193,31 +204,39 @@ class UnlockedContext:
         self.close("was saved already")
 
     async def incr(self, key: str, by: int) -> int:
-        session, wanted = self._session, self._wanted
-        executor = self._find_runtime().executor
-        created = session.created or (NEW if wanted.missing == "create" else "")
-        outcome = await increment(executor, wanted.keys, wanted.codec, wanted.policy, key, by, None, created)
+        created = self._session.created or (NEW if self._wanted.missing == "create" else "")
+        outcome = await self._stored.increment(key, by, created=created)
         self._expect_no_version()
-        return session.was_counted(key, outcome)
+        return self._session.was_counted(key, outcome)
 
     def _expect_no_version(self) -> None:
         """The version that was expected was there; from now on this request's own commits move it."""
         self._wanted = replace(self._wanted, expected_version=None)
 
     async def regenerate(self, grace: float) -> str:
-        new_sid, keys, safety = await renew_id(self._find_runtime(), self._wanted.keys, grace, None)
-        self._wanted = replace(self._wanted, keys=keys)
-        self._session.was_renewed(new_sid, safety)
-        return new_sid
+        new = await self._stored.regenerate(grace)
+        self._wanted = replace(self._wanted, keys=new.keys)
+        self._session.was_renewed(new.sid, new.safety)
+        return new.sid
+
+    @property
+    def _stored(self) -> StoredSession:
+        wanted = self._wanted
+        return StoredSession(self._find_home().executor, wanted.keys, wanted.policy, wanted.codec)
 
     @property
     def keys(self) -> SessionKeys:
         """The session's keys, by its newest id."""
         return self._wanted.keys
 
+    async def expire(self, ttl: float) -> bool:
+        return await self._stored.expire(ttl)
+
+    async def end_old_ids(self, grace: float) -> None:
+        await self._stored.end_old_ids(grace)
+
     async def destroy(self, *, replaced: bool = False) -> None:
-        call = protocol.destroy(self._wanted.keys, self._wanted.policy, replaced=replaced)
-        _, safety = await self._find_runtime().executor.save(call)
+        _, safety = await self._stored.destroy(replaced=replaced)
         self.close("was destroyed")
         if safety is not None:
             safety.insist()
@@ -266,7 +285,9 @@ class Attempt:
         self._entered = False
 
     async def __aenter__(self) -> Session:
-        self._entered = once(self._entered)
+        if self._entered:
+            raise used_twice()
+        self._entered = True
         self._session._actions = _OnlyAtTheEnd(self._session)
         return self._session
 

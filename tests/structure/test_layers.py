@@ -32,7 +32,6 @@ FOLLOWS = {("durability", "policies"), ("urls", "embedded"), ("blocking", "views
 UPWARDS = {
     ("checkup", "quorum"),
     ("lock", "quorum"),
-    ("session", "lock"),
     ("transport", "checkup"),
     ("views", "blocking"),
 }

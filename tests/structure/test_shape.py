@@ -119,7 +119,6 @@ SET_FROM_OUTSIDE_TODAY = {
     "protocol/replies: replaced",
     "quorum/election: ahead_us",
     "quorum/router: refused",
-    "session/commit_watch: safety",
     "session/unlocked: _actions",
     "session/unlocked: _at_home",
     "session/unlocked: conflicted",

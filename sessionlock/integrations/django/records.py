@@ -6,7 +6,6 @@ Nothing here knows of Django. All calls on a held record must come from the even
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -14,16 +13,15 @@ from typing import Any
 
 from ...errors import ReadOnlySession, SessionConflict, SessionNotFound
 from ...guard import SessionGuard
-from ...lock.context import SessionContext, renew_id
+from ...lock.context import SessionContext
 from ...policies import LeasePolicy, SessionPolicy
-from ...protocol import replies as protocol
-from ...protocol.keys import SessionKeys, check_sid, new_sid, new_token
-from ...protocol.replies import Committed, Snapshot, outdated, refusal
+from ...protocol.keys import check_sid, new_sid
+from ...protocol.replies import Committed, Snapshot, outdated
 from ...selfcalls.check import refusing
 from ...selfcalls.nesting import held_here
 from ...selfcalls.sockets import Client
-from ...session.commit_watch import increment
 from ...session.mapping import Session
+from ...session.operations import StoredSession
 from ...session.unlocked import Unlocked, UnlockedMode, check_unchanged
 from ..web.rules import RequestMode
 
@@ -136,7 +134,7 @@ class HeldRecord:
 
     async def live(self, ttl: float) -> None:
         """Let it live ``ttl`` seconds from now."""
-        await _expire(self._guard, self._context.keys, ttl)
+        await self._context.expire(ttl)
 
 
 class FreeRecord:
@@ -171,7 +169,7 @@ class FreeRecord:
         return self
 
     async def save(self, ttl: float) -> None:
-        await _both(_expire(self._guard, self._unlocked.keys, ttl), self._commit())
+        await _both(self.live(ttl), self._commit())
 
     async def finish(self, ttl: float) -> None:
         """The same: it has no lock to give up, and may be used on."""
@@ -179,7 +177,12 @@ class FreeRecord:
 
     async def live(self, ttl: float) -> None:
         """Let it live ``ttl`` seconds from now."""
-        await _expire(self._guard, self._unlocked.keys, ttl)
+        await self._stored.expire(ttl)
+
+    @property
+    def _stored(self) -> StoredSession:
+        unlocked = self._unlocked
+        return StoredSession(self._guard.runtime().executor, unlocked.keys, unlocked.policy, unlocked.codec)
 
     async def drop(self) -> None:
         """The request is over and nothing is saved.
@@ -191,18 +194,17 @@ class FreeRecord:
             check_unchanged(self.session)
 
     async def renew(self, grace: float) -> str:
-        sid, keys, safety = await renew_id(self._guard.runtime(), self._unlocked.keys, grace, None)
+        sid, keys, safety = await self._stored.regenerate(grace)
         self.outdated = False
         self._unlocked = replace(self._unlocked, sid=sid, keys=keys)
         self.session.was_renewed(sid, safety)
         return sid
 
     async def incr(self, key: str, by: int) -> int:
-        guard, session = self._guard, self.session
+        session = self.session
         if key in session.changed_keys():
             await self._commit()
-        executor, policy = guard.runtime().executor, self._unlocked.policy
-        outcome = await increment(executor, self._unlocked.keys, guard.codec, policy, key, by, None, session.created)
+        outcome = await self._stored.increment(key, by, created=session.created)
         return session.was_counted(key, outcome)
 
     async def destroy(self) -> None:
@@ -237,12 +239,10 @@ async def create(
     session = unlocked.session(Snapshot({}, 0, ""))
     session.update(data)
     changes = session.changes()
-    call = protocol.create(unlocked.keys, new_token(), replace(policy, idle=max(ttl, SHORTEST)), changes)
-    reply, safety = await guard.runtime().executor.save(call)
-    outcome = protocol.loaded(reply)
-    if not isinstance(outcome, Snapshot):
-        raise SessionConflict(f"session {session.name} exists already; it was not overwritten")
-    session.was_saved(changes, Committed(outcome.version, outcome.created, safety=safety))
+    lasting = replace(policy, idle=max(ttl, SHORTEST))
+    stored = StoredSession(guard.runtime().executor, unlocked.keys, lasting, unlocked.codec)
+    snapshot, safety = await stored.create(changes)
+    session.was_saved(changes, Committed(snapshot.version, snapshot.created, safety=safety))
     return FreeRecord(guard, unlocked, session)
 
 
@@ -258,13 +258,6 @@ async def exists(guard: SessionGuard, sid: str, policy: SessionPolicy) -> bool:
     except SessionNotFound:
         return False
     return True
-
-
-async def _expire(guard: SessionGuard, keys: SessionKeys, ttl: float) -> None:
-    call = protocol.expire(keys, math.ceil(ttl * 1000))
-    reply = await guard.runtime().executor.run(call)
-    if reply[0] != b"kept":
-        raise refusal(keys.digest, reply[0].decode())
 
 
 async def _both(expiry: Coroutine[Any, Any, None], save: Coroutine[Any, Any, None]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -17,7 +16,6 @@ from ...errors import ReadOnlySession, SessionConflict, SessionLockError, Sessio
 from ...guard import SessionGuard
 from ...lock.context import SessionContext
 from ...policies import SessionPolicy
-from ...protocol import replies as protocol
 from ...selfcalls.check import refusing
 from ...selfcalls.nesting import Held, held_here, refuse_nested
 from ...selfcalls.sockets import Client
@@ -424,7 +422,7 @@ class Visit:
             await session.release()
             self.rolled = held
         if live is not None and not session.new:
-            saved, rolled = await asyncio.gather(session.release(), self._expire(live), return_exceptions=True)
+            saved, rolled = await asyncio.gather(session.release(), self._context.expire(live), return_exceptions=True)
             if isinstance(saved, BaseException):
                 raise saved
             if isinstance(rolled, BaseException) and not session.ended:
@@ -445,10 +443,7 @@ class Visit:
         if session.sid == self._sid:
             await session.regenerate(grace=grace)
         else:
-            lease = session.lease
-            held = (lease.token, lease.fencing_token) if lease is not None and not lease.released else None
-            call = protocol.regenerate(context.keys, context.keys.proof, math.ceil(grace * 1000), held)
-            await self.guard.runtime().executor.run(call)
+            await context.end_old_ids(grace)
         self._is_renewed = True
 
     async def _begin_after_the_end(self) -> None:
@@ -489,14 +484,6 @@ class Visit:
             error.replaced = True
             raise error
         log.warning("%s came with an id that has been replaced; what it changed is not saved", self.label)
-
-    async def _expire(self, seconds: float) -> bool:
-        """Let the record end then; whether the id is the current one."""
-        call = protocol.expire(self._context.keys, math.ceil(seconds * 1000))
-        reply = await self.guard.runtime().executor.run(call)
-        if reply[0] != b"kept":
-            raise protocol.refusal(self.session.name, reply[0].decode())
-        return bool(reply[1])
 
     async def _discard(self) -> None:
         session, context = self.session, self._context

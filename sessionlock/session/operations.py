@@ -1,0 +1,144 @@
+"""What is done to a stored session at once, with its lock or without: create, count, rename, expire, destroy.
+
+The session inside a block, the guard, and the Django face all use these; each operation is written here only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ..codecs.base import Codec, keeps_counters
+from ..durability import Safety
+from ..errors import ConfigurationError, SessionConflict, StaleFencingToken
+from ..lease import Lease
+from ..policies import SessionPolicy
+from ..protocol import replies as protocol
+from ..protocol.keys import SessionKeys, keys_for, new_token, renewed_sid
+from ..protocol.replies import Change, Committed, Conflict, Snapshot, refusal
+from ..transport.executor import Executor
+from .mapping import field_of
+
+__all__ = ["NEW", "NewId", "StoredSession"]
+
+LARGEST_STEP = 10**15 - 1
+MOST_GRACE = 86_400
+NEW = "new"  # instead of the stamp of a record: there is none yet, and one may be made
+
+
+class NewId(NamedTuple):
+    """``safety``: on how many replicas the session has it, where that is waited for."""
+
+    sid: str
+    keys: SessionKeys
+    safety: Safety | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSession:
+    """One session in the store, and what is needed to change it there. ``lease``: under which a method is called."""
+
+    executor: Executor
+    keys: SessionKeys
+    policy: SessionPolicy
+    codec: Codec
+
+    async def create(self, changes: list[Change]) -> tuple[Snapshot, Safety | None]:
+        """Store a new record.
+
+        Raises:
+            SessionConflict: there is one, or there was a short while ago.
+        """
+        reply, safety = await self.executor.save(protocol.create(self.keys, new_token(), self.policy, changes))
+        outcome = protocol.loaded(reply)
+        if not isinstance(outcome, Snapshot):
+            digest = self.keys.digest
+            raise SessionConflict(f"session {digest} exists already; it was not overwritten").about(digest)
+        return outcome, safety
+
+    async def increment(self, key: str, by: int, *, lease: Lease | None = None, created: str = "") -> Committed:
+        """Add ``by`` to an integer, in Redis. ``created``: the stamp of the record that was loaded, or :data:`NEW`.
+
+        Raises:
+            SessionConflict: not an integer. SessionNotFound, SessionDestroyed. StaleFencingToken: the lock was lost.
+            ConfigurationError: the codec hides numbers, or ``by`` is not a whole number of at most 15 digits.
+        """
+        if not keeps_counters(self.codec):
+            raise ConfigurationError(
+                f"codec {self.codec.name} does not store integers as digits; Redis cannot count in them"
+            )
+        if type(by) is not int or abs(by) > LARGEST_STEP:
+            raise ConfigurationError(f"a counter is moved by a whole number of at most 15 digits, not {by!r}")
+        change = Change("i", field_of(key), b"%d" % by, "*")
+        call = protocol.increment(self.keys, new_token(), _holder(lease), created, self.policy, change)
+        reply, safety = await self.executor.save(call)
+        outcome = protocol.so_safe(protocol.committed(reply), safety)
+        digest = self.keys.digest
+        if isinstance(outcome, Committed):
+            return outcome
+        if isinstance(outcome, Conflict):
+            raise SessionConflict(
+                f"session {digest}: {key!r} is not an integer of at most 15 digits; nothing was changed", keys=(key,)
+            ).about(digest)
+        if outcome.kind == "lost":
+            raise StaleFencingToken(
+                f"the lock of {digest} was lost; the counter was not moved",
+                ours=lease.fencing_token if lease else 0,
+                current=outcome.fence,
+            ).about(digest)
+        raise refusal(digest, outcome.kind)
+
+    async def regenerate(
+        self, grace: float, *, lease: Lease | None = None, loss: Callable[[int], Exception] | None = None
+    ) -> NewId:
+        """Give the session a new id. The old one works ``grace`` seconds longer.
+
+        Raises:
+            SessionNotFound, SessionDestroyed, RedisUnavailable; ``loss`` makes the error for a lease that was lost.
+        """
+        if not 0 <= grace <= MOST_GRACE:
+            raise ConfigurationError(f"grace must be 0 to {MOST_GRACE} seconds, not {grace!r}")
+        sid = renewed_sid(self.keys)
+        keys = keys_for(self.keys.prefix, sid)
+        call = protocol.regenerate(self.keys, keys.proof, int(grace * 1000), _holder(lease))
+        reply, safety = await self.executor.save(call)
+        kind = reply[0].decode()
+        if kind == "lost" and loss is not None:
+            raise loss(int(reply[1]))
+        if kind != "regenerated":
+            raise refusal(self.keys.digest, kind)
+        return NewId(sid, keys, safety)
+
+    async def end_old_ids(self, grace: float, *, lease: Lease | None = None) -> None:
+        """Ids that were replaced before work only ``grace`` seconds longer, whatever time they were given."""
+        grace_ms = math.ceil(grace * 1000)
+        await self.executor.run(protocol.regenerate(self.keys, self.keys.proof, grace_ms, _holder(lease)))
+
+    async def expire(self, ttl: float) -> bool:
+        """Let the record end ``ttl`` seconds from now, sooner or later than it would. Returns whether the id is the
+        current one.
+
+        Raises:
+            SessionNotFound, SessionDestroyed, RedisUnavailable.
+        """
+        reply = await self.executor.run(protocol.expire(self.keys, math.ceil(ttl * 1000)))
+        if reply[0] != b"kept":
+            raise refusal(self.keys.digest, reply[0].decode())
+        return bool(reply[1])
+
+    async def destroy(self, *, replaced: bool = False, durably: bool = True) -> tuple[bool, Safety | None]:
+        """End the session at once, whoever holds its lock. Returns whether there was one.
+
+        ``replaced``: a new session has taken its place, and whoever still comes with its id is told that.
+        ``durably``: wait for replicas, where the guard does so at all.
+        """
+        call = protocol.destroy(self.keys, self.policy, replaced=replaced)
+        reply, safety = await self.executor.save(call) if durably else (await self.executor.run(call), None)
+        return reply[0] == b"destroyed", safety
+
+
+def _holder(lease: Lease | None) -> tuple[str, int] | None:
+    """As the protocol names who holds the lock."""
+    return None if lease is None else (lease.token, lease.fencing_token)
