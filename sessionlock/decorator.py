@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .blocking import guard as blocking
 from .default import default_guard
 from .errors import ConfigurationError
-from .guard import Missing, Mode, SessionGuard
-from .policies import LeasePolicy, SessionPolicy, WaitPolicy
-from .session.mapping import Session
-from .session.unlocked import UnlockedMode
+from .guard import SessionGuard
+from .lock.options import ViewOptions
 from .views.session_id import SidFrom, cookie, header
-from .views.wrap import Decorator, Locks, locked_view, missing_for
+from .views.wrap import Decorator, Locks, locked_view
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["cookie", "header", "session_locked"]
 
@@ -23,13 +23,7 @@ def session_locked(
     sid_from: SidFrom,
     *,
     guard: SessionGuard | blocking.SessionGuard | None = None,
-    mode: Mode = "lock",
-    wait: WaitPolicy | float | None = None,
-    lease: LeasePolicy | None = None,
-    missing: Missing | None = None,
-    name: str | None = None,
-    session: SessionPolicy | None = None,
-    save_on_error: bool = False,
+    **options: Unpack[ViewOptions],
 ) -> Decorator:
     """Run a view within its session's lock, and pass it the session::
 
@@ -70,27 +64,13 @@ def session_locked(
         was replaced by a newer one. ConfigurationError: the cookie has to be set, and the answer cannot carry it; what
         the view changed is not saved. Otherwise as :meth:`SessionGuard.session_lock`.
     """
-    options: dict[str, Any] = {
-        "wait": wait,
-        "lease": lease,
-        "missing": missing_for(sid_from, missing),
-        "name": name,
-        "save_on_error": save_on_error,
-    }
-    beginning: UnlockedMode = "read" if mode == "read" else "optimistic"
 
-    def for_async(sid: str | None) -> AbstractAsyncContextManager[Session, None]:
+    def for_async() -> SessionGuard:
         if isinstance(guard, blocking.SessionGuard):
             raise ConfigurationError("an async view needs a sessionlock.SessionGuard, not the one for threads")
-        found = guard or default_guard()
-        if sid is None:
-            return found.beginning(beginning, session)
-        return found.session_lock(sid, mode=mode, session=session, **options)
+        return guard or default_guard()
 
-    def for_sync(sid: str | None) -> AbstractContextManager[blocking.Session, None]:
-        found = guard if isinstance(guard, blocking.SessionGuard) else blocking.blocking_guard(guard or default_guard())
-        if sid is None:
-            return found.beginning(beginning, session)
-        return found.session_lock(sid, mode=mode, session=session, **options)
+    def for_sync() -> blocking.SessionGuard:
+        return guard if isinstance(guard, blocking.SessionGuard) else blocking.blocking_guard(guard or default_guard())
 
-    return partial(locked_view, locks=Locks(sid_from, for_async, for_sync, begins=missing != "reject"))
+    return partial(locked_view, locks=Locks(sid_from, options, for_async, for_sync))

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 from .errors import ConfigurationError
-from .guard import SessionGuard
+from .guard import GuardOptions, SessionGuard
+from .lock.options import LockOptions, SharedOptions
 from .session.mapping import Session
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["configure", "default_guard", "session_lock"]
 
 _default: SessionGuard | None = None
+
+
+@overload
+def configure(guard_or_url: SessionGuard) -> SessionGuard: ...
+
+
+@overload
+def configure(guard_or_url: str, **options: Unpack[GuardOptions]) -> SessionGuard: ...
 
 
 def configure(guard_or_url: SessionGuard | str, **options: Any) -> SessionGuard:
@@ -36,6 +48,16 @@ def default_guard() -> SessionGuard:
     return _default
 
 
-def session_lock(sid: str, **options: Any) -> AbstractAsyncContextManager[Session, None]:
+@overload
+def session_lock(sid: str, /, **options: Unpack[LockOptions]) -> AbstractAsyncContextManager[Session, None]: ...
+
+
+@overload
+def session_lock(
+    sid: str, second: str, /, *more: str, **options: Unpack[SharedOptions]
+) -> AbstractAsyncContextManager[tuple[Session, ...], None]: ...
+
+
+def session_lock(*sids: str, **options: Any) -> AbstractAsyncContextManager[Any, None]:
     """:meth:`SessionGuard.session_lock` of the default guard."""
-    return default_guard().session_lock(sid, **options)
+    return default_guard().session_lock(*sids, **options)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, cast, overload
 
 from tenacity import AsyncRetrying
 
@@ -20,6 +20,7 @@ from .durability import Wait
 from .errors import ConfigurationError, InvalidSessionId, SessionConflict
 from .lock.acquire import Wanted
 from .lock.context import LockContext, SessionContext, SessionsContext
+from .lock.options import LockOptions, Missing, Mode, SharedOptions
 from .lock.runtime import Runtime, node_name
 from .policies import LeasePolicy, SessionPolicy, WaitPolicy, check_seconds, seconds_until_stop
 from .protocol import replies as protocol
@@ -34,13 +35,32 @@ from .session.unlocked import Attempt, BeginningContext, Unlocked, UnlockedConte
 from .session.user_index import UserIndex
 from .urls import client_from_url, is_fake
 
-__all__ = ["HolderInfo", "SessionGuard", "SessionInfo"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["GuardOptions", "HolderInfo", "SessionGuard", "SessionInfo"]
 
 log = logging.getLogger("sessionlock")
 
 T = TypeVar("T")
-Missing = Literal["create", "reject"]
-Mode = Literal["lock", "read", "optimistic", "last_write_wins"]
+
+
+class GuardOptions(TypedDict, total=False):
+    """What :class:`SessionGuard` takes beside its client; there they are explained."""
+
+    prefix: str
+    lease: LeasePolicy | None
+    wait: WaitPolicy | float | None
+    session: SessionPolicy | None
+    codec: Codec | None
+    name: str | None
+    reply_within: float
+    retry_for: float
+    push_limit: int
+    commit_by: Literal["auto", "script", "watch"]
+    durability: Wait | None
+    check: bool | None
+    quorum: Quorum | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +163,7 @@ class SessionGuard:
         self._exact = is_fake(client)
 
     @classmethod
-    def from_url(cls, url: str, **options: Any) -> SessionGuard:
+    def from_url(cls, url: str, **options: Unpack[GuardOptions]) -> SessionGuard:
         """A guard with a client of its own; see README for the URL schemes. :meth:`aclose` closes that client.
 
         Raises:
@@ -157,35 +177,12 @@ class SessionGuard:
 
     @overload
     def session_lock(
-        self,
-        sid: str,
-        /,
-        *,
-        mode: Mode = ...,
-        missing: Missing = ...,
-        lease: LeasePolicy | None = ...,
-        wait: WaitPolicy | float | None = ...,
-        session: SessionPolicy | None = ...,
-        save_on_error: bool = ...,
-        name: str | None = ...,
-        expected_version: int | None = ...,
-        serializable: bool = ...,
-        codec: Codec | None = ...,
+        self, sid: str, /, **options: Unpack[LockOptions]
     ) -> AbstractAsyncContextManager[Session, None]: ...
 
     @overload
     def session_lock(
-        self,
-        sid: str,
-        second: str,
-        /,
-        *more: str,
-        missing: Missing = ...,
-        lease: LeasePolicy | None = ...,
-        wait: WaitPolicy | float | None = ...,
-        session: SessionPolicy | None = ...,
-        save_on_error: bool = ...,
-        name: str | None = ...,
+        self, sid: str, second: str, /, *more: str, **options: Unpack[SharedOptions]
     ) -> AbstractAsyncContextManager[tuple[Session, ...], None]: ...
 
     def session_lock(

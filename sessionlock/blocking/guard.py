@@ -41,16 +41,17 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import redis
 from tenacity import AsyncRetrying, BaseRetrying
 
 from .. import default
 from ..errors import ConfigurationError
-from ..guard import Missing, Mode, SessionInfo
+from ..guard import GuardOptions, SessionInfo
 from ..guard import SessionGuard as AsyncGuard
 from ..lease import Lease
+from ..lock.options import LockOptions, Missing, SharedOptions, ViewOptions
 from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
 from ..session.unlocked import Attempt as AsyncAttempt
 from ..session.unlocked import UnlockedMode
@@ -58,6 +59,9 @@ from ..views import wrap as views
 from ..views.session_id import SidFrom, cookie, header
 from .portal import Portal, portal
 from .session import Attempt, Block, Session, hand_out, hand_out_all, hand_out_lease
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = [
     "Attempt",
@@ -83,7 +87,7 @@ class SessionGuard:
     that does it, on the loop of the portal.
     """
 
-    def __init__(self, client: Any, **options: Any) -> None:
+    def __init__(self, client: Any, **options: Unpack[GuardOptions]) -> None:
         if isinstance(client, redis.Redis):
             raise ConfigurationError("give a redis.asyncio client (it is used in a loop of its own), or use from_url()")
         if isinstance(client, AsyncGuard):
@@ -95,7 +99,7 @@ class SessionGuard:
         self._known: Portal | None = None
 
     @classmethod
-    def from_url(cls, url: str, **options: Any) -> SessionGuard:
+    def from_url(cls, url: str, **options: Unpack[GuardOptions]) -> SessionGuard:
         """A guard with a client of its own; :meth:`close` closes it.
 
         Raises:
@@ -115,34 +119,11 @@ class SessionGuard:
     # --- the lock around load – handle – save
 
     @overload
-    def session_lock(
-        self,
-        sid: str,
-        /,
-        *,
-        mode: Mode = ...,
-        missing: Missing = ...,
-        lease: LeasePolicy | None = ...,
-        wait: WaitPolicy | float | None = ...,
-        session: SessionPolicy | None = ...,
-        save_on_error: bool = ...,
-        name: str | None = ...,
-        expected_version: int | None = ...,
-    ) -> AbstractContextManager[Session, None]: ...
+    def session_lock(self, sid: str, /, **options: Unpack[LockOptions]) -> AbstractContextManager[Session, None]: ...
 
     @overload
     def session_lock(
-        self,
-        sid: str,
-        second: str,
-        /,
-        *more: str,
-        missing: Missing = ...,
-        lease: LeasePolicy | None = ...,
-        wait: WaitPolicy | float | None = ...,
-        session: SessionPolicy | None = ...,
-        save_on_error: bool = ...,
-        name: str | None = ...,
+        self, sid: str, second: str, /, *more: str, **options: Unpack[SharedOptions]
     ) -> AbstractContextManager[tuple[Session, ...], None]: ...
 
     def session_lock(
@@ -321,6 +302,14 @@ def blocking_guard(guard: AsyncGuard) -> SessionGuard:
     return face if face is not None else _faces.setdefault(guard, SessionGuard(guard))
 
 
+@overload
+def configure(guard_or_url: SessionGuard | AsyncGuard) -> SessionGuard: ...
+
+
+@overload
+def configure(guard_or_url: str, **options: Unpack[GuardOptions]) -> SessionGuard: ...
+
+
 def configure(guard_or_url: SessionGuard | AsyncGuard | str, **options: Any) -> SessionGuard:
     """Set the default guard, of the async face as well: there is one. Nothing is connected yet."""
     if isinstance(guard_or_url, SessionGuard):
@@ -340,12 +329,12 @@ def default_guard() -> SessionGuard:
 
 
 @overload
-def session_lock(sid: str, /, **options: Any) -> AbstractContextManager[Session, None]: ...
+def session_lock(sid: str, /, **options: Unpack[LockOptions]) -> AbstractContextManager[Session, None]: ...
 
 
 @overload
 def session_lock(
-    sid: str, second: str, /, *more: str, **options: Any
+    sid: str, second: str, /, *more: str, **options: Unpack[SharedOptions]
 ) -> AbstractContextManager[tuple[Session, ...], None]: ...
 
 
@@ -358,18 +347,8 @@ def session_locked(
     sid_from: SidFrom,
     *,
     guard: SessionGuard | None = None,
-    mode: Mode = "lock",
-    missing: Missing | None = None,
-    session: SessionPolicy | None = None,
-    **options: Any,
+    **options: Unpack[ViewOptions],
 ) -> views.Decorator:
     """:func:`sessionlock.session_locked` for sync views only."""
-    options["missing"] = views.missing_for(sid_from, missing)
-
-    def lock(sid: str | None) -> AbstractContextManager[Session, None]:
-        found = guard or default_guard()
-        if sid is None:
-            return found.beginning("read" if mode == "read" else "optimistic", session)
-        return found.session_lock(sid, mode=mode, session=session, **options)
-
-    return partial(views.locked_view, locks=views.Locks(sid_from, None, lock, begins=missing != "reject"))
+    locks = views.Locks(sid_from, options, for_async=None, for_sync=lambda: guard or default_guard())
+    return partial(views.locked_view, locks=locks)

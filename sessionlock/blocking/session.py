@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from ..errors import ConfigurationError
 from ..lease import Lease
+from ..lock.acquire import OnWait
 from ..session.mapping import Actions
 from ..session.mapping import Session as AsyncSession
 from ..session.unlocked import Attempt as AsyncAttempt
+from ..views.block import SessionOfThread
 from .portal import Portal
 
 __all__ = ["Attempt", "Block", "Session", "hand_out", "hand_out_all", "hand_out_lease"]
@@ -20,7 +21,7 @@ __all__ = ["Attempt", "Block", "Session", "hand_out", "hand_out_all", "hand_out_
 T = TypeVar("T")
 
 
-class Session(MutableMapping[str, Any]):
+class Session(SessionOfThread):
     """:class:`sessionlock.Session` for a thread: the same data and the same methods, which wait instead of awaiting.
 
     ``lease`` is None without a lock. Using a session whose lease was lost raises :class:`~sessionlock.LeaseLost`,
@@ -77,6 +78,10 @@ class Session(MutableMapping[str, Any]):
         self._changed()
 
     # --- what is known of it
+
+    @property
+    def core(self) -> AsyncSession:
+        return self._inner
 
     @property
     def name(self) -> str:
@@ -168,12 +173,19 @@ class Block(Generic[T]):
     def __init__(
         self,
         find_loop: Callable[[], Portal],
-        context: AbstractAsyncContextManager[Any],
+        context: Any,
         hand_out: Callable[[Portal, Any, object], T],
     ) -> None:
         self._find_loop = find_loop
-        self.context = context  # what is entered, in the loop
+        self._context = context  # what is entered, in the loop
         self._hand_out = hand_out
+
+    @property
+    def outdated(self) -> bool:
+        return bool(self._context.outdated)
+
+    def when_waiting(self, ask: OnWait | None) -> None:
+        self._context.when_waiting(ask)
 
     def __enter__(self) -> T:
         if self._loop is not None:
@@ -206,9 +218,9 @@ class Block(Generic[T]):
 
     async def _enter(self) -> Any:
         assert self._loop is not None
-        value = await self.context.__aenter__()
+        value = await self._context.__aenter__()
         self._entered = True
-        self._loop.held[id(self)] = self.context
+        self._loop.held[id(self)] = self._context
         return value
 
     async def _leave(
@@ -218,7 +230,7 @@ class Block(Generic[T]):
             self._left = True
             assert self._loop is not None
             self._loop.held.pop(id(self), None)
-            await self.context.__aexit__(kind, error, tb)
+            await self._context.__aexit__(kind, error, tb)
 
 
 class Attempt:

@@ -44,16 +44,18 @@ MOST_MERGES = 100
 class _Held:
     """What ``async with guard.lock`` and ``guard.session_lock`` have in common: one acquisition, one lease."""
 
-    on_wait: OnWait | None = None
-    """Set before entering: asked once when others hold the lock. It may find a reason not to wait for them."""
-
     def __init__(self, runtime: Callable[[], Runtime], wanted: Wanted) -> None:
         self._find_runtime = runtime
         self._wanted = wanted
+        self._on_wait: OnWait | None = None
         self._entered = False
         self._lease: Lease | None = None
         self._scope: anyio.CancelScope | None = None
         self._runtime: Runtime
+
+    def when_waiting(self, ask: OnWait | None) -> None:
+        """Before entering: ``ask`` once when others hold the lock. It may find a reason not to wait for them."""
+        self._on_wait = ask
 
     async def _enter(self) -> tuple[Lease, Snapshot]:
         if self._entered:
@@ -62,7 +64,7 @@ class _Held:
         runtime = self._runtime = self._find_runtime()
         wanted = self._wanted
         runtime.enter(wanted.keys, wanted.name)
-        acquisition = _acquisition(runtime, wanted, self.on_wait)
+        acquisition = _acquisition(runtime, wanted, self._on_wait)
         granted = await acquisition.run()
         lease = self._lease = _lease(acquisition.token, granted, wanted)
         runtime.entered(wanted.keys, acquisition.token, wanted.label)

@@ -149,6 +149,9 @@ class UnlockedContext:
         self.yields = False
         """Set before entering: see :class:`Unlocked`."""
 
+    def when_waiting(self, ask: object, /) -> None:
+        """As blocks with a lock have it; here nobody waits."""
+
     async def __aenter__(self) -> Session:
         if self._entered:
             raise used_twice()

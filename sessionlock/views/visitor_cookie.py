@@ -11,11 +11,9 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..blocking.session import Block
-from ..blocking.session import Session as ThreadSession
 from ..errors import ConfigurationError
-from ..lock.context import SessionContext
 from ..session.mapping import Session
+from .block import Block, core_of
 from .session_id import SidCookie, SidFrom, find_request, serving
 
 __all__ = ["Visitor"]
@@ -43,8 +41,8 @@ class Visitor:
         """None where it is not ours to set a cookie."""
         return cls(source, args, kwargs) if isinstance(source, SidCookie) else None
 
-    def is_known_by(self, sid: str) -> None:
-        """His cookie names a session."""
+    def is_known_by(self, sid: str | None) -> None:
+        """The visitor's cookie names this session, or none."""
         self._told = sid
 
     def expect(self, session: Any, answer: Any) -> None:
@@ -53,7 +51,7 @@ class Visitor:
         Raises:
             ConfigurationError: it cannot, and the visitor would lose his session.
         """
-        session = _core(session)
+        session = core_of(session)
         self._carrier = _carrier(answer, self._given)
         if self._carrier is not None or session.destroyed or session.sid == self._told:
             return
@@ -67,7 +65,7 @@ class Visitor:
 
     def tell(self, session: Any, block: Any) -> None:
         """The session is saved: let the answer tell."""
-        session = _core(session)
+        session = core_of(session)
         if self._carrier is None:
             return
         if session.destroyed:
@@ -77,14 +75,12 @@ class Visitor:
             sid, idle = session.sid, session._policy.idle
             self._carrier(lambda response: self._set(response, sid, idle))
 
-    def _lives_on(self, session: Session, block: Any) -> bool:
+    def _lives_on(self, session: Session, block: Block) -> bool:
         """Whether the record's life began anew, by the id that is the current one."""
-        context = block.context if isinstance(block, Block) else block
         return (
-            isinstance(context, SessionContext)
-            and not context.outdated
-            and session.lease is not None
+            session.lease is not None
             and not session.lease.is_lost
+            and not block.outdated
             and self._source.settings.max_age is not None
         )
 
@@ -105,10 +101,6 @@ class Visitor:
         request = self._request
         scheme = getattr(request, "scheme", None) or getattr(getattr(request, "url", None), "scheme", None)
         return bool(scheme == "https")
-
-
-def _core(session: Any) -> Session:
-    return session._inner if isinstance(session, ThreadSession) else session
 
 
 def _carrier(answer: Any, given: tuple[Any, ...]) -> Carrier | None:

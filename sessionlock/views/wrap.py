@@ -5,26 +5,41 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from types import UnionType
-from typing import Annotated, Any, Concatenate, ParamSpec, Protocol, TypeVar, Union, get_args, get_origin, overload
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Concatenate,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    overload,
+)
 
-from ..blocking.session import Block
-from ..blocking.session import Session as ThreadSession
 from ..errors import ConfigurationError, SessionNotFound
-from ..guard import Missing
-from ..lock.context import SessionContext
+from ..lock.options import LockOptions, ViewOptions
+from ..policies import SessionPolicy
 from ..selfcalls.check import refusing
 from ..selfcalls.sockets import Peer, client_of
 from ..session.mapping import Session
+from ..session.unlocked import UnlockedMode
+from .block import SessionOfThread, is_session
 from .session_id import SidCookie, SidFrom, find_request
 from .visitor_cookie import Visitor
 
-__all__ = ["Decorator", "Locks", "locked_view", "missing_for"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["Decorator", "Locks", "locked_view"]
 
 NAME = "session"
-SESSIONS = (Session, ThreadSession)
 VERBS = ("get", "head", "post", "put", "patch", "delete", "options", "trace")
 # What an injected parameter called "session" may be annotated with, beside Session itself.
 VAGUE = (inspect.Parameter.empty, Any, object, dict, Mapping, MutableMapping)
@@ -34,7 +49,7 @@ POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR
 P = ParamSpec("P")
 A = TypeVar("A", contravariant=True)
 B = TypeVar("B", contravariant=True)
-S = TypeVar("S", Session, ThreadSession)
+S = TypeVar("S", bound=Session | SessionOfThread)
 T = TypeVar("T")
 
 
@@ -71,32 +86,46 @@ class Decorator(Protocol):
     def __call__(self, view: T, /) -> T: ...
 
 
+class Guard(Protocol):
+    """What a lock comes from: of either face, which their blocks do not tell apart here."""
+
+    def session_lock(self, sid: str, /, **options: Unpack[LockOptions]) -> Any: ...
+
+    def beginning(self, mode: UnlockedMode, policy: SessionPolicy | None = None) -> Any: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Locks:
-    """How a decorated view gets its lock, or without an id a session that begins. ``for_async`` None: async views are
-    refused. ``begins``: a visitor whose cookie names no session gets one that begins.
-    """
+    """Where the lock of a decorated view comes from, and its options. ``for_async`` None: async views are refused."""
 
     sid_from: SidFrom
-    for_async: Callable[[str | None], AbstractAsyncContextManager[Any, None]] | None
-    for_sync: Callable[[str | None], AbstractContextManager[Any, None]]
-    begins: bool = True
+    options: ViewOptions
+    for_async: Callable[[], Guard] | None
+    for_sync: Callable[[], Guard]
 
     def __post_init__(self) -> None:
         if not callable(self.sid_from):
             raise ConfigurationError(
                 f"session_locked() takes where the session id comes from, such as cookie({self.sid_from!r})"
             )
+        for name in self.options.keys() - ViewOptions.__optional_keys__:
+            raise TypeError(f"session_locked() got an unexpected keyword argument {name!r}")
+
+    def block(self, guard: Guard, sid: str | None) -> Any:
+        """The block around one call of the view; without an id, of a session that begins."""
+        if sid is None:
+            mode = self.options.get("mode", "lock")
+            return guard.beginning("read" if mode == "read" else "optimistic", self.options.get("session"))
+        missing = self.options.get("missing")
+        if missing is None or isinstance(self.sid_from, SidCookie):
+            missing = "reject"  # an id from a cookie is not adopted, whoever says so
+        return guard.session_lock(sid, **cast(LockOptions, {**self.options, "missing": missing}))
 
     def check_begins(self, error: SessionNotFound) -> None:
         """Raises ``error`` where no session begins: an id that was replaced has a newer one, in the same browser."""
-        if error.replaced or not self.begins or not isinstance(self.sid_from, SidCookie):
+        begins = isinstance(self.sid_from, SidCookie) and self.options.get("missing") != "reject"
+        if error.replaced or not begins:
             raise error
-
-
-def missing_for(sid_from: SidFrom, missing: Missing | None) -> Missing:
-    """What is done about an id without a session: one from a cookie is not adopted, whoever says so."""
-    return "reject" if missing is None or isinstance(sid_from, SidCookie) else missing
 
 
 def locked_view(view: Any, locks: Locks) -> Any:
@@ -137,95 +166,106 @@ def _with_locked_verbs(view: type, locks: Locks) -> type:
 
 
 def _async(view: Callable[..., Awaitable[Any]], where: _Place, locks: Locks) -> Any:
-    lock, sid_from = locks.for_async, locks.sid_from
-    if lock is None:
+    find_guard, sid_from = locks.for_async, locks.sid_from
+    if find_guard is None:
         raise ConfigurationError(f"{_name(view)} is async: decorate it with sessionlock.session_locked")
-
-    async def enter(stack: AsyncExitStack, args: Any, kwargs: Any, visitor: Visitor | None) -> tuple[Any, Any]:
-        try:
-            sid = sid_from(*args, **kwargs)
-            if not isinstance(sid, str) and inspect.isawaitable(sid):
-                sid = await sid
-            block = _sent_by(args, kwargs, lock(sid))
-            session = await stack.enter_async_context(block)
-        except SessionNotFound as error:
-            locks.check_begins(error)
-        else:
-            if visitor is not None:
-                visitor.is_known_by(sid)
-            return block, session
-        block = lock(None)
-        return block, await stack.enter_async_context(block)
 
     @functools.wraps(view)
     async def locked(*args: Any, **kwargs: Any) -> Any:
         if where.given(kwargs):
             return await view(*args, **kwargs)
-        visitor = Visitor.of(sid_from, args, kwargs)
+        call = _Call(locks, find_guard, args, kwargs)
         async with AsyncExitStack() as stack:
-            block, session = await enter(stack, args, kwargs, visitor)
+            try:
+                sid = sid_from(*args, **kwargs)
+                if not isinstance(sid, str) and inspect.isawaitable(sid):
+                    sid = await sid
+                session = await stack.enter_async_context(call.block_of(sid))
+            except SessionNotFound as error:
+                session = await stack.enter_async_context(call.block_that_begins(error))
             args, kwargs = where.put(session, args, kwargs)
             answer = await view(*args, **kwargs)
-            if visitor is not None:
+            if call.visitor is not None:
                 await session.do_what_nobody_awaited()
-                visitor.expect(session, answer)
-        if visitor is not None:
-            visitor.tell(session, block)
+                call.visitor.expect(session, answer)
+        call.tell_visitor(session)
         return answer
 
     return locked
 
 
 def _sync(view: Callable[..., Any], where: _Place, locks: Locks) -> Any:
-    lock, sid_from = locks.for_sync, locks.sid_from
-
-    def enter(stack: ExitStack, args: Any, kwargs: Any, visitor: Visitor | None) -> tuple[Any, Any]:
-        try:
-            sid = sid_from(*args, **kwargs)
-            if not isinstance(sid, str) and inspect.isawaitable(sid):
-                _never_awaited(sid)
-                raise ConfigurationError(f"{_name(view)} is not async, so the callable for its session id cannot be")
-            block = _sent_by(args, kwargs, lock(sid))
-            session = stack.enter_context(block)
-        except SessionNotFound as error:
-            locks.check_begins(error)
-        else:
-            if visitor is not None:
-                visitor.is_known_by(sid)
-            return block, session
-        block = lock(None)
-        return block, stack.enter_context(block)
+    find_guard, sid_from = locks.for_sync, locks.sid_from
 
     @functools.wraps(view)
     def locked(*args: Any, **kwargs: Any) -> Any:
         if where.given(kwargs):
             return view(*args, **kwargs)
-        visitor = Visitor.of(sid_from, args, kwargs)
+        call = _Call(locks, find_guard, args, kwargs)
         with ExitStack() as stack:
-            block, session = enter(stack, args, kwargs, visitor)
+            try:
+                sid = sid_from(*args, **kwargs)
+                if not isinstance(sid, str):
+                    _refuse_awaitable(sid, f"{_name(view)} is not async, so the callable for its session id cannot be")
+                session = stack.enter_context(call.block_of(cast(str, sid)))
+            except SessionNotFound as error:
+                session = stack.enter_context(call.block_that_begins(error))
             args, kwargs = where.put(session, args, kwargs)
             answer = view(*args, **kwargs)
-            if inspect.isawaitable(answer):
-                _never_awaited(answer)
-                raise ConfigurationError(
-                    f"{_name(view)} is not declared `async def` but returned something to be awaited, which would run"
-                    " without the lock"
-                )
-            if visitor is not None:
-                visitor.expect(session, answer)
-        if visitor is not None:
-            visitor.tell(session, block)
+            _refuse_awaitable(
+                answer,
+                f"{_name(view)} is not declared `async def` but returned something to be awaited, which would run"
+                " without the lock",
+            )
+            if call.visitor is not None:
+                call.visitor.expect(session, answer)
+        call.tell_visitor(session)
         return answer
 
     return locked
 
 
-def _sent_by(args: tuple[Any, ...], kwargs: dict[str, Any], block: T) -> T:
-    """``block``, which knows who asks, should it have to wait."""
-    context = block.context if isinstance(block, Block) else block
-    if isinstance(context, SessionContext):
-        context.on_wait = refusing(functools.partial(_client, args, kwargs))
-    return block
+def _refuse_awaitable(thing: Any, message: str) -> None:
+    if inspect.isawaitable(thing):
+        if inspect.iscoroutine(thing):
+            thing.close()  # it will never be awaited
+        raise ConfigurationError(message)
+
+
+class _Call:
+    """One call of a decorated view, as far as it is the same for both faces."""
+
+    def __init__(
+        self, locks: Locks, find_guard: Callable[[], Guard], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self._locks = locks
+        self._find_guard = find_guard
+        self._client = functools.partial(_client, args, kwargs)
+        # What is entered, once the id is known.
+        self._block: Any = None
+        # None where it is not ours to set a cookie.
+        self.visitor = Visitor.of(locks.sid_from, args, kwargs)
+
+    def block_of(self, sid: str) -> Any:
+        """The block around a view; should it have to wait, it is known who asks."""
+        self._block = self._locks.block(self._find_guard(), sid)
+        self._block.when_waiting(refusing(self._client))
+        if self.visitor is not None:
+            self.visitor.is_known_by(sid)
+        return self._block
+
+    def block_that_begins(self, error: SessionNotFound) -> Any:
+        """The block of a visitor who has no session yet; raises ``error`` where none may begin."""
+        self._locks.check_begins(error)
+        if self.visitor is not None:
+            self.visitor.is_known_by(None)
+        self._block = self._locks.block(self._find_guard(), None)
+        return self._block
+
+    def tell_visitor(self, session: Any) -> None:
+        """The session is saved: the answer may carry its cookie."""
+        if self.visitor is not None:
+            self.visitor.tell(session, self._block)
 
 
 def _client(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Peer | None:
@@ -233,11 +273,6 @@ def _client(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Peer | None:
         return client_of(find_request(args, kwargs))
     except ConfigurationError:
         return None  # its session id comes from elsewhere
-
-
-def _never_awaited(thing: Any) -> None:
-    if inspect.iscoroutine(thing):
-        thing.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +303,7 @@ class _Place:
 
     def given(self, kwargs: dict[str, Any]) -> bool:
         """Whether the caller passes a session on, which he holds already."""
-        return self.name in kwargs and isinstance(kwargs[self.name], SESSIONS)
+        return self.name in kwargs and is_session(kwargs[self.name])
 
     def put(
         self, session: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -327,9 +362,7 @@ def _evaluated(annotation: Any, names: dict[str, Any]) -> Any:
 
 
 def _is_session(annotation: Any) -> bool:
-    return any(
-        inspect.isclass(part) and get_origin(part) is None and issubclass(part, SESSIONS) for part in _parts(annotation)
-    )
+    return any(inspect.isclass(part) and get_origin(part) is None and is_session(part) for part in _parts(annotation))
 
 
 def _is_vague(annotation: Any) -> bool:

@@ -49,7 +49,7 @@ async def test_an_objection_ends_the_wait(node: Node, record: Look) -> None:
         return refuse
 
     context = context_of(node())
-    context.on_wait = object_to
+    context.when_waiting(object_to)
     async with node().session_lock("s", name="the holder") as session:
         with pytest.raises(Senseless, match=session.name):
             await asyncio.wait_for(enters(context), WITHIN)
@@ -70,7 +70,7 @@ async def test_who_has_no_objection_waits_on(node: Node) -> None:
         answered.set()
 
     guard, context = node(), context_of(node())
-    context.on_wait = lambda wanted, holder: agree
+    context.when_waiting(lambda wanted, holder: agree)
     async with guard.session_lock("s") as session:
         session["seen"] = 0
         waiting = asyncio.create_task(enters(context))
@@ -87,7 +87,7 @@ async def test_there_may_be_no_question(node: Node) -> None:
     """It is said once, however long the wait lasts, who is waited for."""
     told: list[str] = []
     guard, context = node(), context_of(node(), wait=0.5)
-    context.on_wait = lambda wanted, holder: told.append(holder.label)
+    context.when_waiting(lambda wanted, holder: told.append(holder.label))
     async with guard.session_lock("s", name="the holder"):
         with pytest.raises(WaitTimedOut):
             await enters(context)
@@ -106,7 +106,7 @@ async def test_a_grant_comes_before_an_objection(node: Node) -> None:
             left.set()
 
     guard, context = node(), context_of(node())
-    context.on_wait = lambda wanted, holder: never_finish
+    context.when_waiting(lambda wanted, holder: never_finish)
     async with guard.session_lock("s") as session:
         session["seen"] = 0
         waiting = asyncio.create_task(enters(context))
@@ -122,7 +122,7 @@ async def test_nobody_is_asked_without_a_wait(node: Node) -> None:
 
     guard, context = node(), context_of(node())
     await guard.create({"seen": 0}, sid="s")
-    context.on_wait = object_to
+    context.when_waiting(object_to)
     await enters(context)
     assert await guard.read("s") == {"seen": 1}
 
@@ -138,7 +138,7 @@ async def test_a_waiter_that_is_cancelled_while_it_asks(node: Node, record: Look
             left.set()
 
     context = context_of(node())
-    context.on_wait = lambda wanted, holder: never_finish
+    context.when_waiting(lambda wanted, holder: never_finish)
     async with node().session_lock("s"):
         waiting = asyncio.create_task(enters(context))
         await asyncio.wait_for(asked.wait(), WITHIN)

@@ -54,7 +54,7 @@ async def caller(redis_url: str) -> AsyncIterator[SessionGuard]:
 
 async def called(guard: SessionGuard, peer: Peer | None, wait: float = LONG) -> None:
     context: Any = guard.session_lock("s", wait=wait)
-    context.on_wait = refusing(lambda: peer)
+    context.when_waiting(refusing(lambda: peer))
     async with context:
         pass
 
@@ -125,7 +125,7 @@ async def test_short_holds_of_this_process(redis_url: str, caller: SessionGuard,
             return peer
 
         context: Any = caller.session_lock("s", wait=LONG)
-        context.on_wait = refusing(noticing)
+        context.when_waiting(refusing(noticing))
 
         async def wait() -> None:
             async with context:

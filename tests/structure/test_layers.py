@@ -33,7 +33,6 @@ UPWARDS = {
     ("checkup", "quorum"),
     ("lock", "quorum"),
     ("transport", "checkup"),
-    ("views", "blocking"),
 }
 DEPTH = {module: depth for depth, line in enumerate(LAYERS) for module in line.split()}
 BELOW_THE_ROOT = [module for module in MODULES if module not in ("__init__", "__main__")]

@@ -73,7 +73,6 @@ PRIVATE_TODAY = {
     "session/unlocked: _merge",
     "session/unlocked: _peek",
     "session/unlocked: _theirs",
-    "views/visitor_cookie: _inner",
     "views/visitor_cookie: _policy",
 }
 SET_FROM_OUTSIDE_TODAY = {
@@ -98,7 +97,6 @@ SET_FROM_OUTSIDE_TODAY = {
     "integrations/django/middleware: on_loss",
     "integrations/django/middleware: store",
     "integrations/django/middleware: told",
-    "integrations/django/records: on_wait",
     "integrations/django/sitting: yields",
     "integrations/flask/interface: visit",
     "integrations/flask/session: mapping",
@@ -106,7 +104,6 @@ SET_FROM_OUTSIDE_TODAY = {
     "integrations/quart/interface: run",
     "integrations/quart/interface: use",
     "integrations/quart/session: mapping",
-    "integrations/web/request_session: on_wait",
     "integrations/web/request_session: replaced",
     "integrations/web/request_session: yields",
     "lock/acquire: handover",
@@ -127,7 +124,6 @@ SET_FROM_OUTSIDE_TODAY = {
     "transport/executor: unsent",
     "transport/outages: refused",
     "transport/outages: unsent",
-    "views/wrap: on_wait",
 }
 EXPORTED_TWICE_TODAY = {
     "EXTENSION",

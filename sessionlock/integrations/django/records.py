@@ -78,7 +78,7 @@ class HeldRecord:
         options["lease"] = replace(lease, on_lost="flag")  # who changed nothing may go on
         context = guard.session_lock(sid, missing="reject", session=how.policy, name=how.label, **options)
         assert isinstance(context, SessionContext)
-        context.on_wait = refusing(how.client)
+        context.when_waiting(refusing(how.client))
         session = await context.__aenter__()
         assert session.lease is not None
         session.stay_open()

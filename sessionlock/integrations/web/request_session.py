@@ -181,7 +181,7 @@ class Visit:
             lease=replace(lease, on_lost="flag"),  # see _lost
             **options,
         )
-        context.on_wait = refusing(self._client)
+        context.when_waiting(refusing(self._client))
         return context
 
     def _to_load(self, sid: str) -> Any:
