@@ -5,7 +5,7 @@ import sys
 
 from aiohttp import web
 
-from sessionlock.integrations.aiohttp import get_session, session_lock, setup
+from sessionlock.integrations.aiohttp import get_session, locks_session, setup
 
 routes = web.RouteTableDef()
 
@@ -26,7 +26,7 @@ async def show(request: web.Request) -> web.Response:
 
 
 @routes.post("/login/{user}")
-@session_lock(wait=1)
+@locks_session(wait=1)
 async def login(request: web.Request) -> web.Response:
     session = await get_session(request)
     session["user"] = user = request.match_info["user"]  # another user: a new id, against session fixation

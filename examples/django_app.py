@@ -35,7 +35,7 @@ settings.configure(
     MIDDLEWARE=MIDDLEWARE,
 )
 
-from sessionlock.integrations.django.decorators import session_lock, session_readonly  # noqa: E402  (settings come first)
+from sessionlock.integrations.django.decorators import locks_session, session_readonly  # noqa: E402  (settings come first)
 
 
 def add(request: HttpRequest, product: str) -> JsonResponse:
@@ -54,7 +54,7 @@ async def count(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"products": len(await request.session.aget("cart", []))})
 
 
-@session_lock(wait=1)
+@locks_session(wait=1)
 def login(request: HttpRequest, user: str) -> JsonResponse:
     request.session["user"] = user
     request.session.cycle_key()  # a new key, against session fixation

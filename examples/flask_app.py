@@ -9,7 +9,7 @@ import sys
 from flask import Flask, flash, get_flashed_messages, session
 
 from sessionlock.integrations.flask.extension import SessionLock
-from sessionlock.integrations.web.decorators import session_lock
+from sessionlock.integrations.web.decorators import locks_session
 
 app = Flask(__name__)
 app.config["SESSION_LOCK_URL"] = os.environ.get("SESSION_LOCK_URL", "embedded://")
@@ -31,7 +31,7 @@ def show() -> dict[str, list[str]]:
 
 
 @app.post("/login/<user>")
-@session_lock(wait=1)
+@locks_session(wait=1)
 def login(user: str) -> str:
     session["user"] = user  # somebody else is logged in now: the session gets a new id by itself
     return f"hello {user}"

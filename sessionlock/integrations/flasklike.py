@@ -17,7 +17,6 @@ from ..guard import SessionGuard
 from ..policies import SessionPolicy
 from .settings import PREFIX, check_arguments, check_names, checked, names_of, without_effect
 from .settings.options import FaceOptions, FaceSettings
-from .web.decorators import policy_of
 from .web.identity import IDENTITY
 from .web.problems import stays
 from .web.request_session import Visit
@@ -116,9 +115,7 @@ def guard_for(app: Any, url: str) -> SessionGuard:
 
 def policy_for(app: Any, rules: Rules, request: Any, endpoint: str | None) -> RoutePolicy:
     """What holds for this request: what its view says, and where that says nothing, the rules."""
-    by_rule = rules.policy_for(request.method, request.path)
-    own = policy_of(app.view_functions.get(endpoint or ""), request.method)
-    return by_rule if own is None else own.over(by_rule)
+    return rules.policy_for(request.method, request.path, app.view_functions.get(endpoint or ""))
 
 
 def lifetime_of(app: Any, guard: SessionGuard, *, own: bool, locked: bool = False) -> SessionPolicy:

@@ -39,12 +39,13 @@ from ..guard import SessionGuard
 from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
 from ..views.cookies import CookieSettings, usable_sid
 from .asgi.middleware import SessionLockMiddleware
-from .settings import OPTIONS, check_arguments
+from .settings import check_arguments
+from .settings.options import FaceOptions, FaceSettings
 from .takeover.taking import Origin
 from .web.identity import IDENTITY
 from .web.problems import Problems
 from .web.request_session import Visit
-from .web.rules import Mode, OnConflict, RoutePolicy, Rules, lease_of
+from .web.rules import Mode, OnConflict, RoutePolicy
 from .web.starting import look_at_start
 from .web.values import for_framework
 
@@ -127,7 +128,8 @@ class SessionLockConfig(BaseBackendConfig[SessionLockBackend]):
     read_from: Origin | None = None
 
     def __post_init__(self) -> None:
-        check_arguments(**{name: getattr(self, name) for name in OPTIONS if hasattr(self, name)}, guard=self.guard)
+        options = {name: getattr(self, name) for name in FaceOptions.__annotations__}
+        check_arguments(**options, guard=self.guard)
         self.cookie = CookieSettings(
             self.key,
             max_age=self.max_age if isinstance(self.guard, str) else "idle",
@@ -137,10 +139,7 @@ class SessionLockConfig(BaseBackendConfig[SessionLockBackend]):
             httponly=self.httponly,
             samesite=self.samesite,
         )
-        default = RoutePolicy(
-            self.mode, self.wait, lease_of(self.lease), self.save_on_error, self.body_limit, self.on_conflict
-        )
-        self.rules = Rules(default, self.routes)
+        self.rules = FaceSettings.of(options).rules
         self.checked = False
         if isinstance(self.guard, str):
             self.session_guard  # noqa: B018  # a URL that cannot be understood is an error now

@@ -3,6 +3,7 @@
 from .middleware import (
     get_session,
     locked_session,
+    locks_session,
     session_lock,
     session_lock_exempt,
     session_policy,
@@ -14,6 +15,7 @@ from .middleware import (
 __all__ = [
     "get_session",
     "locked_session",
+    "locks_session",
     "session_lock",
     "session_lock_exempt",
     "session_policy",

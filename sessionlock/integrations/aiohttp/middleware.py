@@ -30,7 +30,7 @@ from ...guard import SessionGuard
 from ...views.cookies import CookieSettings
 from ..settings import check_arguments
 from ..settings.options import FaceOptions, FaceSettings
-from ..web.decorators import session_lock, session_lock_exempt, session_policy, session_readonly
+from ..web.decorators import locks_session, session_lock, session_lock_exempt, session_policy, session_readonly
 from ..web.identity import IDENTITY
 from ..web.mapping import WebSession
 from ..web.request_session import Visit
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "get_session",
     "locked_session",
+    "locks_session",
     "session_lock",
     "session_lock_exempt",
     "session_policy",

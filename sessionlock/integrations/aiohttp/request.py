@@ -29,7 +29,7 @@ from ..web.problems import stays, tell
 from ..web.request_session import RunAgain, Visit
 from ..web.rules import BODY_LIMIT, SAFE_METHODS, RoutePolicy, label_of
 from .body import Body
-from .settings import Life, Settings, policy_for, route_of
+from .settings import Life, Settings, route_of
 
 __all__ = ["Handler", "SessionOfRequest", "of_request", "run"]
 
@@ -142,7 +142,7 @@ class SessionOfRequest:
 
     def _first_visit(self, only_reading: bool) -> Visit:
         how, request = self.how, self._request
-        policy = policy_for(how.face.rules, request)
+        policy = how.face.rules.policy_for(request.method, request.path, request.match_info.handler)
         origin = None if policy.mode == "off" else how.face.origin
         return Visit(
             how.guard,

@@ -12,13 +12,11 @@ from ...guard import SessionGuard
 from ...policies import SessionPolicy
 from ...views.cookies import CookieSettings
 from ..settings.options import FaceSettings
-from ..web.decorators import policy_of
-from ..web.rules import RoutePolicy, Rules
 
 if TYPE_CHECKING:
     from .request import SessionOfRequest
 
-__all__ = ["Life", "Settings", "policy_for", "route_of"]
+__all__ = ["Life", "Settings", "route_of"]
 
 log = logging.getLogger("sessionlock.web")
 
@@ -69,9 +67,3 @@ def route_of(request: web.Request) -> str:
     """Its path as the routes have it: `/item/{id}`."""
     route = request.match_info.route
     return request.path if route.resource is None else route.resource.canonical
-
-
-def policy_for(rules: Rules, request: web.Request) -> RoutePolicy:
-    by_rule = rules.policy_for(request.method, request.path)
-    own = policy_of(request.match_info.handler, request.method)
-    return by_rule if own is None else own.over(by_rule)

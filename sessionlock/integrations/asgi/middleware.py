@@ -16,28 +16,28 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...codecs.base import Codec
 from ...default import default_guard
 from ...errors import ConfigurationError, SessionLockError
 from ...guard import SessionGuard
-from ...policies import LeasePolicy, WaitPolicy
 from ...selfcalls.sockets import client_of_scope
 from ...views.cookies import CookieSettings, value_of
 from ..settings import check_arguments
-from ..takeover.taking import Origin
-from ..web.identity import IDENTITY
-from ..web.problems import Problem, Problems, tell
+from ..settings.options import FaceOptions, FaceSettings
+from ..web.problems import Problem, tell
 from ..web.request_session import Visit
-from ..web.rules import Mode, OnConflict, RoutePolicy, Rules, lease_of
+from ..web.rules import RoutePolicy
 from ..web.starting import look_at_start
 from ..web.values import for_framework
 from .checks import around, is_mounted, layers, misplaced, outside, replaced
 from .exchange import VISIT, App, Exchange, Message, Receive, Scope, Send, header_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["SessionLockMiddleware", "visit_of"]
 
@@ -80,33 +80,10 @@ class SessionLockMiddleware:
         guard: SessionGuard | str | None = None,
         *,
         cookie: CookieSettings | str | None = None,
-        mode: Mode = "auto",
-        routes: Mapping[str, RoutePolicy | Mode] | None = None,
-        wait: WaitPolicy | float | None = None,
-        lease: LeasePolicy | float | None = None,
-        save_on_error: bool = False,
-        body_limit: int | None = None,
-        on_conflict: OnConflict | None = None,
-        identity: Iterable[str] = IDENTITY,
-        problems: Problems | None = None,
-        read_from: Origin | None = None,
+        **options: Unpack[FaceOptions],
     ) -> None:
-        given = dict(
-            guard=guard,
-            cookie=cookie,
-            mode=mode,
-            routes=routes,
-            wait=wait,
-            lease=lease,
-            save_on_error=save_on_error,
-            body_limit=body_limit,
-            on_conflict=on_conflict,
-            identity=identity,
-            problems=problems,
-            read_from=read_from,
-        )
         try:
-            check_arguments(**given)
+            check_arguments(guard=guard, cookie=cookie, **options)
         except ConfigurationError as error:  # the frameworks make their middlewares late, where servers swallow it
             log.error("SessionLockMiddleware: %s", error)
             raise
@@ -115,10 +92,8 @@ class SessionLockMiddleware:
         self._own_guard = SessionGuard.from_url(guard) if isinstance(guard, str) else None
         self._guard = self._own_guard or guard
         self.cookie = CookieSettings(cookie) if isinstance(cookie, str) else cookie or CookieSettings()
-        self.rules = Rules(RoutePolicy(mode, wait, lease_of(lease), save_on_error, body_limit, on_conflict), routes)
-        self.identity = tuple(identity)
-        self.problems = problems or Problems()
-        self._origin = read_from
+        face = FaceSettings.of(options)
+        self.rules, self.problems, self.identity, self._origin = face.rules, face.problems, face.identity, face.origin
         self._codec: tuple[SessionGuard, Codec] | None = None
         self._checked = False
         self._wrong: ConfigurationError | None = None

@@ -17,7 +17,7 @@ from typing import Any
 from django.core.signals import setting_changed
 
 from . import checks
-from .decorators import session_lock, session_lock_exempt, session_policy, session_readonly
+from .decorators import locks_session, session_lock, session_lock_exempt, session_policy, session_readonly
 from .homes import close, forget
 from .middleware import SessionLockMiddleware
 from .store import SessionStore
@@ -26,6 +26,7 @@ __all__ = [
     "SessionLockMiddleware",
     "SessionStore",
     "close",
+    "locks_session",
     "session_lock",
     "session_lock_exempt",
     "session_policy",

@@ -14,7 +14,6 @@ from django.utils import translation
 
 from ...views.cookies import usable_sid
 from ..web.bodies import Spool
-from ..web.decorators import policy_of
 from ..web.learning import Learnt
 from ..web.rules import BODY_LIMIT, RequestMode, RoutePolicy, label_of
 from . import settings
@@ -144,9 +143,8 @@ def _reads(request: Any, spool: Spool) -> None:
 
 def _policy(request: Any, match: Any) -> RoutePolicy:
     """What the request's view said about its session, else the settings for its path."""
-    usual = settings.current().rules.policy_for(request.method, request.path_info)
-    said = policy_of(match.func, request.method) if match is not None else None
-    return usual if said is None else said.over(usual)
+    view = match.func if match is not None else None
+    return settings.current().rules.policy_for(request.method, request.path_info, view)
 
 
 def _match(request: Any) -> Any:

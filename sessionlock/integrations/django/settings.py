@@ -18,12 +18,12 @@ from django.utils.module_loading import import_string
 from ...errors import ConfigurationError
 from ...session.merge import MISSING, Clash, strategy_for
 from ..settings import OPTIONS, check_names, checked
+from ..settings.options import FaceSettings
 from ..settings.parts import check_options
 from ..takeover.django import DjangoEngine
 from ..takeover.taking import Origin
-from ..web.identity import IDENTITY
 from ..web.problems import Problems
-from ..web.rules import RoutePolicy, Rules, lease_of
+from ..web.rules import Rules
 from .serializing import serializer_named
 
 __all__ = ["LockSettings", "current", "forget"]
@@ -71,20 +71,23 @@ def _read() -> LockSettings:
     said = {name: _said(name) for name, setting in OPTIONS.items() if "django" in setting.faces}
     if not said["url"]:
         raise ConfigurationError("SESSION_LOCK_URL says where the sessions live, for example redis://localhost:6379/0")
+    if said["mode"] == "off":
+        raise ConfigurationError("SESSION_LOCK_MODE cannot be 'off'; leave the middleware out instead")
     options = said["options"] or {}
     check_options("SESSION_LOCK_OPTIONS", options)
+    face = FaceSettings.of({**said, "problems": _problems(said["problems"]), "read_from": _origin(said["read_from"])})
     return LockSettings(
         said["url"],
         options,
-        _rules(said),
+        face.rules,
         {**DJANGO_KEYS, **(said["merge"] or {})},
         said["absolute"],
         30.0 if said["grace"] is None else said["grace"],
         said["login_grace"] or 0.0,
-        IDENTITY if said["identity"] is None else tuple(said["identity"]),
-        _problems(said["problems"]),
+        face.identity,
+        face.problems,
         serializer_named(settings.SESSION_SERIALIZER, may_pickle=bool(said["pickle"])),
-        _origin(said["read_from"]),
+        face.origin,
     )
 
 
@@ -95,21 +98,6 @@ def _said(name: str) -> Any:
     if name == "read_from" and isinstance(value, str):
         value = DjangoEngine(value)
     return checked(name, value, spelled)
-
-
-def _rules(said: Mapping[str, Any]) -> Rules:
-    default = RoutePolicy(
-        said["mode"] or "auto",
-        said["wait"],
-        lease_of(said["lease"]),
-        said["save_on_error"],
-        said["body_limit"],
-        said["on_conflict"],
-    )
-    routes = said["routes"] or {}
-    if default.mode == "off":
-        raise ConfigurationError("SESSION_LOCK_MODE cannot be 'off'; leave the middleware out instead")
-    return Rules(default, routes)
 
 
 def _origin(said: Any) -> Origin | None:

@@ -22,7 +22,7 @@ else is under the one name ``session.sessionlock``: ``sid``, ``version``, ``leas
 
 from __future__ import annotations
 
-from ..web.decorators import session_lock, session_lock_exempt, session_policy, session_readonly
+from ..web.decorators import locks_session, session_lock, session_lock_exempt, session_policy, session_readonly
 from .extension import SessionLock
 from .handle import GuardedSession
 from .interface import SessionLockInterface
@@ -33,6 +33,7 @@ __all__ = [
     "LockedSession",
     "SessionLock",
     "SessionLockInterface",
+    "locks_session",
     "session_lock",
     "session_lock_exempt",
     "session_policy",

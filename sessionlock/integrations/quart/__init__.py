@@ -20,7 +20,7 @@ else is under the one name ``session.sessionlock`` (:class:`sessionlock.Session`
 
 from __future__ import annotations
 
-from ..web.decorators import session_lock, session_lock_exempt, session_policy, session_readonly
+from ..web.decorators import locks_session, session_lock, session_lock_exempt, session_policy, session_readonly
 from .extension import SessionLock
 from .interface import SessionLockInterface, visit_of
 from .session import LockedSession
@@ -29,6 +29,7 @@ __all__ = [
     "LockedSession",
     "SessionLock",
     "SessionLockInterface",
+    "locks_session",
     "session_lock",
     "session_lock_exempt",
     "session_policy",

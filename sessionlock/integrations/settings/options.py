@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any
 
-from ...policies import LeasePolicy, WaitPolicy
 from ..takeover.taking import Origin
 from ..web.identity import IDENTITY
 from ..web.problems import Problems
-from ..web.rules import INHERITED, Mode, OnConflict, RoutePolicy, Rules, lease_of
+from ..web.rules import INHERITED, Mode, PolicyOptions, RoutePolicy, Rules
 
 __all__ = ["FaceOptions", "FaceSettings"]
 
 
-class FaceOptions(TypedDict, total=False):
+class FaceOptions(PolicyOptions, total=False):
     """What every face takes by keyword, beside its guard. Left out, or None: the default. ``docs/settings.md`` has the
     defaults, and the names that the options have in the settings of Django, Flask and Quart.
     """
@@ -24,16 +23,6 @@ class FaceOptions(TypedDict, total=False):
     """How requests use their session that neither a decorator nor ``routes`` says anything about."""
     routes: Mapping[str, RoutePolicy | Mode] | None
     """A mode or policy for paths: see :class:`~sessionlock.integrations.web.rules.Rules`."""
-    wait: WaitPolicy | float | None
-    """A policy, or seconds for which a request waits for its turn."""
-    lease: LeasePolicy | float | None
-    """A policy, or seconds for which the lock outlives a process that died."""
-    save_on_error: bool | None
-    """Save even where the answer is a 5xx."""
-    body_limit: int | None
-    """Bytes of a request's body that are received before its lock is taken."""
-    on_conflict: OnConflict | None
-    """Whether a safe request that met a conflict is run again, or answered 409."""
     identity: Iterable[str] | None
     """Keys that tell who is logged in. When one gets another value, the session gets a new id."""
     problems: Problems | None
@@ -60,11 +49,9 @@ class FaceSettings:
             ConfigurationError: options that make no sense together.
         """
         said: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-        inherited = {name: said[name] for name in INHERITED if name in said}
-        if "lease" in said:
-            inherited["lease"] = lease_of(said["lease"])
+        policy: Any = {name: said[name] for name in INHERITED if name in said}
         return cls(
-            Rules(RoutePolicy(said.get("mode", "auto"), **inherited), said.get("routes")),
+            Rules(RoutePolicy.of(said.get("mode", "auto"), policy), said.get("routes")),
             said.get("problems") or Problems(),
             tuple(said.get("identity", identity)),
             said.get("read_from"),

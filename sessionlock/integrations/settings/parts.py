@@ -126,7 +126,7 @@ PARTS = (
     Part(
         RoutePolicy,
         "RoutePolicy(…)",
-        "For `routes`, and what the decorators say: `@session_lock(wait=1)`, `@session_readonly`,"
+        "For `routes`, and what the decorators say: `@locks_session(wait=1)`, `@session_readonly`,"
         ' `@session_lock_exempt`, `@session_policy(on_conflict="answer")`. `None`: as for all routes.',
         {
             "mode": Field("see `mode` above", "", "How requests of this route use their session"),

@@ -5,23 +5,41 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, cast
 
 from ...errors import ConfigurationError
 from ...policies import LeasePolicy, WaitPolicy
 from .learning import Learnt
 
-__all__ = ["BODY_LIMIT", "SAFE_METHODS", "RequestMode", "RoutePolicy", "Rules", "label_of", "lease_of"]
+__all__ = ["BODY_LIMIT", "SAFE_METHODS", "PolicyOptions", "RequestMode", "RoutePolicy", "Rules", "label_of"]
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 OnConflict = Literal["again", "answer"]
 Mode = Literal["auto", "lock", "read", "optimistic", "last_write_wins", "off"]
 RequestMode = Literal["lock", "read", "optimistic", "last_write_wins", "off"]
 MODES = ("auto", "lock", "read", "optimistic", "last_write_wins", "off")
-INHERITED = ("wait", "lease", "save_on_error", "body_limit", "on_conflict")
+MARK = "sessionlock_policy"  # the attribute by which a view says how it uses its session
 BODY_LIMIT = 64 * 1_048_576
 _RULE = re.compile(r"(?:([A-Za-z|]+)\s+)?(/\S*|\*\*)")
 _WILD = re.compile(r"\*\*|\*|\{[^{}]*\}")
+
+
+class PolicyOptions(TypedDict, total=False):
+    """What may be said about a route or a view beside its mode: see :class:`RoutePolicy`. None: nothing is said."""
+
+    wait: WaitPolicy | float | None
+    """A policy, or seconds for which a request waits for its turn."""
+    lease: LeasePolicy | float | None
+    """A policy, or seconds for which the lock outlives a process that died."""
+    save_on_error: bool | None
+    """Save even where the answer is a 5xx."""
+    body_limit: int | None
+    """Bytes of a request's body that are received before its lock is taken."""
+    on_conflict: OnConflict | None
+    """Whether a safe request that met a conflict is run again, or answered 409."""
+
+
+INHERITED = tuple(PolicyOptions.__annotations__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +73,19 @@ class RoutePolicy:
             raise ConfigurationError(f"on_conflict must be 'again' or 'answer', not {self.on_conflict!r}")
         if self.body_limit is not None and (type(self.body_limit) is not int or self.body_limit < 0):
             raise ConfigurationError(f"body_limit must be a number of bytes, not {self.body_limit!r}")
+
+    @classmethod
+    def of(cls, mode: Mode, options: PolicyOptions) -> RoutePolicy:
+        """The same, with a lease that may be a number: its ``ttl``.
+
+        Raises:
+            ConfigurationError: a value that makes no sense.
+        """
+        lease = options.get("lease")
+        if lease is not None and not isinstance(lease, LeasePolicy):
+            options = {**options, "lease": LeasePolicy(ttl=lease)}
+        policy: Any = cls
+        return cast("RoutePolicy", policy(mode, **options))
 
     def mode_for(self, method: str) -> RequestMode:
         """The mode of a request with this method."""
@@ -98,24 +129,32 @@ class Rules:
             (*_compiled(pattern), _policy(policy).over(self.default)) for pattern, policy in (routes or {}).items()
         ]
 
-    def policy_for(self, method: str, path: str) -> RoutePolicy:
-        """``path`` without the query, decoded, within the application (no root path)."""
+    def policy_for(self, method: str, path: str, view: object = None) -> RoutePolicy:
+        """What holds for a request: what its ``view`` says, and where that says nothing, the first rule that fits.
+
+        ``path``: without the query, decoded, within the application (no root path).
+        """
         method = method.upper()
-        for methods, pattern, policy in self._rules:
+        policy = self.default
+        for methods, pattern, by_rule in self._rules:
             if (methods is None or method in methods) and pattern.fullmatch(path):
-                return policy
-        return self.default
-
-
-def lease_of(lease: LeasePolicy | float | None) -> LeasePolicy | None:
-    """``lease`` as a policy; a number is its ``ttl``."""
-    return lease if lease is None or isinstance(lease, LeasePolicy) else LeasePolicy(ttl=lease)
+                policy = by_rule
+                break
+        own = None if view is None else policy_of(view, method)
+        return policy if own is None else own.over(policy)
 
 
 def label_of(method: str, path: str) -> str:
     """The route as others see it beside the node's name when they wait for this holder."""
     printable = "".join(c if c.isprintable() else "?" for c in f"{method} {path}")
     return printable if len(printable) <= 100 else f"{printable[:99]}…"
+
+
+def policy_of(view: object, method: str) -> RoutePolicy | None:
+    """What a decorator said about ``view``, or about the ``method`` of its class; None when none did."""
+    of_class = view if isinstance(view, type) else getattr(view, "view_class", None)
+    own = getattr(getattr(of_class, method.lower(), None), MARK, None)
+    return cast("RoutePolicy | None", own or getattr(view, MARK, None))
 
 
 def _policy(given: RoutePolicy | Mode) -> RoutePolicy:

@@ -11,7 +11,7 @@ import anyio
 from django.http import JsonResponse
 from django.urls import path
 
-from sessionlock.integrations.django.decorators import session_lock
+from sessionlock.integrations.django.decorators import locks_session
 
 from ..asgi_shops import handlers
 from ..flask_shop import call_it, wait_for
@@ -102,7 +102,7 @@ def configured(*views: Any) -> None:
     urlpatterns[:] = [path(name, view) for name, view in zip(names, views, strict=True)]
     urlpatterns.append(path("pid", pid))
     urlpatterns.append(path("upload", upload))
-    urlpatterns.append(path("brief", session_lock(wait=BRIEF)(partial(views[0]))))
+    urlpatterns.append(path("brief", locks_session(wait=BRIEF)(partial(views[0]))))
     store, way = os.environ["STORE"], os.environ["WAY"]
     options: dict[str, Any] = {"ROOT_URLCONF": __name__, "SESSION_LOCK_WAIT": PATIENTLY}
     if "DEFAULTS" in os.environ:

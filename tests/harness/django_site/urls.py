@@ -16,7 +16,7 @@ from django.utils.decorators import method_decorator
 from django.views import View
 
 from sessionlock.integrations.django.decorators import (
-    session_lock,
+    locks_session,
     session_lock_exempt,
     session_policy,
     session_readonly,
@@ -278,15 +278,15 @@ urlpatterns = [
     path("astream", astream),
     path("broken", broken),
     path("call_self", call_self),
-    path("impatient", session_lock(wait=0.05)(quiet)),
+    path("impatient", locks_session(wait=0.05)(quiet)),
     path("change_though_readonly", change_though_readonly),
     path("change_deep_though_readonly", change_deep_though_readonly),
     path("replaced/<kind>", replaced),
     path("exempt_count", session_lock_exempt(count)),
     path("mode", mode),
     path("amode", amode),
-    path("locked_mode", session_lock(mode)),
-    path("alocked_mode", session_lock(lease=3)(amode)),
+    path("locked_mode", locks_session(mode)),
+    path("alocked_mode", locks_session(lease=3)(amode)),
     path("readonly_mode", session_readonly(mode)),
     path("exempt_mode", session_lock_exempt(amode)),
     path("class_modes", Modes.as_view()),

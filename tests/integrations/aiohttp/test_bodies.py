@@ -13,7 +13,7 @@ import pytest
 from aiohttp import FormData, web
 
 from sessionlock import LeasePolicy, SessionGuard
-from sessionlock.integrations.aiohttp import get_session, session_lock, session_policy, session_readonly, setup
+from sessionlock.integrations.aiohttp import get_session, locks_session, session_policy, session_readonly, setup
 from tests.harness.aiohttp_calls import WAIT, Shop, until
 
 pytestmark = pytest.mark.anyio
@@ -254,7 +254,7 @@ async def test_a_lost_lease_ends_only_who_changed_something(shop: Shop, guard: S
         await asyncio.sleep(0)
         return web.json_response(found)
 
-    shop.on("POST", "/lost")(session_lock(lease=LeasePolicy(ttl=0.1, renew=False))(lost))
+    shop.on("POST", "/lost")(locks_session(lease=LeasePolicy(ttl=0.1, renew=False))(lost))
     await shop.start()
     await shop.ask("POST", "/add/a")
     assert await shop.ask("POST", "/lost") == (200, '["a"]')

@@ -15,7 +15,7 @@ from sessionlock.errors import ConfigurationError
 from sessionlock.integrations.aiohttp import (
     get_session,
     locked_session,
-    session_lock,
+    locks_session,
     session_lock_exempt,
     session_policy,
     session_readonly,
@@ -104,8 +104,8 @@ async def test_failures_save_nothing_and_release(shop: Shop) -> None:
     ("mark", "get", "post"),
     [
         (lambda handler: handler, False, True),
-        (session_lock, True, True),
-        (session_lock(wait=1, lease=5), True, True),
+        (locks_session, True, True),
+        (locks_session(wait=1, lease=5), True, True),
         (session_readonly, False, False),
         (session_lock_exempt, False, False),
     ],
@@ -216,7 +216,7 @@ async def test_streams_and_websockets_hold_no_lock(shop: Shop) -> None:
         return response
 
     @shop.on("GET", "/socket")
-    @session_lock
+    @locks_session
     async def socket(request: web.Request) -> web.WebSocketResponse:
         answer = web.WebSocketResponse()
         first = (await get_session(request)).sessionlock.lease is not None
@@ -310,7 +310,7 @@ async def test_a_lost_lease_ends_the_handler(shop: Shop) -> None:
     ended: list[str] = []
 
     @shop.on("POST", "/lost")
-    @session_lock(lease=LeasePolicy(ttl=0.1, renew=False))
+    @locks_session(lease=LeasePolicy(ttl=0.1, renew=False))
     async def lost(request: web.Request) -> web.Response:
         (await get_session(request))["n"] = 1
         try:

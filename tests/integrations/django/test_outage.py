@@ -15,7 +15,7 @@ from django.utils.deprecation import MiddlewareMixin
 from sessionlock import LockNotAcquired, RedisUnavailable, SessionConflict, WaitPolicy
 from sessionlock.blocking import SessionGuard as BlockingGuard
 from sessionlock.embedded import EmbeddedServer
-from sessionlock.integrations.django.decorators import session_lock
+from sessionlock.integrations.django.decorators import locks_session
 from sessionlock.integrations.django.homes import close
 from sessionlock.integrations.django.store import SessionStore
 from tests.harness.django_site import configure, override_settings
@@ -145,7 +145,7 @@ def own_400(request: Request) -> HttpResponse:
 
 
 urlpatterns = [path(view.__name__, view) for view in (put, quiet, handles, mistaken, conflicts, too_large, own_400)]
-urlpatterns.append(path("locked", session_lock(quiet)))
+urlpatterns.append(path("locked", locks_session(quiet)))
 
 
 def is_problem(answer: Any, status: int) -> None:

@@ -26,7 +26,7 @@ from werkzeug.routing import BaseConverter
 from sessionlock import LeasePolicy, SessionGuard, WaitTimedOut
 from sessionlock.errors import RedisUnavailable
 from sessionlock.integrations.flask.extension import SessionLock
-from sessionlock.integrations.web.decorators import session_lock
+from sessionlock.integrations.web.decorators import locks_session
 from sessionlock.integrations.web.rules import RoutePolicy
 from tests.harness.flask_apps import asked, close, guard_of, guarded, holding
 
@@ -282,7 +282,7 @@ def test_a_blueprint_of_its_own(trouble: Trouble) -> None:
 
 def test_a_hook_that_saves_by_itself_after_a_lost_lease(app: Flask) -> None:
     @app.post("/")
-    @session_lock(lease=LeasePolicy(ttl=0.1, renew=False))
+    @locks_session(lease=LeasePolicy(ttl=0.1, renew=False))
     def view() -> str:
         session["n"] = 7
         lease = session.sessionlock.lease  # type: ignore[attr-defined]

@@ -21,7 +21,7 @@ from sessionlock.blocking.portal import portal
 from sessionlock.errors import ReadOnlySession
 from sessionlock.integrations.flask.extension import SessionLock
 from sessionlock.integrations.flask.session import LockedSession
-from sessionlock.integrations.web.decorators import session_lock, session_lock_exempt, session_policy, session_readonly
+from sessionlock.integrations.web.decorators import locks_session, session_lock_exempt, session_policy, session_readonly
 from sessionlock.integrations.web.rules import RoutePolicy
 from tests.harness.commands import CommandCounter, connect
 
@@ -364,8 +364,8 @@ def modes(app: Flask) -> Flask:
         app.add_url_rule(f"/{name}", name, mark(view), methods=["GET", "POST"])
 
     bound("auto", lambda view: view)
-    bound("lock", session_lock)
-    bound("lock-for", session_lock(wait=1, lease=5))
+    bound("lock", locks_session)
+    bound("lock-for", locks_session(wait=1, lease=5))
     bound("read", session_readonly)
     bound("exempt", session_lock_exempt)
 
@@ -374,7 +374,7 @@ def modes(app: Flask) -> Flask:
         def post(self) -> str:
             return mode()
 
-        @session_lock
+        @locks_session
         def get(self) -> str:
             return mode()
 
@@ -604,7 +604,7 @@ def test_a_view_that_an_error_of_the_session_ended(app: Flask, client: FlaskClie
 
 def test_save_on_error(app: Flask, client: FlaskClient) -> None:
     @app.post("/five")
-    @session_lock(save_on_error=True)
+    @locks_session(save_on_error=True)
     def five() -> tuple[str, int]:
         session["tries"] = 1
         return "", 500
@@ -716,7 +716,7 @@ def test_deleted_meanwhile(app: Flask, client: FlaskClient) -> None:
 
 def test_a_lost_lease(app: Flask, client: FlaskClient) -> None:
     @app.post("/lost")
-    @session_lock(lease=LeasePolicy(ttl=0.1, renew=False))
+    @locks_session(lease=LeasePolicy(ttl=0.1, renew=False))
     def lost() -> str:
         session["n"] = 1
         lease = session.sessionlock.lease  # type: ignore[attr-defined]

@@ -29,7 +29,7 @@ from quart.typing import ResponseReturnValue
 from sessionlock import LeasePolicy, SessionConflict, SessionGuard, WaitTimedOut
 from sessionlock.integrations.quart.extension import SessionLock
 from sessionlock.integrations.quart.interface import visit_of
-from sessionlock.integrations.web.decorators import session_lock, session_policy
+from sessionlock.integrations.web.decorators import locks_session, session_policy
 from sessionlock.integrations.web.rules import RoutePolicy
 from tests.harness.asgi_calls import Call, eventually
 from tests.harness.proxy import FaultyProxy
@@ -304,7 +304,7 @@ async def test_the_lock_by_request(guard: SessionGuard, sid: str, elsewhere: Ses
     app = app_of(guard)
 
     @app.get("/decorated")
-    @session_lock
+    @locks_session
     async def decorated() -> str:
         assert session.sessionlock.lease is not None  # type: ignore[attr-defined]
         session["n"] += 1

@@ -26,7 +26,7 @@ from sessionlock.integrations.quart.extension import SessionLock
 from sessionlock.integrations.quart.interface import visit_of
 from sessionlock.integrations.quart.session import LockedSession
 from sessionlock.integrations.takeover.cookies import FlaskCookie
-from sessionlock.integrations.web.decorators import session_lock, session_readonly
+from sessionlock.integrations.web.decorators import locks_session, session_readonly
 from tests.harness.commands import connect
 
 pytestmark = pytest.mark.anyio
@@ -683,7 +683,7 @@ async def test_methods_of_a_view_class(guard: SessionGuard) -> None:
     SessionLock(app, guard)
 
     class Cart(MethodView):
-        @session_lock
+        @locks_session
         async def get(self) -> str:
             return str(session.sessionlock.lease is not None)  # type: ignore[attr-defined]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 
 import pytest
 
@@ -150,3 +151,9 @@ def test_nesting() -> None:
     held[0] = True
     hold.leave()
     refuse_nested(guard, "a")
+
+
+@pytest.mark.parametrize("face", ["flask", "quart", "aiohttp", "django"])
+def test_the_decorator_is_still_there_by_the_name_it_had(face: str) -> None:
+    module = import_module(f"sessionlock.integrations.{face}")
+    assert module.session_lock == module.locks_session
