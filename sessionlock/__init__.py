@@ -11,6 +11,8 @@ Read ``lock/context``, ``lock/acquire``, ``protocol/replies`` and ``protocol/lua
 know how it works. :mod:`sessionlock.errors` shows what can go wrong.
 """
 
+from typing import TYPE_CHECKING
+
 from .codecs.base import Codec
 from .codecs.fast import MsgspecCodec, OrjsonCodec
 from .codecs.fernet import FernetCodec
@@ -43,12 +45,14 @@ from .errors import (
 from .guard import HolderInfo, SessionGuard, SessionInfo
 from .lease import Lease
 from .policies import LeasePolicy, SessionPolicy, WaitPolicy
-from .quorum.router import Quorum
 from .session.mapping import Session
 from .session.merge import MISSING, Clash, by_id
 from .urls import MemoryStoreWarning
 from .version import __version__
 from .views.session_id import cookie, header
+
+if TYPE_CHECKING:
+    from .quorum.router import Quorum
 
 __all__ = [
     "MISSING",
@@ -99,3 +103,17 @@ __all__ = [
     "session_lock",
     "session_locked",
 ]
+
+if not TYPE_CHECKING:  # a type checker would take any name for one of ours
+
+    def __getattr__(name: str) -> object:
+        """``Quorum`` is loaded when somebody wants it: most guards have one Redis."""
+        if name == "Quorum":
+            from .quorum.router import Quorum
+
+            return Quorum
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

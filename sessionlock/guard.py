@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import copy
 import inspect
 import logging
 import os
@@ -20,23 +20,28 @@ from .durability import Wait
 from .errors import ConfigurationError, InvalidSessionId, SessionConflict
 from .lock.acquire import Wanted
 from .lock.context import LockContext, SessionContext, SessionsContext
+from .lock.holders import node_name
+from .lock.one_store import OneStore
 from .lock.options import LockOptions, Missing, Mode, SharedOptions
-from .lock.runtime import Runtime, node_name
+from .lock.runtime import Runtime, Runtimes
+from .lock.topology import OpenTopology
 from .policies import LeasePolicy, SessionPolicy, WaitPolicy, check_seconds, seconds_until_stop
 from .protocol import replies as protocol
 from .protocol.keys import SessionKeys, check_prefix, check_sid, keys_for, new_sid
 from .protocol.replies import Snapshot
-from .quorum.router import Quorum
 from .session.commit_watch import Engine, ScriptEngine, WatchEngine, whichever_works
 from .session.mapping import Session
 from .session.merge import check_strategies
 from .session.operations import StoredSession
 from .session.unlocked import Attempt, BeginningContext, Unlocked, UnlockedContext, UnlockedMode, attempts
 from .session.user_index import UserIndex
+from .transport.executor import Executor
 from .urls import client_from_url, is_fake
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from .quorum.router import Quorum
 
 __all__ = ["GuardOptions", "HolderInfo", "SessionGuard", "SessionInfo"]
 
@@ -140,27 +145,22 @@ class SessionGuard:
         self.codec = codec or default_codec()
         self._label = _check_label(name)
         self._reply_within = reply_within
-        self._retry_for = retry_for
         self._push_limit = push_limit
+        self._exact = is_fake(client)
         if commit_by not in ("auto", "script", "watch"):
             raise ConfigurationError(f"commit_by must be auto, script or watch, not {commit_by!r}")
-        self._commit_by = commit_by
         if durability is not None and not isinstance(durability, Wait):
             raise ConfigurationError(f"durability must be a Wait, such as Wait(replicas=1), not {durability!r}")
-        self._durability = durability
-        self._check = os.environ.get("SESSIONLOCK_CHECK") != "0" if check is None else check
-        if quorum is not None and not isinstance(quorum, Quorum):
-            raise ConfigurationError(f"quorum must be a Quorum, such as Quorum(url, url, url), not {quorum!r}")
-        self._quorum: Quorum | None = None
-        self._masters: list[Any] = []
+        check = os.environ.get("SESSIONLOCK_CHECK") != "0" if check is None else check
+        self._owned: list[Any] = []  # clients that are ours to close
+        how: dict[str, Any] = {"prefix": self.prefix, "retry_for": retry_for, "check": check}
+        open_topology: OpenTopology = partial(OneStore, client, reply_within=reply_within, durability=durability, **how)
         if quorum is not None:
-            self._quorum, self._masters = quorum.connected(client_from_url, client)
-        self._runtime: Runtime | None = None
-        self._runtimes: dict[int, Runtime] = {}
-        self._inherited: dict[int, Runtime] = {}
-        self._pid = os.getpid()
-        self._owns_client = False
-        self._exact = is_fake(client)
+            open_topology, self._owned = _with_quorum(quorum, client, open_topology, self.lease_policy, how)
+        open_engine = partial(_engine, commit_by, reply_within, retry_for)
+        self._runtimes = Runtimes(partial(Runtime, open_topology, open_engine))
+        # This process' and event loop's part; a fork or another loop gets its own, and it ends with its loop.
+        self.runtime: Callable[[], Runtime] = self._runtimes.current
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[GuardOptions]) -> SessionGuard:
@@ -170,8 +170,16 @@ class SessionGuard:
             ConfigurationError: a scheme or option that does not exist.
         """
         guard = cls(client_from_url(url), **options)
-        guard._owns_client = True
+        guard._owned.append(guard._client)
         return guard
+
+    def twin(self) -> SessionGuard:
+        """The same guard with connections of its own, for another thread; it closes no client."""
+        twin = copy.copy(self)
+        twin._runtimes = self._runtimes.twin()
+        twin.runtime = twin._runtimes.current
+        twin._owned = []
+        return twin
 
     # --- the lock around load – handle – save
 
@@ -476,7 +484,9 @@ class SessionGuard:
 
     def _users(self) -> UserIndex:
         runtime = self.runtime()
-        return UserIndex(runtime.client, runtime.executor, self.prefix, self.session_policy, self._reply_within)
+        return UserIndex(
+            runtime.topology.client, runtime.executor, self.prefix, self.session_policy, self._reply_within
+        )
 
     async def create(
         self,
@@ -581,7 +591,7 @@ class SessionGuard:
         Raises:
             RedisUnavailable: no answer.
         """
-        return await self.runtime().capabilities()
+        return await self.runtime().topology.capabilities()
 
     async def ready(self, timeout: float = 1.0) -> bool:
         """Whether sessions can be used now: for a health probe, and for a look at start-up. True, or it raises.
@@ -635,64 +645,18 @@ class SessionGuard:
 
     def engine(self) -> Engine:
         """What commits without a lock, for the current event loop."""
-        runtime = self.runtime()
-        if self._commit_by == "script":
-            return ScriptEngine(runtime.executor)
-        if self._commit_by == "watch":
-            return self._watch_engine(runtime)
-        if runtime.engine is None:
-            runtime.engine = whichever_works(runtime.executor, self._watch_engine(runtime))
-        return cast(Engine, runtime.engine)
-
-    def _watch_engine(self, runtime: Runtime) -> WatchEngine:
-        return WatchEngine(runtime.client, runtime.executor, reply_within=self._reply_within, retry_for=self._retry_for)
+        return self.runtime().engine
 
     # --- life
-
-    def runtime(self) -> Runtime:
-        """This process' and event loop's part; a fork or another loop gets its own, and it ends with its loop."""
-        loop = asyncio.get_running_loop()
-        runtime = self._runtime
-        if runtime is None or runtime.loop is not loop or runtime.pid != os.getpid():
-            runtime = self._runtime = self._runtime_for(loop)
-        return runtime
-
-    def _runtime_for(self, loop: asyncio.AbstractEventLoop) -> Runtime:
-        if self._pid != os.getpid():
-            # A parent's: kept, for closing them is not ours to do.
-            self._pid, self._inherited, self._runtimes = os.getpid(), self._runtimes, {}
-        for key, known in list(self._runtimes.items()):
-            if known.loop.is_closed():
-                self._runtimes.pop(key, None)
-        runtime = self._runtimes.get(id(loop))
-        if runtime is None or runtime.loop is not loop:
-            runtime = self._runtimes[id(loop)] = Runtime(
-                self._client,
-                prefix=self.prefix,
-                reply_within=self._reply_within,
-                retry_for=self._retry_for,
-                durability=self._durability,
-                check=self._check,
-                quorum=self._quorum,
-                lease_ttl=self.lease_policy.ttl,
-            )
-        return runtime
 
     async def aclose(self) -> None:
         """Close the guard's connections, and its client if :meth:`from_url` made it.
 
         Connections that other threads' event loops use are closed there, soon.
         """
-        runtimes, self._runtimes, self._runtime = self._runtimes, {}, None
-        for runtime in runtimes.values():
-            if runtime.loop is asyncio.get_running_loop():
-                await runtime.aclose()
-            elif runtime.pid == os.getpid() and runtime.loop.is_running():
-                runtime.loop.call_soon_threadsafe(runtime.close_soon)
-        for master in self._masters:
-            await master.aclose()
-        if self._owns_client:
-            await self._client.aclose()
+        await self._runtimes.aclose()
+        for client in self._owned:
+            await client.aclose()
 
     async def __aenter__(self) -> SessionGuard:
         return self
@@ -721,6 +685,27 @@ def _instance(value: T | None, kind: type[T], name: str) -> T:
     if not isinstance(value, kind):
         raise ConfigurationError(f"{name} must be a {kind.__name__}, not {value!r}")
     return value
+
+
+def _with_quorum(
+    quorum: Quorum, client: Any, open_store: OpenTopology, lease: LeasePolicy, how: dict[str, Any]
+) -> tuple[OpenTopology, list[Any]]:
+    """The topology of a quorum, and the clients of masters that were made for it."""
+    from .quorum.router import Quorum
+    from .quorum.topology import QuorumTopology
+
+    if not isinstance(quorum, Quorum):
+        raise ConfigurationError(f"quorum must be a Quorum, such as Quorum(url, url, url), not {quorum!r}")
+    quorum, made = quorum.connected(client_from_url, client)
+    return partial(QuorumTopology, quorum, open_store, lease_ttl=lease.ttl, **how), made
+
+
+def _engine(commit_by: str, reply_within: float, retry_for: float, client: Any, executor: Executor) -> Engine:
+    """What commits without a lock, in one event loop."""
+    if commit_by == "script":
+        return ScriptEngine(executor)
+    watch = WatchEngine(client, executor, reply_within=reply_within, retry_for=retry_for)
+    return watch if commit_by == "watch" else whichever_works(executor, watch)
 
 
 def _check_fit(wait: WaitPolicy, lease: LeasePolicy) -> None:

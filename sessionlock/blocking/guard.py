@@ -34,8 +34,6 @@ in the child. With real threads that is fine.
 
 from __future__ import annotations
 
-import copy
-import os
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -93,7 +91,7 @@ class SessionGuard:
         if isinstance(client, AsyncGuard):
             if options:
                 raise ConfigurationError("options belong to the guard that is handed over; give them there")
-            self.inner = _twin(client)
+            self.inner = client.twin()
         else:
             self.inner = AsyncGuard(client, **options)
         self._known: Portal | None = None
@@ -105,8 +103,9 @@ class SessionGuard:
         Raises:
             ConfigurationError: a scheme or option that does not exist.
         """
-        made = cls(AsyncGuard.from_url(url, **options))
-        made.inner._owns_client = True
+        owner = AsyncGuard.from_url(url, **options)
+        made = cls(owner)
+        made.inner = owner  # rather than its twin: this one closes its client
         return made
 
     def _loop(self) -> Portal:
@@ -274,15 +273,6 @@ def _flagged(policy: LeasePolicy) -> LeasePolicy:
     return policy if policy.on_lost == "flag" else replace(policy, on_lost="flag")
 
 
-def _twin(of: AsyncGuard) -> AsyncGuard:
-    """The same guard with connections of its own: those of ``of`` belong to another event loop."""
-    twin = copy.copy(of)
-    twin._runtime = None
-    twin._runtimes, twin._inherited, twin._pid = {}, {}, os.getpid()
-    twin._owns_client = False
-    return twin
-
-
 def _async_tries(retry: BaseRetrying) -> AsyncRetrying:
     return AsyncRetrying(stop=retry.stop, wait=retry.wait, before_sleep=retry.before_sleep)
 
@@ -313,7 +303,7 @@ def configure(guard_or_url: str, **options: Unpack[GuardOptions]) -> SessionGuar
 def configure(guard_or_url: SessionGuard | AsyncGuard | str, **options: Any) -> SessionGuard:
     """Set the default guard, of the async face as well: there is one. Nothing is connected yet."""
     if isinstance(guard_or_url, SessionGuard):
-        origin = default.configure(_twin(guard_or_url.inner), **options)
+        origin = default.configure(guard_or_url.inner.twin(), **options)
         _faces[origin] = guard_or_url
         return guard_or_url
     return blocking_guard(default.configure(guard_or_url, **options))

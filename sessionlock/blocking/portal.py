@@ -19,7 +19,8 @@ from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 from ..errors import ConfigurationError, LeaseLost, SessionLockError
-from ..lock.runtime import CLEAN_UP_WITHIN, asking
+from ..lock.holders import on_behalf_of
+from ..lock.runtime import CLEAN_UP_WITHIN
 
 __all__ = ["Portal", "portal"]
 
@@ -50,7 +51,7 @@ class _Call:
         self.work = work
         self.args = args
         self.context = copy_context()  # what a listener or a tracer finds there is the caller's
-        self.context.run(asking.set, _here.thread)
+        self.context.run(on_behalf_of.set, _here.thread)
         self.wanted = True
         self.finished = False
         self.result: Any = None

@@ -25,13 +25,10 @@ from ..policies import SessionPolicy
 from ..protocol import replies as protocol
 from ..protocol.keys import SessionKeys
 from ..protocol.replies import Change, Committed, Conflict, Granted, Refused, Snapshot, outdated, refusal
-from ..quorum.election import QuorumAcquisition
-from ..quorum.pottery import PotteryAcquisition
-from ..quorum.router import QuorumExecutor
 from ..session.block import used_twice
 from ..session.mapping import Session
 from ..session.operations import StoredSession
-from .acquire import Acquisition, OnWait, Wanted
+from .acquire import OnWait, Wanted
 from .runtime import Runtime
 
 __all__ = ["LockContext", "SessionContext", "SessionsContext"]
@@ -63,11 +60,11 @@ class _Held:
         self._entered = True
         runtime = self._runtime = self._find_runtime()
         wanted = self._wanted
-        runtime.enter(wanted.keys, wanted.name)
-        acquisition = _acquisition(runtime, wanted, self._on_wait)
+        runtime.holders.check(wanted.keys)
+        acquisition = runtime.topology.acquisition(runtime, wanted, self._on_wait)
         granted = await acquisition.run()
         lease = self._lease = _lease(acquisition.token, granted, wanted)
-        runtime.entered(wanted.keys, acquisition.token, wanted.label)
+        runtime.holders.add(wanted.keys, acquisition.token, wanted.label)
         runtime.watchdog.watch(lease, wanted.keys, wanted.lease)
         return lease, granted.snapshot
 
@@ -168,7 +165,7 @@ class _Held:
         lease = self._lease
         assert lease is not None
         self._runtime.watchdog.forget(lease)
-        self._runtime.left(self._wanted.keys, lease.token)
+        self._runtime.holders.remove(self._wanted.keys, lease.token)
         lease.mark_released()
 
     def _loss(self, fence: int) -> LeaseLost:
@@ -184,15 +181,6 @@ class _Held:
                 current=fence,
             ).about(lease.name)
         return LeaseLost(lease.why_lost()).about(lease.name)
-
-
-def _acquisition(runtime: Runtime, wanted: Wanted, on_wait: OnWait | None) -> Acquisition | QuorumAcquisition:
-    executor = runtime.executor
-    if not isinstance(executor, QuorumExecutor):
-        return Acquisition(runtime, wanted, on_wait)
-    if executor.engine == "pottery":
-        return PotteryAcquisition(runtime, executor, wanted, on_wait)
-    return QuorumAcquisition(runtime, executor, wanted, on_wait)
 
 
 def _lease(token: str, granted: Granted, wanted: Wanted) -> Lease:

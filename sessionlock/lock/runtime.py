@@ -1,110 +1,51 @@
-"""What a guard keeps for one event loop of one process: connection, subscription, renewals, background work."""
+"""What a guard keeps for one event loop of one process: connections, who holds and who waits, background work."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import socket
-import weakref
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
-from contextvars import Context, ContextVar
-from functools import lru_cache
 from typing import Any, TypeVar
 
 import anyio
-from redis.exceptions import RedisError
 
-from ..checkup.capabilities import Checkup, with_advice
-from ..checkup.findings import Capabilities
-from ..checkup.targets import checkup_of_quorum, checkup_of_store
-from ..durability import Wait
-from ..errors import RedisUnavailable, ReentrantLock
-from ..protocol.keys import SessionKeys, new_token
-from ..quorum.router import Quorum, QuorumExecutor
-from ..transport.clients import close_client, own_client
-from ..transport.cluster import ClusterRoute
+from ..errors import RedisUnavailable
+from ..session.commit_watch import Engine
 from ..transport.executor import Executor
-from ..transport.one_server import LOST, NotNow
-from ..transport.pushes import ClusterPushes, ProcessChannel, Pushes
+from .holders import Holders
+from .topology import OpenTopology
 from .waiting import Wakeup
 from .watchdog import Watchdog
 
-__all__ = ["Runtime", "asking", "held_here", "node_name"]
+__all__ = ["CLEAN_UP_WITHIN", "Runtime", "Runtimes"]
 
 T = TypeVar("T")
-_NOBODY: tuple[str, object, str | None] = ("", None, None)
-_runtimes: weakref.WeakValueDictionary[int, Runtime] = weakref.WeakValueDictionary()  # all of this process
 CLEAN_UP_WITHIN = 2.0  # seconds for which a cancelled caller waits until its lock is given back
-# Who asks for a lock, where that is not the task that runs the request: a thread that waits for this task.
-asking: ContextVar[object] = ContextVar("sessionlock_asking")
-
-
-def node_name() -> str:
-    """Who holds, as shown to others: host and process."""
-    return _node_name(os.getpid())
-
-
-@lru_cache(maxsize=1)
-def _node_name(pid: int) -> str:
-    return f"{socket.gethostname()}:{pid}"
 
 
 class Runtime:
-    def __init__(
-        self,
-        client: Any,
-        *,
-        prefix: str,
-        reply_within: float,
-        retry_for: float,
-        durability: Wait | None = None,
-        check: bool = False,
-        quorum: Quorum | None = None,
-        lease_ttl: float = 10.0,
-    ) -> None:
+    """For the running event loop. ``open_engine``: makes what commits without a lock, of a client and an executor."""
+
+    def __init__(self, open_topology: OpenTopology, open_engine: Callable[[Any, Executor], Engine]) -> None:
         self.loop = asyncio.get_running_loop()
-        self.pid = os.getpid()
-        self._prefix = prefix
-        self._reply_within = reply_within
-        self._given_client = client
-        self.client = own_client(client)
-        self.executor = self._asked_executor = Executor(
-            self.client,
-            reply_within=reply_within,
-            retry_for=retry_for,
-            durability=durability,
-            on_break=self._mistrust_pushes,
-        )
-        self.checkup = checkup_of_store(self.client, self.executor, prefix=prefix, reply_within=reply_within)
-        self._looking: asyncio.Task[Capabilities | None] | None = None
-        self._looking_at_quorum: asyncio.Task[Capabilities | None] | None = None
-        if check:
-            self._asked_executor.before_call = self._vet
-        if quorum is not None:
-            masters = quorum.open(prefix=prefix, lease_ttl=lease_ttl)
-            self.executor = QuorumExecutor(self.executor, quorum, masters, self.background, retry_for=retry_for)
-        self.watchdog = Watchdog(self.executor, self.background)
-        self.wakeup = Wakeup(self._listener, on_taken=self.watchdog.taken, on_crowd=self._crowd)
-        self.objecting = asyncio.Lock()  # one waiter at a time finds out whether its wait makes sense
-        self.engine: object = None  # chosen by the guard when it first commits without a lock
+        # What runs beside the requests; asyncio itself would not keep it alive.
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
+        # The way to Redis.
+        self.topology = open_topology(background=self.background, on_break=self._mistrust_pushes)
+        self.executor = self.topology.executor
+        self.engine = open_engine(self.topology.client, self.executor)
+        # Who holds, and who waits.
+        self.holders = Holders()
+        self.watchdog = Watchdog(self.executor, self.background)
+        self.wakeup = Wakeup(self.topology.listener, on_taken=self.watchdog.taken, on_crowd=self._crowd)
+        self.objecting = asyncio.Lock()  # one waiter at a time finds out whether its wait makes sense
+        # Ends with the loop.
         self._farewell = _farewell(self)
         with suppress(StopIteration):
             # Up to its first yield, so that the loop knows it and ends it when the loop itself is shut down.
             self._farewell.__anext__().send(None)
-        self._held_by: dict[str, tuple[str, object, str]] = {}  # session -> token, owner, and label as others see it
-        _runtimes[id(self)] = self
-        if check and quorum is not None:
-            self._look_at_quorum(checkup_of_quorum(quorum, prefix=prefix))
-
-    def _listener(self, **hooks: Any) -> Pushes:
-        route = self.executor.route
-        if isinstance(route, ClusterRoute):
-            return ClusterPushes(route, self._prefix, reply_within=self._reply_within, **hooks)
-        channel = f"{self._prefix}:push:{new_token()}"
-        return ProcessChannel(self.client, channel, reply_within=self._reply_within, **hooks)
 
     def _mistrust_pushes(self) -> None:
         """The connection for calls was lost. The one for pushes may hang on the same server without being told."""
@@ -119,38 +60,7 @@ class Runtime:
     def _crowd(self, crowded: bool) -> None:
         self.executor.crowded = crowded
 
-    # --- what the server is
-
-    def _vet(self) -> None:
-        """Before a call: refuse a server that is unfit; look, beside the call, at one that is not known."""
-        refusal = self.checkup.refusal()
-        if refusal is not None:
-            raise refusal
-        if not self.checkup.due or self.checkup.known() is not None:
-            self._asked_executor.before_call = None  # known to be fit: from now on nothing is looked at
-        elif self._looking is None or self._looking.done():
-            self._looking = Context().run(self.background, self._look(self.checkup))  # kept longer than its caller
-
-    def _look_at_quorum(self, checkup: Checkup) -> None:
-        """Once, and whatever comes of the first election; none is refused: those masters that can vote are enough."""
-        if checkup.known() is None:
-            self._looking_at_quorum = Context().run(self.background, self._look(checkup))
-
-    async def _look(self, checkup: Checkup) -> Capabilities | None:
-        with suppress(RedisError, NotNow, *LOST):
-            return await checkup.run()
-        return None  # no answer now; the next call tries again
-
-    async def capabilities(self) -> Capabilities:
-        """Ask the server now.
-
-        Raises:
-            RedisUnavailable: it did not answer.
-        """
-        try:
-            return await self.checkup.run()
-        except (RedisError, NotNow, *LOST) as error:
-            raise RedisUnavailable(with_advice(f"Redis did not tell what it is: {error}", error)) from error
+    # --- work beside the requests
 
     def at_home(self, work: Coroutine[Any, Any, Any]) -> Any:
         """For steps that belong to this loop and may be asked for elsewhere: where a loop runs, the caller gets the
@@ -183,29 +93,7 @@ class Runtime:
                     return None
         return None
 
-    # --- who holds what in this process, to tell a self-deadlock at once
-
-    def enter(self, keys: SessionKeys, name: str) -> None:
-        owner = _owner()
-        if owner is not None and self._held_by.get(keys.digest, _NOBODY)[1] is owner:
-            raise ReentrantLock(
-                f"this {'task' if isinstance(owner, asyncio.Task) else 'thread'} already holds the lock of {name};"
-                " waiting for it would never end."
-                " Pass the session on instead of locking it again"
-            )
-
-    def entered(self, keys: SessionKeys, token: str, label: str) -> None:
-        self._held_by[keys.digest] = (token, _owner(), label)
-
-    def left(self, keys: SessionKeys, token: str) -> None:
-        # After a lost lease another task of this process may be the holder by now.
-        if self._held_by.get(keys.digest, _NOBODY)[0] == token:
-            del self._held_by[keys.digest]
-
-    def token_of(self, keys: SessionKeys, label: str) -> str | None:
-        """By which token something of this loop holds that lock under that label. Any thread may ask."""
-        token, _, held_as = self._held_by.get(keys.digest, _NOBODY)
-        return token if held_as == label and self._prefix == keys.prefix and self.pid == os.getpid() else None
+    # --- the end
 
     def close_soon(self) -> None:
         """For :meth:`call_soon_threadsafe` of this loop."""
@@ -217,17 +105,12 @@ class Runtime:
             return
         self._closed = True
         self.watchdog.close()
-        for look in (self._looking, self._looking_at_quorum):
-            if look is not None:
-                look.cancel()
         await self.wakeup.pushes.aclose()
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=CLEAN_UP_WITHIN)
         for task in list(self._tasks):
             task.cancel()
-        await self.executor.aclose()
-        if self.client is not self._given_client:
-            await close_client(self.client)
+        await self.topology.aclose()
 
 
 async def _farewell(runtime: Runtime) -> AsyncGenerator[None, None]:
@@ -238,18 +121,58 @@ async def _farewell(runtime: Runtime) -> AsyncGenerator[None, None]:
         await runtime.aclose()
 
 
-def held_here(keys: SessionKeys, label: str) -> str | None:
-    """By which token this process, in whichever of its event loops, holds that lock under that label; None: not."""
-    runtimes = [reference() for reference in _runtimes.valuerefs()]
-    tokens = (runtime.token_of(keys, label) for runtime in runtimes if runtime is not None)
-    return next((token for token in tokens if token is not None), None)
-
-
-def _owner() -> object:
-    return asking.get(None) or asyncio.current_task()
-
-
 def _fetch_error(task: asyncio.Task[Any]) -> None:
     """A failed clean-up is Redis' TTL's to finish; the failure must not be reported as never retrieved."""
     if not task.cancelled():
         task.exception()
+
+
+class Runtimes:
+    """A guard's runtimes: one for each event loop that uses it. A forked child begins with none."""
+
+    def __init__(self, make: Callable[[], Runtime]) -> None:
+        self._make = make
+        self._latest: Runtime | None = None
+        self._by_loop: dict[int, Runtime] = {}
+        # A fork inherits its parent's: they are kept, for closing their connections is not the child's to do.
+        self._pid = os.getpid()
+        self._inherited: dict[int, Runtime] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_loop)
+
+    def current(self) -> Runtime:
+        """The one of the running event loop; made when it is first asked for."""
+        loop = asyncio.get_running_loop()
+        runtime = self._latest
+        if runtime is None or runtime.loop is not loop or self._pid != os.getpid():
+            runtime = self._latest = self._of(loop)
+        return runtime
+
+    def _of(self, loop: asyncio.AbstractEventLoop) -> Runtime:
+        self._leave_inheritance()
+        for key, known in list(self._by_loop.items()):
+            if known.loop.is_closed():
+                self._by_loop.pop(key, None)
+        runtime = self._by_loop.get(id(loop))
+        if runtime is None or runtime.loop is not loop:
+            runtime = self._by_loop[id(loop)] = self._make()
+        return runtime
+
+    def _leave_inheritance(self) -> None:
+        if self._pid != os.getpid():
+            self._pid, self._inherited, self._by_loop = os.getpid(), self._by_loop, {}
+
+    def twin(self) -> Runtimes:
+        """Others of the same make."""
+        return Runtimes(self._make)
+
+    async def aclose(self) -> None:
+        """Those of other threads' event loops are closed there, soon."""
+        self._leave_inheritance()
+        runtimes, self._by_loop, self._latest = self._by_loop, {}, None
+        for runtime in runtimes.values():
+            if runtime.loop is asyncio.get_running_loop():
+                await runtime.aclose()
+            elif runtime.loop.is_running():
+                runtime.loop.call_soon_threadsafe(runtime.close_soon)

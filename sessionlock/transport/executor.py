@@ -69,7 +69,7 @@ class Executor:
         self._durability = durability
         self._retry_for = retry_for
         self._cuts = retry_for > reply_within  # else one more try gets its time
-        self.before_call: Callable[[], None] | None = None  # raises when the server is known to be unfit
+        self._vet: Callable[[], bool] | None = None
         self._closed = False
         self._retrying = AsyncRetrying(
             retry=retry_if_exception(worth_repeating),
@@ -80,8 +80,8 @@ class Executor:
 
     async def run(self, call: Call) -> Any:
         """The script's reply."""
-        if self.before_call is not None:
-            self._vet(self.before_call, call)
+        if self._vet is not None:
+            self._vet_before(call)
         began_at = time.monotonic()
         if self.circuit.troubles:
             return await self._carefully(None, began_at, call, self._send, call)
@@ -90,9 +90,14 @@ class Executor:
         except FAILURES as error:
             return await self._carefully(error, began_at, call, self._send, call)
 
-    def _vet(self, vet: Callable[[], None], call: Call) -> None:
-        if call.script not in ENDS and not self.circuit.troubles:  # in an outage there is nobody to look at
-            vet()
+    def vet_by(self, vet: Callable[[], bool]) -> None:
+        """Ask ``vet`` before each call until it says that the server is fit. It raises when the server is unfit."""
+        self._vet = vet
+
+    def _vet_before(self, call: Call) -> None:
+        vet = self._vet
+        if vet is not None and call.script not in ENDS and not self.circuit.troubles:  # nobody to look at in an outage
+            self._vet = None if vet() else vet
 
     async def ask(self, *words: Any) -> Any:
         """The reply to one plain command, of one server; once. For looking at what the server is.
@@ -106,8 +111,8 @@ class Executor:
         """As :meth:`run`; and how far the save came, when that is waited for."""
         if self._durability is None:
             return await self.run(call), None
-        if self.before_call is not None:
-            self._vet(self.before_call, call)
+        if self._vet is not None:
+            self._vet_before(call)
         wait, began_at = self._durability.command, time.monotonic()
         first: Exception | None = None
         if not self.circuit.troubles:

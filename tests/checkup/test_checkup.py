@@ -12,6 +12,7 @@ import redis.asyncio
 
 from sessionlock import LeasePolicy, Quorum, QuorumNotReached, RedisUnavailable, ScriptsForbidden, SessionGuard
 from sessionlock.embedded import find_server
+from sessionlock.lock.one_store import OneStore
 from sessionlock.protocol.keys import keys_for
 from tests.harness.cluster import Cluster
 from tests.harness.commands import CommandCounter, connect
@@ -24,7 +25,9 @@ OwnServer = Callable[..., FaultyServer]
 
 
 async def looked(guard: SessionGuard) -> None:
-    await eventually(lambda: guard.runtime().checkup.found is not None, "the server was looked at")
+    store = guard.runtime().topology
+    assert isinstance(store, OneStore)
+    await eventually(lambda: store.vetting.checkup.found is not None, "the server was looked at")
 
 
 async def test_once_per_process_and_then_never_again(redis_url: str) -> None:

@@ -201,8 +201,8 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a child goes on with its parent's connections",
         21,
-        "guard.py",
-        "if runtime is None or runtime.loop is not loop or runtime.pid != os.getpid():",
+        "lock/runtime.py",
+        "if runtime is None or runtime.loop is not loop or self._pid != os.getpid():",
         "if runtime is None:",
         (
             SCRIPTS + "test_a_fork_after_the_guard_was_used",
@@ -212,7 +212,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a child goes on with the connections of its parent's client",
         21,
-        "lock/runtime.py",
+        "lock/one_store.py",
         "self.client = own_client(client)",
         "self.client = client",
         SCRIPTS + "test_a_fork_and_the_clients_own_connections",
@@ -295,17 +295,17 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "only the own loop's holds are known",
         "self-call",
-        "lock/runtime.py",
-        "for runtime in runtimes if runtime is not None)\n",
-        "for runtime in runtimes if runtime is not None and runtime.loop is asyncio.get_running_loop())\n",
+        "lock/holders.py",
+        "[reference() for reference in _all.valuerefs()]",
+        "[reference() for reference in _all.valuerefs()][-1:]",
         SELF + "test_held_by_another_loop_of_this_process",
     ),
     (
         "a parent's holds are taken for the child's",
         "self-call",
-        "lock/runtime.py",
-        "self._prefix == keys.prefix and self.pid == os.getpid() else",
-        "self._prefix == keys.prefix else",
+        "lock/holders.py",
+        "held_as == label and self._pid == os.getpid() else",
+        "held_as == label else",
         SELF + "test_what_is_held_here",
     ),
     (
@@ -338,17 +338,17 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "the masters of a quorum are not looked at",
         "capabilities",
-        "lock/runtime.py",
-        "if check and quorum is not None:",
+        "quorum/topology.py",
+        "if check and checkup.known() is None:",
         "if False:",
         (CHECKUP + "test_every_master_of_a_quorum", CHECKUP + "test_masters_of_a_quorum_that_permit_no_scripts"),
     ),
     (
         "closing waits for the look at a hung master",
         "capabilities",
-        "lock/runtime.py",
-        "for look in (self._looking, self._looking_at_quorum):",
-        "for look in (self._looking,):",
+        "quorum/topology.py",
+        "        await self._vetting.aclose()\n",
+        "        await self._vetting._looking\n",
         CHECKUP + "test_a_hung_master_of_a_quorum_delays_nothing",
     ),
     (

@@ -17,7 +17,7 @@ import pytest
 from sessionlock import ReentrantLock, Session, SessionGuard, WaitTimedOut, cookie, session_locked
 from sessionlock.blocking import guard as blocking
 from sessionlock.lock.acquire import BRIEF_WAIT
-from sessionlock.lock.runtime import held_here, node_name
+from sessionlock.lock.holders import held_by_us, node_name
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.replies import Holder
 from sessionlock.selfcalls.check import process_of, refusing
@@ -151,15 +151,15 @@ async def test_what_is_held_here(caller: SessionGuard, monkeypatch: pytest.Monke
     """Known by label, prefix and process, for as long as it lasts."""
     async with caller.session_lock("s", name="POST /x"):
         label = f"{node_name()} POST /x"
-        assert held_here(KEYS, label)
-        assert not held_here(KEYS, f"{node_name()} POST /y")
-        assert not held_here(keys_for("sl", "t"), label)
-        assert not held_here(keys_for("other", "s"), label)
+        assert held_by_us(KEYS, label)
+        assert not held_by_us(KEYS, f"{node_name()} POST /y")
+        assert not held_by_us(keys_for("sl", "t"), label)
+        assert not held_by_us(keys_for("other", "s"), label)
         with monkeypatch.context() as forked:
             forked.setattr(os, "getpid", lambda: -1)
-            assert not held_here(KEYS, label)
-        assert held_here(KEYS, label)
-    assert not held_here(KEYS, label)
+            assert not held_by_us(KEYS, label)
+        assert held_by_us(KEYS, label)
+    assert not held_by_us(KEYS, label)
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ NAMED_TUPLES = ("_asdict", "_fields", "_make", "_replace")  # public, whatever t
 TOO_LONG_TODAY = {
     "guard",
     "integrations/web/request_session",
-    "lock/context",
     "protocol/replies",
     "quorum/election",
     "session/mapping",
@@ -35,7 +34,6 @@ TOO_MANY_ATTRIBUTES_TODAY = {
     "integrations/quart/session: Use",
     "integrations/web/request_session: Visit",
     "lease: Lease",
-    "lock/runtime: Runtime",
     "quorum/election: QuorumAcquisition",
     "quorum/master: Master",
     "session/mapping: Session",
@@ -43,11 +41,6 @@ TOO_MANY_ATTRIBUTES_TODAY = {
     "transport/wire: Wire",
 }
 PRIVATE_TODAY = {
-    "blocking/guard: _inherited",
-    "blocking/guard: _owns_client",
-    "blocking/guard: _pid",
-    "blocking/guard: _runtime",
-    "blocking/guard: _runtimes",
     "blocking/session: _actions",
     "blocking/session: _policy",
     "integrations/aiohttp_session: _changed",
@@ -76,11 +69,6 @@ PRIVATE_TODAY = {
     "views/visitor_cookie: _policy",
 }
 SET_FROM_OUTSIDE_TODAY = {
-    "blocking/guard: _inherited",
-    "blocking/guard: _owns_client",
-    "blocking/guard: _pid",
-    "blocking/guard: _runtime",
-    "blocking/guard: _runtimes",
     "blocking/session: _actions",
     "checkup/findings: refused",
     "cli/demo/ways: run",
@@ -111,7 +99,6 @@ SET_FROM_OUTSIDE_TODAY = {
     "lock/context: _actions",
     "lock/context: _at_home",
     "lock/context: sid",
-    "lock/runtime: before_call",
     "lock/runtime: crowded",
     "protocol/replies: replaced",
     "quorum/election: ahead_us",
@@ -131,7 +118,6 @@ EXPORTED_TWICE_TODAY = {
     "Run",
     "Settings",
     "forget",
-    "held_here",
     "main",
     "names_of",
     "replaced",

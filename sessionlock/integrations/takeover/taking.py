@@ -173,7 +173,7 @@ class TakeOver:
         return f"{keys.prefix}:{part}:{{{keys.digest}}}"
 
     async def _command(self, *words: Any) -> Any:
-        client = self._guard.runtime().client
+        client = self._guard.runtime().topology.client
         try:
             async with _a_few_at_once():
                 return await asyncio.wait_for(client.execute_command(*words, NEVER_DECODE=[]), 5)

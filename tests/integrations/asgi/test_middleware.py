@@ -143,7 +143,7 @@ OWN_CLIENTS: dict[str, Callable[[Any], list[str]]] = {
 @pytest.mark.filterwarnings("ignore:Using `httpx` with")  # Starlette would rather have another one
 async def test_their_own_test_clients(framework: str, redis_url: str, guard: SessionGuard) -> None:
     """With an application that starts and ends; its guard is closed then."""
-    client = guard.runtime().client
+    client = guard.runtime().topology.client
     connections = len(await client.client_list())
     if framework == "litestar":
         own = SessionGuard.from_url(redis_url)

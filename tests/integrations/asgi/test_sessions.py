@@ -348,7 +348,7 @@ async def test_cookie_and_record_live_on_together(redis_url: str, method: str) -
     async with SessionGuard.from_url(redis_url, session=SessionPolicy(idle=100)) as guard:
         sid = (await guard.create({"n": 1})).sid
         name = (await guard.inspect(sid)).name
-        redis = guard.runtime().client
+        redis = guard.runtime().topology.client
         (record,) = [key async for key in redis.scan_iter(match=f"*{name}*session")]
         async with browser(app_of(guard, view), sid) as client:
             await redis.expire(record, 40)

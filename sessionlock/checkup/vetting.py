@@ -1,0 +1,65 @@
+"""Looks at a server once, beside the first call, and refuses calls to one that is unfit."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from redis.exceptions import RedisError
+
+from ..errors import RedisUnavailable
+from ..transport.one_server import LOST, NotNow
+from ..transport.wire import detached
+from .capabilities import Checkup, with_advice
+from .findings import Capabilities
+
+__all__ = ["Vetting"]
+
+CLOSED_WITHIN = 2.0  # seconds for a look that is cancelled
+
+
+class Vetting:
+    """The use of a :class:`Checkup` in one event loop."""
+
+    def __init__(self, checkup: Checkup) -> None:
+        self.checkup = checkup
+        self._looking: asyncio.Task[None] | None = None
+
+    def vet(self) -> bool:
+        """Before a call. True: the server is known to be fit, so that nobody need ask again.
+
+        Raises:
+            SessionLockError: the server is known to be unfit.
+        """
+        refusal = self.checkup.refusal()
+        if refusal is not None:
+            raise refusal
+        if not self.checkup.due or self.checkup.known() is not None:
+            return True
+        if self._looking is None or self._looking.done():
+            self.look_soon()
+        return False
+
+    def look_soon(self) -> None:
+        """Beside the calls, and without the context of the caller: the look may outlive that request."""
+        self._looking = detached(self._look())
+
+    async def _look(self) -> None:
+        with suppress(RedisError, NotNow, *LOST):  # no answer now; the next call tries again
+            await self.checkup.run()
+
+    async def look(self) -> Capabilities:
+        """Ask the server now.
+
+        Raises:
+            RedisUnavailable: it did not answer.
+        """
+        try:
+            return await self.checkup.run()
+        except (RedisError, NotNow, *LOST) as error:
+            raise RedisUnavailable(with_advice(f"Redis did not tell what it is: {error}", error)) from error
+
+    async def aclose(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking], timeout=CLOSED_WITHIN)

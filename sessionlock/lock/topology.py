@@ -1,0 +1,61 @@
+"""What stands behind a guard, as the lock sees it: one Redis, or several that agree.
+
+A topology belongs to one event loop. Only :mod:`sessionlock.guard` knows which ones there are; to add one, implement
+:class:`Topology` in a folder of its own (``quorum/`` is an example) and let the guard choose it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..checkup.findings import Capabilities
+from ..protocol.replies import Granted
+from ..transport.executor import Executor
+from ..transport.pushes import Pushes
+
+if TYPE_CHECKING:
+    from .acquire import OnWait, Wanted
+    from .runtime import Runtime
+
+__all__ = ["Acquiring", "Background", "OpenTopology", "Topology"]
+
+Background = Callable[[Coroutine[Any, Any, Any]], "asyncio.Task[Any]"]
+
+
+class Acquiring(Protocol):
+    """One try to become the holder. ``token`` names it wherever the lock is kept."""
+
+    token: str
+
+    async def run(self) -> Granted:
+        """Wait for the grant. Whatever ends it early leaves neither a lock nor a queue entry behind."""
+
+
+class Topology(Protocol):
+    """The way to the locks and sessions. ``client`` leads to the store of the sessions."""
+
+    @property
+    def client(self) -> Any: ...
+
+    @property
+    def executor(self) -> Executor:
+        """Runs each call where it belongs."""
+
+    def acquisition(self, runtime: Runtime, wanted: Wanted, on_wait: OnWait | None, /) -> Acquiring: ...
+
+    def listener(self, *, on_message: Callable[[bytes], None], on_gap: Callable[[], None]) -> Pushes:
+        """Hears what the store pushes to this process; ``on_gap`` is called when messages may have been missed."""
+
+    async def capabilities(self) -> Capabilities:
+        """Ask now what the server is. Raises :class:`~sessionlock.RedisUnavailable`."""
+
+    async def aclose(self) -> None: ...
+
+
+class OpenTopology(Protocol):
+    """Opens a topology for the running event loop."""
+
+    def __call__(self, *, background: Background, on_break: Callable[[], None]) -> Topology:
+        """``background`` runs what nobody waits for; ``on_break`` is called when the connection for calls was lost."""

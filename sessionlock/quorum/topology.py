@@ -1,0 +1,79 @@
+"""A majority of independent masters holds the locks; the sessions are in one store, as without a quorum."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+
+from ..checkup.capabilities import Checkup
+from ..checkup.findings import Capabilities
+from ..checkup.probe import Ask
+from ..checkup.vetting import Vetting
+from ..lock.acquire import OnWait, Wanted
+from ..lock.runtime import Runtime
+from ..lock.topology import Acquiring, Background, OpenTopology, Topology
+from ..transport.executor import Executor
+from ..transport.pushes import Pushes
+from .election import QuorumAcquisition
+from .pottery import PotteryAcquisition
+from .router import Quorum, QuorumExecutor
+
+__all__ = ["QuorumTopology"]
+
+
+class QuorumTopology:
+    """``open_store``: opens the topology of the store. ``quorum``: as :meth:`Quorum.connected` returns it."""
+
+    def __init__(
+        self,
+        quorum: Quorum,
+        open_store: OpenTopology,
+        *,
+        prefix: str,
+        lease_ttl: float,
+        retry_for: float,
+        check: bool,
+        background: Background,
+        on_break: Callable[[], None],
+    ) -> None:
+        self._store: Topology = open_store(background=background, on_break=on_break)
+        self.client = self._store.client
+        self._masters = quorum.open(prefix=prefix, lease_ttl=lease_ttl)
+        self.executor = QuorumExecutor(self._store.executor, quorum, self._masters, background, retry_for=retry_for)
+        self._acquisition = PotteryAcquisition if quorum.engine == "pottery" else QuorumAcquisition
+        name = "quorum " + ",".join(sorted(quorum.masters))
+        checkup = Checkup(None, name, client="quorum", prefix=prefix, everyone=_ways_to_all(quorum))
+        self._vetting = Vetting(checkup)
+        if check and checkup.known() is None:
+            # None is refused whatever is found: those masters that can vote are enough.
+            self._vetting.look_soon()
+
+    def acquisition(self, runtime: Runtime, wanted: Wanted, on_wait: OnWait | None, /) -> Acquiring:
+        return self._acquisition(runtime, self.executor, wanted, on_wait)
+
+    def listener(self, *, on_message: Callable[[bytes], None], on_gap: Callable[[], None]) -> Pushes:
+        return self._store.listener(on_message=on_message, on_gap=on_gap)
+
+    async def capabilities(self) -> Capabilities:
+        return await self._store.capabilities()
+
+    async def aclose(self) -> None:
+        await self._vetting.aclose()
+        await self._masters.aclose()
+        await self._store.aclose()
+
+
+def _ways_to_all(quorum: Quorum) -> Callable[[], AbstractAsyncContextManager[Mapping[str, Ask]]]:
+    """Connections of their own, closed after the look: a master that hangs delays no call."""
+
+    @asynccontextmanager
+    async def everyone() -> AsyncIterator[Mapping[str, Ask]]:
+        async with AsyncExitStack() as stack:
+            asks: dict[str, Ask] = {}
+            for label, client in quorum.masters.items():
+                executor = Executor(client, reply_within=quorum.reply_within, retry_for=quorum.reply_within)
+                stack.push_async_callback(executor.aclose)
+                asks[f"quorum master {label}"] = executor.ask
+            yield asks
+
+    return everyone
