@@ -44,7 +44,7 @@ class Face(NamedTuple):
 MULTIPART = "python-multipart==0.0.12"  # in which old versions look for the module multipart
 FACES = {
     "django": Face("django", ("integrations/django", "acceptance/test_django_example.py"), "django.md"),
-    "flask": Face("flask", ("integrations/flask", "integrations/test_flasklike.py"), "flask.md"),
+    "flask": Face("flask", ("integrations/flask", "integrations/test_flask_family.py"), "flask.md"),
     "quart": Face("quart", ("integrations/quart",), "quart.md"),
     "starlette": Face(
         "starlette",

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 TESTS = "tests/integrations/flask/test_"
 FLASK = "integrations/flask/"
+FAMILY = "integrations/flask_family/"
 
 Texts: TypeAlias = "str | tuple[str, ...]"
 
@@ -56,8 +57,8 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "an answer that is ready is spoiled by a hook",
         "flask",
-        FLASK + "session.py",
-        "        if self._visit is None:\n            self._answered = True\n",
+        FAMILY + "use.py",
+        "        self.phase = max(self.phase, Phase.ANSWERED)\n",
         "        pass\n",
         (TESTS + "hooks.py::test_a_503_that_is_ready_stays", TESTS + "hooks.py::test_any_failure_that_is_ready_stays"),
     ),
@@ -96,15 +97,15 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a lifetime that changed within the request does not count",
         "flask",
-        "integrations/flasklike.py",
-        "    if idle == lifetime.idle and (session.new or begun_anew):\n",
-        "    if session.new or begun_anew:\n",
+        FAMILY + "hooks.py",
+        "        if idle == lifetime.idle and (session.new or begun_anew):\n",
+        "        if session.new or begun_anew:\n",
         TESTS + "lifetimes.py::test_lifetime_and_permanence_are_read_at_each_request",
     ),
     (
         "loading renews where nothing is to be renewed",
         "flask",
-        "integrations/flasklike.py",
+        FAMILY + "hooks.py",
         'if app.config["SESSION_REFRESH_EACH_REQUEST"] else 0.0',
         "if True else 0.0",
         TESTS + "lifetimes.py::test_without_refreshing_it_ends_when_it_was_said",
@@ -113,8 +114,8 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "a login keeps its id",
         "flask",
         "integrations/web/request_session.py",
-        "        if grace is not None:\n",
-        "        if False:\n",
+        "        if grace is None:\n",
+        "        if True:\n",
         TESTS + "identity.py::test_a_planted_id_is_dead_after_a_login",
     ),
     (

@@ -103,7 +103,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "what was ready is spoilt by who looks again",
         "quart",
         SESSION,
-        "        if not self._answering and (not told or self._instead is None):\n",
+        "        if self.phase is Phase.HANDLED and (not told or self._instead is None):\n",
         "        if not told or self._instead is None:\n",
         REQUESTS + "test_redis_is_down[view]",
     ),

@@ -15,7 +15,7 @@ SETTINGS = "tests/integrations/settings/test_settings.py::"
 MIDDLEWARE = "integrations/django/middleware.py"
 SERIALIZING = "integrations/django/serializing.py"
 REGISTRY = "integrations/settings/__init__.py"
-FLASKLIKE = "integrations/flasklike.py"
+FLASK_FAMILY = "integrations/flask_family/application.py"
 
 Texts: TypeAlias = "str | tuple[str, ...]"
 
@@ -105,7 +105,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "a setting that comes too late has no effect, without a word",
         "B19",
-        FLASKLIKE,
+        FLASK_FAMILY,
         "    if late:\n",
         "    if False:\n",
         SETTINGS + "test_what_comes_into_the_configuration_too_late_is_told_once",
@@ -113,7 +113,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "what another package left behind is not named",
         "B8",
-        FLASKLIKE,
+        FLASK_FAMILY,
         "        if idle:\n",
         "        if False:\n",
         SETTINGS + "test_what_another_package_left_behind_is_named",

@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Any, cast
 from flask import Flask, Response
 
 from ...errors import SessionLockError
-from ..flasklike import mix_in
+from ..flask_family.application import EXTENSION, mix_in
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from .interface import SessionLockInterface
 
-__all__ = ["EXTENSION", "guard_application"]
-
-EXTENSION = "session_lock"  # in app.extensions
+__all__ = ["guard_application"]
 
 
 class GuardedFlask(Flask):

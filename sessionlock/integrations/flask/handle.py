@@ -13,7 +13,7 @@ from .waiting import wait_for
 
 if TYPE_CHECKING:
     from ..web.request_session import Visit
-    from .session import LockedSession
+    from .session import FlaskUse, LockedSession
 
 __all__ = ["GuardedSession"]
 
@@ -21,8 +21,9 @@ __all__ = ["GuardedSession"]
 class GuardedSession:
     """:class:`sessionlock.Session` as a view sees it: the same names, and what is awaited there waits here."""
 
-    def __init__(self, session: LockedSession, find: Callable[[], Visit]) -> None:
+    def __init__(self, session: LockedSession, use: FlaskUse, find: Callable[[], Visit]) -> None:
         self._session = session
+        self._use = use
         self._find = find
 
     def __repr__(self) -> str:
@@ -54,12 +55,12 @@ class GuardedSession:
 
     def save(self) -> None:
         """Save now what changed, and go on. Raises as :meth:`sessionlock.Session.save`."""
-        self._session._note_change()
+        self._use.note_change()
         wait_for(self._guarded.save)
 
     def release(self) -> None:
         """Save and give the lock up now, before a slow end of the view. Later changes raise."""
-        self._session._note_change()
+        self._use.note_change()
         wait_for(self._guarded.release)
 
     def incr(self, key: str, by: int = 1) -> int:
@@ -67,7 +68,7 @@ class GuardedSession:
 
         Raises as :meth:`sessionlock.Session.incr`.
         """
-        self._session.modified = True
+        self._use.force(True)
         return wait_for(self._guarded.incr, key, by)
 
     def regenerate(self, *, grace: float = 30.0) -> str:
@@ -81,11 +82,11 @@ class GuardedSession:
     def identity_changed(self) -> None:
         """Somebody logged in, and no key of the session tells: it gets a new id when it is saved."""
         self._find().identity_changed()
-        self._session.modified = True
+        self._use.force(True)
 
     def destroy(self) -> None:
         """End the session (log out) at once; the cookie goes with the answer."""
-        self._session.modified = True
+        self._use.force(True)
         wait_for(self._guarded.destroy)
 
     @contextmanager
@@ -97,11 +98,11 @@ class GuardedSession:
         visit = self._find()
         block = visit.locked()
         wait_for(block.__aenter__)
-        self._session._hold(visit)
+        self._use.hold(visit)
         try:
             yield self._session
         except BaseException as error:
             wait_for(block.__aexit__, type(error), error, error.__traceback__)
             raise
-        self._session._note_change()
+        self._use.note_change()
         wait_for(block.__aexit__, None, None, None)

@@ -14,10 +14,10 @@ from quart.wrappers import Request
 from quart.wrappers.request import Body
 
 from ...errors import LeaseLost, SessionConflict, SessionLockError
-from ..flasklike import mix_in
+from ..flask_family.application import mix_in
 from ..web.request_session import RunAgain, Visit
 from ..web.rules import BODY_LIMIT, RoutePolicy
-from .session import Use
+from .session import QuartUse
 
 __all__ = ["Run", "run_of", "twice_if_need_be"]
 
@@ -35,9 +35,12 @@ class Run:
     def __init__(self, request: Any, before: Visit | None = None) -> None:
         self.request = request
         self.before = before
-        self.use: Use | None = None
+        self.use: QuartUse | None = None
         self._task: Any = asyncio.current_task()
         self._lost = False
+
+    def begin(self, use: QuartUse) -> None:
+        self.use = use
 
     @property
     def visit(self) -> Visit | None:

@@ -11,15 +11,14 @@ from quart.globals import _cv_request, _cv_websocket
 from quart.wrappers import Request, Websocket
 
 from ...errors import SessionLockError
+from ..flask_family.application import EXTENSION
 from .again import Run, run_of, twice_if_need_be
-from .session import Use, use_of
+from .session import QuartUse, ours
 
 if TYPE_CHECKING:
     from .interface import SessionLockInterface
 
-__all__ = ["EXTENSION", "GuardedQuart", "use_here"]
-
-EXTENSION = "session_lock"  # in app.extensions
+__all__ = ["GuardedQuart", "use_here"]
 
 
 class GuardedQuart(Quart):
@@ -83,7 +82,7 @@ class GuardedQuart(Quart):
         return await super().process_response(response, request_context)
 
 
-def use_here() -> Use | None:
+def use_here() -> QuartUse | None:
     """Of the request, or the websocket, that is being handled; without counting as a look at it."""
     context: Any = _cv_request.get(None) or _cv_websocket.get(None)
-    return None if context is None else use_of(context.session)
+    return None if context is None else ours(context.session)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any, cast
 
@@ -17,39 +16,25 @@ from quart.sessions import SessionInterface, session_json_serializer
 from quart.wrappers import Websocket
 from werkzeug.local import LocalProxy
 
-from ...codecs.base import Codec
-from ...default import default_guard
-from ...errors import ConfigurationError, LockNotAcquired, ReentrantLock, SessionLockError
+from ...errors import ConfigurationError, SessionLockError
 from ...guard import SessionGuard
-from ...policies import SessionPolicy
 from ...selfcalls.sockets import client_of_scope
-from ...views.cookies import CookieSettings, usable_sid
-from ..flasklike import (
-    Settings,
-    become,
-    expect_still_there,
-    guard_for,
-    lifetime_of,
-    live_of,
-    policy_for,
-    tell_cookie,
-    tell_late,
-)
+from ..flask_family.answers import become
+from ..flask_family.application import AppSettings, expect_still_there
+from ..flask_family.hooks import SessionHooks
+from ..flask_family.use import may_still_read, only_read
 from ..web.problems import tell
 from ..web.request_session import RunAgain, Visit
 from ..web.rules import Mode, RoutePolicy, label_of
 from ..web.starting import look_at_start
-from ..web.values import for_framework
 from .again import Run, run_of
 from .application import use_here
-from .session import LockedSession, Use, use_of
+from .session import LockedSession, QuartUse, ours
 
 __all__ = ["SessionLockInterface", "visit_of"]
 
 log = logging.getLogger("sessionlock.web")
 
-# Quart's own settings make the cookie, and say when it is sent.
-QUARTS_OWN = CookieSettings(rolling=False)
 UNLOCKED: dict[Mode, Mode] = {"auto": "optimistic", "lock": "optimistic"}  # for what nobody would release in time
 
 
@@ -57,24 +42,19 @@ def visit_of(session: Any) -> Visit | None:
     """What this request does with its session, for ``async with visit_of(session).locked()`` in a GET, and
     ``visit_of(session).identity_changed()`` after a login that no key tells. None: it could not be opened.
     """
-    use = use_of(session._get_current_object() if isinstance(session, LocalProxy) else session)
+    use = ours(session._get_current_object() if isinstance(session, LocalProxy) else session)
     return None if use is None else use.visit
 
 
-class SessionLockInterface(SessionInterface):
+class SessionLockInterface(SessionHooks, SessionInterface):
     """Quart's hooks. The guard is looked for as the application starts, or when a session is asked for first."""
 
     serializer: TaggedJSONSerializer = session_json_serializer
     """What it takes, a session takes; ``register()`` tags for types of your own, as in Quart."""
 
-    def __init__(self, app: Quart, guard_or_url: SessionGuard | str | None, settings: Settings) -> None:
-        self._guard_or_url = guard_or_url
-        self._guard: SessionGuard | None = None
-        self._codec: Codec
+    def __init__(self, app: Quart, settings: AppSettings) -> None:
+        super().__init__(app, settings)
         self._told_replaced = False
-        self._owns_guard = False
-        self._said = settings.said(app)
-        self.settings = settings.read(app)
 
     # --- the guard
 
@@ -84,15 +64,9 @@ class SessionLockInterface(SessionInterface):
         Raises:
             ConfigurationError: there is none, or its URL makes no sense.
         """
-        if self._guard is None:
-            tell_late(app, self._said)
-            given = self._guard_or_url or app.config.get("SESSION_LOCK_URL") or default_guard()
-            self._owns_guard = isinstance(given, str)
-            if not isinstance(given, (str, SessionGuard)):
-                raise ConfigurationError(f"SessionLock wants a guard for asyncio or a URL, not {given!r}")
-            self._guard = guard_for(app, given) if isinstance(given, str) else given
-            self._codec = for_framework(self._guard.codec, self.serializer.dumps, self.serializer.loads)
-        return self._guard
+        return self._guard if self._guard is not None else self._find_guard(app, _for_asyncio)
+
+    _guard_for = guard
 
     async def begin_serving(self) -> None:
         """A URL that makes no sense, or another session interface in the place of this one, is told as the application
@@ -121,15 +95,14 @@ class SessionLockInterface(SessionInterface):
     # --- Quart's hooks
 
     async def open_session(self, app: Quart, request: Any) -> LockedSession:
-        run, use = run_of(request), Use(label_of(_method(request), request.path))
-        if run is not None:
-            run.use, use.run = use, run
+        run = run_of(request)
+        use = QuartUse(label_of(_method(request), request.path), run)
         try:
             visit = await self._begin(app, request, run)
             await visit.open()
         except SessionLockError as error:
             instead = None
-            if isinstance(error, (LockNotAcquired, ReentrantLock)):
+            if may_still_read(error):
                 instead = await self._only_read(app, request)
             use.failed(error, instead)
         else:
@@ -137,13 +110,13 @@ class SessionLockInterface(SessionInterface):
         return use.session
 
     async def save_session(self, app: Quart, session: SessionMixin, response: Any) -> None:
-        use = use_of(session)
+        use = ours(session)
         if use is None:
             return  # the application has put another in its place
         if response is None:
             return await self.end_socket(use)
         try:
-            await use.finish(failed=response.status_code >= 500, live=partial(self._live, app, use))
+            await use.finish(failed=response.status_code >= 500, live=partial(self._live_unless_static, app, use))
         except RunAgain as again:
             assert use.run is not None
             await self._replace(app, response, await use.run.repeat(again))
@@ -151,10 +124,7 @@ class SessionLockInterface(SessionInterface):
             if use.run is None:
                 raise  # a test's session_transaction()
             await self._replace(app, response, error)
-        if use.visit is not None and tell_cookie(self, app, session, use.visit, response):
-            session.accessed = True
-        if session.accessed:
-            response.vary.add("Cookie")
+        self._tell_headers(app, session, use.visit, response)
         return None
 
     async def _replace(self, app: Quart, response: Any, error: SessionLockError) -> None:
@@ -178,7 +148,7 @@ class SessionLockInterface(SessionInterface):
             visit = run.before.again()
             visit.on_loss = run.lease_is_lost
             return visit
-        policy = policy_for(app, self.settings.rules, request, _endpoint(request))
+        policy = self._policy(app, request, _endpoint(request))
         if isinstance(request, Websocket) or run is None:
             policy = replace(policy, mode=UNLOCKED.get(policy.mode, policy.mode))
         else:
@@ -186,58 +156,36 @@ class SessionLockInterface(SessionInterface):
         return self._visit(app, request, policy, run)
 
     async def _only_read(self, app: Quart, request: Any) -> Visit | None:
-        """The error's page may greet the user by name; it must not wait for the lock once more."""
         visit = self._visit(app, request, RoutePolicy("read"), None)
         try:
-            async with visit:
-                visit.settle_as_snapshot("belongs to a request that is answered already")
+            await only_read(visit)
         except SessionLockError:
             return None
         return visit
 
     def _visit(self, app: Quart, request: Any, policy: RoutePolicy, run: Run | None) -> Visit:
-        guard, name = self.guard(app), self.get_cookie_name(app)
-        off, answers = policy.mode == "off", not isinstance(request, Websocket)  # with a header for a new id
-        origin = self.settings.origin if answers and run is not None and not off else None
-        return Visit(
-            guard,
-            QUARTS_OWN,
-            replace(policy, mode="read") if off else policy,
-            None if off else usable_sid(request.cookies.get(name)),
+        answers = not isinstance(request, Websocket)  # with a header for a new id
+        return self._make_visit(
+            app,
+            request,
+            policy,
+            takes_over=answers and run is not None,
             method=_method(request),
-            path=request.path,
             https=request.scheme in ("https", "wss"),
             client=partial(client_of_scope, request.scope),
             rules=None if run is None else self.settings.rules,
             identity=self.settings.identity if answers else (),
-            codec=self._codec,
-            lifetime=self._lifetime(app, locked=policy.mode_for(request.method) == "lock"),
             on_loss=None if run is None else run.lease_is_lost,
-            origin=origin,
-            old_cookie=None if origin is None else request.cookies.get(origin.cookie or name),
         )
 
-    def _lifetime(self, app: Quart, *, locked: bool = False) -> SessionPolicy:
-        return lifetime_of(app, self.guard(app), own=self._owns_guard, locked=locked)
-
-    def _live(self, app: Quart, use: Use) -> float | None:
+    def _live_unless_static(self, app: Quart, use: QuartUse) -> float | None:
+        """Static files renew nothing."""
         assert use.visit is not None
         if not use.visit.session.accessed and use.run is not None and _is_static(use.run.request):
-            return None  # static files renew nothing
-        idle = self._lifetime(app).idle
-        return live_of(app, use.visit, idle, modified=use.modified, permanent=use.is_permanent)
-
-    def get_cookie_samesite(self, app: Quart) -> str:
-        """Not every browser takes a missing attribute for Lax, and without it other sites can use the session."""
-        return super().get_cookie_samesite(app) or "Lax"
-
-    def get_expiration_time(self, app: Quart, session: SessionMixin) -> datetime | None:
-        """The cookie ends with the record."""
-        if not session.permanent:
             return None
-        return datetime.now(timezone.utc) + timedelta(seconds=self._lifetime(app).idle)
+        return self._live(app, use)
 
-    async def end_socket(self, use: Use) -> None:
+    async def end_socket(self, use: QuartUse) -> None:
         """Commit what a websocket has written: the difference only, compared with what is there by now."""
         visit = use.visit
         if visit is None:
@@ -250,6 +198,12 @@ class SessionLockInterface(SessionInterface):
                 await use.finish(failed=False, live=lambda: None)
         except SessionLockError as error:
             tell(error, use.label)
+
+
+def _for_asyncio(given: object) -> SessionGuard:
+    if not isinstance(given, SessionGuard):
+        raise ConfigurationError(f"SessionLock wants a guard for asyncio or a URL, not {given!r}")
+    return given
 
 
 def _is_static(request: Any) -> bool:

@@ -6,47 +6,78 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from flask.sessions import SessionMixin
-
 from ...errors import SessionLockError
 from ...session.mapping import Session
-from ..web.mapping import WebSession
-from ..web.request_session import RunAgain, Visit
+from ..flask_family.session import FamilySession, show, use_of
+from ..flask_family.use import Phase, Use
+from ..web.request_session import Visit
 
 if TYPE_CHECKING:
     from .again import Run
 
-__all__ = ["LockedSession", "Use", "use_of"]
+__all__ = ["LockedSession", "QuartUse", "ours"]
 
 log = logging.getLogger("sessionlock.web")
 
 
-class LockedSession(WebSession, SessionMixin):
-    """``quart.session`` of one request. It is loaded before the view, for nothing can be awaited in ``session["key"]``.
-
-    One that could not be had raises why where it is touched first, so that views without a session go on. Once an
-    answer is ready nothing here raises any more, for it would take the answer's place or break it off: neither for
-    hooks that look into a session which could not be had, nor in a stream.
+class QuartUse(Use):
+    """What one request or websocket of Quart's does with its session. ``label``: see :func:`.rules.label_of`. ``run``
+    None: nobody runs it, and it cannot be run again (a request context of a test's own, say).
     """
 
-    def __init__(self, use: Use) -> None:
+    def __init__(self, label: str, run: Run | None) -> None:
         super().__init__()
-        self._use = use
+        self.label = label
+        self.run = run
+        self.session = LockedSession(self)
+        self.looked = False
+        """Somebody looked at the session, or said ``session.accessed = True``."""
+        # Where it could not be opened: why, and what can be read of it by who has been told; settled already.
+        self._failure: SessionLockError | None = None
+        self._instead: Visit | None = None
+        if run is not None:
+            run.begin(self)
 
-    @property
-    def new(self) -> bool:  # type: ignore[override]
-        """Whether there was no such session when this request began."""
-        self._live()
-        return self._use.was_new
+    def opened(self, visit: Visit) -> None:
+        super().opened(visit)
+        show(self.session, visit)
 
-    @property
-    def modified(self) -> bool:
-        """Whether this request changed anything, however deep. Setting it sends the cookie, and renews the session."""
-        return self._use.modified
+    def failed(self, error: SessionLockError, instead: Visit | None) -> None:
+        self._failure, self._instead = error, instead
 
-    @modified.setter
-    def modified(self, value: bool) -> None:
-        self._use.forced = value
+    def instead(self) -> Visit | None:
+        """What is to be read of a session that could not be had, if anything is.
+
+        Raises:
+            SessionLockError: why not, while no answer is ready; to who has been told only where nothing is to be read.
+        """
+        assert self._failure is not None
+        told, self.looked = self.looked, True
+        if self.phase is Phase.HANDLED and (not told or self._instead is None):
+            raise self._failure
+        return self._instead
+
+    async def finish(self, *, failed: bool, live: Callable[[], float | None]) -> None:
+        """The answer is ready: save and release. Arguments and errors as :meth:`settle` has them."""
+        visit = self.to_be_settled()
+        if visit is not None:
+            await self.settle(visit, failed, live)
+
+    async def leave(self, error: BaseException | None) -> None:
+        """The request is over, whatever became of it: release, without saving if nothing has saved yet."""
+        visit = self.to_be_closed()
+        if visit is not None:
+            try:
+                await visit.aclose(error)
+            except SessionLockError as trouble:
+                log.warning("%s, after the request: %s", self.label, trouble)
+
+
+class LockedSession(FamilySession[QuartUse]):
+    """``quart.session`` of one request. It is loaded before the view, for nothing can be awaited in ``session["key"]``.
+
+    One that could not be had raises why where it is touched first, so that views without a session go on.
+    """
 
     @property
     def accessed(self) -> bool:
@@ -60,19 +91,8 @@ class LockedSession(WebSession, SessionMixin):
 
     def _live(self) -> Session | None:
         if self._visit is None and not self._is_over:
-            self._show_visit(self._use.instead())
-            self._end()
+            show(self, self._use.instead(), ends=True)
         return super()._live()
-
-    def _show_visit(self, visit: Visit | None) -> None:
-        if visit is not None:
-            self._visit, visit.mapping = visit, self
-            self._show(visit.session)
-
-    def _end(self) -> None:
-        if self._visit is None:
-            dict.clear(self)
-        super()._end()
 
     def _too_late(self, key: object) -> None:
         if self._visit is None:
@@ -80,108 +100,6 @@ class LockedSession(WebSession, SessionMixin):
         super()._too_late(key)
 
 
-class Use:
-    """What a request does with its session. ``label``: the request's, see :func:`.rules.label_of`."""
-
-    def __init__(self, label: str) -> None:
-        self.label = label
-        self.session = LockedSession(self)
-        self.visit: Visit | None = None
-        """None when it could not be opened."""
-        self.run: Run | None = None
-        """None: nobody runs it, and it cannot be run again (a request context of a test's own, say)."""
-        self.forced = self.looked = self.was_new = False
-        self._failure: SessionLockError | None = None
-        self._instead: Visit | None = None
-        self._was_modified = self._given_up = self._answering = self._left = False
-
-    # --- it begins
-
-    def opened(self, visit: Visit) -> None:
-        self.visit = visit
-        self.was_new = visit.session.new
-        self.session._show_visit(visit)
-
-    def failed(self, error: SessionLockError, instead: Visit | None) -> None:
-        """It could not be opened. ``instead``: what can be read of it by who has been told; settled already."""
-        self._failure, self._instead = error, instead
-
-    def instead(self) -> Visit | None:
-        """What is to be read of a session that could not be had, if anything is.
-
-        Raises:
-            SessionLockError: why not, while no answer is ready; to who has been told only where nothing is to be read.
-        """
-        assert self._failure is not None
-        told, self.looked = self.looked, True
-        if not self._answering and (not told or self._instead is None):
-            raise self._failure
-        return self._instead
-
-    # --- what is asked about it
-
-    @property
-    def modified(self) -> bool:
-        return self.forced or self._was_modified or self._differs()
-
-    def _differs(self) -> bool:
-        return self.visit is not None and not self._left and self.visit.session.modified
-
-    @property
-    def is_permanent(self) -> bool:
-        """Without counting as a look at the session."""
-        return self.visit is not None and bool(self.visit.session.peek("_permanent"))
-
-    # --- it ends
-
-    def give_up(self) -> None:
-        """An error is being answered: nothing of this request is saved, whatever the answer's status will be."""
-        self._given_up = self._answering = True
-
-    def answer_is_ready(self) -> None:
-        """From now on nothing raises because the session could not be had."""
-        self._answering = True
-
-    async def finish(self, *, failed: bool, live: Callable[[], float | None]) -> None:
-        """The answer is ready: save and release.
-
-        ``live``: gives what :meth:`.visit.Visit.finish` takes, whose errors are raised; the lock is released then, too.
-        """
-        self._answering = True
-        visit = self.visit
-        if visit is None or self._left:
-            return
-        try:
-            self._was_modified = self._differs()
-        except SessionLockError:
-            self._was_modified = True  # what cannot be saved: saving tells
-        self._left = True
-        try:
-            await visit.finish(failed=failed or self._given_up, live=live())
-        except RunAgain:
-            await visit.aclose()
-            raise
-        except BaseException as error:
-            await visit.aclose(error)
-            raise
-        await visit.aclose()
-
-    async def leave(self, error: BaseException | None) -> None:
-        """The request is over, whatever became of it: release, without saving if nothing has saved yet."""
-        visit, left = self.visit, self._left
-        self._answering = self._left = True
-        if visit is None:
-            return
-        if left:
-            if visit.saved:
-                visit.tell_unsaved()
-            return
-        try:
-            await visit.aclose(error)
-        except SessionLockError as trouble:
-            log.warning("%s, after the request: %s", self.label, trouble)
-
-
-def use_of(session: Any) -> Use | None:
+def ours(session: Any) -> QuartUse | None:
     """None for a session that is none of ours."""
-    return session._use if isinstance(session, LockedSession) else None
+    return use_of(session) if isinstance(session, LockedSession) else None

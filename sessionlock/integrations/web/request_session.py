@@ -259,8 +259,8 @@ class Visit:
                 self._mapping._end()
         return self._mapping
 
-    @mapping.setter
-    def mapping(self, mapping: WebSession) -> None:
+    def show_in(self, mapping: WebSession) -> None:
+        """The handler's session is one of the face's own."""
         self._mapping = mapping
 
     # --- in the handler

@@ -8,7 +8,7 @@ import flask
 import pytest
 from quart.wrappers import Response as QuartResponse
 
-from sessionlock.integrations.flasklike import become
+from sessionlock.integrations.flask_family.answers import become
 
 
 @pytest.mark.parametrize("kind", [flask.Response, QuartResponse])
