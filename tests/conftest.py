@@ -14,7 +14,7 @@ from tests.harness.choice import choose_server, in_chosen_protocol
 from tests.harness.commands import connect
 from tests.harness.faulty import FaultyServer
 
-pytest_plugins = ["tests.harness.fixtures"]
+pytest_plugins = ["tests.harness.fixtures", "tests.harness.tiers"]
 
 
 def pytest_configure() -> None:

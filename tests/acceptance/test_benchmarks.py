@@ -44,6 +44,7 @@ def _measured(report: dict[str, Any], what: str) -> float:
     return float(next(claim["measured"] for claim in report["claims"] if claim["what"] == what))
 
 
+@pytest.mark.server
 def test_every_benchmark_reports_full_rows_and_loses_nothing(reports: dict[str, dict[str, Any]]) -> None:
     assert set(reports) == {"uncontended", "hot_session", "many_sessions"}
     for report in reports.values():
@@ -52,6 +53,7 @@ def test_every_benchmark_reports_full_rows_and_loses_nothing(reports: dict[str, 
         assert report["lost"] == 0
 
 
+@pytest.mark.server
 def test_uncontended_counts_the_round_trips(reports: dict[str, dict[str, Any]]) -> None:
     report = reports["uncontended"]
     assert {"unguarded GET+SET", "sessionlock"} <= {row[0] for row in report["rows"]}
@@ -59,6 +61,7 @@ def test_uncontended_counts_the_round_trips(reports: dict[str, dict[str, Any]]) 
     assert _measured(report, "round trips per uncontended guarded cycle") == 2
 
 
+@pytest.mark.server
 def test_hot_session_is_fair_and_exact(reports: dict[str, dict[str, Any]]) -> None:
     report = reports["hot_session"]
     assert {row[0].partition(":")[0] for row in report["rows"]} == {"burst", "loop"}
@@ -66,12 +69,14 @@ def test_hot_session_is_fair_and_exact(reports: dict[str, dict[str, Any]]) -> No
     assert _measured(report, "lost guarded updates") == 0
 
 
+@pytest.mark.server
 def test_one_benchmark_alone_prints_a_table() -> None:
     lines = _run("benchmarks.many_sessions").splitlines()
     assert lines[0] == "Many sessions"
     assert sum(line.startswith("| ") for line in lines) == 5  # head, rule, three contenders
 
 
+@pytest.mark.server
 def test_frameworks_shows_what_the_usual_sessions_lose() -> None:
     report = json.loads(_run("benchmarks.frameworks", "--framework", "litestar", "--json"))
     ((framework, back_end, lost, _, lost_guarded),) = report["rows"]

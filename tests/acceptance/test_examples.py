@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import sessionlock
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,6 +35,7 @@ def run(example: str, *arguments: str) -> str:
 LOST = "unguarded     1 of 2 products, 1 of 2 messages, 5 + 1 + 1 = 6"
 
 
+@pytest.mark.server
 def test_three_losses() -> None:
     said = run("three_losses.py", "embedded://").splitlines()
     assert said[0] == LOST

@@ -14,6 +14,8 @@ import pytest
 
 import sessionlock
 
+pytestmark = pytest.mark.server
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = Path(sessionlock.__file__).parent
 FILES = ("setup.cfg", "setup.py", "README.md", "LICENSE", "CHANGELOG.md")

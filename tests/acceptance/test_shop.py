@@ -20,7 +20,7 @@ from tests.harness.chromium import chromium, console_errors, why_not
 from tests.harness.commands import connect, keys_without_ttl
 from tests.harness.shop import Shop, all_gone, family, opened
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.server]
 
 PATIENCE = 30.0  # seconds
 MOST_TRIES = 10  # of what nearly always happens at once

@@ -11,6 +11,8 @@ import pytest
 
 import sessionlock
 
+pytestmark = pytest.mark.server
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

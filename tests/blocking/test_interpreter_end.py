@@ -9,6 +9,8 @@ import pytest
 
 from sessionlock.embedded import EmbeddedServer
 
+pytestmark = pytest.mark.server
+
 PROGRAM = """
 import sys, threading
 import sessionlock

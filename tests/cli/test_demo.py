@@ -26,6 +26,8 @@ from sessionlock.cli.inspect import duration
 from tests.harness.commands import connect
 from tests.harness.faulty import FaultyServer
 
+pytestmark = pytest.mark.server
+
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0  # seconds; for a machine that has a lot to do
 SMALL = ("demo", "--requests", "40", "--nodes", "2")

@@ -192,6 +192,7 @@ class TestFindServer:
                 assert client.ping()
 
 
+@pytest.mark.server
 class TestLife:
     def test_it_serves_on_both_addresses_and_leaves_nothing(self) -> None:
         server = FaultyServer(tcp=True)
@@ -396,6 +397,7 @@ THREAD = "thread = threading.Thread(target=server.start); thread.start(); thread
 Parent = Callable[[str, str], tuple[subprocess.Popen[bytes], int, Path]]
 
 
+@pytest.mark.server
 class TestDeathOfTheParent:
     @pytest.mark.parametrize("start", ["server.start()", THREAD], ids=["main thread", "thread that ended"])
     def test_killed(self, start: str, parent: Parent) -> None:
@@ -508,6 +510,7 @@ sys.stdin.read()
         assert server.running
 
 
+@pytest.mark.server
 class TestSharedServer:
     def test_one_for_the_process_and_its_forks(self, parent: Parent) -> None:
         then = """

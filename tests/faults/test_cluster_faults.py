@@ -19,7 +19,7 @@ from tests.harness.ordeal import Ordeal
 from tests.harness.polling import eventually
 from tests.harness.proof import Fault, longest_pause, stored
 
-pytestmark = [pytest.mark.anyio, pytest.mark.deadline(180)]
+pytestmark = [pytest.mark.anyio, pytest.mark.deadline(180), pytest.mark.server]
 
 
 def another(cluster: Cluster, than: Node) -> Node:
@@ -339,20 +339,20 @@ async def count_through(cluster: Cluster, folder: Path, tell: Tell, *, durable: 
     await nothing_is_left(cluster, SIDS)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("durable", [0, 1])
 async def test_nothing_is_lost_that_a_replica_had(cluster: Cluster, tmp_path: Path, tell: Tell, durable: int) -> None:
     await count_through(cluster, tmp_path, tell, durable=durable, seconds=1.0)
 
 
 @LONG
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("durable", [0, 1])
 async def test_a_minute_of_faults(cluster: Cluster, tmp_path: Path, tell: Tell, durable: int) -> None:
     await count_through(cluster, tmp_path, tell, durable=durable, seconds=LONG_SECONDS)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("min_replicas", [0, 1])
 async def test_a_master_cut_off_with_its_clients(tmp_path: Path, tell: Tell, min_replicas: int) -> None:
     """What it acknowledges alone is lost; no fence is given twice, and nothing of it gets among what counts.

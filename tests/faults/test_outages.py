@@ -500,6 +500,7 @@ async def test_masters_of_a_quorum(
     assert len(lines) == 2
 
 
+@pytest.mark.server
 def test_a_command_says_it_in_one_line() -> None:
     words = [sys.executable, "-m", "sessionlock", "inspect", "--url", "redis://127.0.0.1:1", "s"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)

@@ -22,7 +22,7 @@ from tests.harness.polling import eventually
 from tests.harness.proof import Fault, longest_pause, stored
 from tests.harness.sentinels import NAME, Sentinels
 
-pytestmark = [pytest.mark.anyio, pytest.mark.deadline(180)]
+pytestmark = [pytest.mark.anyio, pytest.mark.deadline(180), pytest.mark.server]
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ async def count_through(sentinels: Sentinels, folder: Path, tell: Tell, *, durab
     await nothing_is_left(sentinels, SIDS)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("durable", [0, 1])
 async def test_nothing_is_lost_that_a_replica_had(
     sentinels: Sentinels, tmp_path: Path, tell: Tell, durable: int
@@ -209,13 +209,13 @@ async def test_nothing_is_lost_that_a_replica_had(
 
 
 @LONG
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("durable", [0, 1])
 async def test_a_minute_of_faults(sentinels: Sentinels, tmp_path: Path, tell: Tell, durable: int) -> None:
     await count_through(sentinels, tmp_path, tell, durable=durable, seconds=LONG_SECONDS)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("min_replicas", [0, 1])
 async def test_an_old_master_that_does_not_know_yet(tmp_path: Path, tell: Tell, min_replicas: int) -> None:
     """Thawed after the failover it takes writes from those who cling to it; they are lost, and get among nothing."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import random
 import socket
+import tempfile
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +24,10 @@ from tests.harness.commands import connect
 __all__ = ["PlacedServer", "free_port", "start_all"]
 
 START_WITHIN = 40.0  # seconds; up to nine start at once, and each of a cluster waits for its disk
+PORTS = Path(tempfile.gettempdir(), f"sessionlock-test-ports-{os.getuid()}")
 BUS = 10_000  # a cluster node's bus is this far above its port, unless a server of 7.0 or later is told otherwise
+
+_kept: list[int] = []  # open, and so locked, until this process ends
 
 
 class PlacedServer(FaultyServer):
@@ -101,14 +107,31 @@ class PlacedServer(FaultyServer):
 
 
 def free_port() -> int:
-    """A port that is free now, as is the one of a cluster bus above it; both below what outgoing connections get."""
+    """A port that is free now, as is the one of a cluster bus above it; both below what outgoing connections get.
+
+    This process keeps it until it ends, also while the server on it is not started yet or was killed: no other run of
+    the tests chooses it, by a lock on a file of that name.
+    """
     lowest_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     highest = lowest_outgoing - BUS if lowest_outgoing - BUS > 12_000 else 55_000
     for _ in range(200):
         port = random.SystemRandom().randrange(10_000, highest)
-        if _is_free(port) and _is_free(port + BUS):
+        if _is_ours(port) and _is_free(port) and _is_free(port + BUS):
             return port
     raise AssertionError("no free pair of ports was found on 127.0.0.1")
+
+
+def _is_ours(port: int) -> bool:
+    """Whether nobody had chosen it; from now on this process has."""
+    PORTS.mkdir(exist_ok=True)
+    file = os.open(PORTS / str(port), os.O_CREAT | os.O_WRONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        return False
+    _kept.append(file)
+    return True
 
 
 def _is_free(port: int) -> bool:

@@ -95,7 +95,7 @@ async def test_a_long_body(three: Place) -> None:
     assert three.stored.data == {"n": 1}
 
 
-@pytest.mark.slow
+@pytest.mark.once
 async def test_one_hangs(three: Place) -> None:
     """pottery would wait for it for ever; here once, for as long as one reply may take, then it is left out."""
     guard = by_pottery(three)
@@ -133,6 +133,7 @@ async def test_cancelled(three: Place, after: float) -> None:
         await until(three.is_free, within=3)
 
 
+@pytest.mark.server
 def test_json_stays_as_it_is() -> None:
     """Importing pottery replaces ``json.dumps`` for the whole process; using our engine does not."""
     program = (

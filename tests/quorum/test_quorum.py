@@ -165,7 +165,7 @@ class TestMastersThatFail:
             five.masters[1].resume()
         await until(five.is_free)
 
-    @pytest.mark.slow
+    @pytest.mark.once
     async def test_calls_to_one_that_hangs_do_not_pile_up(self, three: Place) -> None:
         guard = three.guard()
         await count(guard, 1)
@@ -185,7 +185,7 @@ class TestMastersThatFail:
         await until(three.is_free, within=5)  # sooner than its leases end
         await until(lambda: not hung._perhaps_here)
 
-    @pytest.mark.slow
+    @pytest.mark.once
     async def test_one_restarted_empty(self, three: Place) -> None:
         """It may have granted this lock before it forgot: it has no say until all such leases have ended."""
         await until(lambda: three.uptime(0) >= 4)

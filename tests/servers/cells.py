@@ -97,9 +97,9 @@ def run_cell(
 ) -> Cell:
     """Run it, or take it from the folder ``keep`` where the same tests of the same code were green before.
 
-    ``only``: instead of the column's tests; slow ones are left out.
+    ``only``: instead of the column's tests; those that are marked ``once`` are left out.
     """
-    tests = [*only, "-m", "not slow"] if only else [f"@{column.tests}"]
+    tests = [*only, "-m", "not once"] if only else [f"@{column.tests}"]
     try:
         cell = Cell(server, provide(server).version, column)
     except ServerNotHad as why:

@@ -194,7 +194,7 @@ def test_what_was_green_is_not_run_again(offer: Offer, tmp_path: Path) -> None:
     run()
     assert len(ran.read_text().splitlines()) == 4
     run(only=("tests/one",))
-    assert ran.read_text().splitlines()[4] == "redis70 3 tests/one not slow"
+    assert ran.read_text().splitlines()[4] == "redis70 3 tests/one not once"
 
 
 def test_a_column_needs_an_environment_for_another_redis_py_only() -> None:

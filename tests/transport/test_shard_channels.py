@@ -21,6 +21,7 @@ from tests.harness.polling import eventually
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.skipif(find_server().version < (7, 0), reason="sharded pub/sub came with 7.0"),
+    pytest.mark.server,
 ]
 
 KEYS = keys_for("sl", "s")

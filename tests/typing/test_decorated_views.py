@@ -12,6 +12,8 @@ import pytest
 
 import sessionlock
 
+pytestmark = pytest.mark.server
+
 VIEWS = """
 from sessionlock import Session, cookie, session_locked
 

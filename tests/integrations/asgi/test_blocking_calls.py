@@ -18,7 +18,7 @@ from sessionlock import SessionGuard
 from sessionlock.embedded import EmbeddedServer
 from sessionlock.integrations.asgi import SessionLockMiddleware
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.server]
 
 
 async def count(request: Request) -> JSONResponse:

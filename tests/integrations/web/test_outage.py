@@ -12,6 +12,8 @@ import pytest
 from benchmarks.outage import played
 from benchmarks.report import median
 
+pytestmark = pytest.mark.server
+
 
 @pytest.mark.parametrize(("site", "how"), [("starlette", "hangs"), ("flask", "killed")])
 def test_requests_in_an_outage(site: str, how: str) -> None:

@@ -12,6 +12,8 @@ import pytest
 
 from sessionlock import ConfigurationError
 
+pytestmark = pytest.mark.filterwarnings("ignore:Using `httpx` with")
+
 DOWN = "redis://127.0.0.1:1"
 
 
