@@ -1,6 +1,6 @@
 """The tiers of the suite: ``-m "not server"``, ``-m "not slow"``, everything.
 
-``server``: it starts a real server, or other programs that take their time. A test has this mark by the fixtures that
+``server``: it starts a real server or other programs, or takes seconds. A test has this mark by the fixtures that
 it uses; one that starts them itself is marked by hand. Whoever is without it finds no server to start, so that a
 forgotten mark shows.
 ``slow``: it is not of the middle tier, which shows in minutes whether all is well. ``once``: it takes long and says
