@@ -44,6 +44,7 @@ def _measured(report: dict[str, Any], what: str) -> float:
     return float(next(claim["measured"] for claim in report["claims"] if claim["what"] == what))
 
 
+@pytest.mark.slow
 @pytest.mark.server
 def test_every_benchmark_reports_full_rows_and_loses_nothing(reports: dict[str, dict[str, Any]]) -> None:
     assert set(reports) == {"uncontended", "hot_session", "many_sessions"}
@@ -69,6 +70,7 @@ def test_hot_session_is_fair_and_exact(reports: dict[str, dict[str, Any]]) -> No
     assert _measured(report, "lost guarded updates") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.server
 def test_one_benchmark_alone_prints_a_table() -> None:
     lines = _run("benchmarks.many_sessions").splitlines()
@@ -76,6 +78,7 @@ def test_one_benchmark_alone_prints_a_table() -> None:
     assert sum(line.startswith("| ") for line in lines) == 5  # head, rule, three contenders
 
 
+@pytest.mark.slow
 @pytest.mark.server
 def test_frameworks_shows_what_the_usual_sessions_lose() -> None:
     report = json.loads(_run("benchmarks.frameworks", "--framework", "litestar", "--json"))

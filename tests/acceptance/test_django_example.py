@@ -16,6 +16,8 @@ import pytest
 
 import sessionlock
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 ADDRESS = re.compile(r"running on (http://\S+)")
 COMMANDS = {

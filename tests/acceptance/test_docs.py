@@ -87,6 +87,7 @@ raise SystemExit({code})
 """
 
 
+@pytest.mark.slow
 def test_blocks_run_in_order_and_one_namespace(tmp_path: Path) -> None:
     url = "redis://elsewhere/3"
     document = tmp_path / "some.md"

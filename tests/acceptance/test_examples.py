@@ -12,6 +12,8 @@ import pytest
 
 import sessionlock
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -15,6 +15,8 @@ import pytest
 
 import sessionlock
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 WITHIN = 20.0
 

@@ -11,7 +11,7 @@ import pytest
 
 import sessionlock
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -180,6 +180,7 @@ async def test_one_connection_is_enough(redis_url: str, guard: SessionGuard) -> 
         assert len(client.client_list()) == before
 
 
+@pytest.mark.slow
 async def test_renewals_travel_together(redis_url: str, guard: SessionGuard) -> None:
     """Forty leases, held for two renewals: one call for all of them each time."""
     leave = asyncio.Event()

@@ -55,6 +55,7 @@ WAYS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", WAYS)
 def test_nothing_is_left_open(how: str) -> None:
     with EmbeddedServer(tcp=True) as server:

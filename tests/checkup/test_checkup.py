@@ -73,6 +73,7 @@ async def test_warnings_are_logged_once(own_server: OwnServer, caplog: pytest.Lo
     assert "allkeys-lru" in caplog.messages[0]
 
 
+@pytest.mark.slow
 async def test_an_unfit_server_is_refused_but_what_was_begun_ends(own_server: OwnServer) -> None:
     """All slots of a cluster on one node: it would even work, until the first resharding."""
     own = own_server(tcp=True, config={"cluster-enabled": "yes"})
@@ -140,6 +141,7 @@ async def test_every_master_of_a_cluster(cluster: Cluster, caplog: pytest.LogCap
     assert all(f":{master.port}" in shared for master in cluster.masters)
 
 
+@pytest.mark.slow
 async def test_a_hung_master_of_a_cluster(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     """The sessions of the others are served meanwhile; the hung one is named when it has not answered in time."""
     hung = cluster.masters[0]
@@ -220,6 +222,7 @@ async def test_a_hung_master_of_a_quorum_delays_nothing(own_server: OwnServer, r
         masters[0].resume()
 
 
+@pytest.mark.slow
 async def test_a_client_that_insists_on_resp3(own_server: OwnServer) -> None:
     """Redis 5 does not know HELLO: refused at once, with what to do, whatever is tried first."""
     own = own_server(config={"rename-command HELLO": '""'} if find_server().version >= (6,) else None)
@@ -241,6 +244,7 @@ async def test_a_client_that_insists_on_resp3(own_server: OwnServer) -> None:
         session["n"] = 1
 
 
+@pytest.mark.slow
 async def test_capabilities_are_public(redis_url: str, server: FaultyServer) -> None:
     async with SessionGuard.from_url(redis_url) as guard:
         found = await guard.capabilities()

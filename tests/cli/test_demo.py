@@ -84,6 +84,7 @@ def test_demo_shows_both_runs_side_by_side() -> None:
     assert "private, ends with this demo" in out
 
 
+@pytest.mark.slow
 def test_demo_output_is_plain_and_narrow_without_a_terminal() -> None:
     _, out, _ = ran(*SMALL)
     assert "\x1b" not in out
@@ -93,12 +94,14 @@ def test_demo_output_is_plain_and_narrow_without_a_terminal() -> None:
     assert "session_lock(sid)" in out.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_demo_does_without_anything_but_ascii() -> None:
     status, out, _ = ran(*SMALL, environment={"PYTHONIOENCODING": "ascii"})
     assert status == 0
     assert out.isascii()
 
 
+@pytest.mark.slow
 def test_demo_as_json() -> None:
     status, out, err = ran(*SMALL, "--json", "--seed", "7")
     assert (status, err) == (0, "")
@@ -118,6 +121,7 @@ def test_demo_as_json() -> None:
     assert found["alone"]["guarded"]["median"] > 0
 
 
+@pytest.mark.slow
 def test_demo_counts_what_a_request_costs_redis() -> None:
     _, out, _ = ran("demo", "--requests", "100", "--nodes", "2", "--json")
     found = json.loads(out)
@@ -126,6 +130,7 @@ def test_demo_counts_what_a_request_costs_redis() -> None:
     assert 2.0 <= found["guarded"]["redis_calls"] <= 2.2
 
 
+@pytest.mark.slow
 def test_the_unguarded_run_does_lose_something() -> None:
     """Four nodes and a thousand requests: if nothing collides there, the demo shows nothing."""
     _, out, _ = ran("demo", "--requests", "200", "--json")
@@ -133,6 +138,7 @@ def test_the_unguarded_run_does_lose_something() -> None:
     assert all(loss["lost"] > 0 for loss in unguarded.values()), unguarded
 
 
+@pytest.mark.slow
 def test_demo_leaves_nothing_in_a_redis_of_the_user(server: FaultyServer, tcp_url: str) -> None:
     with connect(tcp_url) as client:
         client.set("of the user", "stays")
@@ -169,6 +175,7 @@ def test_demo_without_a_server_program(tmp_path: Path) -> None:
     assert "nowhere" in err
 
 
+@pytest.mark.slow
 def test_wrong_usage() -> None:
     for arguments in ([], ["demo", "--nodes", "0"], ["demo", "--requests", "many"], ["no-such-command"]):
         status, out, err = ran(*arguments)
@@ -176,6 +183,7 @@ def test_wrong_usage() -> None:
         assert "usage: sessionlock" in err
 
 
+@pytest.mark.slow
 def test_redis_dies_during_the_demo(own_server: Callable[..., FaultyServer]) -> None:
     server = own_server(tcp=True)
     with started("demo", "--requests", "3000", "--nodes", "2", "--url", server.tcp_url) as process:
@@ -187,6 +195,7 @@ def test_redis_dies_during_the_demo(own_server: Callable[..., FaultyServer]) -> 
     assert err.count("\n") == 1, err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
 def test_interrupted_it_leaves_neither_process_nor_key(
     how: signal.Signals, status: int, own_server: Callable[..., FaultyServer]
@@ -207,6 +216,7 @@ def test_interrupted_it_leaves_neither_process_nor_key(
         assert client.keys() == []
 
 
+@pytest.mark.slow
 def test_interrupted_it_ends_its_own_server_too() -> None:
     with started("demo", "--requests", "3000", "--nodes", "2") as process:
         out = process.stdout
@@ -220,6 +230,7 @@ def test_interrupted_it_ends_its_own_server_too() -> None:
     until(lambda: not any(map(_alive, family)))
 
 
+@pytest.mark.slow
 def test_killed_it_leaves_no_process(own_server: Callable[..., FaultyServer]) -> None:
     server = own_server()
     with started("demo", "--requests", "3000", "--nodes", "2", "--url", server.unix_url) as process:
@@ -266,6 +277,7 @@ def careless_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fleet, "NODE", (str(script),))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("careless_nodes")
 def test_exit_status_1_when_the_guarded_run_loses_something(redis_url: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main([*SMALL, "--url", redis_url]) == 1
@@ -274,6 +286,7 @@ def test_exit_status_1_when_the_guarded_run_loses_something(redis_url: str, capf
     assert "lost nothing" not in out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("careless_nodes")
 def test_json_tells_it_too(redis_url: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main([*SMALL, "--json", "--url", redis_url]) == 1
@@ -362,6 +375,7 @@ def test_inspect_of_nothing(redis_url: str) -> None:
     assert "nobody" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [("inspect",), ("release", "--token", "t")])
 def test_inspect_without_redis(command: tuple[str, ...], closed_port: int) -> None:
     status, out, err = ran(*command, "--url", f"redis://user:secret@127.0.0.1:{closed_port}/0", SID)

@@ -119,6 +119,7 @@ def closed_port() -> Iterator[int]:
         yield bound.getsockname()[1]
 
 
+@pytest.mark.slow
 @pytest.mark.server
 @pytest.mark.parametrize(
     ("url", "advice"),
@@ -312,6 +313,7 @@ async def test_every_master_of_a_cluster_is_examined(cluster: Cluster) -> None:
     assert all(len(nodes) == len(cluster.masters) for nodes in seen.findings.values())
 
 
+@pytest.mark.slow
 @pytest.mark.server
 async def test_a_sentinel_is_no_server_for_sessions() -> None:
     with Sentinels(replicas=1, watchers=1, down_after_ms=60_000) as sentinels:

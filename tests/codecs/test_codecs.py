@@ -369,6 +369,7 @@ def test_deep_values_are_refused_by_name_of_the_limit(codec: Codec, kind: str, l
     assert len(str(error)) < 400
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", [MAX_DEPTH + 1, 1_000, pytest.param(200_000, marks=pytest.mark.server)])
 def test_deep_data_is_refused_and_kills_nothing(codec: Codec, levels: int) -> None:
     hostile = [

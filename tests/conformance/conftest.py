@@ -10,12 +10,14 @@ from sessionlock import SessionGuard
 from tests.conformance.topologies import TOPOLOGIES, Node, Record, Topology
 from tests.harness.deadline import pytest_pyfunc_call as pytest_pyfunc_call
 
+QUICK = ("tcp-resp2", "memory", "cluster")  # one of each kind, in the middle tier
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(ability): not where the topology lacks it; it says why")
 
 
-@pytest.fixture(params=list(TOPOLOGIES))
+@pytest.fixture(params=[name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TOPOLOGIES])
 async def topology(request: pytest.FixtureRequest) -> AsyncIterator[Topology]:
     async with TOPOLOGIES[request.param](request) as made:
         for needed in request.node.iter_markers("needs"):

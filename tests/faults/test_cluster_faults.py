@@ -45,6 +45,7 @@ async def nothing_is_left(cluster: Cluster, sids: tuple[str, ...]) -> None:
         assert keys_without_ttl(master.unix_url) == []
 
 
+@pytest.mark.slow
 async def test_without_sharded_pubsub(node: MakeGuard) -> None:
     """As before 7.0. A holder that never waited has not found that out yet when its lock is taken away."""
     known = find_server().version >= (7, 0)
@@ -216,6 +217,7 @@ async def test_the_master_dies_while_it_is_held_and_waited_for(cluster: Cluster,
     await nothing_is_left(cluster, (SID,))
 
 
+@pytest.mark.slow
 async def test_a_lock_that_was_not_replicated_is_lost_and_its_late_save_refused(
     cluster: Cluster, node: MakeGuard
 ) -> None:
@@ -339,6 +341,7 @@ async def count_through(cluster: Cluster, folder: Path, tell: Tell, *, durable: 
     await nothing_is_left(cluster, SIDS)
 
 
+@pytest.mark.slow
 @pytest.mark.once
 @pytest.mark.parametrize("durable", [0, 1])
 async def test_nothing_is_lost_that_a_replica_had(cluster: Cluster, tmp_path: Path, tell: Tell, durable: int) -> None:
@@ -352,6 +355,7 @@ async def test_a_minute_of_faults(cluster: Cluster, tmp_path: Path, tell: Tell, 
     await count_through(cluster, tmp_path, tell, durable=durable, seconds=LONG_SECONDS)
 
 
+@pytest.mark.slow
 @pytest.mark.once
 @pytest.mark.parametrize("min_replicas", [0, 1])
 async def test_a_master_cut_off_with_its_clients(tmp_path: Path, tell: Tell, min_replicas: int) -> None:

@@ -58,6 +58,7 @@ async def test_the_holder_dies(redis_url: str, node: Node, stored: Look) -> None
         assert lateness(at, end) < PROMISED + SCHEDULING
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wait", [PATIENT, WaitPolicy()])
 async def test_the_holder_dies_after_it_has_renewed(redis_url: str, node: Node, stored: Look, wait: WaitPolicy) -> None:
     """Attack 15: the lease was renewed several times since the waiter heard of it; it is the last end that counts."""
@@ -72,6 +73,7 @@ async def test_the_holder_dies_after_it_has_renewed(redis_url: str, node: Node, 
         assert lateness(await waiting, end) < PROMISED + SCHEDULING
 
 
+@pytest.mark.slow
 async def test_the_one_who_was_handed_the_lock_dies(redis_url: str, node: Node, stored: Look) -> None:
     """Attack 15: a waiter hangs, is handed the lock, and dies: the next one has it when the claim ends."""
     session, guard, other = stored("s"), node(), node()
@@ -120,6 +122,7 @@ async def test_any_number_of_dead_waiters(redis_url: str, node: Node, stored: Lo
     assert session.free
 
 
+@pytest.mark.slow
 async def test_fifty_hung_waiters_cost_one_claim(redis_url: str, node: Node, stored: Look) -> None:
     """Attack 16: fifty waiters of a process that hangs (its subscription stands, so Redis cannot tell) stand first:
     they cost one claim together, not one each."""

@@ -107,6 +107,7 @@ async def test_the_shortest_and_the_longest_session(redis_url: str, node: Node, 
 # --- round trips longer than the lease
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slow", ["requests", "replies", "both"])
 @pytest.mark.parametrize("on_lost", ["cancel", "flag"])
 async def test_a_round_trip_longer_than_the_lease(
@@ -128,6 +129,7 @@ async def test_a_round_trip_longer_than_the_lease(
     assert session.free
 
 
+@pytest.mark.slow
 async def test_a_lease_shorter_than_its_renewal(proxy: FaultyProxy, node: Node, stored: Look) -> None:
     """Attack 28: the network becomes slower than the lease while the body runs: it is told, and nothing is saved."""
     session, guard = stored("s"), node(proxy.url, lease=LeasePolicy(ttl=0.2))
@@ -216,6 +218,7 @@ async def test_a_fence_that_nobody_gave_out(node: Node, stored: Look, damaged: s
     assert session.data == {"n": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["release", "force-release", "cancelled"])
 async def test_fences_run_out_in_a_hand_over(node: Node, stored: Look, end: str) -> None:
     """Attack 29: the holder has the last fence, others wait: its own end is not disturbed, and no waiter is left to

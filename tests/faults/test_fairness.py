@@ -137,6 +137,7 @@ async def _hold_until_queued(
         return session.waiting
 
 
+@pytest.mark.slow
 async def test_a_patient_waiter_is_not_taken_for_dead(
     node: Node, stored: Look, turns: Turns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +156,7 @@ async def test_a_patient_waiter_is_not_taken_for_dead(
     assert await turns.over() == ["first", "second", "third"]
 
 
+@pytest.mark.slow
 async def test_a_waiter_whose_push_connection_is_cut(
     proxy: FaultyProxy, node: Node, stored: Look, turns: Turns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +191,7 @@ async def _pass_and_wait(
 # --- many
 
 
+@pytest.mark.slow
 async def test_what_a_release_costs_does_not_grow_with_the_waiters(redis_url: str, node: Node, stored: Look) -> None:
     """Attack 18: per release as many commands, pushes and bytes with 500 waiters as with 50; nobody else wakes up."""
     few, many = 50, 500

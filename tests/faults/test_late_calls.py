@@ -54,6 +54,7 @@ async def test_a_delayed_release(proxy: FaultyProxy, node: Node, stored: Look) -
     await nothing_but_theirs(proxy, node(), stored("s"))
 
 
+@pytest.mark.slow
 async def test_a_delayed_release_when_nobody_holds(proxy: FaultyProxy, node: Node, stored: Look) -> None:
     """Attack 3: the same when the lock is free again: what was reported as failed is not saved later."""
     slow, session = node(proxy.url, reply_within=0.2, retry_for=0.05), stored("s")
@@ -76,6 +77,7 @@ async def test_a_duplicated_release(proxy: FaultyProxy, node: Node, stored: Look
     await nothing_but_theirs(proxy, node(), stored("s"))
 
 
+@pytest.mark.slow
 async def test_a_delayed_immediate_save(proxy: FaultyProxy, node: Node, stored: Look) -> None:
     """Attack 3: the same with a save in the middle of the block."""
     slow = node(proxy.url, reply_within=0.2, retry_for=0.05)
@@ -88,6 +90,7 @@ async def test_a_delayed_immediate_save(proxy: FaultyProxy, node: Node, stored: 
     await nothing_but_theirs(proxy, node(), stored("s"))
 
 
+@pytest.mark.slow
 async def test_a_delayed_renewal(proxy: FaultyProxy, node: Node, stored: Look) -> None:
     """Attack 3: a renewal arrives when somebody else holds."""
     slow, session = node(proxy.url), stored("s")

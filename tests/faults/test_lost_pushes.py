@@ -79,6 +79,7 @@ async def test_every_push_is_lost(deaf: None, node: Node, stored: Look, wait: Wa
     await turns.session.until(lambda s: s.free, within=2)
 
 
+@pytest.mark.slow
 async def test_the_only_push_is_lost(deaf: None, node: Node, stored: Look) -> None:
     """Attack 14: the holder releases early and its push is lost: the waiter comes at the end of that lease, although
     its own policy would let it sleep for a minute."""
@@ -104,6 +105,7 @@ async def test_the_policy_looks_sooner(deaf: None, node: Node, stored: Look) -> 
     assert turns.began[0] - released < 1.1 + SCHEDULING
 
 
+@pytest.mark.slow
 async def test_pushes_vanish_on_the_way(proxy: FaultyProxy, node: Node, stored: Look) -> None:
     """Attack 14: the same in the network, which swallows pushes and nothing else; the connection seems alive."""
     session, holder, waiter = stored("s"), node(), node(proxy.url)
@@ -161,6 +163,7 @@ async def test_killed_with_the_grant_in_it(proxy: FaultyProxy, node: Node, store
     assert turns.began[0] - released < PROMISED + SCHEDULING
 
 
+@pytest.mark.slow
 async def test_subscribing_fails_for_a_moment(proxy: FaultyProxy, node: Node, stored: Look) -> None:
     """Attack 14: all connections break and there are no new ones for a moment, so that subscribing again fails: it is
     tried once more before long, not at the lease's end."""
@@ -241,6 +244,7 @@ async def test_killed_while_it_looks(node: Node, stored: Look, monkeypatch: pyte
     assert turns.began[0] - released < PROMISED + SCHEDULING
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wait", [PATIENT, WaitPolicy()])
 async def test_the_server_pauses(node: Node, stored: Look, wait: WaitPolicy) -> None:
     """Attack 14: CLIENT PAUSE for longer than the lease: its holder stops in time and saves nothing, the waiter has

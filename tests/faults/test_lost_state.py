@@ -106,6 +106,7 @@ async def test_waiters_survive_it(own_server: OwnServer, node: Node) -> None:
         assert session.free
 
 
+@pytest.mark.slow
 async def test_restarted_with_an_old_state(own_server: OwnServer, node: Node) -> None:
     """Attack 10: Redis comes back as it was some grants ago, with an earlier holder in the lock and a lower fence. New
     fences are higher than those which that state has forgotten; who held at the crash is refused."""

@@ -153,6 +153,7 @@ async def test_it_ends_without_any_call(own_server: OwnServer, node: MakeGuard, 
     assert await use(guard) < AT_ONCE
 
 
+@pytest.mark.slow
 async def test_those_who_wait_when_it_is_known_do_not_wait_on(own_server: OwnServer, node: MakeGuard) -> None:
     """Many calls at once: all end with the first of them, not each after its own time."""
     server = own_server()
@@ -169,6 +170,7 @@ async def test_those_who_wait_when_it_is_known_do_not_wait_on(own_server: OwnSer
     server.resume()
 
 
+@pytest.mark.slow
 async def test_a_short_interruption_is_none(
     redis_url: str, node: MakeGuard, lines: list[logging.LogRecord], own_server: OwnServer
 ) -> None:
@@ -208,6 +210,7 @@ async def test_not_let_in(
     assert len(lines) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("url", "advice"),
     [
@@ -268,6 +271,7 @@ async def test_ready_of_a_quorum(own_server: OwnServer, node: MakeGuard) -> None
         await guard.ready()
 
 
+@pytest.mark.slow
 async def test_a_dead_master_of_a_cluster_stops_no_other(
     cluster: Cluster, node: MakeGuard, lines: list[logging.LogRecord]
 ) -> None:
@@ -348,6 +352,7 @@ async def test_what_was_granted_unheard_is_given_up_when_redis_is_back(own_serve
             await stored.until(lambda s: s.free)
 
 
+@pytest.mark.slow
 async def test_what_a_hung_server_does_late_locks_nobody_out(
     own_server: OwnServer, node: MakeGuard, lines: list[logging.LogRecord]
 ) -> None:
@@ -407,6 +412,7 @@ async def test_saves_that_wait_for_the_disk(own_server: OwnServer, node: MakeGua
     await back(guard)
 
 
+@pytest.mark.slow
 async def test_users_are_not_waited_for_either(own_server: OwnServer, node: MakeGuard) -> None:
     server = own_server()
     guard = node(server.url, retry_for=0.2, reply_within=0.3)
@@ -462,6 +468,7 @@ def test_what_is_about_the_whole_server(error: Exception, outage: bool) -> None:
     assert is_outage(error) is outage
 
 
+@pytest.mark.slow
 async def test_closing_in_an_outage_leaves_nothing_running(own_server: OwnServer) -> None:
     server = own_server()
     async with SessionGuard.from_url(server.url, retry_for=0.1) as guard:
@@ -477,6 +484,7 @@ async def test_closing_in_an_outage_leaves_nothing_running(own_server: OwnServer
     server.resume()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["native", "pottery"])
 async def test_masters_of_a_quorum(
     own_server: OwnServer, node: MakeGuard, engine: Any, lines: list[logging.LogRecord]
@@ -500,6 +508,7 @@ async def test_masters_of_a_quorum(
     assert len(lines) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.server
 def test_a_command_says_it_in_one_line() -> None:
     words = [sys.executable, "-m", "sessionlock", "inspect", "--url", "redis://127.0.0.1:1", "s"]

@@ -112,6 +112,7 @@ async def test_a_pause_before_an_immediate_save(redis_url: str, node: Node, stor
     assert session.data == {"theirs": 1}
 
 
+@pytest.mark.slow
 async def test_a_pause_before_a_renewal(redis_url: str, node: Node, stored: Look) -> None:
     """Attack 2: a renewal that is sent late neither takes the lock anew nor extends the next holder's lease."""
     session = stored("s")

@@ -28,7 +28,7 @@ from tests.harness.sentinels import Sentinels
 from tests.harness.sites import Site
 from tests.harness.stored import Stored
 
-pytestmark = [pytest.mark.anyio, pytest.mark.deadline(180)]
+pytestmark = [pytest.mark.anyio, pytest.mark.deadline(180), pytest.mark.slow]
 
 LEASE = LeasePolicy(ttl=1.0, claim=0.5)
 FORGOTTEN = LeasePolicy(ttl=1.0, renew=False, on_lost="flag")

@@ -96,6 +96,7 @@ async def test_renewed_while_it_is_given_up(three: Place, proxy: FaultyProxy, mo
     assert not lease.is_lost
 
 
+@pytest.mark.slow
 async def test_the_store_goes_while_sessions_are_renewed(three: Place) -> None:
     """With a session of the same guard, whose renewals wait for the store: the lock goes on."""
     guard = three.guard(lease=SHORT)
@@ -111,6 +112,7 @@ async def test_the_store_goes_while_sessions_are_renewed(three: Place) -> None:
     three.store.start()
 
 
+@pytest.mark.slow
 async def test_a_bare_majority_is_seen(three: Place, proxy: FaultyProxy) -> None:
     """Also when the master that has no vote of it answers first; and it can be taken by force."""
     holder, admin = three.guard(), await warmed(behind(three, proxy), three)
@@ -149,6 +151,7 @@ async def test_a_lock_that_was_taken_is_known_as_lost(three: Place) -> None:
     assert lease.is_lost
 
 
+@pytest.mark.slow
 async def test_closed_with_locks_held_and_waited_for(three: Place) -> None:
     """Whoever is inside ends well, whoever waits gets it still, and nothing is left."""
     guard = await warmed(three.guard(lease=LONG), three)
@@ -182,6 +185,7 @@ async def test_a_master_that_refuses(three: Place) -> None:
     raw.replicaof("NO", "ONE")
 
 
+@pytest.mark.slow
 async def test_a_give_back_that_is_still_on_its_way(three: Place, proxy: FaultyProxy) -> None:
     """It may take the lock at that master at any time: a lease must not live by that master."""
     for number in range(3):

@@ -182,6 +182,7 @@ async def test_a_fork_while_the_loop_runs(redis_url: str, stored: Look) -> None:
     assert stored("held").free
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["watch", "users"])
 async def test_a_fork_and_the_clients_own_connections(redis_url: str, stored: Look, option: str) -> None:
     """Attack 21: the same for what the guard does without scripts, through the client that it made."""

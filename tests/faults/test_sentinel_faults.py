@@ -22,7 +22,7 @@ from tests.harness.polling import eventually
 from tests.harness.proof import Fault, longest_pause, stored
 from tests.harness.sentinels import NAME, Sentinels
 
-pytestmark = [pytest.mark.anyio, pytest.mark.deadline(180), pytest.mark.server]
+pytestmark = [pytest.mark.anyio, pytest.mark.deadline(180), pytest.mark.server, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tests.harness.cluster import SLOTS, Cluster, slot_of
 from tests.harness.polling import eventually
 from tests.harness.sentinels import Sentinels
 
-pytestmark = [pytest.mark.anyio, pytest.mark.server]
+pytestmark = [pytest.mark.anyio, pytest.mark.server, pytest.mark.slow]
 
 KEY = b"{some}:key"
 SLOT = slot_of(KEY)

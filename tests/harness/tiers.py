@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterable
 
 import pytest
 
-from sessionlock.embedded.server import SERVER_VARIABLE
+from sessionlock.embedded.binary import SERVER_VARIABLE
 
 # Whoever uses one of these, directly or by another fixture, has a server.
 STARTS_A_SERVER = frozenset({"five", "node", "own_server", "server", "shared_cluster", "store", "three", "topology"})

@@ -303,6 +303,7 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_fastapi_before_dependencies_had_scopes(redis_url: str) -> None:
     """0.115 to 0.120, which our extra allows: the middleware saves instead."""
     environment = {**os.environ, "PYTHONPATH": import_path()}

@@ -37,6 +37,7 @@ def test_the_default_wait_outlasts_the_default_lease() -> None:
     assert seconds_until_stop(WaitPolicy().stop, 0) >= LeasePolicy().ttl + 1
 
 
+@pytest.mark.slow
 async def test_a_worker_killed_in_a_request(redis_url: str, node: Callable[..., SessionGuard]) -> None:
     """With all defaults, the next request of the same visitor gets its turn."""
     worker = await asyncio.create_subprocess_exec(

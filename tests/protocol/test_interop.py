@@ -31,7 +31,7 @@ from pottery.exceptions import ReleaseUnlockedLock  # noqa: E402
 
 json.dumps = _dumps  # pottery replaces it for the whole process
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "interop.md"
 NAME = "invoices"

@@ -136,6 +136,7 @@ class TestFences:
         three.masters[1].kill()
         assert await one_lock(second) > token
 
+    @pytest.mark.slow
     async def test_grow_whatever_is_lost(self, five: Place) -> None:
         """Several nodes; counters run ahead at random, locks vanish from a minority, one master at a time hangs."""
         guards = [five.guard(lease=QUICK) for _ in range(3)]
@@ -203,6 +204,7 @@ class TestFences:
 
 
 class TestHolding:
+    @pytest.mark.slow
     async def test_the_store_is_not_needed(self, three: Place) -> None:
         """It may be down: the lock is taken, waited for, renewed and given up."""
         guard, other = three.guard(lease=QUICK), three.guard(lease=QUICK)
@@ -220,6 +222,7 @@ class TestHolding:
         three.store.start()
         await until(three.is_free)
 
+    @pytest.mark.slow
     async def test_beside_a_session(self, three: Place) -> None:
         """Leases of both kinds are renewed in one call; the lock excludes the session of that name."""
         guard, other = three.guard(lease=QUICK), three.guard()

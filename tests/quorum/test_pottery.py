@@ -82,6 +82,7 @@ async def test_plain_pottery_on_the_same_key(three: Place, engine: Any) -> None:
         await lock.release()
 
 
+@pytest.mark.slow
 async def test_a_long_body(three: Place) -> None:
     """Renewed, and more often than pottery's three extensions."""
     guard, other = by_pottery(three, lease=QUICK), by_pottery(three, lease=QUICK)
@@ -95,6 +96,7 @@ async def test_a_long_body(three: Place) -> None:
     assert three.stored.data == {"n": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.once
 async def test_one_hangs(three: Place) -> None:
     """pottery would wait for it for ever; here once, for as long as one reply may take, then it is left out."""
@@ -122,6 +124,7 @@ async def test_two_dead(three: Place) -> None:
     await until(lambda: three.is_free([2]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0.0, 0.0005, 0.001, 0.002, 0.005, 0.02])
 async def test_cancelled(three: Place, after: float) -> None:
     """Also in the middle of pottery's own calls."""
@@ -138,7 +141,7 @@ def test_json_stays_as_it_is() -> None:
     """Importing pottery replaces ``json.dumps`` for the whole process; using our engine does not."""
     program = (
         "import json; before = json.dumps\n"
-        "from sessionlock.quorum_pottery import _redlock\n"
+        "from sessionlock.quorum.pottery import _redlock\n"
         "import sys; assert 'pottery' not in sys.modules\n"
         "assert _redlock('sl')._KEY_PREFIX == 'sl'\n"
         "assert 'pottery' in sys.modules and json.dumps is before"

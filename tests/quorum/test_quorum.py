@@ -165,6 +165,7 @@ class TestMastersThatFail:
             five.masters[1].resume()
         await until(five.is_free)
 
+    @pytest.mark.slow
     @pytest.mark.once
     async def test_calls_to_one_that_hangs_do_not_pile_up(self, three: Place) -> None:
         guard = three.guard()
@@ -185,6 +186,7 @@ class TestMastersThatFail:
         await until(three.is_free, within=5)  # sooner than its leases end
         await until(lambda: not hung._perhaps_here)
 
+    @pytest.mark.slow
     @pytest.mark.once
     async def test_one_restarted_empty(self, three: Place) -> None:
         """It may have granted this lock before it forgot: it has no say until all such leases have ended."""
@@ -253,6 +255,7 @@ class TestWhatIsLeftBehind:
         assert three.stored.data == {"n": 40}
         await until(lambda: three.is_free([0, 1]))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("after", [0.0, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.02])
     async def test_cancelled_while_acquiring(self, three: Place, after: float) -> None:
         guard = three.guard()
@@ -273,6 +276,7 @@ class TestWhatIsLeftBehind:
             await until(lambda: all(three.at(number).waiting == [] for number in range(3)))
         await until(three.is_free)
 
+    @pytest.mark.slow
     async def test_a_master_that_hung_settles_later(self, three: Place) -> None:
         """What it was asked before it hung is undone when it is back, not after the lease."""
         guard = three.guard(lease=LeasePolicy(ttl=60))
@@ -296,6 +300,7 @@ class TestWhatIsLeftBehind:
             await count(guard, 1)
             await asyncio.sleep(0.05)
 
+    @pytest.mark.slow
     async def test_a_master_that_hung_settles_by_itself(self, three: Place) -> None:
         """It was asked for its vote, and given up; nobody asks anything any more. What it grants when it is back is
         given back nevertheless, not after the lease."""
@@ -311,6 +316,7 @@ class TestWhatIsLeftBehind:
 
 
 class TestOthers:
+    @pytest.mark.slow
     async def test_a_foreign_client_on_a_majority(self, three: Place) -> None:
         """Plain SET NX PX on the same key: excludes us until it lets go, and is excluded by us."""
         guard = three.guard()
@@ -348,6 +354,7 @@ class TestLateHolders:
         assert caught.value.current > caught.value.ours
         assert three.stored.data == {"n": "new"}
 
+    @pytest.mark.slow
     async def test_a_late_load(self, three: Place) -> None:
         """It had a majority, was held up on its way to the store, and a later holder was there first."""
         new = three.guard()
@@ -374,6 +381,7 @@ class TestLateHolders:
                 assert await waiting == 1
         assert three.stored.data == {"n": 11}
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("ahead", [1, 2])
     async def test_clocks_set_back(self, three: Place, ahead: int) -> None:
         """The store saw counters an hour ahead: of one master, which the others outvote; of two, and that is told."""
@@ -397,6 +405,7 @@ class TestLateHolders:
         assert ran.script_calls < 300
         await until(three.is_free)
 
+    @pytest.mark.slow
     async def test_a_master_that_cannot_be_connected(self, three: Place) -> None:
         """What the application's own part of connecting raises is that master's silence, and ends no wait."""
 
@@ -464,6 +473,7 @@ class TestRenewal:
                 await asyncio.sleep(5)
                 raise AssertionError("not told")
 
+    @pytest.mark.slow
     async def test_a_minority_that_is_gone(self, three: Place) -> None:
         """One dead and nothing lost; with a second one dead it cannot be renewed any more."""
         guard = three.guard(lease=QUICK)
@@ -478,6 +488,7 @@ class TestRenewal:
                 raise AssertionError("not told")
         assert time.monotonic() - began < 1.5
 
+    @pytest.mark.slow
     async def test_many_leases_at_once(self, three: Place) -> None:
         """One that was lost does not take the others with it."""
         guard = three.guard(lease=QUICK)

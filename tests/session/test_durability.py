@@ -46,6 +46,7 @@ async def test_every_kind_of_save_waits(pair: tuple[FaultyServer, FaultyServer])
         assert created.saved.enough
 
 
+@pytest.mark.slow
 async def test_it_travels_with_the_save(pair: tuple[FaultyServer, FaultyServer]) -> None:
     """One WAIT per save, none for a request that changed nothing."""
     master, _ = pair
@@ -61,6 +62,7 @@ async def test_it_travels_with_the_save(pair: tuple[FaultyServer, FaultyServer])
         assert (ran["evalsha"], ran["wait"]) == (12, 5)
 
 
+@pytest.mark.slow
 async def test_a_shortfall_is_told(pair: tuple[FaultyServer, FaultyServer]) -> None:
     master, replica = pair
     async with SessionGuard.from_url(master.tcp_url, durability=Wait(replicas=1, within=0.1)) as guard:
@@ -75,6 +77,7 @@ async def test_a_shortfall_is_told(pair: tuple[FaultyServer, FaultyServer]) -> N
         assert (await guard.read("s"))["n"] == 1
 
 
+@pytest.mark.slow
 async def test_a_shortfall_is_raised_where_safety_is_required(pair: tuple[FaultyServer, FaultyServer]) -> None:
     master, _ = pair
     wait = Wait(replicas=2, within=0.5, required=True)
@@ -89,6 +92,7 @@ async def test_a_shortfall_is_raised_where_safety_is_required(pair: tuple[Faulty
             await guard.create({"n": 1})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["lock", "optimistic"])
 async def test_a_new_id_is_judged_as_well(pair: tuple[FaultyServer, FaultyServer], mode: Any) -> None:
     """It is known all the same: the browser must be told, for the session answers to nothing else soon."""
@@ -134,6 +138,7 @@ SAVES: dict[str, Callable[[SessionGuard], Awaitable[Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAVES)
 async def test_a_repeated_save_is_judged_as_well(pair: tuple[FaultyServer, FaultyServer], name: str) -> None:
     """Its reply was lost, so it is repeated on another connection, which has written nothing itself: WAIT must not say

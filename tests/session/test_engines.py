@@ -416,6 +416,7 @@ async def test_an_increment_whose_reply_is_lost(proxy: FaultyProxy, node: Node, 
     assert stored("s").data == {"n": 6}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["load", "commit"])
 async def test_a_redis_that_does_not_answer(
     proxy: FaultyProxy, node: Node, engine: EngineName, stored: Look, what: str

@@ -707,6 +707,7 @@ async def test_repair_among_things_that_are_not_ours(indexed: SessionGuard, stor
     assert await indexed.repair_index() == 2
 
 
+@pytest.mark.slow
 async def test_the_index_lives_as_long_as_its_sessions(node: Node, stored: Look) -> None:
     """A session that is loaded now and then lives on; its user's index must not expire meanwhile."""
     guard = node(session=SessionPolicy(idle=0.6))

@@ -36,6 +36,8 @@ from sessionlock import (
 )
 from sessionlock.protocol.keys import keys_for
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 Data = dict[str, Any]
 Op = tuple[Any, ...]

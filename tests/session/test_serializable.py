@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sessionlock import SessionConflict, SessionGuard, SessionPolicy
 from sessionlock.embedded import EmbeddedServer
 
-pytestmark = [pytest.mark.anyio, pytest.mark.server]
+pytestmark = [pytest.mark.anyio, pytest.mark.server, pytest.mark.slow]
 
 ENGINES = ("script", "watch")
 Work = Callable[[Any], None]

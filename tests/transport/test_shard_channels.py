@@ -116,6 +116,7 @@ async def heard(one_master: Cluster, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
     await client.aclose()
 
 
+@pytest.mark.slow
 async def test_nobody_wants_it_when_it_is_confirmed(heard: Heard) -> None:
     """Then it must not stay for ever."""
     await heard.leaves(await heard.begins("one"), "one")

@@ -65,6 +65,7 @@ def run(module: str, *words: str, folder: Path) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_pyright(tmp_path: Path) -> None:
     pytest.importorskip("basedpyright")
     said = run("basedpyright", "--pythonpath", sys.executable, folder=tmp_path)

@@ -213,6 +213,7 @@ async def test_files_of_a_form(guard: SessionGuard, sid: str) -> None:
 # --- the lease --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [False, True])
 async def test_who_changed_nothing_is_not_ended_for_its_lease(guard: SessionGuard, sid: str, changes: bool) -> None:
     async def view(request: Request) -> Response:

@@ -349,6 +349,7 @@ async def test_redis_away_is_503(own_server: Callable[..., FaultyServer]) -> Non
                 told(answer, sid)
 
 
+@pytest.mark.slow
 async def test_redis_away_when_it_is_to_be_saved_is_503(own_server: Callable[..., FaultyServer]) -> None:
     server = own_server()
 

@@ -167,6 +167,7 @@ def test_what_is_too_large_for_django_is_so_still(limit: int) -> None:
         assert client.post("/body", b"z" * 200_000, content_type="text/plain").status_code == 400
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("site")
 def test_a_view_that_only_reads_is_not_ended() -> None:
     client = Client()
@@ -176,6 +177,7 @@ def test_a_view_that_only_reads_is_not_ended() -> None:
     assert "late" not in client.session
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.usefixtures("site")
 async def test_nor_is_a_coroutine() -> None:

@@ -228,6 +228,7 @@ def test_an_outage_does_not_flood_the_log(client: Client, caplog: pytest.LogCapt
     assert [record.getMessage() for record in caplog.records if record.name.startswith("django")] == []
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.parametrize("method", ["get", "post"])

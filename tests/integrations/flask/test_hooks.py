@@ -119,6 +119,7 @@ def test_after_each_request(trouble: Trouble) -> None:
     assert ran == ["remember", "remember"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["read", "write", "both"])
 def test_a_503_that_is_ready_stays(trouble: Trouble, how: str) -> None:
     @trouble.app.after_request
@@ -210,6 +211,7 @@ def test_a_url_converter(trouble: Trouble) -> None:
     assert trouble.ask("/cart").status_code == trouble.status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["context processor", "url_value_preprocessor", "template global", "signal"])
 def test_other_places(trouble: Trouble, place: str) -> None:
     def look(*_: Any, **__: Any) -> dict[str, Any]:

@@ -187,6 +187,7 @@ def test_an_application_is_freed_at_once(redis_url: str, set_up: Callable[[Flask
         assert seen() is None
 
 
+@pytest.mark.slow
 def test_many_applications_that_were_used(redis_url: str) -> None:
     """As factories make them in tests: their guards and connections go with them."""
     kept: list[weakref.ref[Any]] = []

@@ -384,6 +384,7 @@ async def test_another_tab_holds_the_lock(guard: SessionGuard, elsewhere: Sessio
     assert (await client.post("/", **with_cookie(sid))).status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["before", "view", "after", "teardown", "nowhere"])
 async def test_redis_is_down(redis_url: str, sid: str, where: str) -> None:
     """B2, B14: a view without a session goes on."""

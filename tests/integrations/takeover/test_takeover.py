@@ -338,6 +338,7 @@ async def test_both_sides_see_what_the_other_did(guard: SessionGuard, old_redis:
     assert await visitor.seen(old) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sealed", [False, True])
 async def test_a_rolling_switch(redis_url: str, old_redis: Any, old_server: str, sealed: bool) -> None:
     """Two nodes, first both old, then one of each, then both new; 200 visitors click on, wherever they are sent."""

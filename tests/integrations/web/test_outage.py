@@ -12,7 +12,7 @@ import pytest
 from benchmarks.outage import played
 from benchmarks.report import median
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 
 @pytest.mark.parametrize(("site", "how"), [("starlette", "hangs"), ("flask", "killed")])

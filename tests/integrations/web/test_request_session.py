@@ -475,6 +475,7 @@ async def test_lifetimes_other_than_the_guards(guard: SessionGuard, request_of: 
 # --- a lease that is lost
 
 
+@pytest.mark.slow
 async def test_a_request_that_only_looks_is_not_ended_for_its_lease(guard: SessionGuard, request_of: Requests) -> None:
     sid = await made(guard, a=1)
     ended: list[str] = []
