@@ -39,9 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(name: str) -> Callable[[argparse.Namespace], int]:
     # Imported late: `--version` and wrong usage answer at once, and node processes do not load the parent's part.
     if name == "demo":
-        from .demo.run import run
+        from .demo.run import run_demo
 
-        return run
+        return run_demo
     if name == "doctor":
         from .doctor import run_doctor
 

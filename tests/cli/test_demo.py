@@ -19,8 +19,9 @@ import pytest
 
 from sessionlock import LeaseLost, LeasePolicy, SessionGuard, __version__
 from sessionlock.cli import main
-from sessionlock.cli.demo import fleet, tally
-from sessionlock.cli.demo.ways import Served
+from sessionlock.cli.demo import report
+from sessionlock.cli.demo import run as demo
+from sessionlock.cli.demo.scenarios import Served
 from sessionlock.cli.failure import without_secrets
 from sessionlock.cli.inspect import duration
 from tests.harness.commands import connect
@@ -255,17 +256,16 @@ def test_a_reader_that_leaves_is_no_accident() -> None:
 
 CARELESS = """
 import sys
-from sessionlock.cli.demo import node, ways
+from sessionlock.cli.demo import node, scenarios
 
-class Careless(ways.Guarded):
-    async def serve(self, play, sid, request):
-        if not request.item.endswith("3"):
-            return await super().serve(play, sid, request)
-        answer = await play.handle(play.new_session(), request)  # acknowledged, never saved
-        return ways.Served(play.name, request.item, answer.count, [], 0.002, 0.001, fence=1)
+class Careless(node.Node):
+    async def served_by(self, way, scenario, sid, request):
+        if way == "unguarded" or not request.item.endswith("3"):
+            return await super().served_by(way, scenario, sid, request)
+        answer = await scenario.handle(scenario.new_session(), request)  # acknowledged, never saved
+        return scenarios.Served(scenario.name, request.item, answer.count, [], 0.002, 0.001, fence=1)
 
-node.Guarded = Careless
-sys.exit(node.main())
+sys.exit(node.work(Careless))
 """
 
 
@@ -274,7 +274,7 @@ def careless_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes whose guarded way acknowledges every tenth request without saving it."""
     script = tmp_path / "careless.py"
     script.write_text(CARELESS)
-    monkeypatch.setattr(fleet, "NODE", (str(script),))
+    monkeypatch.setattr(demo, "NODE", (str(script),))
 
 
 @pytest.mark.slow
@@ -297,11 +297,11 @@ def test_json_tells_it_too(redis_url: str, capfd: pytest.CaptureFixture[str]) ->
     assert found["guarded"]["lost"]["counter"]["lost"] == 4
 
 
-# --- the tally
+# --- the figures
 
 
-def served(play: str, item: str, *, delivered: tuple[str, ...] = (), count: int = 0, **numbers: int) -> Served:
-    return Served(play, item, count, list(delivered), 0.0, 0.0, **numbers)
+def served(scenario: str, item: str, *, delivered: tuple[str, ...] = (), count: int = 0, **numbers: int) -> Served:
+    return Served(scenario, item, count, list(delivered), 0.0, 0.0, **numbers)
 
 
 def test_what_is_lost_and_what_came_twice() -> None:
@@ -313,26 +313,26 @@ def test_what_is_lost_and_what_came_twice() -> None:
         served("messages", "m4"),
         *(served("counter", f"n{n}") for n in range(3)),
     ]
-    found = tally.losses(requests, {"cart": ["c0", "c3"], "messages": ["m4"], "counter": 2})
-    assert found["cart"] == tally.Loss(4, 2, 0)
-    assert found["messages"] == tally.Loss(4, 1, 1)
-    assert found["counter"] == tally.Loss(3, 1, 0)
+    found = report.losses(requests, {"cart": ["c0", "c3"], "messages": ["m4"], "counter": 2})
+    assert found["cart"] == report.Loss(4, 2, 0)
+    assert found["messages"] == report.Loss(4, 1, 1)
+    assert found["counter"] == report.Loss(3, 1, 0)
 
 
 def test_a_grant_that_overtakes_is_seen() -> None:
     first_come = [served("counter", "a", count=1, fence=100), served("counter", "b", count=2, fence=120, ticket=110)]
     none_left = {"cart": [], "messages": [], "counter": 2}
-    assert tally.fifo(first_come, none_left).out_of_order == 0
+    assert report.fifo(first_come, none_left).out_of_order == 0
     # Seen at 130, granted at once, although somebody waited since 110.
     barged = [served("counter", "c", count=3, fence=130), served("counter", "d", count=4, fence=140, ticket=110)]
-    assert tally.fifo([*first_come, *barged], none_left).out_of_order == 1
+    assert report.fifo([*first_come, *barged], none_left).out_of_order == 1
 
 
 def test_fencing_tokens_that_do_not_grow_are_seen() -> None:
     left = {"cart": ["a", "b"], "messages": [], "counter": 0}
-    assert tally.fifo([served("cart", "a", fence=1), served("cart", "b", fence=2)], left).fences_grow
-    assert not tally.fifo([served("cart", "a", fence=2), served("cart", "b", fence=1)], left).fences_grow
-    assert not tally.fifo([served("cart", "a", fence=2), served("cart", "b", fence=2)], left).fences_grow
+    assert report.fifo([served("cart", "a", fence=1), served("cart", "b", fence=2)], left).fences_grow
+    assert not report.fifo([served("cart", "a", fence=2), served("cart", "b", fence=1)], left).fences_grow
+    assert not report.fifo([served("cart", "a", fence=2), served("cart", "b", fence=2)], left).fences_grow
 
 
 # --- inspect, release, --version

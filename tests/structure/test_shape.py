@@ -57,7 +57,6 @@ PRIVATE_TODAY = {
 SET_FROM_OUTSIDE_TODAY = {
     "blocking/session: _actions",
     "checkup/findings: refused",
-    "cli/demo/ways: run",
     "guard: saved",
     "guard: sid",
     "integrations/aiohttp/request: on_loss",
@@ -97,10 +96,8 @@ SET_FROM_OUTSIDE_TODAY = {
 EXPORTED_TWICE_TODAY = {
     "Run",
     "forget",
-    "main",
     "names_of",
     "replaced",
-    "run",
     "run_of",
     "visit_of",
 }

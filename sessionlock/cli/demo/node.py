@@ -14,7 +14,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +26,11 @@ from tenacity import stop_after_delay
 from ...errors import LeaseLost, LockNotAcquired, SessionLockError
 from ...guard import SessionGuard
 from ...policies import SessionPolicy, WaitPolicy
+from ...protocol.replies import Call
 from ..failure import one_line
-from .plays import CLIENTS, IDLE, PLAYS, RETRY_FOR, Play, Request
-from .ways import Guarded, Served, Tickets, Unguarded, Way
+from .scenarios import CLIENTS, IDLE, RETRY_FOR, SCENARIOS, Request, Scenario, Served, Unguarded, serve
 
-__all__ = ["ALONE", "LINE_LIMIT", "Job", "main"]
+__all__ = ["ALONE", "LINE_LIMIT", "Job", "Node", "work"]
 
 ALONE = 150  # requests of each way to a session that nobody else uses
 DELIVERING = 0.25  # share of the requests that show the flash messages
@@ -41,7 +41,7 @@ REPORT_EVERY = 0.05  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """``sids``: the session ids by play, and ``alone``. ``requests``: to each session in one run, over all nodes."""
+    """``sids``: the session ids by scenario, and ``alone``. ``requests``: to each session in one run, of all nodes."""
 
     url: str
     prefix: str
@@ -51,21 +51,21 @@ class Job:
     seed: int
     sids: dict[str, str]
 
-
-@dataclass(slots=True)
-class Stint:
-    """What one concurrent client of this node has to do in a run: its requests to one session, one by one."""
-
-    play: Play
-    sid: str
-    requests: list[Request]
+    def requests_of(self, scenario: Scenario, client: int) -> list[Request]:
+        """Of one concurrent client of this node: each ``nodes × CLIENTS``-th request of the session."""
+        place = self.node * CLIENTS + client
+        dice = random.Random(f"{self.seed} {scenario.name} {place}")
+        numbers = range(place, self.requests, self.nodes * CLIENTS)
+        return [Request(f"{scenario.name[0]}{number}", dice.random() < DELIVERING) for number in numbers]
 
 
 class Node:
-    def __init__(self, job: Job, tell: Callable[[dict[str, Any]], None]) -> None:
+    """Serves its share of each run: each request by :meth:`served_by`."""
+
+    def __init__(self, job: Job) -> None:
         self._job = job
-        self._tell = tell
         self._client: Redis = Redis.from_url(job.url)
+        self._unguarded = Unguarded(self._client, job.prefix)
         self._guard = SessionGuard.from_url(
             job.url,
             prefix=job.prefix,
@@ -75,90 +75,98 @@ class Node:
             retry_for=RETRY_FOR,
         )
         self._tickets = Tickets(self._guard)
+        # Of the current run.
         self._served: list[Served] = []
         self._refused: Counter[str] = Counter()
 
     async def warm_up(self) -> None:
         """Open the connections and load the scripts, so that both runs are measured without that."""
-        stints = self.stints()
-        await asyncio.gather(*(self._client.ping() for _ in stints))
+        await asyncio.gather(*(self._client.ping() for _ in range(len(SCENARIOS) * CLIENTS)))
         async with self._guard.session_lock(f"{self._job.sids['alone']}-{self._job.node}"):
             pass
-
-    def stints(self) -> list[Stint]:
-        """This node's share: every concurrent client gets each ``nodes × CLIENTS``-th request of its session."""
-        job = self._job
-        found = []
-        for play in PLAYS.values():
-            for client in range(CLIENTS):
-                place = job.node * CLIENTS + client
-                dice = random.Random(f"{job.seed} {play.name} {place}")
-                numbers = range(place, job.requests, job.nodes * CLIENTS)
-                requests = [Request(f"{play.name[0]}{number}", dice.random() < DELIVERING) for number in numbers]
-                found.append(Stint(play, job.sids[play.name], requests))
-        return found
 
     async def run(self, which: str) -> dict[str, Any]:
         self._served, self._refused = [], Counter()
         reporter = asyncio.ensure_future(self._report())
         began = time.monotonic()
         try:
-            if which == "alone":
-                await self._serve_alone()
-            else:
-                await asyncio.gather(*(self._serve(self._way(which), stint) for stint in self.stints()))
+            await asyncio.gather(*(self._serve(which, *work) for work in self._work(which)))
         finally:
             reporter.cancel()
         return {"began": began, "ended": time.monotonic(), "served": self._served, "refused": self._refused}
 
-    def _way(self, which: str) -> Way:
-        if which == "guarded":
-            return Guarded(self._guard, self._tickets).serve
-        return Unguarded(self._client, self._job.prefix).serve
+    def _work(self, which: str) -> Iterator[tuple[Scenario, str, list[Request]]]:
+        """What each concurrent client does in this run: its requests to one session, one by one."""
+        if which == "alone":
+            yield SCENARIOS["counter"], self._job.sids["alone"], [Request(str(number)) for number in range(ALONE)]
+            return
+        for scenario in SCENARIOS.values():
+            for client in range(CLIENTS):
+                yield scenario, self._job.sids[scenario.name], self._job.requests_of(scenario, client)
 
-    async def _serve(self, way: Way, stint: Stint) -> None:
-        for request in stint.requests:
-            try:
-                self._served.append(await way(stint.play, stint.sid, request))
-            except (LeaseLost, LockNotAcquired) as refusal:
-                # Told to the user: nothing was lost unseen.
-                self._refused[type(refusal).__name__] += 1
-
-    async def _serve_alone(self) -> None:
-        """Both ways in turn, so that whatever else the machine does meets both."""
-        play, sid = PLAYS["counter"], self._job.sids["alone"]
-        ways = (self._way("unguarded"), self._way("guarded"))
-        for number in range(ALONE):
+    async def _serve(self, which: str, scenario: Scenario, sid: str, requests: list[Request]) -> None:
+        # Alone both ways in turn, so that whatever else the machine does meets both.
+        ways = ("unguarded", "guarded") if which == "alone" else (which,)
+        for request in requests:
             for way in ways:
-                self._served.append(await way(play, sid, Request(str(number), False)))
+                try:
+                    self._served.append(await self.served_by(way, scenario, sid, request))
+                except (LeaseLost, LockNotAcquired) as refusal:
+                    # Told to the user: nothing was lost unseen.
+                    self._refused[type(refusal).__name__] += 1
+
+    async def served_by(self, way: str, scenario: Scenario, sid: str, request: Request) -> Served:
+        if way == "unguarded":
+            return await serve(self._unguarded.session(sid), scenario, request)
+        return await serve(self._guard.session_lock(sid), scenario, request, self._tickets.take)
 
     async def _report(self) -> None:
         while True:
             await asyncio.sleep(REPORT_EVERY)
-            self._tell({"done": len(self._served) + self._refused.total()})
+            _tell({"done": len(self._served) + self._refused.total()})
 
     async def aclose(self) -> None:
         await self._guard.aclose()
         await self._client.aclose()
 
 
-def main() -> int:
+class Tickets:
+    """Listens to a guard's calls for what Redis answers to ``acquire``: the ticket of whoever had to queue."""
+
+    def __init__(self, guard: SessionGuard) -> None:
+        executor = guard.runtime().executor
+        self._run = executor.run
+        self._tickets: dict[str, int] = {}
+        executor.run = self._listen  # type: ignore[method-assign]
+
+    async def _listen(self, call: Call) -> Any:
+        reply = await self._run(call)
+        if call.script == "acquire" and reply[0] == b"queued":
+            self._tickets.setdefault(str(call.args[0]), int(reply[1]))
+        return reply
+
+    def take(self, token: str) -> int:
+        """The ticket of the acquisition with this token, 0 when it did not have to queue."""
+        return self._tickets.pop(token, 0)
+
+
+def work(node: Callable[[Job], Node] = Node) -> int:
     """Serve until standard input ends."""
     try:
-        return asyncio.run(_main())
+        return asyncio.run(_main(node))
     except (KeyboardInterrupt, BrokenPipeError):
         return 0
 
 
-async def _main() -> int:
+async def _main(make: Callable[[Job], Node]) -> int:
     orders: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     # A cancel scope, because it cancels again and again: redis-py now and then swallows a cancellation.
     with anyio.CancelScope() as scope:
         listening = asyncio.ensure_future(_listen(orders, scope.cancel))
         try:
-            node = Node(Job(**await orders.get()), _tell)
+            node = make(Job(**await orders.get()))
             try:
-                return await _serve(node, orders)
+                return await _obey(node, orders)
             finally:
                 with anyio.CancelScope(shield=True):
                     await node.aclose()
@@ -167,7 +175,7 @@ async def _main() -> int:
     return 0
 
 
-async def _serve(node: Node, orders: asyncio.Queue[dict[str, Any]]) -> int:
+async def _obey(node: Node, orders: asyncio.Queue[dict[str, Any]]) -> int:
     try:
         await node.warm_up()
         _tell({"ready": True})
@@ -195,4 +203,4 @@ def _tell(what: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(work())
