@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, cast, overload
 
@@ -30,7 +30,7 @@ from .protocol import replies as protocol
 from .protocol.keys import SessionKeys, check_prefix, check_sid, keys_for, new_sid
 from .protocol.replies import Snapshot
 from .session.commit_watch import Engine, ScriptEngine, WatchEngine, whichever_works
-from .session.mapping import Session
+from .session.mapping import Session, SessionFormat
 from .session.merge import check_strategies
 from .session.operations import StoredSession
 from .session.unlocked import Attempt, BeginningContext, Unlocked, UnlockedContext, UnlockedMode, attempts
@@ -243,10 +243,15 @@ class SessionGuard:
         (sid,) = sids
         policy = session or self.session_policy
         if mode != "lock":
-            how = partial(
-                self.unlocked, sid, policy, mode, missing, expected_version, serializable=serializable, codec=codec
+            return self.unlocked(
+                sid,
+                mode,
+                missing=missing,
+                session=session,
+                codec=codec,
+                expected_version=expected_version,
+                serializable=serializable,
             )
-            return UnlockedContext(how, self.runtime, self.noticed)
         if serializable:
             raise ConfigurationError("serializable is for mode 'optimistic'; under the lock nobody else saves")
         if expected_version is not None:
@@ -271,10 +276,8 @@ class SessionGuard:
             self.runtime,
             wanted,
             sid,
-            policy,
-            codec or self.codec,
+            self._format(policy, codec),
             save_on_error=save_on_error,
-            exact=self._exact,
             noticed=self.noticed,
         )
 
@@ -375,9 +378,8 @@ class SessionGuard:
         """
         if session is not None:
             check_strategies(session.merge)
-        policy = session or self.session_policy
-        wanted = self.unlocked(sid, policy, "optimistic", missing, serializable=True)
-        return attempts(wanted, retry)
+        wanted = self._unlocked(sid, "optimistic", missing, session, None)
+        return attempts(replace(wanted, serializable=True), retry)
 
     @overload
     async def transaction(
@@ -448,7 +450,7 @@ class SessionGuard:
 
     def _stored(self, sid: str) -> StoredSession:
         keys = keys_for(self.prefix, check_sid(sid))
-        return StoredSession(self.runtime().executor, keys, self.session_policy, self.codec)
+        return StoredSession(self.runtime().executor, keys, self._format())
 
     # --- a user's sessions
 
@@ -470,7 +472,7 @@ class SessionGuard:
         ended = 0
         for keys in await self._users().records(user):
             if keys.digest != spared:
-                stored = StoredSession(self.runtime().executor, keys, self.session_policy, self.codec)
+                stored = StoredSession(self.runtime().executor, keys, self._format())
                 existed, _ = await stored.destroy(durably=False)
                 ended += existed
         return ended
@@ -504,7 +506,7 @@ class SessionGuard:
             SessionConflict: ``sid`` was given and exists already (or was destroyed a short while ago).
             InvalidSessionId, CodecError, SessionTooLarge, RedisUnavailable.
         """
-        policy = session or self.session_policy
+        how = self._format(session, codec)
         for _ in range(3):
             chosen = check_sid(sid) if sid is not None else new_sid()
             keys = keys_for(self.prefix, chosen)
@@ -512,9 +514,9 @@ class SessionGuard:
                 raise InvalidSessionId(
                     "an id that regenerate() gave out names its own session; it cannot begin another"
                 )
-            draft = self._loaded(chosen, protocol.EMPTY, policy=policy, codec=codec)
+            draft = Session(chosen, keys.digest, protocol.EMPTY, how)
             draft.update(data or {})
-            stored = StoredSession(self.runtime().executor, keys, policy, codec or self.codec)
+            stored = StoredSession(self.runtime().executor, keys, how)
             try:
                 snapshot, safety = await stored.create(draft.changes())
             except SessionConflict as error:
@@ -522,11 +524,10 @@ class SessionGuard:
                 if sid is not None:
                     break
                 continue
-            made = self._loaded(chosen, snapshot, "was not loaded under a lock", policy=policy, codec=codec)
-            made.saved = safety
             if safety is not None:
                 safety.insist()
-            return made
+            unlocked = "was not loaded under a lock"
+            return Session(chosen, keys.digest, snapshot, how, read_only=unlocked, saved=safety)
         raise taken
 
     async def read(self, sid: str) -> Session:
@@ -607,45 +608,55 @@ class SessionGuard:
         await self.runtime().executor.ready(timeout)
         return True
 
-    # --- for the integrations: what session_lock() does without a lock, step by step
+    # --- for the integrations: the blocks of session_lock() that need no lock, with all that they can do
 
     def unlocked(
         self,
         sid: str,
-        policy: SessionPolicy,
         mode: UnlockedMode,
-        missing: Missing = "reject",
-        expected_version: int | None = None,
         *,
-        serializable: bool = False,
+        missing: Missing = "reject",
+        session: SessionPolicy | None = None,
         codec: Codec | None = None,
-    ) -> Unlocked:
-        """How a session is loaded and committed in this mode.
+        expected_version: int | None = None,
+        serializable: bool = False,
+        yields: bool = False,
+    ) -> UnlockedContext:
+        """``session_lock(sid, mode=…)``. ``yields``: what the holder of the lock could meet as a conflict is not
+        committed while there is one.
 
         Raises:
             InvalidSessionId, ConfigurationError.
         """
-        if mode not in ("read", "optimistic", "last_write_wins"):
-            raise ConfigurationError(f"mode must be lock, read, optimistic or last_write_wins, not {mode!r}")
+        wanted = self._unlocked(sid, mode, missing, session, codec)
+        return UnlockedContext(
+            replace(wanted, expected_version=expected_version, serializable=serializable, yields=yields)
+        )
+
+    def _unlocked(
+        self, sid: str, mode: UnlockedMode, missing: str, session: SessionPolicy | None, codec: Codec | None
+    ) -> Unlocked:
         keys = keys_for(self.prefix, check_sid(sid))
-        codec, exact = codec or self.codec, self._exact
-        return Unlocked(keys, sid, self.engine(), codec, policy, mode, missing, expected_version, exact, serializable)
+        return Unlocked(self, keys, sid, self._format(session, codec), mode, missing)
+
+    def _format(self, session: SessionPolicy | None = None, codec: Codec | None = None) -> SessionFormat:
+        return SessionFormat(codec or self.codec, session or self.session_policy, self._exact)
 
     def beginning(
-        self, mode: UnlockedMode, policy: SessionPolicy | None = None, codec: Codec | None = None
+        self,
+        mode: UnlockedMode,
+        policy: SessionPolicy | None = None,
+        codec: Codec | None = None,
+        *,
+        sid: str | None = None,
     ) -> BeginningContext:
         """``async with guard.beginning(mode) as session``: a new session, which is stored if something is put in."""
-        wanted = partial(self.unlocked, new_sid(), policy or self.session_policy, mode, "create", codec=codec)
-        return BeginningContext(wanted, self.runtime, self.noticed)
+        return BeginningContext(self._unlocked(new_sid() if sid is None else sid, mode, "create", policy, codec))
 
     def noticed(self, keys: SessionKeys, snapshot: Snapshot) -> None:
         """A session was loaded: keep its entry in the index of users alive, beside the request."""
         if b"#user" in snapshot.fields and self._users().overdue(snapshot):
             self.runtime().background(self._users().enter_again(keys, snapshot))
-
-    def engine(self) -> Engine:
-        """What commits without a lock, for the current event loop."""
-        return self.runtime().engine
 
     # --- life
 
@@ -663,20 +674,6 @@ class SessionGuard:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-    def _loaded(
-        self,
-        sid: str,
-        snapshot: Snapshot,
-        read_only: str | None = None,
-        *,
-        policy: SessionPolicy | None = None,
-        codec: Codec | None = None,
-    ) -> Session:
-        name, policy = keys_for(self.prefix, sid).digest, policy or self.session_policy
-        session = Session(name, snapshot, codec or self.codec, policy, read_only=read_only, exact=self._exact)
-        session.sid = sid
-        return session
 
 
 def _instance(value: T | None, kind: type[T], name: str) -> T:

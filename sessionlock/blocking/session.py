@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from ..errors import ConfigurationError
 from ..lease import Lease
 from ..lock.acquire import OnWait
-from ..session.mapping import Actions
+from ..session.block import Actions
 from ..session.mapping import Session as AsyncSession
 from ..session.unlocked import Attempt as AsyncAttempt
 from ..views.block import SessionOfThread
@@ -34,8 +34,9 @@ class Session(SessionOfThread):
         self._watched = None if told else inner.lease
         self._block = block  # kept alive: a block that nobody can leave any more gives its lock up
         self._later: _SaveAfterwards | None = None
-        if inner._policy.save == "immediate" and inner._actions is not None and inner.lease is not None:
-            self._later = inner._actions = _SaveAfterwards(inner._actions)
+        if inner.policy.save == "immediate" and inner.actions is not None and inner.lease is not None:
+            self._later = _SaveAfterwards(inner.actions)
+            inner.belongs_to(self._later)
 
     def _use(self) -> AsyncSession:
         if self._watched is not None:

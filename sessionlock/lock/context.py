@@ -10,24 +10,22 @@ from types import TracebackType
 
 import anyio
 
-from ..codecs.base import Codec
 from ..errors import (
     LeaseLost,
     RedisUnavailable,
-    SessionConflict,
     SessionDestroyed,
     SessionLockError,
     SessionNotFound,
     StaleFencingToken,
 )
 from ..lease import Lease
-from ..policies import SessionPolicy
 from ..protocol import replies as protocol
 from ..protocol.keys import SessionKeys
 from ..protocol.replies import Change, Committed, Conflict, Granted, Refused, Snapshot, outdated, refusal
 from ..session.block import used_twice
-from ..session.mapping import Session
+from ..session.mapping import Session, SessionFormat
 from ..session.operations import StoredSession
+from ..session.unlocked import too_many_merges
 from .acquire import OnWait, Wanted
 from .runtime import Runtime
 
@@ -44,14 +42,14 @@ class _Held:
     def __init__(self, runtime: Callable[[], Runtime], wanted: Wanted) -> None:
         self._find_runtime = runtime
         self._wanted = wanted
-        self._on_wait: OnWait | None = None
         self._entered = False
+        self._on_wait: OnWait | None = None
         self._lease: Lease | None = None
         self._scope: anyio.CancelScope | None = None
         self._runtime: Runtime
 
-    def when_waiting(self, ask: OnWait | None) -> None:
-        """Before entering: ``ask`` once when others hold the lock. It may find a reason not to wait for them."""
+    def when_waiting(self, ask: OnWait | None, /) -> None:
+        """Before entering: what is asked once when others hold the lock. It may find a reason not to wait for them."""
         self._on_wait = ask
 
     async def _enter(self) -> tuple[Lease, Snapshot]:
@@ -242,19 +240,15 @@ class SessionContext(_Held):
         runtime: Callable[[], Runtime],
         wanted: Wanted,
         sid: str,
-        policy: SessionPolicy,
-        codec: Codec,
+        how: SessionFormat,
         *,
         save_on_error: bool = False,
-        exact: bool = False,
         noticed: Callable[[SessionKeys, Snapshot], None] | None = None,
     ) -> None:
         super().__init__(runtime, wanted)
         self._noticed = noticed
         self._sid = sid
-        self._policy = policy
-        self._codec = codec
-        self._exact = exact
+        self._how = how
         self._save_on_error = save_on_error
         self._session: Session
         self._saving: asyncio.Task[None] | None = None
@@ -265,14 +259,13 @@ class SessionContext(_Held):
     async def __aenter__(self) -> Session:
         lease, snapshot = await self._enter()
         try:
-            session = Session(lease.name, snapshot, self._codec, self._policy, lease=lease, exact=self._exact)
+            session = Session(
+                self._sid, lease.name, snapshot, self._how, actions=self, at_home=self._runtime.at_home, lease=lease
+            )
         except BaseException:
             await self._give_up([], "", cancelled=True)
             self._finish()
             raise
-        session.sid = self._sid
-        session._actions = self
-        session._at_home = self._runtime.at_home
         self._session = session
         self.outdated = outdated(self._wanted.keys, snapshot)
         if self._noticed is not None:
@@ -334,8 +327,8 @@ class SessionContext(_Held):
                 if not isinstance(outcome, Conflict):
                     kept = False
                     return self._saved(changes, outcome)
-                session._merge(outcome)
-            raise _too_many_merges(session)
+                session.merge(outcome)
+            raise too_many_merges(session, MOST_MERGES)
         except Exception as error:
             if kept and (not isinstance(error, RedisUnavailable) or error.refused):
                 await self._without_saving()  # nothing was saved and the lock is still ours to give up
@@ -410,7 +403,7 @@ class SessionContext(_Held):
             self._saves += 1
             op = f"{lease.token}.{self._saves}"
             call = protocol.save(
-                self._wanted.keys, lease.token, lease.fencing_token, op, session.created, self._policy, changes
+                self._wanted.keys, lease.token, lease.fencing_token, op, session.created, self._how.policy, changes
             )
             reply, safety = await self._runtime.executor.save(call)
             outcome = protocol.so_safe(protocol.committed(reply), safety)
@@ -419,8 +412,8 @@ class SessionContext(_Held):
                 continue
             merges += 1
             if merges > MOST_MERGES:
-                raise _too_many_merges(session)
-            session._merge(outcome)
+                raise too_many_merges(session, MOST_MERGES)
+            session.merge(outcome)
 
     async def _highest_fence(self) -> int:
         seen = protocol.inspected(await self._runtime.executor.run(protocol.inspect(self._wanted.keys)))
@@ -440,7 +433,7 @@ class SessionContext(_Held):
 
     @property
     def _stored(self) -> StoredSession:
-        return StoredSession(self._runtime.executor, self._wanted.keys, self._policy, self._codec)
+        return StoredSession(self._runtime.executor, self._wanted.keys, self._how)
 
     async def expire(self, ttl: float) -> bool:
         return await self._stored.expire(ttl)
@@ -484,12 +477,6 @@ class SessionsContext:
 def _failed(save: asyncio.Task[None]) -> bool:
     """Whether a save ended badly; asking also tells asyncio that its error will be raised elsewhere."""
     return save.cancelled() or save.exception() is not None
-
-
-def _too_many_merges(session: Session) -> SessionConflict:
-    return SessionConflict(
-        f"session {session.name} was changed by others {MOST_MERGES} times while it was being saved; nothing was saved"
-    ).about(session.name)
 
 
 def _note(error: BaseException | None, trouble: SessionLockError) -> None:

@@ -33,7 +33,7 @@ def calls_itself(name: str, holder: str) -> ReentrantLock:
 
 
 def refusing(client: Client | None) -> OnWait | None:
-    """For :meth:`SessionContext.when_waiting`: ReentrantLock if the client of a request is the holder's process.
+    """For :meth:`Block.when_waiting`: ReentrantLock if the client of a request is the holder's process.
 
     What the holder's process calls for other reasons than to answer the holding request is refused, too; where that is
     meant, as by a test's client in the server's process, the environment says ``SESSIONLOCK_SELF_CALLS=wait``.

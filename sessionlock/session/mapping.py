@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, MutableMapping, Sequence
-from typing import Any, Protocol, TypeVar, cast
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
 
 from ..codecs.base import Codec, Sealing
 from ..durability import Safety
@@ -15,9 +15,10 @@ from ..lease import Lease
 from ..policies import SessionPolicy
 from ..protocol.keys import field_name, key_of_field
 from ..protocol.replies import Change, Committed, Conflict, Snapshot, fingerprint
+from .block import Actions
 from .merge import FLASHES, MAY_CLASH, MISSING, Clash, last_write_wins, strategy_for
 
-__all__ = ["Session", "field_of"]
+__all__ = ["Session", "SessionFormat", "field_of"]
 
 T = TypeVar("T")
 AtHome = Callable[[Coroutine[Any, Any, Any]], Any]  # see Runtime.at_home
@@ -28,20 +29,12 @@ ALL_KEYS = b"#keys"  # stands for the set of keys where a commit compares it
 SCALARS = frozenset({str, int, float, bool, type(None), bytes})
 
 
-class Actions(Protocol):
-    """What a session asks of the block that it belongs to."""
+class SessionFormat(NamedTuple):
+    """How a session is written. ``exact``: whole values are compared; a server without redis.sha1hex (fakeredis)."""
 
-    def changed(self) -> None: ...
-
-    def save(self) -> Coroutine[Any, Any, None]: ...
-
-    def release(self) -> Coroutine[Any, Any, None]: ...
-
-    def incr(self, key: str, by: int) -> Coroutine[Any, Any, int]: ...
-
-    def regenerate(self, grace: float) -> Coroutine[Any, Any, str]: ...
-
-    def destroy(self) -> Coroutine[Any, Any, None]: ...
+    codec: Codec
+    policy: SessionPolicy
+    exact: bool = False
 
 
 class Session(MutableMapping[str, Any]):
@@ -57,7 +50,7 @@ class Session(MutableMapping[str, Any]):
     clock in microseconds; empty for a new one.
     """
 
-    saved: Safety | None = None
+    saved: Safety | None
     """How safe the last save was, where the guard waits for replicas (``durability``)."""
     touched = False
     """Whether loading it began its idle time anew."""
@@ -68,32 +61,34 @@ class Session(MutableMapping[str, Any]):
 
     # Most requests leave these as they are.
     _touched = _destroyed = _cleared = _ended = _read_all = _ends_when_empty = _was_released = False
-    _actions: Actions | None = None
-    _at_home: AtHome | None = None
     _before_saving: Callable[[], Awaitable[None]] | None = None
     _after_destroying: Callable[[], Awaitable[None]] | None = None
     _begun: Sequence[Coroutine[Any, Any, Any]] = ()
 
     def __init__(
         self,
+        sid: str,
         name: str,
         snapshot: Snapshot,
-        codec: Codec,
-        policy: SessionPolicy,
+        how: SessionFormat,
         *,
+        actions: Actions | None = None,
+        at_home: AtHome | None = None,
         lease: Lease | None = None,
         read_only: str | None = None,
-        exact: bool = False,
+        saved: Safety | None = None,
     ) -> None:
+        self.sid = sid
         self.name = name
-        self.sid = ""
         self.lease = lease
-        self._codec = codec
-        self._sealing = cast(Sealing, codec) if hasattr(codec, "unseal") else None
-        self._policy = policy
+        self.saved = saved
+        # The block that it belongs to, and the way to that block's event loop. None: it cannot be changed.
+        self._actions = actions
+        self._at_home = at_home
+        self._codec, self._policy, self._exact = how
+        self._sealing = cast(Sealing, self._codec) if hasattr(self._codec, "unseal") else None
         self._closed = read_only
         self._stays_open = False
-        self._exact = exact  # compare whole values: a server without redis.sha1hex (fakeredis)
         self._values: dict[str, Any] = {}
         self._assigned: set[str] = set()
         self._deleted: set[str] = set()
@@ -523,6 +518,23 @@ class Session(MutableMapping[str, Any]):
             except CodecError:
                 yield key, None
 
+    def belongs_to(self, actions: Actions) -> None:
+        """Another block does from now on what the session asks for."""
+        self._actions = actions
+
+    @property
+    def actions(self) -> Actions | None:
+        """The block that does what the session asks for."""
+        return self._actions
+
+    @property
+    def policy(self) -> SessionPolicy:
+        return self._policy
+
+    def had_conflict(self) -> None:
+        """A save met a conflict that could not be merged."""
+        self.conflicted = True
+
     def around(
         self, *, before_saving: Callable[[], Awaitable[None]], after_destroying: Callable[[], Awaitable[None]]
     ) -> None:
@@ -541,10 +553,9 @@ class Session(MutableMapping[str, Any]):
         """``raw`` once more as a value, that nobody has in his hands; None where there is nothing."""
         return None if raw is None else self._codec.decode(key, raw)
 
-    def peek(self, key: str) -> Any:
-        """The value of ``key``, None where there is none. Does not count as read."""
-        value = self._peek(key)
-        return None if value is MISSING else value
+    def peek(self, key: str, default: Any = None) -> Any:
+        """The value of ``key``, ``default`` where there is none. Does not count as read."""
+        return self._value(key) if self._has(key) else default
 
     def changed_keys(self) -> list[str]:
         """The keys that :meth:`changes` is about."""
@@ -605,7 +616,7 @@ class Session(MutableMapping[str, Any]):
         self.was_saved([], outcome)
         return outcome.value
 
-    def _merge(self, conflict: Conflict) -> None:
+    def merge(self, conflict: Conflict) -> None:
         """Bring somebody else's changes in, by each key's strategy.
 
         Raises:
@@ -646,7 +657,7 @@ class Session(MutableMapping[str, Any]):
             return here is MISSING and raw is None
         return self._encoded_if_changed(key, here, raw) is None
 
-    def _theirs(self, conflict: Conflict) -> dict[str, Any]:
+    def theirs(self, conflict: Conflict) -> dict[str, Any]:
         """The keys of a conflict with the values in the store, MISSING where they were deleted."""
         found = {key: self._decoded(key, raw) for f, raw in conflict.theirs.items() if (key := key_of_field(f))}
         if ALL_KEYS in conflict.theirs and conflict.snapshot is not None:
@@ -655,10 +666,14 @@ class Session(MutableMapping[str, Any]):
                 found[key] = self._decoded(key, now.get(key))
         return found
 
-    def _differing(self, other: Session) -> list[str]:
+    def differing(self, other: Session) -> list[str]:
         """The keys whose values here and in ``other`` are not the same."""
         keys = dict.fromkeys([*self._keys(), *other._keys()])
         return [key for key in keys if self._peek(key) != other._peek(key)]
+
+    def present(self, keys: Iterable[str]) -> dict[str, Any]:
+        """Those of ``keys`` that it has, with their values."""
+        return {key: value for key in keys if (value := self._peek(key)) is not MISSING}
 
     def _peek(self, key: str) -> Any:
         """The value, MISSING where there is none. Looking at it this way is no reading of the application's."""

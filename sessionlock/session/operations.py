@@ -10,16 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..codecs.base import Codec, keeps_counters
+from ..codecs.base import keeps_counters
 from ..durability import Safety
 from ..errors import ConfigurationError, SessionConflict, StaleFencingToken
 from ..lease import Lease
-from ..policies import SessionPolicy
 from ..protocol import replies as protocol
 from ..protocol.keys import SessionKeys, keys_for, new_token, renewed_sid
 from ..protocol.replies import Change, Committed, Conflict, Snapshot, refusal
 from ..transport.executor import Executor
-from .mapping import field_of
+from .mapping import SessionFormat, field_of
 
 __all__ = ["NEW", "NewId", "StoredSession"]
 
@@ -42,8 +41,7 @@ class StoredSession:
 
     executor: Executor
     keys: SessionKeys
-    policy: SessionPolicy
-    codec: Codec
+    how: SessionFormat
 
     async def create(self, changes: list[Change]) -> tuple[Snapshot, Safety | None]:
         """Store a new record.
@@ -51,7 +49,7 @@ class StoredSession:
         Raises:
             SessionConflict: there is one, or there was a short while ago.
         """
-        reply, safety = await self.executor.save(protocol.create(self.keys, new_token(), self.policy, changes))
+        reply, safety = await self.executor.save(protocol.create(self.keys, new_token(), self.how.policy, changes))
         outcome = protocol.loaded(reply)
         if not isinstance(outcome, Snapshot):
             digest = self.keys.digest
@@ -65,14 +63,15 @@ class StoredSession:
             SessionConflict: not an integer. SessionNotFound, SessionDestroyed. StaleFencingToken: the lock was lost.
             ConfigurationError: the codec hides numbers, or ``by`` is not a whole number of at most 15 digits.
         """
-        if not keeps_counters(self.codec):
+        codec, policy, _ = self.how
+        if not keeps_counters(codec):
             raise ConfigurationError(
-                f"codec {self.codec.name} does not store integers as digits; Redis cannot count in them"
+                f"codec {codec.name} does not store integers as digits; Redis cannot count in them"
             )
         if type(by) is not int or abs(by) > LARGEST_STEP:
             raise ConfigurationError(f"a counter is moved by a whole number of at most 15 digits, not {by!r}")
         change = Change("i", field_of(key), b"%d" % by, "*")
-        call = protocol.increment(self.keys, new_token(), _holder(lease), created, self.policy, change)
+        call = protocol.increment(self.keys, new_token(), _holder(lease), created, policy, change)
         reply, safety = await self.executor.save(call)
         outcome = protocol.so_safe(protocol.committed(reply), safety)
         digest = self.keys.digest
@@ -134,7 +133,7 @@ class StoredSession:
         ``replaced``: a new session has taken its place, and whoever still comes with its id is told that.
         ``durably``: wait for replicas, where the guard does so at all.
         """
-        call = protocol.destroy(self.keys, self.policy, replaced=replaced)
+        call = protocol.destroy(self.keys, self.how.policy, replaced=replaced)
         reply, safety = await self.executor.save(call) if durably else (await self.executor.run(call), None)
         return reply[0] == b"destroyed", safety
 

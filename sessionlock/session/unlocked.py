@@ -7,22 +7,20 @@ state; keys that have a merge strategy are merged and committed in a second call
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
 
-from ..codecs.base import Codec
-from ..errors import ReadOnlySession, SessionConflict
-from ..policies import SessionPolicy
+from ..errors import ConfigurationError, ReadOnlySession, SessionConflict
 from ..protocol.keys import SessionKeys
-from ..protocol.replies import EMPTY, Change, Conflict, Refused, Snapshot, outdated, refusal
+from ..protocol.replies import EMPTY, Change, Committed, Conflict, Refused, Snapshot, outdated, refusal
 from ..transport.executor import Executor
-from .block import used_twice
+from .block import Actions, used_twice
 from .commit_watch import Engine
-from .mapping import ALL_KEYS, Session
+from .mapping import ALL_KEYS, Session, SessionFormat
 from .merge import MISSING
 from .operations import NEW, StoredSession
 
@@ -33,12 +31,23 @@ MOST_MERGES = 10
 
 
 class Home(Protocol):
-    """Where a block belongs: what a guard keeps for one event loop, as far as it is needed here."""
+    """What a guard keeps for one event loop, as far as a block needs it."""
 
     @property
     def executor(self) -> Executor: ...
 
+    @property
+    def engine(self) -> Engine: ...
+
     def at_home(self, work: Coroutine[Any, Any, Any], /) -> Any: ...
+
+
+class Guard(Protocol):
+    """The guard, as far as a block needs it; of the event loop that runs."""
+
+    def runtime(self) -> Home: ...
+
+    def noticed(self, keys: SessionKeys, snapshot: Snapshot) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,32 +57,35 @@ class Unlocked:
     as a conflict is not committed while there is one.
     """
 
+    guard: Guard
     keys: SessionKeys
     sid: str = field(repr=False)  # the secret: not for tools that print locals
-    engine: Engine
-    codec: Codec
-    policy: SessionPolicy
+    how: SessionFormat
     mode: UnlockedMode
     missing: str
-    expected_version: int | None
-    exact: bool
+    expected_version: int | None = None
     serializable: bool = False
     yields: bool = False
 
+    def __post_init__(self) -> None:
+        if self.mode not in ("read", "optimistic", "last_write_wins"):
+            raise ConfigurationError(f"mode must be lock, read, optimistic or last_write_wins, not {self.mode!r}")
+
     async def load(self) -> Snapshot:
         """Raises :class:`~sessionlock.SessionDestroyed`, :class:`~sessionlock.SessionNotFound`."""
-        outcome = await self.engine.load(self.keys, self.policy)
+        outcome = await self.guard.runtime().engine.load(self.keys, self.how.policy)
         if isinstance(outcome, Snapshot):
             return outcome
         if outcome.kind == "missing" and self.missing == "create" and self.mode != "read":
             return EMPTY
         raise refusal(self.keys.digest, outcome.kind)
 
-    def session(self, snapshot: Snapshot) -> Session:
+    def session(self, snapshot: Snapshot, actions: Actions | None = None) -> Session:
         read_only = "was loaded for reading only" if self.mode == "read" else None
-        session = Session(self.keys.digest, snapshot, self.codec, self.policy, read_only=read_only, exact=self.exact)
-        session.sid = self.sid
-        return session
+        at_home = None if actions is None else self.guard.runtime().at_home
+        return Session(
+            self.sid, self.keys.digest, snapshot, self.how, actions=actions, at_home=at_home, read_only=read_only
+        )
 
     async def commit(self, session: Session, *, merges: int = MOST_MERGES) -> Conflict | None:
         """Save what changed. Returns the conflict that was not merged because ``merges`` is 0.
@@ -81,6 +93,7 @@ class Unlocked:
         Raises:
             SessionConflict: it cannot be merged. SessionDestroyed, SessionNotFound: it is gone.
         """
+        engine = self.guard.runtime().engine
         for left in range(merges, -1, -1):
             changes = session.changes()
             if not changes:
@@ -90,8 +103,8 @@ class Unlocked:
             checks = session.checks(changes) if self.serializable else []
             if self.yields and session.needs_the_lock(changes):
                 checks.append(Change("f", ALL_KEYS, b"", "*"))
-            outcome = await self.engine.commit(
-                self.keys, session.created, [*checks, *changes], self.policy, self.expected_version
+            outcome = await engine.commit(
+                self.keys, session.created, [*checks, *changes], self.how.policy, self.expected_version
             )
             if isinstance(outcome, Refused):
                 raise refusal(self.keys.digest, outcome.kind)
@@ -105,101 +118,89 @@ class Unlocked:
                 return outcome
             stale = [check.field for check in checks if check.field in outcome.theirs]
             if stale:
-                raise self._stale(session, outcome)
-            session._merge(outcome)
+                theirs = session.theirs(outcome)
+                what = f"changed {_listed(theirs)}, which this request has read" if theirs else "holds its lock"
+                raise _conflict(session, f": somebody else {what}; nothing was saved. Load it again", theirs)
+            session.merge(outcome)
         raise AssertionError("unreachable")
 
-    def _stale(self, session: Session, conflict: Conflict) -> SessionConflict:
-        theirs = session._theirs(conflict)
-        what = f"changed {', '.join(map(repr, theirs))}, which this request has read" if theirs else "holds its lock"
-        return SessionConflict(
-            f"session {session.name}: somebody else {what}; nothing was saved. Load it again",
-            keys=tuple(theirs),
-            ours={key: value for key in theirs if (value := session._peek(key)) is not MISSING},
-            theirs={key: value for key, value in theirs.items() if value is not MISSING},
-        ).about(session.name)
-
     def _other_version(self, session: Session, version: int, current: Session) -> SessionConflict:
-        keys = session._differing(current)
-        return SessionConflict(
-            f"session {session.name} is at version {version}, not {self.expected_version}; nothing was saved",
-            keys=tuple(keys),
-            ours={key: value for key in keys if (value := session._peek(key)) is not MISSING},
-            theirs={key: value for key in keys if (value := current._peek(key)) is not MISSING},
-        ).about(session.name)
+        theirs = {key: current.peek(key, MISSING) for key in session.differing(current)}
+        return _conflict(session, f" is at version {version}, not {self.expected_version}; nothing was saved", theirs)
+
+
+def _conflict(session: Session, what: str, theirs: Mapping[str, Any]) -> SessionConflict:
+    """``what`` completes the sentence "session x"; ``theirs``: the keys it is about, as they are in the store."""
+    return SessionConflict(
+        f"session {session.name}{what}",
+        keys=tuple(theirs),
+        ours=session.present(theirs),
+        theirs={key: value for key, value in theirs.items() if value is not MISSING},
+    ).about(session.name)
+
+
+def _listed(keys: Iterable[str]) -> str:
+    return ", ".join(map(repr, keys))
 
 
 class UnlockedContext:
-    """``async with guard.session_lock(sid, mode="optimistic") as session``; one use."""
+    """``async with guard.session_lock(sid, mode="optimistic") as session``; one use. See :class:`.block.Block`."""
 
-    def __init__(
-        self,
-        wanted: Callable[[], Unlocked],
-        home: Callable[[], Home],
-        noticed: Callable[[SessionKeys, Snapshot], None],
-    ) -> None:
-        self._noticed = noticed
-        self._prepare = wanted
-        self._find_home = home
-        self._session: Session
-        self._done = False
+    session: Session
+
+    def __init__(self, wanted: Unlocked) -> None:
+        self._wanted = wanted
         self._entered = False
+        # Nothing is saved at the end: it was saved or given up before.
+        self._done = False
         self.outdated = False
         """Whether it was opened by an id that has been replaced."""
-        self.yields = False
-        """Set before entering: see :class:`Unlocked`."""
-
-    def when_waiting(self, ask: object, /) -> None:
-        """As blocks with a lock have it; here nobody waits."""
 
     async def __aenter__(self) -> Session:
         if self._entered:
             raise used_twice()
         self._entered = True
-        self._wanted = replace(self._prepare(), yields=self.yields)
-        snapshot = await self._load(self._wanted)
-        self._session = self._wanted.session(snapshot)
-        if self._wanted.mode != "read":
-            self._session._actions = self
-            self._session._at_home = self._find_home().at_home
-        return self._session
-
-    async def _load(self, wanted: Unlocked) -> Snapshot:
+        wanted = self._wanted
         snapshot = await wanted.load()
         self.outdated = outdated(wanted.keys, snapshot)
-        self._noticed(wanted.keys, snapshot)
-        return snapshot
+        wanted.guard.noticed(wanted.keys, snapshot)
+        return self._begin(snapshot)
+
+    def _begin(self, snapshot: Snapshot) -> Session:
+        self.session = self._wanted.session(snapshot, None if self.mode == "read" else self)
+        return self.session
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         if error is not None:
-            self._session.forget_what_nobody_awaited()
+            self.session.forget_what_nobody_awaited()
         elif not self._done:
-            await self._session.do_what_nobody_awaited()
+            await self.session.do_what_nobody_awaited()
         if error is None and not self._done:
-            self._session.close("is being saved")
-            if self._wanted.mode == "read":
-                check_unchanged(self._session)
+            self.session.close("is being saved")
+            if self.mode == "read":
+                check_unchanged(self.session)
             else:
                 await self.save()
-        self._session.close("was saved already")
+        self.session.close("was saved already")
+
+    # --- what the session asks for
 
     def changed(self) -> None:
         """Without a lock nothing is saved in passing: a merge may be needed, and that is for the end."""
 
     async def save(self) -> None:
+        if self.mode == "read":
+            raise ReadOnlySession(f"session {self.session.name} was opened for reading only; nothing was saved")
         try:
-            conflict = await self._wanted.commit(self._session)
+            conflict = await self._wanted.commit(self.session)
         except SessionConflict:
-            self._session.conflicted = True
+            self.session.had_conflict()
             raise
         self._expect_no_version()
         if conflict is not None:
-            raise SessionConflict(
-                f"session {self._session.name} was changed by others {MOST_MERGES} times while it was being saved;"
-                " nothing was saved"
-            ).about(self._session.name)
+            raise too_many_merges(self.session, MOST_MERGES)
 
     async def release(self) -> None:
         self.close("is being saved")
@@ -207,36 +208,22 @@ class UnlockedContext:
         self.close("was saved already")
 
     async def incr(self, key: str, by: int) -> int:
-        created = self._session.created or (NEW if self._wanted.missing == "create" else "")
+        created = self.session.created or (NEW if self._wanted.missing == "create" else "")
         outcome = await self._stored.increment(key, by, created=created)
         self._expect_no_version()
-        return self._session.was_counted(key, outcome)
+        return self.session.was_counted(key, outcome)
 
     def _expect_no_version(self) -> None:
         """The version that was expected was there; from now on this request's own commits move it."""
-        self._wanted = replace(self._wanted, expected_version=None)
+        if self._wanted.expected_version is not None:
+            self._wanted = replace(self._wanted, expected_version=None)
 
     async def regenerate(self, grace: float) -> str:
         new = await self._stored.regenerate(grace)
-        self._wanted = replace(self._wanted, keys=new.keys)
-        self._session.was_renewed(new.sid, new.safety)
+        self._wanted = replace(self._wanted, sid=new.sid, keys=new.keys)
+        self.outdated = False
+        self.session.was_renewed(new.sid, new.safety)
         return new.sid
-
-    @property
-    def _stored(self) -> StoredSession:
-        wanted = self._wanted
-        return StoredSession(self._find_home().executor, wanted.keys, wanted.policy, wanted.codec)
-
-    @property
-    def keys(self) -> SessionKeys:
-        """The session's keys, by its newest id."""
-        return self._wanted.keys
-
-    async def expire(self, ttl: float) -> bool:
-        return await self._stored.expire(ttl)
-
-    async def end_old_ids(self, grace: float) -> None:
-        await self._stored.end_old_ids(grace)
 
     async def destroy(self, *, replaced: bool = False) -> None:
         _, safety = await self._stored.destroy(replaced=replaced)
@@ -244,28 +231,90 @@ class UnlockedContext:
         if safety is not None:
             safety.insist()
 
+    @property
+    def _stored(self) -> StoredSession:
+        wanted = self._wanted
+        return StoredSession(wanted.guard.runtime().executor, wanted.keys, wanted.how)
+
+    # --- for the faces
+
+    @property
+    def mode(self) -> UnlockedMode:
+        return self._wanted.mode
+
+    def when_waiting(self, ask: object, /) -> None:
+        """Nobody waits."""
+
+    async def expire(self, ttl: float) -> bool:
+        return await self._stored.expire(ttl)
+
+    async def end_old_ids(self, grace: float) -> None:
+        await self._stored.end_old_ids(grace)
+
+    async def discard(self) -> None:
+        self.close("belongs to a request that is answered already")
+
     def close(self, why: str) -> None:
         """Give up what was changed; nothing is saved at the end. ``why`` as :meth:`Session.close` has it."""
         self._done = True
-        self._session.close(why)
+        self.session.close(why)
+
+    def yield_no_more(self) -> None:
+        """From now on it commits what the holder of the lock could meet as a conflict: it will not run again."""
+        self._wanted = replace(self._wanted, yields=False)
+
+    def move_to(self, guard: Guard) -> None:
+        """It is used on with the guard of another event loop."""
+        self._wanted = replace(self._wanted, guard=guard)
+
+    def take_over(self, session: Session) -> None:
+        """Instead of entering: go on with a session whose lock was released (see :meth:`Session.stay_open`)."""
+        self._entered = True
+        self.session = session
+        session.belongs_to(self)
 
 
 class BeginningContext(UnlockedContext):
     """A session that has no record yet: there is nothing to load, and nobody to lock out; one use."""
 
-    async def _load(self, wanted: Unlocked) -> Snapshot:
-        return EMPTY
+    async def __aenter__(self) -> Session:
+        return self.begin()
+
+    def begin(self) -> Session:
+        """As ``async with`` begins: nothing is asked of the server."""
+        if self._entered:
+            raise used_twice()
+        self._entered = True
+        return self._begin(EMPTY)
+
+    async def create(self, *, idle: float | None = None) -> None:
+        """Store it now, empty or not; nothing is ever overwritten. ``idle``: another life than its policy says.
+
+        Raises:
+            SessionConflict: there is one of that id. CodecError, SessionTooLarge, RedisUnavailable.
+        """
+        stored, changes = self._stored, self.session.changes()
+        if idle is not None:
+            stored = replace(stored, how=stored.how._replace(policy=replace(stored.how.policy, idle=idle)))
+        snapshot, safety = await stored.create(changes)
+        self.session.was_saved(changes, Committed(snapshot.version, snapshot.created, safety=safety))
 
     async def regenerate(self, grace: float) -> str:
-        if self._session.new:
-            return self._session.sid  # nobody has been told it yet
+        if self.session.new:
+            return self.session.sid  # nobody has been told it yet
         return await super().regenerate(grace)
 
     async def destroy(self, *, replaced: bool = False) -> None:
-        if self._session.new:
+        if self.session.new:
             self.close("was destroyed")
         else:
             await super().destroy(replaced=replaced)
+
+
+def too_many_merges(session: Session, merges: int) -> SessionConflict:
+    return SessionConflict(
+        f"session {session.name} was changed by others {merges} times while it was being saved; nothing was saved"
+    ).about(session.name)
 
 
 def check_unchanged(session: Session) -> None:
@@ -283,7 +332,7 @@ class Attempt:
 
     def __init__(self, wanted: Unlocked, snapshot: Snapshot) -> None:
         self._wanted = wanted
-        self._session = wanted.session(snapshot)
+        self._session = wanted.session(snapshot, _OnlyAtTheEnd(wanted.keys.digest))
         self.conflict: Conflict | None = None
         self._entered = False
 
@@ -291,7 +340,6 @@ class Attempt:
         if self._entered:
             raise used_twice()
         self._entered = True
-        self._session._actions = _OnlyAtTheEnd(self._session)
         return self._session
 
     async def __aexit__(
@@ -301,19 +349,25 @@ class Attempt:
         if error is None:
             self.conflict = await self._wanted.commit(self._session, merges=0)
 
+    def exhausted(self, conflict: Conflict) -> SessionConflict:
+        """The error when there is no attempt after this one."""
+        theirs = self._session.theirs(conflict)
+        what = f"{_listed(theirs)} was changed by others at every attempt; nothing was saved"
+        return _conflict(self._session, f": {what}. Allow more attempts, or take the lock", theirs)
+
 
 class _OnlyAtTheEnd:
     """An attempt may run again, so nothing of it may take effect before its commit."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, name: str) -> None:
+        self._name = name
 
     def changed(self) -> None:
         """Nothing to do before the end."""
 
     def _refuse(self, what: str) -> ReadOnlySession:
         return ReadOnlySession(
-            f"session {self._session.name} is in a transaction, which may run again: {what} would take effect twice."
+            f"session {self._name} is in a transaction, which may run again: {what} would take effect twice."
             " Use plain changes (+= counts under merge 'counter'), or do it after the transaction"
         )
 
@@ -360,15 +414,4 @@ async def attempts(wanted: Unlocked, retry: AsyncRetrying | None) -> AsyncIterat
                     snapshot = attempt.conflict.snapshot or await wanted.load()
                     raise _Conflicted(attempt.conflict)
     except _Conflicted as last:
-        raise _exhausted(attempt._session, last.conflict) from None
-
-
-def _exhausted(session: Session, conflict: Conflict) -> SessionConflict:
-    theirs = session._theirs(conflict)
-    return SessionConflict(
-        f"session {session.name}: {', '.join(map(repr, theirs))} was changed by others at every attempt; nothing was"
-        " saved. Allow more attempts, or take the lock",
-        keys=tuple(theirs),
-        ours={key: value for key in theirs if (value := session._peek(key)) is not MISSING},
-        theirs={key: value for key, value in theirs.items() if value is not MISSING},
-    ).about(session.name)
+        raise attempt.exhausted(last.conflict) from None

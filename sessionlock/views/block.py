@@ -4,23 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import MutableMapping
-from typing import Any, Protocol
+from typing import Any
 
-from ..lock.acquire import OnWait
+from ..session.block import Block
 from ..session.mapping import Session
 
 __all__ = ["Block", "SessionOfThread", "core_of", "is_session"]
-
-
-class Block(Protocol):
-    """One use of a session: ``async with``, or ``with`` in a thread."""
-
-    @property
-    def outdated(self) -> bool:
-        """Whether the session was opened by an id that was replaced by a newer one."""
-
-    def when_waiting(self, ask: OnWait | None, /) -> None:
-        """Before it is entered: ``ask`` once when others hold the lock. It may find a reason not to wait for them."""
 
 
 class SessionOfThread(MutableMapping[str, Any]):

@@ -72,7 +72,7 @@ class Visitor:
             if self._told is not None:
                 self._carrier(self._clear)
         elif (session.sid != self._told and not session.new) or self._lives_on(session, block):
-            sid, idle = session.sid, session._policy.idle
+            sid, idle = session.sid, session.policy.idle
             self._carrier(lambda response: self._set(response, sid, idle))
 
     def _lives_on(self, session: Session, block: Block) -> bool:

@@ -86,8 +86,8 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "a safe request disturbs the holder of the lock",
         "django",
         RECORDS,
-        "replace(self._unlocked, yields=True) if self.yields else self._unlocked",
-        "self._unlocked",
+        "block = guard.unlocked(sid, mode, session=policy, yields=yields)",
+        "block = guard.unlocked(sid, mode, session=policy)",
         AGAIN + "test_who_holds_the_lock_is_not_disturbed",
     ),
     (

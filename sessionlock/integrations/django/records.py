@@ -11,18 +11,15 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
-from ...errors import ReadOnlySession, SessionConflict, SessionNotFound
+from ...errors import SessionNotFound
 from ...guard import SessionGuard
 from ...lock.context import SessionContext
 from ...policies import LeasePolicy, SessionPolicy
-from ...protocol.keys import check_sid, new_sid
-from ...protocol.replies import Committed, Snapshot, outdated
 from ...selfcalls.check import refusing
 from ...selfcalls.nesting import held_here
 from ...selfcalls.sockets import Client
 from ...session.mapping import Session
-from ...session.operations import StoredSession
-from ...session.unlocked import Unlocked, UnlockedMode, check_unchanged
+from ...session.unlocked import UnlockedContext, UnlockedMode, check_unchanged
 from ..web.rules import RequestMode
 
 __all__ = ["FreeRecord", "HeldRecord", "Opening", "Record", "create", "empty", "exists"]
@@ -92,8 +89,9 @@ class HeldRecord:
 
     def afterwards(self, guard: SessionGuard) -> FreeRecord:
         """The same session without the lock, which has been given up: for what uses it when the answer has begun."""
-        unlocked = guard.unlocked(self.session.sid, self._policy, "optimistic")
-        return FreeRecord(guard, unlocked, self.session, self.outdated)
+        block = guard.unlocked(self.session.sid, "optimistic", session=self._policy)
+        block.take_over(self.session)
+        return FreeRecord(block, self.outdated)
 
     async def save(self, ttl: float) -> None:
         """Save what changed, let it live ``ttl`` seconds from now, and keep the lock."""
@@ -140,36 +138,32 @@ class HeldRecord:
 class FreeRecord:
     """A session without a lock: read, or committed if nobody else changed the same; otherwise merged or refused."""
 
-    def __init__(self, guard: SessionGuard, unlocked: Unlocked, session: Session, outdated: bool = False) -> None:
-        self._guard = guard
-        self._unlocked = unlocked
-        self.mode: RequestMode = unlocked.mode
-        self.session = session
+    def __init__(self, block: UnlockedContext, outdated: bool = False) -> None:
+        self._block = block
+        self.mode: RequestMode = block.mode
+        self.session = block.session
         self.outdated = outdated
         self.over = False
-        self.yields = False
-        """Whether it meets a conflict rather than disturb the holder of the lock: its request can run again."""
 
     @classmethod
     async def open(
         cls, guard: SessionGuard, sid: str, policy: SessionPolicy, mode: UnlockedMode, *, yields: bool = False
     ) -> FreeRecord:
-        unlocked = guard.unlocked(sid, policy, mode)
-        snapshot = await unlocked.load()
-        guard.noticed(unlocked.keys, snapshot)
-        record = cls(guard, unlocked, unlocked.session(snapshot), outdated(unlocked.keys, snapshot))
-        record.yields = yields
-        return record
+        block = guard.unlocked(sid, mode, session=policy, yields=yields)
+        await block.__aenter__()
+        return cls(block, block.outdated)
 
     def at(self, guard: SessionGuard) -> FreeRecord:
         """The same for the guard of another event loop."""
-        if guard is not self._guard:
-            self._guard = guard
-            self._unlocked = replace(self._unlocked, engine=guard.engine())
+        self._block.move_to(guard)
         return self
 
+    def yield_no_more(self) -> None:
+        """Rather disturb the holder of the lock than meet a conflict: its request cannot run again."""
+        self._block.yield_no_more()
+
     async def save(self, ttl: float) -> None:
-        await _both(self.live(ttl), self._commit())
+        await _both(self.live(ttl), self._block.save())
 
     async def finish(self, ttl: float) -> None:
         """The same: it has no lock to give up, and may be used on."""
@@ -177,12 +171,7 @@ class FreeRecord:
 
     async def live(self, ttl: float) -> None:
         """Let it live ``ttl`` seconds from now."""
-        await self._stored.expire(ttl)
-
-    @property
-    def _stored(self) -> StoredSession:
-        unlocked = self._unlocked
-        return StoredSession(self._guard.runtime().executor, unlocked.keys, unlocked.policy, unlocked.codec)
+        await self._block.expire(ttl)
 
     async def drop(self) -> None:
         """The request is over and nothing is saved.
@@ -194,33 +183,17 @@ class FreeRecord:
             check_unchanged(self.session)
 
     async def renew(self, grace: float) -> str:
-        sid, keys, safety = await self._stored.regenerate(grace)
         self.outdated = False
-        self._unlocked = replace(self._unlocked, sid=sid, keys=keys)
-        self.session.was_renewed(sid, safety)
-        return sid
+        return await self._block.regenerate(grace)
 
     async def incr(self, key: str, by: int) -> int:
-        session = self.session
-        if key in session.changed_keys():
-            await self._commit()
-        outcome = await self._stored.increment(key, by, created=session.created)
-        return session.was_counted(key, outcome)
+        if key in self.session.changed_keys():
+            await self._block.save()
+        return await self._block.incr(key, by)
 
     async def destroy(self) -> None:
         self.over = True
-        self.session.close("was destroyed")
-        await self._guard.destroy(self.session.sid)
-
-    async def _commit(self) -> None:
-        if self.mode == "read":
-            raise ReadOnlySession(f"session {self.session.name} was opened for reading only; nothing was saved")
-        unlocked = replace(self._unlocked, yields=True) if self.yields else self._unlocked
-        if await unlocked.commit(self.session) is not None:
-            raise SessionConflict(
-                f"session {self.session.name} was changed by others again and again while it was being saved;"
-                " nothing was saved"
-            )
+        await self._block.destroy()
 
 
 Record = HeldRecord | FreeRecord
@@ -234,27 +207,21 @@ async def create(
     Raises:
         SessionConflict: there is one of that id. InvalidSessionId, CodecError, SessionTooLarge, RedisUnavailable.
     """
-    sid = check_sid(sid) if sid is not None else new_sid()
-    unlocked = guard.unlocked(sid, policy, "optimistic")
-    session = unlocked.session(Snapshot({}, 0, ""))
-    session.update(data)
-    changes = session.changes()
-    lasting = replace(policy, idle=max(ttl, SHORTEST))
-    stored = StoredSession(guard.runtime().executor, unlocked.keys, lasting, unlocked.codec)
-    snapshot, safety = await stored.create(changes)
-    session.was_saved(changes, Committed(snapshot.version, snapshot.created, safety=safety))
-    return FreeRecord(guard, unlocked, session)
+    block = guard.beginning("optimistic", policy, sid=sid)
+    block.begin().update(data)
+    await block.create(idle=max(ttl, SHORTEST))
+    return FreeRecord(block)
 
 
 def empty(guard: SessionGuard, policy: SessionPolicy) -> Session:
     """What a request that only reads sees when there is no session."""
-    return guard.unlocked(new_sid(), policy, "read").session(Snapshot({}, 0, ""))
+    return guard.beginning("read", policy).begin()
 
 
 async def exists(guard: SessionGuard, sid: str, policy: SessionPolicy) -> bool:
     """Whether there is a session of this id."""
     try:
-        await guard.unlocked(sid, policy, "read").load()
+        await guard.unlocked(sid, "read", session=policy).__aenter__()
     except SessionNotFound:
         return False
     return True

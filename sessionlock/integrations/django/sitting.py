@@ -139,7 +139,7 @@ class Sitting:
         if self._over or not record.session.changed_keys():
             return
         if isinstance(record, FreeRecord) and not self._in_view:
-            record.yields = False  # a thread of the request's, which nothing runs again
+            record.yield_no_more()  # a thread of the request's, which nothing runs again
         elif self._yields and isinstance(record, FreeRecord):
             raise SessionConflict(
                 f"session {record.session.name} is saved before the request ends: that takes the lock"
@@ -358,7 +358,7 @@ class Sitting:
         """The answer has begun: whoever uses the session still (a thread, a stream) does so without a lock."""
         self._over, self._yields = True, False
         if isinstance(self._record, FreeRecord):
-            self._record.yields = False
+            self._record.yield_no_more()
         if self._mode != "read":
             self._mode = "optimistic"
 

@@ -186,13 +186,10 @@ class Visit:
 
     def _to_load(self, sid: str) -> Any:
         mode: Any = "read" if self.mode == "off" else self.mode
-        context: Any = self.guard.session_lock(
-            sid, mode=mode, missing="reject", session=self.lifetime, codec=self._codec
-        )
         # A commit while another request holds the lock could make that one's save a conflict. This one can run again,
         # and wait for the lock then; unless it is the holder itself who waits for it.
-        context.yields = self._may_run_again and held_here(self.guard, sid) is None
-        return context
+        yields = self._may_run_again and held_here(self.guard, sid) is None
+        return self.guard.unlocked(sid, mode, session=self.lifetime, codec=self._codec, yields=yields)
 
     async def _enter(self, context: Context) -> None:
         try:
