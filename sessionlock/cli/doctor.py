@@ -10,8 +10,8 @@ import sys
 import textwrap
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -159,20 +159,16 @@ async def _try_out(url: str, prefix: str, client: Any) -> AsyncIterator[Step]:
             await client.delete(key)
 
 
-@asynccontextmanager
-async def _guard(url: str, prefix: str) -> AsyncIterator[SessionGuard]:
-    lease = LeasePolicy(ttl=2 * CLAIM, claim=CLAIM)
-    patience = WaitPolicy(stop=stop_after_delay(2 * CLAIM), wait=wait_fixed(CLAIM))
-    async with SessionGuard.from_url(
+def _guard(url: str, prefix: str) -> SessionGuard:
+    return SessionGuard.from_url(
         url,
         prefix=prefix,
-        lease=lease,
-        wait=patience,
+        lease=LeasePolicy(ttl=2 * CLAIM, claim=CLAIM),
+        wait=WaitPolicy(stop=stop_after_delay(2 * CLAIM), wait=wait_fixed(CLAIM)),
         retry_for=ANSWERS_WITHIN,
         reply_within=ANSWERS_WITHIN,
         check=False,
-    ) as guard:
-        yield guard
+    )
 
 
 async def _lock(guard: SessionGuard, sid: str) -> Step:
@@ -193,7 +189,10 @@ async def _hand_over(guard: SessionGuard, other: SessionGuard, sid: str) -> Step
     try:
         async with guard.lock(sid):
             waiting = asyncio.ensure_future(wait())
-            await _until_queued(guard, sid, waiting)
+            while True:
+                if waiting.done() or (await guard.inspect(sid)).waiters:
+                    break
+                await asyncio.sleep(0.005)
             before = time.perf_counter()
         took = await waiting - before
     finally:
@@ -202,13 +201,6 @@ async def _hand_over(guard: SessionGuard, other: SessionGuard, sid: str) -> Step
     if took < PUSHED_WITHIN:
         return Step("push", True, f"a waiter of another connection had the lock {_ms(took)} after its release")
     return Step("push", False, f"no push arrived; the waiter found the lock by itself after {took:.2f} s")
-
-
-async def _until_queued(guard: SessionGuard, sid: str, waiting: asyncio.Future[Any]) -> None:
-    while True:
-        if waiting.done() or (await guard.inspect(sid)).waiters:
-            return
-        await asyncio.sleep(0.005)
 
 
 async def _compare(guard: SessionGuard, client: Any, sid: str, plain: bytes) -> Step:
@@ -263,22 +255,16 @@ def _page(seen: Examination, style: Style) -> Iterator[str]:
         yield f"  {step.name:<{WIDTH}}{'' if step.ok else style.bad('no: ')}{step.detail}"
     if seen.failed:
         yield f"  {'failed':<{WIDTH}}{style.bad(seen.failed)}"
-    paint: dict[str, Callable[[str], str]] = {"refuse": style.bad, "warn": style.bad, "info": style.dim}
-    names = {"refuse": "REFUSED", "warn": "WARNING", "info": "note"}
+    levels = {"refuse": style.bad("REFUSED"), "warn": style.bad("WARNING"), "info": style.dim("note")}
     for finding, nodes in seen.findings.items():
         yield ""
         where = f" ({', '.join(nodes)})" if len(seen.nodes) > 1 else ""
-        yield f"{paint[finding.level](names[finding.level])}  {finding.what}{where}"
-        yield _wrapped("  why  ", f"{finding.why}.")
-        yield _wrapped("  do   ", f"{finding.advice}.")
+        yield f"{levels[finding.level]}  {finding.what}{where}"
+        for label, text in (("  why  ", finding.why), ("  do   ", finding.advice)):
+            indents: dict[str, Any] = {"initial_indent": label, "subsequent_indent": " " * len(label)}
+            yield textwrap.fill(f"{text}.", COLUMNS, **indents, break_on_hyphens=False)
     yield ""
     yield _conclusion(seen, style)
-
-
-def _wrapped(label: str, text: str) -> str:
-    return textwrap.fill(
-        text, COLUMNS, initial_indent=label, subsequent_indent=" " * len(label), break_on_hyphens=False
-    )
 
 
 def _conclusion(seen: Examination, style: Style) -> str:
@@ -295,9 +281,12 @@ def _facts(found: Capabilities) -> Iterator[tuple[str, str]]:
     protocol = f", RESP{found.protocol}" if found.protocol else ""
     yield "server", f"{found.mode or 'mode unknown'}, {role}{protocol}"
     yield "scripts", {True: "permitted", False: "not permitted", None: "unknown"}[found.scripts]
-    yield "sharded pub/sub", _yes_no(found.sharded_pubsub)
-    yield "WAITAOF", _yes_no(found.waitaof)
-    yield "memory", _memory(found)
+    yes_no = {True: "yes", False: "no", None: "unknown"}
+    yield "sharded pub/sub", yes_no[found.sharded_pubsub]
+    yield "WAITAOF", yes_no[found.waitaof]
+    used = "unknown" if found.used_memory is None else _size(found.used_memory)
+    limit = {None: "limit unknown", 0: "no limit"}.get(found.maxmemory, f"of {_size(found.maxmemory or 0)}")
+    yield "memory", f"{used}, {limit}, eviction policy {found.eviction or 'unknown'}"
     yield "persistence", _persistence(found)
     if found.replicas is not None:
         needed = "unknown" if found.min_replicas_to_write is None else str(found.min_replicas_to_write)
@@ -308,16 +297,6 @@ def _facts(found: Capabilities) -> Iterator[tuple[str, str]]:
         yield "unknown", ", ".join(found.unknown)
         for reason in found.because:
             yield "", f"({one_line(reason)})"
-
-
-def _yes_no(answer: bool | None) -> str:
-    return {True: "yes", False: "no", None: "unknown"}[answer]
-
-
-def _memory(found: Capabilities) -> str:
-    used = "unknown" if found.used_memory is None else _size(found.used_memory)
-    limit = {None: "limit unknown", 0: "no limit"}.get(found.maxmemory, f"of {_size(found.maxmemory or 0)}")
-    return f"{used}, {limit}, eviction policy {found.eviction or 'unknown'}"
 
 
 def _persistence(found: Capabilities) -> str:
@@ -332,12 +311,10 @@ def _persistence(found: Capabilities) -> str:
 
 
 def _size(size: int) -> str:
-    amount, unit = float(size), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if amount < 1024:
-            break
-        amount, unit = amount / 1024, larger
-    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+    if size < 1024:
+        return f"{size} B"
+    power = min((size.bit_length() - 1) // 10, 4)
+    return f"{size / 1024**power:.1f} {' KMGT'[power]}iB"
 
 
 def _ms(seconds: float) -> str:
