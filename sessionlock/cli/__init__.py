@@ -16,6 +16,36 @@ from .failure import Failure
 
 __all__ = ["main"]
 
+# What each is for, in short and in full.
+COMMANDS = {
+    "demo": (
+        "see what concurrent requests of one session lose, and that guarded ones lose nothing",
+        "Node processes send concurrent requests to three sessions in one Redis (a cart, flash messages, a"
+        " counter): first with plain GET and SET, then guarded. Shows what was lost and what it cost."
+        " Exit status: 0 the guarded run lost nothing, 1 it lost something, 2 wrong usage or no Redis.",
+    ),
+    "doctor": (
+        "what a Redis is and how it is set up, what that means for sessions, and whether all works there",
+        "Look at a Redis (version, permissions, eviction, persistence, replicas, cluster), say what that means for"
+        " sessions and locks and what to do about it; then lock, hand over and save one session of its own, and"
+        " leave nothing behind. Exit status: 0 fine, 1 there are warnings, 2 sessionlock does not work there, or"
+        " no answer.",
+    ),
+    "inspect": (
+        "who holds a session, for how long already, and who waits",
+        "Show who holds a session and who waits. Changes nothing. Exit status 1: no session, no holder.",
+    ),
+    "release": (
+        "take the lock from a holder that hangs",
+        "Take a session's lock from the holder that `sessionlock inspect` showed; the next waiter gets it and the"
+        " late save of that holder is refused. Exit status 1: that token does not hold the lock any more.",
+    ),
+}
+DEMO_URL = (
+    "a Redis of yours; the demo uses random names there and deletes them at its end (default: a private server process)"
+)
+DEMO_REQUESTS = "requests to each of the three sessions in each run (default: 1000)"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status. Wrong usage ends in argparse's ``SystemExit(2)``."""
@@ -58,85 +88,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"sessionlock {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_demo(commands)
-    _add_doctor(commands)
-    _add_inspect(commands)
-    _add_release(commands)
+    added = {name: commands.add_parser(name, help=short, description=told) for name, (short, told) in COMMANDS.items()}
+
+    option = added["demo"].add_argument
+    option("--url", help=DEMO_URL)
+    option("--nodes", type=_whole(1, 64), default=4, metavar="N", help="node processes (default: 4)")
+    option("--requests", type=_whole(1, 20_000), default=1000, metavar="N", help=DEMO_REQUESTS)
+    option("--seed", type=int, metavar="N", help="which requests deliver messages (default: random)")
+
+    option = added["doctor"].add_argument
+    local = "redis://localhost:6379/0"
+    option("url", nargs="?", default=local, metavar="URL", help=f"default: {local}")
+
+    for name in ("inspect", "release"):
+        option = added[name].add_argument
+        option("--url", required=True, help="redis://, rediss:// or unix://")
+        option("sid", metavar="SID", help="the session id; - reads it from standard input, unseen by ps")
+    option("--token", required=True, help="the holder's token, as `sessionlock inspect` shows it")
+
+    for name in ("doctor", "inspect", "release"):
+        added[name].add_argument("--prefix", default="sl", help="the guard's key prefix (default: sl)")
+    for name in ("demo", "doctor", "inspect"):
+        added[name].add_argument("--json", action="store_true", help="print one JSON object instead")
     return parser
-
-
-def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    demo = commands.add_parser(
-        "demo",
-        help="see what concurrent requests of one session lose, and that guarded ones lose nothing",
-        description=(
-            "Node processes send concurrent requests to three sessions in one Redis (a cart, flash messages, a"
-            " counter): first with plain GET and SET, then guarded. Shows what was lost and what it cost."
-            " Exit status: 0 the guarded run lost nothing, 1 it lost something, 2 wrong usage or no Redis."
-        ),
-    )
-    demo.add_argument(
-        "--url",
-        help="a Redis of yours; the demo uses random names there and deletes them at its end"
-        " (default: a private server process)",
-    )
-    demo.add_argument("--nodes", type=_whole(1, 64), default=4, metavar="N", help="node processes (default: 4)")
-    demo.add_argument(
-        "--requests",
-        type=_whole(1, 20_000),
-        default=1000,
-        metavar="N",
-        help="requests to each of the three sessions in each run (default: 1000)",
-    )
-    demo.add_argument("--seed", type=int, metavar="N", help="which requests deliver messages (default: random)")
-    demo.add_argument("--json", action="store_true", help="print one JSON object instead")
-
-
-def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    doctor = commands.add_parser(
-        "doctor",
-        help="what a Redis is and how it is set up, what that means for sessions, and whether all works there",
-        description=(
-            "Look at a Redis (version, permissions, eviction, persistence, replicas, cluster), say what that means for"
-            " sessions and locks and what to do about it; then lock, hand over and save one session of its own, and"
-            " leave nothing behind. Exit status: 0 fine, 1 there are warnings, 2 sessionlock does not work there, or"
-            " no answer."
-        ),
-    )
-    doctor.add_argument(
-        "url", nargs="?", default="redis://localhost:6379/0", metavar="URL", help="default: redis://localhost:6379/0"
-    )
-    doctor.add_argument("--prefix", default="sl", help="the guard's key prefix (default: sl)")
-    doctor.add_argument("--json", action="store_true", help="print one JSON object instead")
-
-
-def _add_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    inspect = commands.add_parser(
-        "inspect",
-        help="who holds a session, for how long already, and who waits",
-        description="Show who holds a session and who waits. Changes nothing. Exit status 1: no session, no holder.",
-    )
-    _add_target(inspect)
-    inspect.add_argument("--json", action="store_true", help="print one JSON object instead")
-
-
-def _add_release(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    release = commands.add_parser(
-        "release",
-        help="take the lock from a holder that hangs",
-        description=(
-            "Take a session's lock from the holder that `sessionlock inspect` showed; the next waiter gets it and the"
-            " late save of that holder is refused. Exit status 1: that token does not hold the lock any more."
-        ),
-    )
-    _add_target(release)
-    release.add_argument("--token", required=True, help="the holder's token, as `sessionlock inspect` shows it")
-
-
-def _add_target(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--url", required=True, help="redis://, rediss:// or unix://")
-    command.add_argument("--prefix", default="sl", help="the guard's key prefix (default: sl)")
-    command.add_argument("sid", metavar="SID", help="the session id; - reads it from standard input, unseen by ps")
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
