@@ -216,6 +216,7 @@ HOST = socket.gethostname()
         ("web POST /x", None),
         ("", None),
     ],
+    ids=lambda part: str(part).replace(f"{os.getpid()}", "own").replace(HOST, "host"),
 )
 def test_what_a_label_tells(label: str, process: int | None) -> None:
     assert process_of(Holder(label, None)) == process
