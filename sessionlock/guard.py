@@ -18,13 +18,14 @@ from .checkup.findings import Capabilities
 from .codecs.base import Codec, default_codec
 from .durability import Wait
 from .errors import ConfigurationError, InvalidSessionId, SessionConflict
-from .lock.acquire import Wanted
 from .lock.context import LockContext, SessionContext, SessionsContext
 from .lock.holders import node_name
 from .lock.one_store import OneStore
 from .lock.options import LockOptions, Missing, Mode, SharedOptions
+from .lock.request import LockRequest
 from .lock.runtime import Runtime, Runtimes
 from .lock.topology import OpenTopology
+from .observe import Observer, harmless
 from .policies import LeasePolicy, SessionPolicy, WaitPolicy, check_seconds, seconds_until_stop
 from .protocol import replies as protocol
 from .protocol.keys import SessionKeys, check_prefix, check_sid, keys_for, new_sid
@@ -66,6 +67,7 @@ class GuardOptions(TypedDict, total=False):
     durability: Wait | None
     check: bool | None
     quorum: Quorum | None
+    observer: Observer | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ class SessionGuard:
     first call, logs what weakens a promise, and refuses a server that cannot do (default: yes, unless the environment
     has ``SESSIONLOCK_CHECK=0``).
     ``quorum``: a :class:`~sessionlock.Quorum` of independent masters that hold the locks; ``client`` then is the store
-    of the sessions only.
+    of the sessions only. ``observer``: a function that is told what happens (:mod:`sessionlock.observe`).
     """
 
     def __init__(
@@ -129,6 +131,7 @@ class SessionGuard:
         durability: Wait | None = None,
         check: bool | None = None,
         quorum: Quorum | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._client = client
         self.prefix = check_prefix(prefix)
@@ -158,7 +161,8 @@ class SessionGuard:
         if quorum is not None:
             open_topology, self._owned = _with_quorum(quorum, client, open_topology, self.lease_policy, how)
         open_engine = partial(_engine, commit_by, reply_within, retry_for)
-        self._runtimes = Runtimes(partial(Runtime, open_topology, open_engine))
+        told = None if observer is None else harmless(observer)
+        self._runtimes = Runtimes(partial(Runtime, open_topology, open_engine, told))
         # This process' and event loop's part; a fork or another loop gets its own, and it ends with its loop.
         self.runtime: Callable[[], Runtime] = self._runtimes.current
 
@@ -336,13 +340,12 @@ class SessionGuard:
         lease: LeasePolicy | None,
         wait: WaitPolicy | float | None,
         name: str | None,
-    ) -> Wanted:
+    ) -> LockRequest:
         if missing not in ("create", "reject"):
             raise ConfigurationError(f"missing must be 'create' or 'reject', not {missing!r}")
         keys = keys_for(self.prefix, check_sid(sid))
-        return Wanted(
+        return LockRequest(
             keys,
-            keys.digest,
             self._labelled(name),
             lease or self.lease_policy,
             wait if isinstance(wait, WaitPolicy) else self.wait_policy if wait is None else WaitPolicy.seconds(wait),

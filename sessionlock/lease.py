@@ -27,6 +27,7 @@ class Lease:
         "_on_lost",
         "_released",
         "_safety_margin",
+        "_tell_loss",
         "confirmed",
         "fencing_token",
         "hold_until",
@@ -50,6 +51,7 @@ class Lease:
         safety_margin: float,
         max_hold: float,
         confirmed: bool = True,
+        tell_loss: Callable[[Lease], object] | None = None,
     ) -> None:
         self.name = name
         self.token = token
@@ -64,6 +66,7 @@ class Lease:
         self._released = False
         self._event: anyio.Event | None = None
         self._on_lost: Callable[[], object] | None = None
+        self._tell_loss = tell_loss
 
     def __repr__(self) -> str:
         state = "lost" if self.is_lost else "released" if self._released else f"{self.remaining():.3f} s left"
@@ -125,6 +128,8 @@ class Lease:
         self.lost_because = because
         if self._event is not None:
             self._event.set()
+        if self._tell_loss is not None:
+            self._tell_loss(self)
         if self._on_lost is not None:
             self._on_lost()
 

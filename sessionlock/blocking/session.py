@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from ..errors import ConfigurationError
 from ..lease import Lease
-from ..lock.acquire import OnWait
+from ..lock.request import OnWait
 from ..session.block import Actions
 from ..session.mapping import Session as AsyncSession
 from ..session.unlocked import Attempt as AsyncAttempt

@@ -7,51 +7,31 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from .. import observe
 from ..errors import RedisUnavailable, SessionLockError, WaitTimedOut
-from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
 from ..protocol import replies as protocol
-from ..protocol.keys import SessionKeys, new_token
+from ..protocol.keys import new_token
 from ..protocol.replies import Busy, Granted, Handover, Holder, Queued
 from .patience import Patience
 from .refusals import not_granted, queue_full, refused
+from .request import LockRequest, OnWait, Question
 from .runtime import Runtime
 from .waiting import Waiter
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Acquisition", "Objection", "OnWait", "Question", "StillWaiting", "Wanted"]
+__all__ = ["Acquisition", "Objection", "StillWaiting"]
 
 BRIEF_WAIT = 0.05  # seconds of waiting that are not worth asking whether it makes sense
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is to be acquired, and how. ``session`` None: only the lock."""
-
-    keys: SessionKeys
-    name: str
-    label: str
-    lease: LeasePolicy
-    wait: WaitPolicy
-    session: SessionPolicy | None
-    missing: str
-    push_limit: int
-
-
 class StillWaiting(SessionLockError):
     """Not yet."""
-
-
-# What may speak against a wait: awaited beside it; what that raises ends the wait, unless the grant comes first.
-Question = Callable[[], Coroutine[Any, Any, None]]
-# Called once, as the wait begins, with who is waited for; None: there is no question.
-OnWait = Callable[[Wanted, Holder], "Question | None"]
 
 
 class Objection:
@@ -61,9 +41,11 @@ class Objection:
     :data:`BRIEF_WAIT`, one after the other of a loop's waits: a crowd of waiters costs no more than one at a time.
     """
 
-    def __init__(self, runtime: Runtime, wanted: Wanted, on_wait: OnWait | None, wake: Callable[[], object]) -> None:
+    def __init__(
+        self, runtime: Runtime, request: LockRequest, on_wait: OnWait | None, wake: Callable[[], object]
+    ) -> None:
         self._runtime = runtime
-        self._wanted = wanted
+        self._request = request
         self._on_wait = on_wait
         self._wake = wake
         self._timer: asyncio.TimerHandle | None = None
@@ -77,7 +59,7 @@ class Objection:
     def consider(self, holder: Holder) -> None:
         """This holder is waited for; only the first counts."""
         on_wait, self._on_wait = self._on_wait, None
-        question = on_wait(self._wanted, holder) if on_wait is not None else None
+        question = on_wait(self._request, holder) if on_wait is not None else None
         if question is not None:
             self._timer = self._runtime.loop.call_later(BRIEF_WAIT, self._ask, question)
 
@@ -112,14 +94,15 @@ class Objection:
 class Acquisition:
     """One try to become the holder. ``token`` names it in Redis."""
 
-    def __init__(self, runtime: Runtime, wanted: Wanted, on_wait: OnWait | None = None) -> None:
+    def __init__(self, runtime: Runtime, request: LockRequest, on_wait: OnWait | None = None) -> None:
         self.token = new_token()
         self._runtime = runtime
-        self._wanted = wanted
+        self._request = request
         self._on_wait = on_wait
         self._waiter: Waiter | None = None
         self._asked = False
         self._new_in_queue = True
+        self._observer = runtime.observer
 
     async def run(self) -> Granted:
         """Wait for the grant.
@@ -140,32 +123,34 @@ class Acquisition:
             raise
         finally:
             self._runtime.wakeup.expect_no_more(self.token)
-            self._runtime.wakeup.pushes.no_more(self._wanted.keys, self.token)
+            self._runtime.wakeup.pushes.no_more(self._request.keys, self.token)
             if self._waiter is not None:
-                self._runtime.wakeup.leave(self._wanted.keys, self._waiter)
+                self._runtime.wakeup.leave(self._request.keys, self._waiter)
 
     def _check(self, granted: Granted) -> None:
         """What was true when this was queued may have changed until the lock was handed over."""
-        wanted, snapshot = self._wanted, granted.snapshot
-        if wanted.session is None:
+        request, snapshot = self._request, granted.snapshot
+        if request.session is None:
             return
-        if not protocol.admitted(wanted.keys, snapshot.fields, granted.server_us):
-            raise protocol.refusal(wanted.name, protocol.not_admitted(wanted.keys, snapshot.fields, granted.server_us))
-        if wanted.missing == "reject" and not snapshot.created:
-            raise refused(wanted.name, "missing")
+        if not protocol.admitted(request.keys, snapshot.fields, granted.server_us):
+            raise protocol.refusal(
+                request.digest, protocol.not_admitted(request.keys, snapshot.fields, granted.server_us)
+            )
+        if request.missing == "reject" and not snapshot.created:
+            raise refused(request.digest, "missing")
 
     async def _abandon(self, *, wait: bool) -> None:
         """Give up whatever Redis has under this token: a place in the queue, or the lock."""
         if self._asked:
             call = protocol.abandon(
-                self._wanted.keys, self.token, push_limit=self._wanted.push_limit, deaf=self._runtime.deaf
+                self._request.keys, self.token, push_limit=self._request.push_limit, deaf=self._runtime.deaf
             )
             await self._runtime.see_through(self._runtime.executor.run(call), wait=wait)
 
     # --- asking
 
     async def _first(self) -> Granted | Queued:
-        queues = self._wanted.wait.queues
+        queues = self._request.wait.queues
         outcome = await self._ask(queueing=queues and self._hears())
         if isinstance(outcome, Busy) and queues and not outcome.full:
             # The first wait of this process. Subscribe before queueing: a releaser drops whom it cannot reach.
@@ -174,32 +159,32 @@ class Acquisition:
         return self._granted_or_queued(outcome)
 
     def _hears(self) -> bool:
-        return self._runtime.wakeup.pushes.hears(self._wanted.keys)
+        return self._runtime.wakeup.pushes.hears(self._request.keys)
 
     async def _listen(self) -> None:
-        await self._runtime.wakeup.pushes.listen(self._wanted.keys, self.token)
+        await self._runtime.wakeup.pushes.listen(self._request.keys, self.token)
 
     async def _ask(self, *, queueing: bool) -> Granted | Queued | Busy:
-        wanted = self._wanted
+        request = self._request
         last = self._waiter.last if self._waiter is not None else None
         call = protocol.acquire(
-            wanted.keys,
+            request.keys,
             self.token,
-            wanted.lease,
-            wanted.session,
-            channel=self._runtime.wakeup.pushes.channel(wanted.keys),
-            label=wanted.label,
-            missing=wanted.missing,
+            request.lease,
+            request.session,
+            channel=self._runtime.wakeup.pushes.channel(request.keys),
+            label=request.label,
+            missing=request.missing,
             queueing=queueing,
-            max_waiters=wanted.wait.max_waiters,
+            max_waiters=request.wait.max_waiters,
             ticket=last.ticket if last is not None else "0",
-            push_limit=wanted.push_limit,
+            push_limit=request.push_limit,
             deaf=self._runtime.deaf,
         )
         asked_before, self._asked = self._asked, True
         if queueing:
             self._runtime.wakeup.expect(self.token)
-            self._runtime.wakeup.pushes.want(wanted.keys, self.token)
+            self._runtime.wakeup.pushes.want(request.keys, self.token)
         asked_at = time.monotonic()
         try:
             reply = await self._runtime.executor.run(call)
@@ -210,25 +195,30 @@ class Acquisition:
         if isinstance(outcome, (Busy, protocol.Refused)):
             self._asked = False  # Redis has nothing under this token
         if isinstance(outcome, protocol.Refused):
-            raise refused(wanted.name, outcome.kind)
+            raise refused(request.digest, outcome.kind)
         return outcome
 
     def _granted_or_queued(self, outcome: Granted | Queued | Busy) -> Granted | Queued:
         if not isinstance(outcome, Busy):
             return outcome
         if outcome.full:
-            raise queue_full(self._wanted.name, outcome)
-        raise not_granted(self._wanted.name, outcome.holder)
+            raise queue_full(self._request.digest, outcome)
+        raise not_granted(self._request.digest, outcome.holder)
 
     # --- waiting
 
     async def _wait(self, queued: Queued) -> Granted:
         waiter = self._waiter = self._runtime.wakeup.join(
-            self._wanted.keys, self.token, self._wanted.lease.claim_ms / 1000
+            self._request.keys, self.token, self._request.lease.claim_ms / 1000
         )
         waiter.heard(queued)
-        patience = Patience(self._wanted.wait, StillWaiting(f"session {self._wanted.name} is locked"))
-        with Objection(self._runtime, self._wanted, self._on_wait, waiter.look) as objection:
+        if self._observer is not None:
+            place = observe.LockQueued(
+                self._request.digest, self._request.label, int(queued.ticket), queued.position, queued.holder.label
+            )
+            self._observer(place)
+        patience = Patience(self._request.wait, StillWaiting(f"session {self._request.digest} is locked"))
+        with Objection(self._runtime, self._request, self._on_wait, waiter.look) as objection:
             objection.consider(queued.holder)
             while True:
                 granted = await self._turn(waiter)
@@ -263,11 +253,13 @@ class Acquisition:
     async def _accept(self, push: Handover, waiter: Waiter) -> Granted | Queued:
         """The lock was handed over by push. Start at once, unless there is something to ask Redis for."""
         if push.kind == "D":
-            raise refused(self._wanted.name, "destroyed")
+            raise refused(self._request.digest, "destroyed")
+        if self._observer is not None:
+            self._observer(observe.LockHandedOver(self._request.digest, self._request.label))
         now = time.monotonic()
         waiter.room.lease_ends = now + push.claim
         snapshot = push.snapshot
-        if snapshot is None and self._wanted.session is None:
+        if snapshot is None and self._request.session is None:
             snapshot = protocol.EMPTY
         if snapshot is not None and waiter.last is not None:
             seen = waiter.last
@@ -278,10 +270,10 @@ class Acquisition:
         outcome = self._granted_or_queued(await self._ask(queueing=True))
         if not isinstance(outcome, Granted):
             # The claim had lapsed, as if this process hung; its other waiters were taken out of the queue then.
-            self._runtime.wakeup.look_all(self._wanted.keys)
+            self._runtime.wakeup.look_all(self._request.keys)
         return outcome
 
     def _timed_out(self, waiter: Waiter, waited: float) -> WaitTimedOut:
         last = waiter.last
         assert last is not None
-        return not_granted(self._wanted.name, last.holder, waited=waited, position=last.position)
+        return not_granted(self._request.digest, last.holder, waited=waited, position=last.position)

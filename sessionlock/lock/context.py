@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 
 import anyio
 
+from .. import observe
 from ..errors import (
     LeaseLost,
     RedisUnavailable,
-    SessionDestroyed,
     SessionLockError,
-    SessionNotFound,
-    StaleFencingToken,
 )
 from ..lease import Lease
+from ..observe import Event, Observer
 from ..protocol import replies as protocol
 from ..protocol.keys import SessionKeys
-from ..protocol.replies import Change, Committed, Conflict, Granted, Refused, Snapshot, outdated, refusal
+from ..protocol.replies import Change, Committed, Conflict, Granted, Refused, Snapshot, outdated
 from ..session.block import used_twice
 from ..session.mapping import Session, SessionFormat
 from ..session.operations import StoredSession
 from ..session.unlocked import too_many_merges
-from .acquire import OnWait, Wanted
+from .observed import acquire_observed, tell_loss
+from .refusals import lease_lost, not_saved
+from .request import LockRequest, OnWait
 from .runtime import Runtime
 
 __all__ = ["LockContext", "SessionContext", "SessionsContext"]
@@ -39,9 +42,9 @@ MOST_MERGES = 100
 class _Held:
     """What ``async with guard.lock`` and ``guard.session_lock`` have in common: one acquisition, one lease."""
 
-    def __init__(self, runtime: Callable[[], Runtime], wanted: Wanted) -> None:
+    def __init__(self, runtime: Callable[[], Runtime], request: LockRequest) -> None:
         self._find_runtime = runtime
-        self._wanted = wanted
+        self._request = request
         self._entered = False
         self._on_wait: OnWait | None = None
         self._lease: Lease | None = None
@@ -57,29 +60,30 @@ class _Held:
             raise used_twice()
         self._entered = True
         runtime = self._runtime = self._find_runtime()
-        wanted = self._wanted
-        runtime.holders.check(wanted.keys)
-        acquisition = runtime.topology.acquisition(runtime, wanted, self._on_wait)
-        granted = await acquisition.run()
-        lease = self._lease = _lease(acquisition.token, granted, wanted)
-        runtime.holders.add(wanted.keys, acquisition.token, wanted.label)
-        runtime.watchdog.watch(lease, wanted.keys, wanted.lease)
+        request = self._request
+        acquisition = runtime.topology.acquisition(runtime, request, self._on_wait)
+        if runtime.observer is None:
+            runtime.holders.check(request.keys)
+            granted = await acquisition.run()
+        else:
+            granted = await acquire_observed(runtime.observer, request, runtime.holders, acquisition)
+        lease = self._lease = _lease(acquisition.token, granted, request, runtime.observer)
+        runtime.holders.add(request.keys, acquisition.token, request.label)
+        runtime.watchdog.watch(lease, request)
         return lease, granted.snapshot
 
     def _guard_body(self) -> None:
         """From here on losing the lease cancels the body."""
-        if self._wanted.lease.on_lost == "cancel":
-            assert self._lease is not None
+        if self._request.lease.on_lost == "cancel":
             self._scope = anyio.CancelScope()
             self._scope.__enter__()
-            self._lease.when_lost(self._scope.cancel)
+            self._the_lease.when_lost(self._scope.cancel)
 
     def _end_body(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> bool:
         """Leave the cancel scope. Returns whether the body was ended by the loss of the lease."""
-        assert self._lease is not None
-        self._lease.when_lost(None)
+        self._the_lease.when_lost(None)
         scope, self._scope = self._scope, None
         try:
             return scope is not None and bool(scope.__exit__(kind, error, tb))
@@ -110,22 +114,22 @@ class _Held:
     async def _abandon_later(self, error: RedisUnavailable) -> None:
         """Released or not, this body is over. Once Redis is back nobody should wait for the end of its lease."""
         if not error.refused:
-            wanted, runtime = self._wanted, self._runtime
+            request, runtime = self._request, self._runtime
             token = self._the_lease.token
-            call = protocol.abandon(wanted.keys, token, push_limit=wanted.push_limit, deaf=runtime.deaf)
+            call = protocol.abandon(request.keys, token, push_limit=request.push_limit, deaf=runtime.deaf)
             await runtime.see_through(runtime.executor.run(call), wait=False)
 
     def _release(self, changes: list[Change], created: str) -> protocol.Call:
-        lease, wanted = self._the_lease, self._wanted
+        lease, request = self._the_lease, self._request
         return protocol.release(
-            wanted.keys,
+            request.keys,
             lease.token,
             lease.fencing_token,
             created,
-            wanted.session,
+            request.session,
             changes,
-            push_limit=wanted.push_limit,
-            channel=self._runtime.wakeup.pushes.channel(wanted.keys),
+            push_limit=request.push_limit,
+            channel=self._runtime.wakeup.pushes.channel(request.keys),
             deaf=self._runtime.deaf,
         )
 
@@ -137,7 +141,7 @@ class _Held:
         if outcome.handover is not None:
             self._runtime.wakeup.dispatch(outcome.handover)
         elif isinstance(outcome, Committed) and outcome.repeated:
-            self._runtime.wakeup.look_after(self._wanted.keys)  # the first reply, with a grant perhaps, was lost
+            self._runtime.wakeup.look_after(self._request.keys)  # the first reply, with a grant perhaps, was lost
         return outcome
 
     async def _to_the_end(self, call: protocol.Call) -> Committed | Conflict | Refused:
@@ -160,31 +164,27 @@ class _Held:
         return self._lease
 
     def _finish(self) -> None:
-        lease = self._lease
-        assert lease is not None
+        lease = self._the_lease
         self._runtime.watchdog.forget(lease)
-        self._runtime.holders.remove(self._wanted.keys, lease.token)
+        self._runtime.holders.remove(self._request.keys, lease.token)
         lease.mark_released()
+        self._tell(observe.LockReleased, time.monotonic() - lease.since)
+
+    def _tell(self, event: Callable[..., Event], *about: object) -> None:
+        observer = self._runtime.observer
+        if observer is not None:
+            observer(event(self._request.digest, self._request.label, *about))
 
     def _loss(self, fence: int) -> LeaseLost:
-        lease = self._lease
-        assert lease is not None
+        lease = self._the_lease
         lease.mark_lost(lease.lost_because or "Redis does not know it any more")
-        if fence > lease.fencing_token:
-            return StaleFencingToken(
-                f"the lock of {lease.name} was lost and has been granted again since (fencing token"
-                f" {lease.fencing_token}, now {fence}); the late save was refused, nothing of it was stored."
-                " Load the session again",
-                ours=lease.fencing_token,
-                current=fence,
-            ).about(lease.name)
-        return LeaseLost(lease.why_lost()).about(lease.name)
+        return lease_lost(lease, fence)
 
 
-def _lease(token: str, granted: Granted, wanted: Wanted) -> Lease:
-    policy = wanted.lease
+def _lease(token: str, granted: Granted, request: LockRequest, observer: Observer | None) -> Lease:
+    policy = request.lease
     return Lease(
-        wanted.name,
+        request.digest,
         token,
         granted.fence,
         granted_at=granted.asked_at,
@@ -193,6 +193,7 @@ def _lease(token: str, granted: Granted, wanted: Wanted) -> Lease:
         safety_margin=policy.margin,
         max_hold=policy.max_hold,
         confirmed=granted.trusted_for >= policy.ttl,
+        tell_loss=None if observer is None else partial(tell_loss, observer, request),
     )
 
 
@@ -208,8 +209,7 @@ class LockContext(_Held):
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         ended_by_loss = self._end_body(kind, error, tb)
-        lease = self._lease
-        assert lease is not None
+        lease = self._the_lease
         if lease.released:
             return
         failed = error is not None
@@ -238,14 +238,14 @@ class SessionContext(_Held):
     def __init__(
         self,
         runtime: Callable[[], Runtime],
-        wanted: Wanted,
+        request: LockRequest,
         sid: str,
         how: SessionFormat,
         *,
         save_on_error: bool = False,
         noticed: Callable[[SessionKeys, Snapshot], None] | None = None,
     ) -> None:
-        super().__init__(runtime, wanted)
+        super().__init__(runtime, request)
         self._noticed = noticed
         self._sid = sid
         self._how = how
@@ -267,9 +267,9 @@ class SessionContext(_Held):
             self._finish()
             raise
         self._session = session
-        self.outdated = outdated(self._wanted.keys, snapshot)
+        self.outdated = outdated(self._request.keys, snapshot)
         if self._noticed is not None:
-            self._noticed(self._wanted.keys, snapshot)
+            self._noticed(self._request.keys, snapshot)
         self._guard_body()
         return session
 
@@ -301,7 +301,7 @@ class SessionContext(_Held):
     @property
     def keys(self) -> SessionKeys:
         """The session's keys, by its newest id."""
-        return self._wanted.keys
+        return self._request.keys
 
     async def discard(self) -> None:
         """Release without saving; any task may do it, and more than once."""
@@ -327,7 +327,7 @@ class SessionContext(_Held):
                 if not isinstance(outcome, Conflict):
                     kept = False
                     return self._saved(changes, outcome)
-                session.merge(outcome)
+                self._merge(outcome)
             raise too_many_merges(session, MOST_MERGES)
         except Exception as error:
             if kept and (not isinstance(error, RedisUnavailable) or error.refused):
@@ -339,18 +339,16 @@ class SessionContext(_Held):
     def _saved(self, changes: list[Change], outcome: Committed | Refused) -> None:
         if isinstance(outcome, Committed):
             self._session.was_saved(changes, outcome)
+            if changes:
+                self._tell(observe.ChangesSaved, len(changes), outcome.version)
         elif outcome.kind == "lost":
             raise self._loss(outcome.fence)
         elif changes or outcome.kind in ("destroyed", "dead"):
-            raise self._gone(outcome.kind)
+            raise not_saved(self._request.digest, outcome.kind)
 
-    def _gone(self, kind: str) -> SessionNotFound:
-        if kind == "destroyed":
-            return SessionDestroyed(
-                f"session {self._wanted.name} was destroyed while this request held it; its changes were not saved and"
-                " the session stays destroyed"
-            ).about(self._wanted.name)
-        return refusal(self._wanted.name, kind)
+    def _merge(self, conflict: Conflict) -> None:
+        self._session.merge(conflict)
+        self._tell(observe.ChangesMerged, len(conflict.theirs))
 
     async def _without_saving(self) -> int:
         """Release; returns the highest fencing token seen when the lock was not ours any more."""
@@ -403,7 +401,7 @@ class SessionContext(_Held):
             self._saves += 1
             op = f"{lease.token}.{self._saves}"
             call = protocol.save(
-                self._wanted.keys, lease.token, lease.fencing_token, op, session.created, self._how.policy, changes
+                self._request.keys, lease.token, lease.fencing_token, op, session.created, self._how.policy, changes
             )
             reply, safety = await self._runtime.executor.save(call)
             outcome = protocol.so_safe(protocol.committed(reply), safety)
@@ -413,10 +411,10 @@ class SessionContext(_Held):
             merges += 1
             if merges > MOST_MERGES:
                 raise too_many_merges(session, MOST_MERGES)
-            session.merge(outcome)
+            self._merge(outcome)
 
     async def _highest_fence(self) -> int:
-        seen = protocol.inspected(await self._runtime.executor.run(protocol.inspect(self._wanted.keys)))
+        seen = protocol.inspected(await self._runtime.executor.run(protocol.inspect(self._request.keys)))
         return seen.fence
 
     async def incr(self, key: str, by: int) -> int:
@@ -427,13 +425,13 @@ class SessionContext(_Held):
 
     async def regenerate(self, grace: float) -> str:
         new = await self._stored.regenerate(grace, lease=self._the_lease, loss=self._loss)
-        self._wanted = replace(self._wanted, keys=new.keys)
+        self._request = replace(self._request, keys=new.keys)
         self._session.was_renewed(new.sid, new.safety)
         return new.sid
 
     @property
     def _stored(self) -> StoredSession:
-        return StoredSession(self._runtime.executor, self._wanted.keys, self._how)
+        return StoredSession(self._runtime.executor, self._request.keys, self._how)
 
     async def expire(self, ttl: float) -> bool:
         return await self._stored.expire(ttl)

@@ -1,11 +1,21 @@
-"""Why a lock was not granted, in the same words whichever topology refused it."""
+"""Why a lock was not granted, or nothing was saved, in the same words whichever topology it is."""
 
 from __future__ import annotations
 
-from ..errors import LockNotAcquired, QueueFull, SessionLockError, WaitTimedOut
+from ..errors import (
+    LeaseLost,
+    LockNotAcquired,
+    QueueFull,
+    SessionDestroyed,
+    SessionLockError,
+    SessionNotFound,
+    StaleFencingToken,
+    WaitTimedOut,
+)
+from ..lease import Lease
 from ..protocol.replies import Busy, Holder, refusal
 
-__all__ = ["not_granted", "outrun", "queue_full", "refused"]
+__all__ = ["lease_lost", "not_granted", "not_saved", "outrun", "queue_full", "refused"]
 
 NOBODY_CERTAIN = "others, none by a majority"
 
@@ -53,3 +63,26 @@ def outrun(name: str, elapsed: float) -> WaitTimedOut:
 
 def _described(holder: Holder) -> str:
     return holder.label if holder.age is None else f"{holder.label} for {holder.age:.2f} s"
+
+
+def lease_lost(lease: Lease, fence: int) -> LeaseLost:
+    """For a lease that is marked as lost. ``fence``: the highest fencing token that was seen since."""
+    if fence <= lease.fencing_token:
+        return LeaseLost(lease.why_lost()).about(lease.name)
+    return StaleFencingToken(
+        f"the lock of {lease.name} was lost and has been granted again since (fencing token"
+        f" {lease.fencing_token}, now {fence}); the late save was refused, nothing of it was stored."
+        " Load the session again",
+        ours=lease.fencing_token,
+        current=fence,
+    ).about(lease.name)
+
+
+def not_saved(name: str, kind: str) -> SessionNotFound:
+    """The session of this request's changes is not there any more."""
+    if kind != "destroyed":
+        return refusal(name, kind)
+    return SessionDestroyed(
+        f"session {name} was destroyed while this request held it; its changes were not saved and the session stays"
+        " destroyed"
+    ).about(name)

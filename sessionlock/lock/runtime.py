@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import anyio
 
 from ..errors import RedisUnavailable
+from ..observe import Observer
 from ..session.commit_watch import Engine
 from ..transport.executor import Executor
 from .holders import Holders
@@ -25,10 +26,19 @@ CLEAN_UP_WITHIN = 2.0  # seconds for which a cancelled caller waits until its lo
 
 
 class Runtime:
-    """For the running event loop. ``open_engine``: makes what commits without a lock, of a client and an executor."""
+    """For the running event loop. ``open_engine``: makes what commits without a lock, of a client and an executor.
 
-    def __init__(self, open_topology: OpenTopology, open_engine: Callable[[Any, Executor], Engine]) -> None:
+    ``observer`` None: nobody listens, and then nothing is made for it to hear.
+    """
+
+    def __init__(
+        self,
+        open_topology: OpenTopology,
+        open_engine: Callable[[Any, Executor], Engine],
+        observer: Observer | None = None,
+    ) -> None:
         self.loop = asyncio.get_running_loop()
+        self.observer = observer
         # What runs beside the requests; asyncio itself would not keep it alive.
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
@@ -38,7 +48,7 @@ class Runtime:
         self.engine = open_engine(self.topology.client, self.executor)
         # Who holds, and who waits.
         self.holders = Holders()
-        self.watchdog = Watchdog(self.executor, self.background)
+        self.watchdog = Watchdog(self.executor, self.background, observer)
         self.wakeup = Wakeup(self.topology.listener, on_taken=self.watchdog.taken, on_crowd=self._crowd)
         self.objecting = asyncio.Lock()  # one waiter at a time finds out whether its wait makes sense
         # Ends with the loop.

@@ -16,7 +16,7 @@ from ..transport.executor import Executor
 from ..transport.pushes import Pushes
 
 if TYPE_CHECKING:
-    from .acquire import OnWait, Wanted
+    from .request import LockRequest, OnWait
     from .runtime import Runtime
 
 __all__ = ["Acquiring", "Background", "OpenTopology", "Topology"]
@@ -43,7 +43,7 @@ class Topology(Protocol):
     def executor(self) -> Executor:
         """Runs each call where it belongs."""
 
-    def acquisition(self, runtime: Runtime, wanted: Wanted, on_wait: OnWait | None, /) -> Acquiring: ...
+    def acquisition(self, runtime: Runtime, request: LockRequest, on_wait: OnWait | None, /) -> Acquiring: ...
 
     def listener(self, *, on_message: Callable[[bytes], None], on_gap: Callable[[], None]) -> Pushes:
         """Hears what the store pushes to this process; ``on_gap`` is called when messages may have been missed."""

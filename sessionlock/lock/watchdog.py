@@ -8,12 +8,13 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
+from .. import observe
 from ..errors import RedisUnavailable
 from ..lease import Lease
-from ..policies import LeasePolicy
+from ..observe import Observer
 from ..protocol import replies as protocol
-from ..protocol.keys import SessionKeys
 from ..transport.executor import Executor
+from .request import LockRequest
 
 __all__ = ["Watchdog"]
 
@@ -24,12 +25,13 @@ MOST_PER_CALL = 100  # a script must not occupy Redis for long
 class Watched:
     """A lease and when to look after it next."""
 
-    __slots__ = ("due", "ended", "keys", "lease", "policy")
+    __slots__ = ("due", "ended", "keys", "label", "lease", "policy")
 
-    def __init__(self, lease: Lease, keys: SessionKeys, policy: LeasePolicy) -> None:
+    def __init__(self, lease: Lease, request: LockRequest) -> None:
         self.lease = lease
-        self.keys = keys
-        self.policy = policy
+        self.keys = request.keys
+        self.label = request.label
+        self.policy = request.lease
         self.ended = False  # renewed up to max_hold: nothing more is to be had
         self.due = self._next(time.monotonic())
 
@@ -55,15 +57,18 @@ class Watched:
 class Watchdog:
     """Looks after the leases of one guard in one event loop."""
 
-    def __init__(self, executor: Executor, background: Callable[[Any], asyncio.Task[Any]]) -> None:
+    def __init__(
+        self, executor: Executor, background: Callable[[Any], asyncio.Task[Any]], observer: Observer | None = None
+    ) -> None:
+        self._observer = observer
         self._executor = executor
         self._background = background
         self._watched: dict[str, Watched] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._renewing: set[object] = set()  # groups of which a renewal is under way
 
-    def watch(self, lease: Lease, keys: SessionKeys, policy: LeasePolicy) -> None:
-        watched = self._watched[lease.token] = Watched(lease, keys, policy)
+    def watch(self, lease: Lease, request: LockRequest) -> None:
+        watched = self._watched[lease.token] = Watched(lease, request)
         self._arm(watched.due)
 
     def forget(self, lease: Lease) -> None:
@@ -156,3 +161,5 @@ class Watchdog:
         else:
             watched.lease.extended(asked_at, ttl_ms / 1000)
             watched.ended = ttl_ms < watched.policy.ttl_ms
+            if self._observer is not None:
+                self._observer(observe.LockRenewed(watched.keys.digest, watched.label, ttl_ms / 1000))

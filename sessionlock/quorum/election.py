@@ -15,10 +15,12 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, TypeVar
 
+from .. import observe
 from ..errors import CodecError, QuorumNotReached, RedisUnavailable, SessionLockError
-from ..lock.acquire import Objection, OnWait, StillWaiting, Wanted
+from ..lock.acquire import Objection, StillWaiting
 from ..lock.patience import Patience
 from ..lock.refusals import not_granted, outrun, queue_full, refused
+from ..lock.request import LockRequest, OnWait
 from ..lock.runtime import Runtime
 from ..protocol import replies as protocol
 from ..protocol.keys import SessionKeys, new_token
@@ -43,7 +45,7 @@ class QuorumAcquisition(Voter):
     """One try to become the holder. ``token`` names it at the masters and at the store."""
 
     def __init__(
-        self, runtime: Runtime, executor: QuorumExecutor, wanted: Wanted, on_wait: OnWait | None = None
+        self, runtime: Runtime, executor: QuorumExecutor, wanted: LockRequest, on_wait: OnWait | None = None
     ) -> None:
         self.token = new_token()
         self._runtime = runtime
@@ -97,7 +99,7 @@ class QuorumAcquisition(Voter):
             self._runtime.wakeup.pushes.no_more(self._wanted.keys, self.token)
 
     async def _elected_and_installed(self) -> Granted:
-        patience = Patience(self._wanted.wait, StillWaiting(f"session {self._wanted.name} is locked"))
+        patience = Patience(self._wanted.wait, StillWaiting(f"session {self._wanted.digest} is locked"))
         take_effect = self._agree if self._without_store else self._install
         while True:
             won = await self._elect(patience)
@@ -124,7 +126,7 @@ class QuorumAcquisition(Voter):
         """Between two elections: not at full speed, and no longer than is to be waited."""
         pause = await patience.next_pause() if self._wanted.wait.queues else None
         if pause is None:
-            raise outrun(self._wanted.name, patience.elapsed())
+            raise outrun(self._wanted.digest, patience.elapsed())
         await asyncio.sleep(min(pause, patience.left(), random.uniform(SOONEST_AFTER_EXPIRY, LATEST_AFTER_EXPIRY)))
 
     async def _elect(self, patience: Patience) -> Won:
@@ -186,7 +188,7 @@ class QuorumAcquisition(Voter):
         assert isinstance(outcome, protocol.Refused)
         if outcome.kind == "stale":
             return None
-        raise refused(wanted.name, outcome.kind)
+        raise refused(wanted.digest, outcome.kind)
 
     def _not_to_be_relied_upon(self) -> None:
         """A renewal must not count masters to which a give-back is still on its way."""
@@ -372,6 +374,7 @@ class QuorumAcquisition(Voter):
             self._listens = True
             self._runtime.background(self._runtime.wakeup.pushes.listen(self._wanted.keys, self.token))
         await self._queue_up()
+        self._tell_queued()
         with self._objection() as objection:
             while True:
                 won = self._ballot.won(time.monotonic())
@@ -386,6 +389,12 @@ class QuorumAcquisition(Voter):
                 if self._ballot.won(time.monotonic()) is None and self._is_to_look():
                     await self._look()
 
+    def _tell_queued(self) -> None:
+        observer, holder = self._runtime.observer, self._ballot.holder()
+        if observer is not None and self._ticket != "0":
+            ahead, who = self._ballot.position() or 0, None if holder is None else holder.label
+            observer(observe.LockQueued(self._wanted.digest, self._wanted.label, int(self._ticket), ahead, who))
+
     def _objection(self) -> Objection:
         return Objection(self._runtime, self._wanted, self._on_wait, self.look)
 
@@ -396,9 +405,9 @@ class QuorumAcquisition(Voter):
 
     def _check_worth_waiting(self) -> None:
         if self._destroyed:
-            raise refused(self._wanted.name, "destroyed")
+            raise refused(self._wanted.digest, "destroyed")
         if self._full is not None:
-            raise queue_full(self._wanted.name, self._full)
+            raise queue_full(self._wanted.digest, self._full)
         self._check_reached()
 
     async def _queue_up(self) -> None:
@@ -495,14 +504,14 @@ class QuorumAcquisition(Voter):
     def _not_now(self, waited: float | None = None) -> SessionLockError:
         if not self._ballot.reached():
             return self._not_reached()
-        return not_granted(self._wanted.name, self._ballot.holder(), waited=waited, position=self._ballot.position())
+        return not_granted(self._wanted.digest, self._ballot.holder(), waited=waited, position=self._ballot.position())
 
     def _not_reached(self) -> QuorumNotReached:
         answers = {self._by_name[name].label: said for name, said in self._ballot.answers(time.monotonic()).items()}
         told = "; ".join(f"{label}: {said}" for label, said in answers.items())
         return QuorumNotReached(
-            f"session {self._wanted.name}: fewer than {self._ballot.majority} of {len(answers)} masters have a say now"
-            f" ({told}). Nothing was changed; try again",
+            f"session {self._wanted.digest}: fewer than {self._ballot.majority} of {len(answers)} masters have a say"
+            f" now ({told}). Nothing was changed; try again",
             answers=answers,
         )
 

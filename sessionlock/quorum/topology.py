@@ -9,7 +9,7 @@ from ..checkup.capabilities import Checkup
 from ..checkup.findings import Capabilities
 from ..checkup.probe import Ask
 from ..checkup.vetting import Vetting
-from ..lock.acquire import OnWait, Wanted
+from ..lock.request import LockRequest, OnWait
 from ..lock.runtime import Runtime
 from ..lock.topology import Acquiring, Background, OpenTopology, Topology
 from ..transport.executor import Executor
@@ -48,8 +48,8 @@ class QuorumTopology:
             # None is refused whatever is found: those masters that can vote are enough.
             self._vetting.look_soon()
 
-    def acquisition(self, runtime: Runtime, wanted: Wanted, on_wait: OnWait | None, /) -> Acquiring:
-        return self._acquisition(runtime, self.executor, wanted, on_wait)
+    def acquisition(self, runtime: Runtime, request: LockRequest, on_wait: OnWait | None, /) -> Acquiring:
+        return self._acquisition(runtime, self.executor, request, on_wait)
 
     def listener(self, *, on_message: Callable[[bytes], None], on_gap: Callable[[], None]) -> Pushes:
         return self._store.listener(on_message=on_message, on_gap=on_gap)

@@ -14,8 +14,8 @@ from contextlib import suppress
 from functools import partial
 
 from ..errors import ReentrantLock
-from ..lock.acquire import OnWait, Question, Wanted
 from ..lock.holders import held_by_us, node_name
+from ..lock.request import LockRequest, OnWait, Question
 from ..protocol.replies import Holder
 from .sockets import Client, Peer, is_of_process, is_on_this_host
 
@@ -42,19 +42,19 @@ def refusing(client: Client | None) -> OnWait | None:
     return None if client is None or wait else partial(_suspect, client)
 
 
-def _suspect(client: Client, wanted: Wanted, holder: Holder) -> Question | None:
+def _suspect(client: Client, request: LockRequest, holder: Holder) -> Question | None:
     """What is to be found out, if the wait lasts: nothing where the holder is elsewhere, or the client not known."""
-    token = held_by_us(wanted.keys, holder.label)
+    token = held_by_us(request.keys, holder.label)
     pid = os.getpid() if token is not None else process_of(holder)
     peer = _known(client) if pid is not None else None
-    return None if pid is None or peer is None else partial(_refuse, wanted, holder, token, pid, peer)
+    return None if pid is None or peer is None else partial(_refuse, request, holder, token, pid, peer)
 
 
-async def _refuse(wanted: Wanted, holder: Holder, token: str | None, pid: int, peer: Peer) -> None:
-    if token is not None and held_by_us(wanted.keys, holder.label) != token:
+async def _refuse(request: LockRequest, holder: Holder, token: str | None, pid: int, peer: Peer) -> None:
+    if token is not None and held_by_us(request.keys, holder.label) != token:
         return  # that hold has ended meanwhile: it did not wait for this request
     if await _found_out(lambda: is_on_this_host(peer) and is_of_process(peer, pid)):
-        raise calls_itself(wanted.name, f"the very process that made this request ({holder.label})")
+        raise calls_itself(request.digest, f"the very process that made this request ({holder.label})")
 
 
 def _known(client: Client) -> Peer | None:

@@ -14,7 +14,9 @@ from typing import Any, Literal, Protocol
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
 
-from ..errors import ConfigurationError, ReadOnlySession, SessionConflict
+from .. import observe
+from ..errors import ConfigurationError, ReadOnlySession, SessionConflict, SessionLockError
+from ..observe import Observer
 from ..protocol.keys import SessionKeys
 from ..protocol.replies import EMPTY, Change, Committed, Conflict, Refused, Snapshot, outdated, refusal
 from ..transport.executor import Executor
@@ -38,6 +40,9 @@ class Home(Protocol):
 
     @property
     def engine(self) -> Engine: ...
+
+    @property
+    def observer(self) -> Observer | None: ...
 
     def at_home(self, work: Coroutine[Any, Any, Any], /) -> Any: ...
 
@@ -93,35 +98,45 @@ class Unlocked:
         Raises:
             SessionConflict: it cannot be merged. SessionDestroyed, SessionNotFound: it is gone.
         """
-        engine = self.guard.runtime().engine
-        for left in range(merges, -1, -1):
-            changes = session.changes()
-            if not changes:
-                if self.expected_version not in (None, session.version):
-                    raise self._other_version(session, session.version, session)
-                return None
-            checks = session.checks(changes) if self.serializable else []
-            if self.yields and session.needs_the_lock(changes):
-                checks.append(Change("f", ALL_KEYS, b"", "*"))
-            outcome = await engine.commit(
-                self.keys, session.created, [*checks, *changes], self.how.policy, self.expected_version
-            )
-            if isinstance(outcome, Refused):
-                raise refusal(self.keys.digest, outcome.kind)
-            if not isinstance(outcome, Conflict):
-                session.was_saved(changes, outcome)
-                return None
-            if self.expected_version is not None and outcome.version != self.expected_version:
-                current = self.session(outcome.snapshot or EMPTY)
-                raise self._other_version(session, outcome.version, current)
-            if left == 0:
-                return outcome
-            stale = [check.field for check in checks if check.field in outcome.theirs]
-            if stale:
-                theirs = session.theirs(outcome)
-                what = f"changed {_listed(theirs)}, which this request has read" if theirs else "holds its lock"
-                raise _conflict(session, f": somebody else {what}; nothing was saved. Load it again", theirs)
-            session.merge(outcome)
+        runtime = self.guard.runtime()
+        engine, observer = runtime.engine, runtime.observer
+        try:
+            for left in range(merges, -1, -1):
+                changes = session.changes()
+                if not changes:
+                    if self.expected_version not in (None, session.version):
+                        raise self._other_version(session, session.version, session)
+                    return None
+                checks = session.checks(changes) if self.serializable else []
+                if self.yields and session.needs_the_lock(changes):
+                    checks.append(Change("f", ALL_KEYS, b"", "*"))
+                outcome = await engine.commit(
+                    self.keys, session.created, [*checks, *changes], self.how.policy, self.expected_version
+                )
+                if isinstance(outcome, Refused):
+                    raise refusal(self.keys.digest, outcome.kind)
+                if not isinstance(outcome, Conflict):
+                    session.was_saved(changes, outcome)
+                    if observer is not None:
+                        observer(observe.ChangesSaved(self.keys.digest, "", len(changes), outcome.version or 0))
+                    return None
+                if self.expected_version is not None and outcome.version != self.expected_version:
+                    current = self.session(outcome.snapshot or EMPTY)
+                    raise self._other_version(session, outcome.version, current)
+                if left == 0:
+                    return outcome
+                stale = [check.field for check in checks if check.field in outcome.theirs]
+                if stale:
+                    theirs = session.theirs(outcome)
+                    what = f"changed {_listed(theirs)}, which this request has read" if theirs else "holds its lock"
+                    raise _conflict(session, f": somebody else {what}; nothing was saved. Load it again", theirs)
+                session.merge(outcome)
+                if observer is not None:
+                    observer(observe.ChangesMerged(self.keys.digest, "", len(outcome.theirs)))
+        except SessionLockError as error:
+            if observer is not None:
+                observer(observe.ChangesRefused(self.keys.digest, "", error))
+            raise
         raise AssertionError("unreachable")
 
     def _other_version(self, session: Session, version: int, current: Session) -> SessionConflict:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from sessionlock import SessionGuard, WaitPolicy, WaitTimedOut
-from sessionlock.lock.acquire import Question, Wanted
 from sessionlock.lock.context import SessionContext
+from sessionlock.lock.request import LockRequest, Question
 from sessionlock.protocol.replies import Holder
 from tests.conformance.topologies import Node, Record
 
@@ -40,11 +40,11 @@ async def test_an_objection_ends_the_wait(node: Node, record: Look) -> None:
     """With who is waited for; nothing of the waiter stays behind, and the holder is not disturbed."""
     told: list[str] = []
 
-    def object_to(wanted: Wanted, holder: Holder) -> Question:
+    def object_to(request: LockRequest, holder: Holder) -> Question:
         told.append(holder.label)
 
         async def refuse() -> None:
-            raise Senseless(wanted.name)
+            raise Senseless(request.digest)
 
         return refuse
 
@@ -117,7 +117,7 @@ async def test_a_grant_comes_before_an_objection(node: Node) -> None:
 
 
 async def test_nobody_is_asked_without_a_wait(node: Node) -> None:
-    def object_to(wanted: Wanted, holder: Holder) -> Question | None:
+    def object_to(request: LockRequest, holder: Holder) -> Question | None:
         raise Senseless
 
     guard, context = node(), context_of(node())

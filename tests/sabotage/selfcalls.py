@@ -61,7 +61,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "whoever holds later is taken for whom the wait began for",
         "self-call",
         "selfcalls/check.py",
-        "    if token is not None and held_by_us(wanted.keys, holder.label) != token:\n",
+        "    if token is not None and held_by_us(request.keys, holder.label) != token:\n",
         "    if False:\n",
         SELF + "test_short_holds_of_this_process",
     ),

@@ -12,6 +12,7 @@ from tests.structure.package import MODULES, tree
 # Within a line nobody imports another, but for what FOLLOWS allows.
 LAYERS = (
     "version errors",
+    "observe",
     "policies durability",
     "protocol codecs lease",
     "transport",

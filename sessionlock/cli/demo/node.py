@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +26,8 @@ from tenacity import stop_after_delay
 
 from ...errors import LeaseLost, LockNotAcquired, SessionLockError
 from ...guard import SessionGuard
+from ...observe import Event, LockQueued
 from ...policies import SessionPolicy, WaitPolicy
-from ...protocol.replies import Call
 from ..failure import one_line
 from .scenarios import CLIENTS, IDLE, RETRY_FOR, SCENARIOS, Request, Scenario, Served, Unguarded, serve
 
@@ -73,8 +74,8 @@ class Node:
             session=SessionPolicy(idle=IDLE),
             wait=WaitPolicy(stop=stop_after_delay(PATIENCE), max_waiters=10_000),
             retry_for=RETRY_FOR,
+            observer=_keep_ticket,
         )
-        self._tickets = Tickets(self._guard)
         # Of the current run.
         self._served: list[Served] = []
         self._refused: Counter[str] = Counter()
@@ -118,7 +119,8 @@ class Node:
     async def served_by(self, way: str, scenario: Scenario, sid: str, request: Request) -> Served:
         if way == "unguarded":
             return await serve(self._unguarded.session(sid), scenario, request)
-        return await serve(self._guard.session_lock(sid), scenario, request, self._tickets.take)
+        _ticket.set(0)
+        return await serve(self._guard.session_lock(sid), scenario, request, _ticket.get)
 
     async def _report(self) -> None:
         while True:
@@ -130,24 +132,13 @@ class Node:
         await self._client.aclose()
 
 
-class Tickets:
-    """Listens to a guard's calls for what Redis answers to ``acquire``: the ticket of whoever had to queue."""
+_ticket: ContextVar[int] = ContextVar("ticket")
 
-    def __init__(self, guard: SessionGuard) -> None:
-        executor = guard.runtime().executor
-        self._run = executor.run
-        self._tickets: dict[str, int] = {}
-        executor.run = self._listen  # type: ignore[method-assign]
 
-    async def _listen(self, call: Call) -> Any:
-        reply = await self._run(call)
-        if call.script == "acquire" and reply[0] == b"queued":
-            self._tickets.setdefault(str(call.args[0]), int(reply[1]))
-        return reply
-
-    def take(self, token: str) -> int:
-        """The ticket of the acquisition with this token, 0 when it did not have to queue."""
-        return self._tickets.pop(token, 0)
+def _keep_ticket(event: Event) -> None:
+    """The guard's observer. It is called in the task that has to queue."""
+    if isinstance(event, LockQueued):
+        _ticket.set(event.ticket)
 
 
 def work(node: Callable[[Job], Node] = Node) -> int:

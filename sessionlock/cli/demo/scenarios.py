@@ -153,9 +153,9 @@ async def serve(
     block: AbstractAsyncContextManager[Any],
     scenario: Scenario,
     request: Request,
-    ticket_of: Callable[[str], int] = lambda token: 0,
+    ticket_of: Callable[[], int] = lambda: 0,
 ) -> Served:
-    """Serve one request within its block, either way. ``ticket_of``: the ticket of the lock with that token."""
+    """Serve one request within its block, either way. ``ticket_of``: the ticket of its place in the queue."""
     began = time.perf_counter()
     async with block as session:
         loaded = time.perf_counter()
@@ -166,5 +166,5 @@ async def serve(
     served = Served(scenario.name, request.item, answer.count, answer.delivered, took, handled)
     if lease is None:
         return served
-    ticket = ticket_of(lease.token)
+    ticket = ticket_of()
     return served._replace(waited=loaded - began if ticket else 0.0, ticket=ticket, fence=lease.fencing_token)

@@ -1,0 +1,42 @@
+"""What a guard that has an observer tells it of locks."""
+
+from __future__ import annotations
+
+import time
+
+from .. import observe
+from ..errors import SessionLockError, WaitTimedOut
+from ..lease import Lease
+from ..observe import Observer
+from ..protocol.replies import Granted
+from .holders import Holders
+from .request import LockRequest
+from .topology import Acquiring
+
+__all__ = ["acquire_observed", "tell_loss"]
+
+
+async def acquire_observed(
+    observer: Observer, request: LockRequest, holders: Holders, acquisition: Acquiring
+) -> Granted:
+    session, label = request.digest, request.label
+    observer(observe.LockAsked(session, label))
+    began = time.monotonic()
+    try:
+        holders.check(request.keys)
+        granted = await acquisition.run()
+    except WaitTimedOut as error:
+        observer(observe.LockTimedOut(session, label, time.monotonic() - began, error))
+        raise
+    except SessionLockError as error:
+        observer(observe.LockRefused(session, label, error))
+        raise
+    except BaseException:
+        observer(observe.LockAbandoned(session, label, time.monotonic() - began))
+        raise
+    observer(observe.LockGranted(session, label, time.monotonic() - began, granted.fence))
+    return granted
+
+
+def tell_loss(observer: Observer, request: LockRequest, lease: Lease) -> None:
+    observer(observe.LockLost(request.digest, request.label, lease.fencing_token, lease.lost_because or ""))

@@ -1,0 +1,41 @@
+"""What is asked for, when somebody wants a lock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
+from ..protocol.keys import SessionKeys
+from ..protocol.replies import Holder
+
+__all__ = ["LockRequest", "OnWait", "Question"]
+
+
+@dataclass(frozen=True, slots=True)
+class LockRequest:
+    """``label``: what others see of the holder. ``session`` None: only the lock, for storage of one's own.
+
+    ``missing``: whether a session without a record is begun or refused. ``push_limit``: a larger session is not pushed
+    with a grant.
+    """
+
+    keys: SessionKeys
+    label: str
+    lease: LeasePolicy
+    wait: WaitPolicy
+    session: SessionPolicy | None
+    missing: str
+    push_limit: int
+
+    @property
+    def digest(self) -> str:
+        """The name of the session's record: what errors and logs call it."""
+        return self.keys.digest
+
+
+# What may speak against a wait: awaited beside it; what that raises ends the wait, unless the grant comes first.
+Question = Callable[[], Coroutine[Any, Any, None]]
+# Called once, as the wait begins, with who is waited for; None: there is no question.
+OnWait = Callable[[LockRequest, Holder], "Question | None"]
