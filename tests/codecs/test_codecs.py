@@ -35,7 +35,7 @@ from sessionlock.codecs import (
 from sessionlock.codecs import json as codec_json
 from sessionlock.codecs import tags as codec_tags
 from sessionlock.errors import CodecError
-from tests.harness import same_name
+from tests.harness import stable_name
 
 ENGINES: dict[str, type[Codec]] = {"json": JsonCodec, "orjson": OrjsonCodec, "msgspec": MsgspecCodec}
 
@@ -270,7 +270,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("value", "reason"), REFUSED, ids=same_name)
+@pytest.mark.parametrize(("value", "reason"), REFUSED, ids=stable_name)
 def test_what_would_not_come_back_exactly_is_refused(codec: Codec, value: object, reason: str) -> None:
     error = refused(codec, value)
     assert reason in str(error)

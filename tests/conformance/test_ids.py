@@ -14,7 +14,7 @@ import pytest
 from sessionlock import SessionConflict, SessionGuard, SessionNotFound
 from sessionlock.protocol.keys import new_sid
 from tests.conformance.topologies import Node, Record
-from tests.harness import same_name
+from tests.harness import stable_name
 
 pytestmark = pytest.mark.anyio
 
@@ -38,7 +38,7 @@ async def test_fresh_ids(guard: SessionGuard) -> None:
     assert looks_right(sid)
 
 
-@pytest.mark.parametrize("sid", [None, *FOREIGN], ids=["a fresh one", *map(same_name, range(len(FOREIGN)))])
+@pytest.mark.parametrize("sid", [None, *FOREIGN], ids=["a fresh one", *map(stable_name, range(len(FOREIGN)))])
 async def test_ids_after_regenerate(guard: SessionGuard, sid: str | None) -> None:
     """As often as one likes; however the session began."""
     current = (await guard.create({"n": 0}, sid=sid)).sid

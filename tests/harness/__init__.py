@@ -8,7 +8,7 @@ from pathlib import Path
 
 import sessionlock
 
-__all__ = ["ROOT", "import_path", "same_name"]
+__all__ = ["ROOT", "import_path", "stable_name"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -18,6 +18,6 @@ def import_path(*more: str | Path) -> str:
     return os.pathsep.join(map(str, (Path(sessionlock.__file__).parent.parent, ROOT, *more)))
 
 
-def same_name(parameter: object) -> str:
+def stable_name(parameter: object) -> str:
     """What a case is called in every run, whatever the address of what it is given."""
     return re.sub(r" at 0x\w+", "", ascii(parameter))[:40]

@@ -31,7 +31,7 @@ from sessionlock.policies import seconds_until_stop
 from sessionlock.protocol import replies as protocol
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.replies import Call, Change, Handover, Snapshot, fingerprint
-from tests.harness import same_name
+from tests.harness import stable_name
 from tests.harness.commands import connect, run
 
 KEYS = keys_for("sl", "s")
@@ -1042,7 +1042,7 @@ def test_a_push_before_any_reply_is_not_trusted() -> None:
         (stop_all(stop_after_delay(5), stop_after_attempt(3)), math.inf),
         (lambda state: False, math.inf),
     ],
-    ids=same_name,
+    ids=stable_name,
 )
 def test_seconds_until_stop(stop: object, left: float) -> None:
     """After two seconds: when a tenacity ``stop`` certainly stops."""
@@ -1064,7 +1064,7 @@ def test_stop_before_delay_is_a_delay_too() -> None:
         ([b"conflict", b"1", [b"odd"]], protocol.committed),
         ([b"found", [b"#version", b"x"]], protocol.loaded),
     ],
-    ids=same_name,
+    ids=stable_name,
 )
 def test_damaged_replies(reply: list[object], parse: Callable[[list[object]], object]) -> None:
     """A reply that makes no sense (a damaged record, another program's script) is a clear error of ours."""
