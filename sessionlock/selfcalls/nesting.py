@@ -11,9 +11,10 @@ from contextvars import ContextVar
 
 from ..guard import SessionGuard
 from ..protocol.keys import check_sid, keys_for
+from ..session.mapping import Session
 from .check import calls_itself
 
-__all__ = ["Held", "held_here", "refuse_nested"]
+__all__ = ["Held", "held_here", "hold_here", "refuse_nested"]
 
 _held: ContextVar[tuple[Held, ...]] = ContextVar("sessionlock_held", default=())
 
@@ -33,6 +34,16 @@ class Held:
 
     def leave(self) -> None:
         _held.set(tuple(held for held in _held.get() if held is not self))
+
+
+def hold_here(guard: SessionGuard, session: Session, label: str) -> Held | None:
+    """Tell this context that its request holds ``session``; None for one without a lock."""
+    lease = session.lease
+    if lease is None:
+        return None
+    held = Held(guard, session.sid, lambda: not lease.released, label)
+    held.enter()
+    return held
 
 
 def held_here(guard: SessionGuard, sid: str) -> Held | None:

@@ -13,6 +13,7 @@ BODIES = "tests/integrations/asgi/test_bodies.py::"
 BESIDE = "tests/integrations/asgi/test_beside.py::"
 
 EXCHANGE = "integrations/asgi/exchange.py"
+CANCELLING = "integrations/web/cancelling.py"
 AHEAD = "integrations/asgi/ahead.py"
 ASGI = "integrations/asgi/middleware.py"
 
@@ -38,7 +39,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "our cancellation is not taken back",
         "asgi",
-        EXCHANGE,
+        CANCELLING,
         "            self._task.uncancel()\n",
         "            pass\n",
         AGAIN + "test_only_the_second_run_is_seen",
@@ -46,7 +47,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "somebody else's cancellation is taken for ours",
         "asgi",
-        EXCHANGE,
+        CANCELLING,
         "isinstance(error, asyncio.CancelledError) and self._number() <= self._before",
         "isinstance(error, asyncio.CancelledError)",
         SECOND + "test_a_server_that_gives_up_meanwhile",
@@ -103,8 +104,8 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "the lock is taken before the body has come",
         "asgi",
         EXCHANGE,
-        'if self._visit.mode == "lock" and self._comes_back and _may_have_body(self._scope):',
-        "if False:",
+        'receives = self._visit.mode == "lock" and self._comes_back and _may_have_body(self._scope)\n',
+        "receives = False\n",
         (BODIES + "test_a_slow_upload_holds_up_nobody", BODIES + "test_a_client_that_goes_away_while_it_sends"),
     ),
     (

@@ -26,7 +26,6 @@ TOO_LONG_TODAY = {
 }
 TOO_MANY_ATTRIBUTES_TODAY = {
     "guard: SessionGuard",
-    "integrations/aiohttp/request: SessionOfRequest",
     "integrations/asgi/middleware: SessionLockMiddleware",
     "integrations/django/runs: Run",
     "integrations/django/sitting: Sitting",

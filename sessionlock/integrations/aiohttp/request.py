@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import copy_context
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -20,14 +20,16 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http import StreamWriter
 
-from ...errors import LeaseLost, LockNotAcquired, RedisUnavailable, SessionConflict, SessionLockError
-from ...selfcalls.nesting import Held
+from ...errors import LeaseLost, RedisUnavailable, SessionConflict, SessionLockError
+from ...selfcalls.nesting import Held, hold_here
 from ...selfcalls.sockets import client_of_transport
 from ...views.cookies import usable_sid
+from ..web.cancelling import Cancels
+from ..web.headers import stays, varies_by_cookie
 from ..web.mapping import WebSession
-from ..web.problems import stays, tell
+from ..web.problems import may_still_read, tell
 from ..web.request_session import RunAgain, Visit
-from ..web.rules import BODY_LIMIT, SAFE_METHODS, RoutePolicy, label_of
+from ..web.rules import SAFE_METHODS, RoutePolicy, label_of
 from .body import Body
 from .settings import Life, Settings, route_of
 
@@ -43,6 +45,21 @@ LATE = "belongs to an answer that has begun"
 
 class _ClientGone(ConnectionResetError):
     """Ends a handler whose answer nobody would read. That happens, so it is no error in the server's log."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What becomes of the answer of one run."""
+
+    settled: bool = False
+    """It has begun, or is about to: nothing is saved any more."""
+    abandoned: bool = False
+    """Nothing of this run may be sent; there will be another one."""
+    unsent: web.StreamResponse | None = None
+    """What the handler was about to begin."""
+    refused: SessionLockError | None = None
+    """Why that is not the request's answer, whatever the handler makes of it."""
+    life: Life | None = None
 
 
 class SessionOfRequest:
@@ -64,20 +81,15 @@ class SessionOfRequest:
         self._request = request
         self._body = body
         self._second = second
-        self._task = asyncio.current_task()
-        self._opening = asyncio.Lock()
-        self._held: Held | None = None
-        self._answered = self._over = False
-        self._failed: SessionLockError | None = None
-        self._told: SessionLockError | None = None
-        self._life: Life | None = None
-        self._unsent: web.StreamResponse | None = None
-        self.ended_by_loss = False
-        self.abandoned = False
-        """Nothing of this run may be sent; there will be another one."""
-        self.refused: SessionLockError | None = None
-        """Why the answer that the handler was about to begin is not the request's, whatever the handler makes of it."""
+        # Opened by the first who asks; `failure`: why it could not be.
         self.visit: Visit | None = None
+        self._opening = asyncio.Lock()
+        self._failure: SessionLockError | None = None
+        self._held: Held | None = None
+        self._cancels = Cancels()
+        # As it ends.
+        self.answer = Answer()
+        self._over = False
 
     # --- for the handler
 
@@ -99,56 +111,47 @@ class SessionOfRequest:
             yield visit.mapping
 
     async def _open(self) -> None:
-        if self._failed is not None and not isinstance(self._failed, LockNotAcquired):
+        if self._failure is not None and not may_still_read(self._failure):
             if self._over:
                 return await self._show_nothing()
-            raise self._failed
-        # Once the lock was refused, an error page may still read, but must not wait again.
-        late = self._answered or self._failed is not None
-        visit = self._begin(late)
+            raise self._failure
+        reads = self.answer.settled or self._failure is not None
+        # The handler may ask for its session anywhere, also in a task or a cancel scope of its own, so the end by the
+        # loss of the lease is done here, to the task of the request.
+        visit = self._first_visit(reads) if self._second is None or reads else self._second
+        visit.on_loss = self._lost
         try:
             await self._receive_the_body(visit)
             await self._open_while_the_client_is_there(visit)
-        except RedisUnavailable as error:
-            self._failed = error
+        except SessionLockError as error:
+            self._failure = error
             self._tell(error)
-            if self._over:
+            if self._over and isinstance(error, RedisUnavailable):
                 return await self._show_nothing()
             raise
-        except SessionLockError as error:
-            self._failed = error
-            self._tell(error)
-            raise
         self.visit = visit
-        if late:
+        if reads:
             visit.settle_as_snapshot(LATE)
         self._hold(visit)
 
     async def _show_nothing(self) -> None:
         """To what looks at the session after the answer is settled (a signal): an error would break the connection."""
-        log.warning("a session was asked for after its request had failed, and looks empty there: %s", self._failed)
-        how = self.how
-        visit = Visit(how.guard, how.cookie, RoutePolicy("read"), None)
+        log.warning("a session was asked for after its request had failed, and looks empty there: %s", self._failure)
+        visit = Visit(self.how.guard, self.how.cookie, RoutePolicy("read"), None)
         await visit.open()
         visit.settle_as_snapshot(LATE)
         self.visit = visit
 
-    def _begin(self, only_reading: bool) -> Visit:
-        visit = self._first_visit(only_reading) if self._second is None or only_reading else self._second
-        # The handler may ask for its session anywhere, also in a task or a cancel scope of its own, so the end by
-        # the loss of the lease is done here, to the task of the request.
-        visit.on_loss = self._lost
-        return visit
-
-    def _first_visit(self, only_reading: bool) -> Visit:
+    def _first_visit(self, reads: bool) -> Visit:
         how, request = self.how, self._request
         policy = how.face.rules.policy_for(request.method, request.path, request.match_info.handler)
-        origin = None if policy.mode == "off" else how.face.origin
+        off = policy.mode == "off"
+        origin = None if off else how.face.origin
         return Visit(
             how.guard,
             how.cookie,
-            replace(policy, mode="read") if only_reading or policy.mode == "off" else policy,
-            None if policy.mode == "off" else usable_sid(request.cookies.get(how.cookie.name)),
+            replace(policy, mode="read") if reads or off else policy,
+            None if off else usable_sid(request.cookies.get(how.cookie.name)),
             method=request.method,
             path=route_of(request),
             https=request.secure,
@@ -163,8 +166,7 @@ class SessionOfRequest:
 
     async def _receive_the_body(self, visit: Visit) -> None:
         if self._body is not None and visit.mode == "lock":
-            limit = visit.policy.body_limit
-            await self._body.receive(BODY_LIMIT if limit is None else limit)
+            await self._body.receive(visit.policy.body_ahead)
             self._see_whether_the_client_is_there()
 
     def _see_whether_the_client_is_there(self) -> None:
@@ -190,16 +192,12 @@ class SessionOfRequest:
 
     def _hold(self, visit: Visit) -> None:
         """Let calls to the own application know: they carry this context."""
-        lease = visit.session.lease
-        if lease is None or self._held is not None:
-            return
-        self._held = Held(visit.guard, visit.session.sid, lambda: not lease.released, visit.label)
-        self._held.enter()
+        if self._held is None:
+            self._held = hold_here(visit.guard, visit.session, visit.label)
 
     def _lost(self) -> None:
-        if self._task is not None and not self._answered:
-            self.ended_by_loss = True
-            self._task.cancel("the lease was lost")
+        if not self.answer.settled:
+            self._cancels.cancel()
 
     # --- the answer begins
 
@@ -208,30 +206,31 @@ class SessionOfRequest:
 
         Raises what saving raises; the lock is released then, too.
         """
-        if self.abandoned:
+        answer = self.answer
+        if answer.abandoned:
             raise RunAgain
-        if self._answered:
+        if answer.settled:
             return
-        self._unsent = response
+        answer.unsent = response
         failed = response.status >= 500
         try:
             if not failed:
-                self._life = await self.how.before_saving(self._request, self)
-            self._answered = True
+                answer.life = await self.how.before_saving(self._request, self)
+            answer.settled = True
             if self.visit is not None:
-                await self._finish(self.visit, failed, None if self._life is None else self._life.seconds)
+                await self._finish(self.visit, failed, None if answer.life is None else answer.life.seconds)
         except BaseException as error:
-            self.refused = error if isinstance(error, SessionLockError) else None
+            answer.refused = error if isinstance(error, SessionLockError) else None
             self._forget_the_answer()
             raise
-        self.tell(response)
+        self._tell_headers(response)
 
     async def _finish(self, visit: Visit, failed: bool, live: float | None = None) -> None:
         try:
             await visit.finish(failed=failed, live=live)
         except RunAgain:
             self.see_whether_it_can_run_again()
-            self.abandoned = True
+            self.answer.abandoned = True
             raise
 
     def see_whether_it_can_run_again(self) -> None:
@@ -244,35 +243,34 @@ class SessionOfRequest:
 
     async def failed(self) -> None:
         """The handler raised. Raises RunAgain if that was because of a conflict."""
-        if self.visit is None or self._answered:
+        if self.visit is None or self.answer.settled:
             return
         try:
             await self._finish(self.visit, failed=True)
         except SessionLockError:
             pass  # the handler's own error comes first
 
-    def tell(self, response: web.StreamResponse) -> None:
-        """The headers. aiohttp has written its cookies among them already when it says that the answer begins."""
+    def _tell_headers(self, response: web.StreamResponse) -> None:
+        """aiohttp has written its cookies among them already when it says that the answer begins."""
         visit = self.visit
         if visit is None or not visit.is_open:
             return
         cookie = self._set_cookie(visit)
         if cookie is not None:
             response.headers.add("Set-Cookie", cookie)
-        varies = ",".join(response.headers.getall("Vary", ())).lower()
-        if (visit.vary or cookie is not None) and "cookie" not in varies and "*" not in varies:
+        if (visit.vary or cookie is not None) and not varies_by_cookie(response.headers.getall("Vary", ())):
             response.headers.add("Vary", "Cookie")
 
     def _set_cookie(self, visit: Visit) -> str | None:
-        if self._life is None or visit.clears_cookie:
+        life = self.answer.life
+        if life is None or visit.clears_cookie:
             return visit.set_cookie
-        seconds = self._life.seconds
         sid = visit.new_sid
-        if sid is None and visit.rolled and visit.saved and not visit.by_old_id:
+        if sid is None and visit.may_tell_again:
             sid = visit.session.sid  # the record's life began anew, so the cookie's does
         if sid is None:
             return None
-        cookie = replace(self.how.cookie, max_age=None if seconds is None else max(1, round(seconds)))
+        cookie = replace(self.how.cookie, max_age=None if life.seconds is None else max(1, round(life.seconds)))
         return cookie.render(sid, https=self._request.secure)
 
     def problem(self, error: SessionLockError) -> web.Response | None:
@@ -281,24 +279,23 @@ class SessionOfRequest:
         problem = self.how.face.problems.answer(error, accept=request.headers.get("Accept"))
         if problem is None or _has_begun(request):
             return None
-        self._tell(error)
-        self._answered = True
+        if error is not self._failure:
+            self._tell(error)
+        self.answer.settled = True
         answer = web.Response(body=problem.content(), status=problem.status, headers=dict(problem.headers()))
         self._take_over(answer)
-        self.tell(answer)
+        self._tell_headers(answer)
         return answer
 
     def _tell(self, error: SessionLockError) -> None:
         """In the log, also where the application makes an answer of its own of it."""
-        if error is not self._told:
-            self._told = error
-            tell(error, label_of(self._request.method, route_of(self._request)))
+        tell(error, label_of(self._request.method, route_of(self._request)))
 
     def _take_over(self, answer: web.Response) -> None:
         """The headers and cookies that others have put into the answer which is not sent. What was prepared has been
         through the application's signals, which will come again.
         """
-        unsent = self._unsent
+        unsent = self.answer.unsent
         if unsent is None or unsent.prepared:
             return
         for name, value in unsent.headers.items():
@@ -311,25 +308,22 @@ class SessionOfRequest:
         """One that was about to begin has prepared the writer for its own kind of body: there comes another one. Who
         still holds the old one can write nothing any more.
         """
-        request = self._request
+        request, unsent = self._request, self.answer.unsent
         writer: Any = request.writer
-        if self._unsent is not None and self._unsent.prepared and type(writer) is StreamWriter:
+        if unsent is not None and unsent.prepared and type(writer) is StreamWriter:
             request._payload_writer = StreamWriter(writer._protocol, request._loop)
             nobody: Any = SimpleNamespace(transport=None, connected=False)
             writer._protocol = nobody
 
-    def loss(self) -> LeaseLost | None:
+    # --- the run ends
+
+    def loss(self, error: asyncio.CancelledError) -> LeaseLost | None:
         """The error for a handler that was cancelled because its lease was lost, and for no other reason."""
-        if not self.ended_by_loss or self._task is None or self.visit is None or self.visit.session.lease is None:
-            return None
-        uncancel = getattr(self._task, "uncancel", None)  # Python 3.11
-        if uncancel is not None and uncancel() > 0:
-            return None
-        return LeaseLost(self.visit.session.lease.why_lost())
+        return self._cancels.loss(error, None if self.visit is None else self.visit.session.lease)
 
     async def leave(self, error: BaseException | None) -> None:
         """The run is over, whatever became of it."""
-        self._answered = self._over = True
+        self.answer.settled = self._over = True
         if self._held is not None:
             self._held.leave()
         if self.visit is not None:
@@ -386,19 +380,10 @@ async def run(how: Settings, request: web.Request, handler: Handler) -> web.Stre
 async def _one_run(own: SessionOfRequest, request: web.Request, handler: Handler) -> web.StreamResponse:
     request[REQUEST] = own
     try:
-        try:
-            response = await handler(request)
-        except web.HTTPException as answer:  # a redirect, say: an answer like any other
-            if not answer.prepared or own.abandoned:
-                await own.settle(answer)
-            raise
-        if own.refused is not None:
-            raise own.refused
-        if own.abandoned or (isinstance(response, web.StreamResponse) and not response.prepared):
-            await own.settle(response)
+        response = await _handled(own, request, handler)
     except asyncio.CancelledError as cancelled:
         await own.leave(cancelled)
-        loss = own.loss()
+        loss = own.loss(cancelled)
         if loss is not None:
             raise loss from None
         raise
@@ -406,27 +391,34 @@ async def _one_run(own: SessionOfRequest, request: web.Request, handler: Handler
         await own.leave(None)
         raise
     except BaseException as error:
-        if isinstance(error, Exception):
-            await _see_whether_it_was_a_conflict(own, error)
         await own.leave(error)
         raise
     await own.leave(None)
     return response
 
 
-async def _see_whether_it_was_a_conflict(own: SessionOfRequest, error: Exception) -> None:
-    """Raises RunAgain."""
+async def _handled(own: SessionOfRequest, request: web.Request, handler: Handler) -> web.StreamResponse:
+    answer = own.answer
     try:
-        if own.abandoned:
+        try:
+            response = await handler(request)
+        except web.HTTPException as told:  # a redirect, say: an answer like any other
+            if not told.prepared or answer.abandoned:
+                await own.settle(told)
+            raise
+        if answer.refused is not None:
+            raise answer.refused
+        if answer.abandoned or (isinstance(response, web.StreamResponse) and not response.prepared):
+            await own.settle(response)
+        return response
+    except Exception as error:
+        if answer.abandoned:
             log.warning("a run that was abandoned, to be run again, ended with an error", exc_info=error)
-            raise RunAgain
+            raise RunAgain from error
         await own.failed()
-    except RunAgain:
-        await own.leave(None)
+        if answer.refused is not None and answer.refused is not error:
+            raise answer.refused from error
         raise
-    if own.refused is not None and own.refused is not error:
-        await own.leave(error)
-        raise own.refused
 
 
 class _Before:

@@ -14,10 +14,12 @@ from contextvars import copy_context
 from typing import Any
 
 from ...errors import RedisUnavailable, SessionConflict, SessionLockError
+from ..web.cancelling import OURS, Cancels
+from ..web.headers import stays, varies_by_cookie
 from ..web.mapping import UnavailableSession
-from ..web.problems import Problem, Problems, stays, tell
+from ..web.problems import Problem, Problems, tell
 from ..web.request_session import RunAgain, Visit
-from ..web.rules import BODY_LIMIT, SAFE_METHODS
+from ..web.rules import SAFE_METHODS
 from .ahead import Ahead
 
 __all__ = ["RUN", "VISIT", "Exchange", "conflict", "header_of"]
@@ -34,7 +36,6 @@ log = logging.getLogger("sessionlock.web")
 
 VISIT = "sessionlock.visit"
 RUN = "sessionlock.run"
-OURS = "sessionlock: this run of the request is over"  # says a cancellation of ours
 PATIENCE = 0.02  # seconds of waiting after which it is worth a task to see whether the client is still there
 
 OF_A_BODY = (b"content-length", b"transfer-encoding")
@@ -96,10 +97,9 @@ class Exchange:
 
     async def _opened(self) -> bool:
         """Receive the body, then open the session. False: the client has gone meanwhile, nobody wants an answer."""
-        if self._visit.mode == "lock" and self._comes_back and _may_have_body(self._scope):
-            limit = self._visit.policy.body_limit
-            if not await self._receive.fill(BODY_LIMIT if limit is None else limit):
-                return False
+        receives = self._visit.mode == "lock" and self._comes_back and _may_have_body(self._scope)
+        if receives and not await self._receive.fill(self._visit.policy.body_ahead):
+            return False
         cancels = Cancels()
 
         timer = asyncio.get_running_loop().call_later(PATIENCE, self._receive.start, cancels.cancel)
@@ -143,8 +143,8 @@ class Exchange:
 
     def _headers(self, present: Iterable[tuple[bytes, bytes]]) -> Headers:
         visit, headers = self._visit, []
-        varies = b",".join(value.lower() for name, value in present if name.lower() == b"vary")
-        if visit.vary and b"cookie" not in varies and b"*" not in varies:
+        varies = (value.decode("latin-1") for name, value in present if name.lower() == b"vary")
+        if visit.vary and not varies_by_cookie(varies):
             headers.append((b"vary", b"Cookie"))
         if visit.set_cookie is not None:
             headers.append((b"set-cookie", visit.set_cookie.encode("latin-1")))
@@ -353,37 +353,6 @@ def conflict() -> SessionConflict:
         "another request changed the session meanwhile, and this one cannot be run again: its body was too long to be"
         " kept"
     )
-
-
-class Cancels:
-    """Cancels the task that it was made in, and can tell such a cancellation from somebody else's."""
-
-    def __init__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._task: Any = task
-        self._before = self._number()
-        self.own = 0
-
-    def _number(self) -> int:
-        """Of cancellations that were asked for. Before Python 3.11 nobody counts them: all are taken for ours."""
-        return int(self._task.cancelling()) if hasattr(self._task, "cancelling") else 0
-
-    def cancel(self) -> None:
-        """For other tasks and callbacks; the task itself may just raise."""
-        if asyncio.current_task() is not self._task and self._task.cancel(OURS):
-            self.own += 1
-
-    def take_back(self) -> None:
-        """Our own, so that nobody around sees the task as cancelled."""
-        for _ in range(self.own if hasattr(self._task, "uncancel") else 0):
-            self._task.uncancel()
-        self.own = 0
-
-    def only_ours(self, error: BaseException) -> bool:
-        """Take our own back. Whether ``error`` is a cancellation, and nobody else wants the task to end."""
-        self.take_back()
-        return isinstance(error, asyncio.CancelledError) and self._number() <= self._before
 
 
 def _may_have_body(scope: Scope) -> bool:

@@ -11,7 +11,8 @@ from django.http import HttpResponse
 from django.utils.cache import patch_vary_headers
 
 from ...errors import SessionLockError
-from ..web.problems import stays, tell
+from ..web.headers import stays
+from ..web.problems import tell
 from ..web.rules import label_of
 from . import settings
 

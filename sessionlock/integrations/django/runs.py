@@ -102,7 +102,7 @@ class Run:
         if isinstance(stream, SpooledTemporaryFile):  # ASGI: it was received before the request was made
             spool = Spool.received(stream) if self.may_run_again else None
         else:
-            limit = BODY_LIMIT if self.policy.body_limit is None else self.policy.body_limit
+            limit = self.policy.body_ahead
             if self.may_run_again:
                 limit = limit or BODY_LIMIT
             nothing = limit == 0 or getattr(stream, "limit", None) == 0

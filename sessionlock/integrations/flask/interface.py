@@ -27,7 +27,7 @@ from ..flask_family.hooks import SessionHooks
 from ..flask_family.session import use_of
 from ..web.problems import tell
 from ..web.request_session import RunAgain, Visit
-from ..web.rules import BODY_LIMIT, RoutePolicy, label_of
+from ..web.rules import RoutePolicy, label_of
 from .again import Run, prepare_body, receive_body, run_of, run_request
 from .permanence import Temporary
 from .session import FlaskUse, LockedSession, renew
@@ -191,8 +191,7 @@ class SessionLockInterface(SessionHooks, SessionInterface):
         if run is not None and not only_reading:
             run.visit = visit
         if visit.mode == "lock":
-            limit = visit.policy.body_limit
-            receive_body(request.environ, self._body_limit(request, BODY_LIMIT if limit is None else limit))
+            receive_body(request.environ, self._body_limit(request, visit.policy.body_ahead))
         return visit
 
     def _visit(

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ...errors import LeaseLost, RedisUnavailable, SessionLockError
-from ...selfcalls.nesting import Held
+from ...selfcalls.nesting import Held, hold_here
 from ...session.mapping import Session
 from ..flask_family.session import FamilySession, show, use_of
-from ..flask_family.use import Phase, Use, may_still_read, only_read
+from ..flask_family.use import Phase, Use, only_read
+from ..web.problems import may_still_read
 from ..web.request_session import Visit
 from .handle import GuardedSession
 from .waiting import wait_for
@@ -85,10 +86,8 @@ class FlaskUse(Use):
 
     def hold(self, visit: Visit) -> None:
         """The loop's context knows what this request holds; calls that this view makes must find it in the view's."""
-        lease = visit.session.lease
-        if lease is not None and self._held is None:
-            self._held = Held(visit.guard, visit.session.sid, lambda: not lease.released, "this view")
-            self._held.enter()
+        if self._held is None:
+            self._held = hold_here(visit.guard, visit.session, "this view")
 
     # --- for the interface: the beginning and the end
 

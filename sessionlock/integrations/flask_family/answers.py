@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..web.problems import stays
+from ..web.headers import stays
 
 __all__ = ["become"]
 

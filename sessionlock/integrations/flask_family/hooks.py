@@ -158,9 +158,7 @@ class SessionHooks:
         if visit.clears_cookie:
             response.delete_cookie(name, **self._cookie(app, type(response)))
             return True
-        # Again only with the record, for both live on together, and never an id that was replaced meanwhile.
-        again = visit.rolled and visit.saved and not visit.by_old_id
-        if not visit.has_new_id and not (again and self.should_set_cookie(app, session)):
+        if not visit.has_new_id and not (visit.may_tell_again and self.should_set_cookie(app, session)):
             return False
         expires = self.get_expiration_time(app, session)
         response.set_cookie(name, visit.session.sid, expires=expires, **self._cookie(app, type(response)))

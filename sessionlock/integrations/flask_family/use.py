@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import IntEnum
 
-from ...errors import LockNotAcquired, ReentrantLock, SessionLockError
+from ...errors import SessionLockError
 from ..web.request_session import RunAgain, Visit
 
-__all__ = ["Phase", "Use", "may_still_read", "only_read"]
+__all__ = ["Phase", "Use", "only_read"]
 
 
 class Phase(IntEnum):
@@ -118,8 +118,3 @@ class Use:
 async def only_read(visit: Visit) -> None:
     async with visit:
         visit.settle_as_snapshot("belongs to a request that is answered already")
-
-
-def may_still_read(failure: SessionLockError) -> bool:
-    """The error's page may greet the user by name; it must not wait for the lock once more."""
-    return isinstance(failure, (LockNotAcquired, ReentrantLock))

@@ -15,8 +15,9 @@ from quart.wrappers.request import Body
 
 from ...errors import LeaseLost, SessionConflict, SessionLockError
 from ..flask_family.application import mix_in
+from ..web.cancelling import Cancels
 from ..web.request_session import RunAgain, Visit
-from ..web.rules import BODY_LIMIT, RoutePolicy
+from ..web.rules import RoutePolicy
 from .session import QuartUse
 
 __all__ = ["Run", "run_of", "twice_if_need_be"]
@@ -36,8 +37,7 @@ class Run:
         self.request = request
         self.before = before
         self.use: QuartUse | None = None
-        self._task: Any = asyncio.current_task()
-        self._lost = False
+        self._cancels = Cancels()
 
     def begin(self, use: QuartUse) -> None:
         self.use = use
@@ -86,17 +86,11 @@ class Run:
 
     def lease_is_lost(self) -> None:
         """And with it what the view has changed: it is ended."""
-        self._lost = self._task.cancel()
+        self._cancels.cancel()
 
-    def take_loss(self) -> LeaseLost | None:
-        """Whether the task was cancelled for that, and by nobody else; once."""
-        lost, self._lost = self._lost, False
-        visit = self.visit
-        if not lost or visit is None or visit.session.lease is None:
-            return None
-        if hasattr(self._task, "uncancel") and self._task.uncancel():
-            return None
-        return LeaseLost(visit.session.lease.why_lost())
+    def loss(self, error: asyncio.CancelledError) -> LeaseLost | None:
+        """What that cancellation means, if it is ours."""
+        return self._cancels.loss(error, None if self.visit is None else self.visit.session.lease)
 
     # --- the body
 
@@ -104,7 +98,7 @@ class Run:
         """Before the session is opened: have the body here where it would be waited for under the lock, and keep what
         a second run will ask for.
         """
-        limit = BODY_LIMIT if policy.body_limit is None else policy.body_limit
+        limit = policy.body_ahead
         if policy.may_run_again(self.request.method):
             body = self.request.body
             mix_in(body, KeptBody)

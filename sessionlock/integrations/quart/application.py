@@ -58,9 +58,9 @@ class GuardedQuart(Quart):
             return await super().full_dispatch_request(request_context)
         except SessionLockError as error:
             trouble: SessionLockError = error
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancelled:
             run = run_of((request_context or _cv_request.get()).request)
-            lost = run.take_loss() if run is not None else None
+            lost = run.loss(cancelled) if run is not None else None
             if lost is None:
                 raise
             trouble = lost

@@ -22,8 +22,8 @@ from ...selfcalls.sockets import client_of_scope
 from ..flask_family.answers import become
 from ..flask_family.application import AppSettings, expect_still_there
 from ..flask_family.hooks import SessionHooks
-from ..flask_family.use import may_still_read, only_read
-from ..web.problems import tell
+from ..flask_family.use import only_read
+from ..web.problems import may_still_read, tell
 from ..web.request_session import RunAgain, Visit
 from ..web.rules import Mode, RoutePolicy, label_of
 from ..web.starting import look_at_start

@@ -27,7 +27,7 @@ from ...errors import (
     SessionTooLarge,
 )
 
-__all__ = ["HTML", "Problem", "Problems", "prefers_html", "stays", "tell"]
+__all__ = ["HTML", "Problem", "Problems", "may_still_read", "prefers_html", "tell"]
 
 log = logging.getLogger("sessionlock.web")
 
@@ -38,7 +38,6 @@ BUSY = "Another request of this session is still being handled. Try again in a m
 FULL = "Too many requests of this session are waiting already. Try again in a moment."
 DOWN = "The session store cannot be reached. Try again in a moment."
 CHANGED = "Another request changed this session meanwhile; nothing of this request was saved in it. Try again."
-ENDED = "This session was ended meanwhile; nothing of this request was saved in it. Log in again, or begin anew."
 LOST = "This request took so long that its session was given to another; nothing was saved in it. Try again."
 NESTED = (
     "This request was made while handling another request that holds the same session and waits for the answer:"
@@ -57,7 +56,6 @@ _ANSWERS: tuple[tuple[type[SessionLockError], int, bool, str], ...] = (
     (LeaseLost, 409, False, LOST),
     (ReentrantLock, 409, False, NESTED),
     (SessionTooLarge, 413, False, LARGE),
-    (SessionNotFound, 409, False, ENDED),
 )
 # No styles but what any policy for content may refuse without harm; colours are the browser's, light or dark.
 _PAGE = """<!doctype html>
@@ -75,40 +73,6 @@ _PAGE = """<!doctype html>
 </body>
 </html>
 """
-
-
-# Headers that tell of a body, or of a target, which is not sent where another answer takes its place. All others stay:
-# CORS, security, cookies, trace ids.
-_OF_THE_BODY = frozenset(
-    {
-        "accept-ranges",
-        "age",
-        "allow",
-        "cache-control",
-        "digest",
-        "etag",
-        "expires",
-        "last-modified",
-        "link",
-        "location",
-        "pragma",
-        "refresh",
-        "repr-digest",
-        "retry-after",
-        "trailer",
-        "transfer-encoding",
-        "x-accel-buffering",
-        "x-accel-redirect",
-        "x-sendfile",
-    }
-)
-
-
-def stays(header: str) -> bool:
-    """Whether a header of the application's answer stays on an answer of ours that takes its place."""
-    name = header.lower()
-    about_content = name.startswith("content-") and not name.startswith("content-security-policy")
-    return not about_content and name not in _OF_THE_BODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +149,11 @@ class Problems:
                     detail = f"{detail} Too large: {error.keys[0][:80]!r}."
                 return Problem(own or status, detail, self.retry_after if again else None, content_type=content_type)
         return Problem(own, "The session cannot be used.", content_type=content_type) if own is not None else None
+
+
+def may_still_read(failure: SessionLockError) -> bool:
+    """The error's page may greet the user by name; it must not wait for the lock once more."""
+    return isinstance(failure, (LockNotAcquired, ReentrantLock))
 
 
 def prefers_html(accept: str | None) -> bool:

@@ -17,7 +17,7 @@ from ...guard import SessionGuard
 from ...lock.context import SessionContext
 from ...policies import SessionPolicy
 from ...selfcalls.check import refusing
-from ...selfcalls.nesting import Held, held_here, refuse_nested
+from ...selfcalls.nesting import Held, held_here, hold_here, refuse_nested
 from ...selfcalls.sockets import Client
 from ...session.mapping import Session
 from ...session.unlocked import UnlockedContext, check_unchanged
@@ -204,9 +204,7 @@ class Visit:
         self.by_old_id = context.outdated
         lease = session.lease
         if lease is not None:
-            assert self._sid is not None
-            self._held = Held(self.guard, self._sid, lambda: not lease.released, self.label)
-            self._held.enter()
+            self._held = hold_here(self.guard, session, self.label)
             if (self.policy.lease or self.guard.lease_policy).on_lost == "cancel":
                 lease.when_lost(self._lost)
 
@@ -508,8 +506,12 @@ class Visit:
         return None
 
     def _rolls(self) -> bool:
-        cookie = self._cookie
-        return cookie.rolling and cookie.max_age is not None and self.rolled and self._saved and not self.by_old_id
+        return self._cookie.rolling and self._cookie.max_age is not None and self.may_tell_again
+
+    @property
+    def may_tell_again(self) -> bool:
+        """Whether the id that the browser has may be sent once more: it lives on with the record, and is current."""
+        return self.rolled and self.saved and not self.by_old_id
 
     @property
     def has_new_id(self) -> bool:

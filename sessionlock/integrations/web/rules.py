@@ -97,6 +97,11 @@ class RoutePolicy:
         """Whether a conflict of a request with this method is nobody's business but ours."""
         return self.mode == "auto" and self.on_conflict != "answer" and method.upper() in SAFE_METHODS
 
+    @property
+    def body_ahead(self) -> int:
+        """Bytes of a request's body that are received before its lock is taken."""
+        return BODY_LIMIT if self.body_limit is None else self.body_limit
+
     def over(self, default: RoutePolicy) -> RoutePolicy:
         """This policy, and ``default`` where it says nothing."""
         said = {name: getattr(default, name) for name in INHERITED if getattr(self, name) is None}
