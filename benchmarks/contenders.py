@@ -148,7 +148,7 @@ def _tickets_of_tasks() -> dict[object, int]:
     tickets: dict[object, int] = {}
     understand = protocol.acquired
 
-    def acquired(reply: list[object], asked_at: float) -> Any:
+    def acquired(reply: Any, asked_at: float) -> Any:
         outcome = understand(reply, asked_at)
         if isinstance(outcome, protocol.Queued):
             tickets.setdefault(asyncio.current_task(), int(outcome.ticket))

@@ -29,6 +29,7 @@ from .observe import Observer, harmless
 from .policies import LeasePolicy, SessionPolicy, WaitPolicy, check_seconds, seconds_until_stop
 from .protocol import replies as protocol
 from .protocol.keys import SessionKeys, check_prefix, check_sid, keys_for, new_sid
+from .protocol.record_calls import ForceRelease, Inspect
 from .protocol.replies import Snapshot
 from .session.commit_watch import Engine, ScriptEngine, WatchEngine, whichever_works
 from .session.mapping import Session, SessionFormat
@@ -558,7 +559,7 @@ class SessionGuard:
         return self._info(await self._inspected(keys), keys)
 
     async def _inspected(self, keys: SessionKeys) -> protocol.Inspected:
-        return protocol.inspected(await self.runtime().executor.run(protocol.inspect(keys)))
+        return await self.runtime().executor.run(Inspect(keys))
 
     def _info(self, seen: protocol.Inspected, keys: SessionKeys) -> SessionInfo:
         holder = None
@@ -582,9 +583,8 @@ class SessionGuard:
         """
         keys = keys_for(self.prefix, check_sid(sid))
         runtime = self.runtime()
-        call = protocol.force_release(keys, token, push_limit=self._push_limit, deaf=runtime.deaf)
-        reply = await runtime.executor.run(call)
-        return bool(reply[0] == b"released")
+        call = ForceRelease(keys, token, push_limit=self._push_limit, deaf=runtime.deaf)
+        return await runtime.executor.run(call) == "released"
 
     async def capabilities(self) -> Capabilities:
         """What the server is, what it can do, and what weakens a promise; asked now, with a dozen plain commands.

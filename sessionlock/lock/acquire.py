@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from .. import observe
 from ..errors import RedisUnavailable, SessionLockError, WaitTimedOut
 from ..protocol import replies as protocol
+from ..protocol.calls import Abandon, Acquire
 from ..protocol.keys import new_token
 from ..protocol.replies import Busy, Granted, Handover, Holder, Queued
 from .patience import Patience
@@ -142,9 +143,7 @@ class Acquisition:
     async def _abandon(self, *, wait: bool) -> None:
         """Give up whatever Redis has under this token: a place in the queue, or the lock."""
         if self._asked:
-            call = protocol.abandon(
-                self._request.keys, self.token, push_limit=self._request.push_limit, deaf=self._runtime.deaf
-            )
+            call = Abandon(self._request.keys, self.token, push_limit=self._request.push_limit, deaf=self._runtime.deaf)
             await self._runtime.see_through(self._runtime.executor.run(call), wait=wait)
 
     # --- asking
@@ -167,7 +166,7 @@ class Acquisition:
     async def _ask(self, *, queueing: bool) -> Granted | Queued | Busy:
         request = self._request
         last = self._waiter.last if self._waiter is not None else None
-        call = protocol.acquire(
+        call = Acquire(
             request.keys,
             self.token,
             request.lease,
@@ -180,18 +179,17 @@ class Acquisition:
             ticket=last.ticket if last is not None else "0",
             push_limit=request.push_limit,
             deaf=self._runtime.deaf,
+            asked_at=time.monotonic(),
         )
         asked_before, self._asked = self._asked, True
         if queueing:
             self._runtime.wakeup.expect(self.token)
             self._runtime.wakeup.pushes.want(request.keys, self.token)
-        asked_at = time.monotonic()
         try:
-            reply = await self._runtime.executor.run(call)
+            outcome = await self._runtime.executor.run(call)
         except RedisUnavailable as error:
             self._asked = asked_before or not error.unsent
             raise
-        outcome = protocol.acquired(reply, asked_at)
         if isinstance(outcome, (Busy, protocol.Refused)):
             self._asked = False  # Redis has nothing under this token
         if isinstance(outcome, protocol.Refused):

@@ -20,9 +20,10 @@ from ..errors import (
 )
 from ..lease import Lease
 from ..observe import Event, Observer
-from ..protocol import replies as protocol
+from ..protocol.calls import Abandon, Change, Release, Save
 from ..protocol.keys import SessionKeys
-from ..protocol.replies import Change, Committed, Conflict, Granted, Refused, Snapshot, outdated
+from ..protocol.record_calls import Inspect
+from ..protocol.replies import Committed, Conflict, Granted, Refused, Saved, Snapshot, outdated
 from ..session.block import used_twice
 from ..session.mapping import Session, SessionFormat
 from ..session.operations import StoredSession
@@ -92,9 +93,7 @@ class _Held:
             # behind is the lock.
             return False
 
-    async def _give_up(
-        self, changes: list[Change], created: str, *, cancelled: bool = False
-    ) -> Committed | Conflict | Refused:
+    async def _give_up(self, changes: list[Change], created: str, *, cancelled: bool = False) -> Saved:
         """One release call, seen through to its end even when this task is cancelled meanwhile."""
         call = self._release(changes, created)
         if cancelled:
@@ -102,8 +101,8 @@ class _Held:
         try:
             if not changes:
                 return self._given_up(await self._runtime.executor.run(call))
-            reply, safety = await self._runtime.executor.save(call)
-            return protocol.so_safe(self._given_up(reply), safety)
+            outcome, _ = await self._runtime.executor.save(call)
+            return self._given_up(outcome)
         except BaseException as error:
             if not isinstance(error, SessionLockError):
                 await self._runtime.see_through(self._to_the_end(call))
@@ -116,12 +115,12 @@ class _Held:
         if not error.refused:
             request, runtime = self._request, self._runtime
             token = self._the_lease.token
-            call = protocol.abandon(request.keys, token, push_limit=request.push_limit, deaf=runtime.deaf)
+            call = Abandon(request.keys, token, push_limit=request.push_limit, deaf=runtime.deaf)
             await runtime.see_through(runtime.executor.run(call), wait=False)
 
-    def _release(self, changes: list[Change], created: str) -> protocol.Call:
+    def _release(self, changes: list[Change], created: str) -> Release:
         lease, request = self._the_lease, self._request
-        return protocol.release(
+        return Release(
             request.keys,
             lease.token,
             lease.fencing_token,
@@ -133,9 +132,8 @@ class _Held:
             deaf=self._runtime.deaf,
         )
 
-    def _given_up(self, reply: list[object]) -> Committed | Conflict | Refused:
+    def _given_up(self, outcome: Saved) -> Saved:
         """What a release came to; the waiter of this process that was granted with it is told."""
-        outcome = protocol.released(reply)
         if isinstance(outcome, Conflict):
             return outcome
         if outcome.handover is not None:
@@ -144,7 +142,7 @@ class _Held:
             self._runtime.wakeup.look_after(self._request.keys)  # the first reply, with a grant perhaps, was lost
         return outcome
 
-    async def _to_the_end(self, call: protocol.Call) -> Committed | Conflict | Refused:
+    async def _to_the_end(self, call: Release) -> Saved:
         """The release of a caller that is being cancelled: on its way already or not, repeating it is safe.
 
         A conflict keeps the lock, and nobody is left to merge: then it is given up without saving.
@@ -400,11 +398,10 @@ class SessionContext(_Held):
                 raise self._loss(await self._highest_fence())
             self._saves += 1
             op = f"{lease.token}.{self._saves}"
-            call = protocol.save(
+            call = Save(
                 self._request.keys, lease.token, lease.fencing_token, op, session.created, self._how.policy, changes
             )
-            reply, safety = await self._runtime.executor.save(call)
-            outcome = protocol.so_safe(protocol.committed(reply), safety)
+            outcome, _ = await self._runtime.executor.save(call)
             if not isinstance(outcome, Conflict):
                 self._saved(changes, outcome)
                 continue
@@ -414,8 +411,7 @@ class SessionContext(_Held):
             self._merge(outcome)
 
     async def _highest_fence(self) -> int:
-        seen = protocol.inspected(await self._runtime.executor.run(protocol.inspect(self._request.keys)))
-        return seen.fence
+        return (await self._runtime.executor.run(Inspect(self._request.keys))).fence
 
     async def incr(self, key: str, by: int) -> int:
         await self._saves_done()

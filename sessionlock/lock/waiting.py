@@ -12,8 +12,9 @@ import random
 import time
 from collections.abc import Callable
 
+from ..protocol.calls import PATIENCE
 from ..protocol.keys import SessionKeys
-from ..protocol.replies import PATIENCE, Handover, Queued, pushed
+from ..protocol.replies import Handover, Queued, pushed
 from ..transport.pushes import TRY_AGAIN_AFTER, Pushes
 
 __all__ = ["Room", "Waiter", "Wakeup"]

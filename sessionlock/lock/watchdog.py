@@ -12,7 +12,7 @@ from .. import observe
 from ..errors import RedisUnavailable
 from ..lease import Lease
 from ..observe import Observer
-from ..protocol import replies as protocol
+from ..protocol.calls import Renew
 from ..transport.executor import Executor
 from .request import LockRequest
 
@@ -143,12 +143,12 @@ class Watchdog:
         if not wanted:
             return
         asked_at = time.monotonic()
-        call = protocol.renew([(watched.keys, watched.lease.token, ttl_ms) for watched, ttl_ms in wanted])
+        call = Renew([(watched.keys, watched.lease.token, ttl_ms) for watched, ttl_ms in wanted])
         try:
-            reply = await self._executor.run(call)
+            answers = await self._executor.run(call)
         except RedisUnavailable:
             return  # the timer declares the lease lost when its time is over
-        for (watched, ttl_ms), answer in zip(wanted, reply, strict=True):
+        for (watched, ttl_ms), answer in zip(wanted, answers, strict=True):
             self._answered(watched, ttl_ms, answer, asked_at)
 
     def _answered(self, watched: Watched, ttl_ms: int, answer: int | None, asked_at: float) -> None:

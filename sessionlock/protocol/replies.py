@@ -1,77 +1,40 @@
-"""The protocol without any I/O: typed calls out, typed outcomes in.
-
-Every function here either turns a request into a :class:`Call` (script, keys, arguments) or a script's reply into
-an outcome. Nothing waits, nothing is sent; so every race can be written down as a table of calls and outcomes.
-
-States of one acquisition, by what Redis holds of its token::
-
-    unknown ──acquire──▶ holder (granted)            lock = token
-       │                   │ ▲
-       │                   │ └── handed over (claim) ◀── waiting
-       └──acquire──▶ waiting (queued) ─────abandon──▶ finished
-    holder ──release / abandon──▶ finished           receipt: later calls of this token change nothing
-    holder ──lease lapses / force_release──▶ lost     save refused: `lost`
-"""
+"""What Redis answers: each reply is read once, here, into an outcome. No I/O; what is asked is in :mod:`.calls`."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import NamedTuple, ParamSpec, TypeAlias, TypeVar, cast
+from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 from ..durability import Safety
 from ..errors import CodecError, SessionDestroyed, SessionNotFound
-from ..policies import LeasePolicy, SessionPolicy
 from .keys import SessionKeys
 
 __all__ = [
-    "PATIENCE",
+    "Abandoned",
+    "Acquired",
+    "Bound",
     "Busy",
-    "Call",
-    "Change",
     "Committed",
     "Conflict",
     "Granted",
     "Handover",
     "Holder",
+    "Inspected",
+    "Kept",
     "Queued",
     "Refused",
+    "Saved",
     "Snapshot",
-    "fingerprint",
+    "Voted",
 ]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-PATIENCE = 30.0  # seconds after which a waiter that was not heard of is taken for dead
 DIGITS = 16  # of the largest fence, 2^53
+REFUSALS = frozenset(b"missing destroyed dead unknown finished exists gone lost stale busy".split())
 RECENTLY_US = 15_000_000  # as lua/_ids.lua has it
-SHORT = 64  # bytes; longer values are compared by their SHA-1
-Word: TypeAlias = "bytes | str | int"
-
-
-class Call(NamedTuple):
-    """One script call. ``keys`` of one call lie in one Cluster slot, except those of ``renew``."""
-
-    script: str
-    keys: Sequence[bytes]
-    args: Sequence[Word]
-
-
-class Change(NamedTuple):
-    """One changed field: ``op`` is ``s`` set, ``d`` delete or ``i`` increment; or a condition: ``c`` the field is as it
-    was read, ``n`` there are ``value`` fields, ``f`` nobody holds the lock; or ``e``: the record ends if this leaves it
-    empty.
-
-    ``base`` is the :func:`fingerprint` of the bytes that were read, ``"*"`` for "whatever is there". The store
-    refuses the whole commit when a base does not match.
-    """
-
-    op: str
-    field: bytes
-    value: bytes
-    base: bytes | str
 
 
 class Snapshot(NamedTuple):
@@ -132,7 +95,7 @@ class Busy:
 
 @dataclass(slots=True)
 class Refused:
-    """``kind``: missing, destroyed, finished, exists, gone, or lost (then ``fence`` is the highest one seen)."""
+    """``kind``: one of :data:`REFUSALS`; of lost, ``fence`` is the highest one seen."""
 
     kind: str
     fence: int = 0
@@ -152,6 +115,9 @@ class Committed:
     value: int | None = None  # of the counter, after an increment
     handover: Handover | None = None  # the grant of a waiter of this process, after a release
     safety: Safety | None = None  # how far it came, when that was waited for
+
+    def came_so_far(self, safety: Safety | None) -> None:
+        self.safety = safety
 
 
 @dataclass(slots=True)
@@ -181,8 +147,10 @@ class Handover:
     snapshot: Snapshot | None = None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Inspected:
+    """``queue``: who waits, by token, in that order; None where nothing but the token is known."""
+
     token: str | None
     left: float | None
     server_us: int
@@ -191,234 +159,37 @@ class Inspected:
     created_us: int
     destroyed: bool
     holder: Holder | None
-    waiters: list[Holder]
+    queue: dict[str, Holder | None]
     record_left: float | None
 
-
-# --- calls -----------------------------------------------------------------------------------------------------------
-
-
-def acquire(
-    keys: SessionKeys,
-    token: str,
-    lease: LeasePolicy,
-    session: SessionPolicy | None,
-    *,
-    channel: str = "-",
-    label: str = "",
-    missing: str = "create",
-    queueing: bool = True,
-    max_waiters: int = 64,
-    ticket: str = "0",
-    push_limit: int = 65536,
-    deaf: bool = False,
-) -> Call:
-    """``session`` None: only the lock. ``ticket``: a waiter's place as it was told, to get it back."""
-    return Call(
-        "acquire",
-        keys.all,
-        (
-            token,
-            lease.ttl_ms,
-            lease.claim_ms,
-            channel,
-            label,
-            missing,
-            1 if queueing else 0,
-            max_waiters,
-            ticket,
-            session.idle_ms if session else 0,
-            session.refresh_ms if session else 0,
-            int(PATIENCE * 1000),
-            push_limit,
-            1 if deaf else 0,
-            keys.proof,
-        ),
-    )
+    @property
+    def waiters(self) -> list[Holder]:
+        return [holder for holder in self.queue.values() if holder is not None]
 
 
-def install(
-    keys: SessionKeys,
-    token: str,
-    ttl_ms: int,
-    vector: Iterable[tuple[str, int]],
-    majority: int,
-    session: SessionPolicy | None,
-    *,
-    channel: str = "-",
-    label: str = "",
-    missing: str = "create",
-) -> Call:
-    """What a quorum granted takes effect at the session's store. ``vector``: master and counter of each grant."""
-    counters = " ".join(f"{master}:{counter}" for master, counter in vector)
-    idle_ms, refresh_ms = (session.idle_ms, session.refresh_ms) if session else (0, 0)
-    return Call(
-        "install",
-        keys.all,
-        (token, ttl_ms, counters, majority, channel, label, missing, idle_ms, refresh_ms, keys.proof),
-    )
+class Abandoned(NamedTuple):
+    """``held``: it had the lock. If not, ``fence`` is the highest that was granted."""
+
+    held: bool
+    fence: int = 0
 
 
-def vote(
-    keys: SessionKeys, token: str, lease: LeasePolicy, *, channel: str = "-", label: str = "", proposed: int = 0
-) -> Call:
-    """The lock of one master of a quorum, if it is free and nobody waits for it. For a token's very first call.
+class Kept(NamedTuple):
+    """``current``: the id is the newest one of its session."""
 
-    ``proposed``: the counter that all masters are to give, if they can.
-    """
-    return Call("vote", keys.all, (token, lease.ttl_ms, channel, label, proposed))
+    current: bool
 
 
-def raise_fence(keys: SessionKeys, token: str, fence: int) -> Call:
-    """The highest of the counters that masters gave ``token`` becomes that of all."""
-    return Call("raise_fence", keys.all, (token, fence))
+class Bound(NamedTuple):
+    """``previous``: the digest of the user whose session it was, or ``""``."""
+
+    previous: str
 
 
-def adopt(keys: SessionKeys, token: str, *, channel: str = "-", label: str = "") -> Call:
-    """The plain lock that somebody took for ``token`` becomes a grant, with a counter."""
-    return Call("adopt", keys.all, (token, channel, label))
-
-
-def release(
-    keys: SessionKeys,
-    token: str,
-    fence: int,
-    created: str,
-    session: SessionPolicy | None,
-    changes: Iterable[Change] = (),
-    *,
-    push_limit: int = 65536,
-    deaf: bool = False,
-    channel: str = "-",
-) -> Call:
-    """``created``: the stamp of the record that was loaded, ``""`` when there was none.
-
-    ``channel``: a waiter of this very process gets its grant with the reply, not by a push.
-    """
-    idle_ms, absolute_ms = _life(session)
-    refresh_ms = session.refresh_ms if session else 0
-    stamp = created or keys.proof
-    head: list[Word] = [token, fence, stamp, idle_ms, absolute_ms, refresh_ms, push_limit, 1 if deaf else 0, channel]
-    return Call("release", keys.all, _with_changes(head, changes))
-
-
-def releases_only_a_lock(call: Call) -> bool:
-    """Whether a ``release`` is that of a lock without a session, whose life it would give otherwise."""
-    return call.args[3] == 0
-
-
-def save(
-    keys: SessionKeys,
-    token: str,
-    fence: int,
-    op: str,
-    created: str,
-    session: SessionPolicy,
-    changes: Iterable[Change],
-) -> Call:
-    return Call("save", keys.all, _with_changes([token, fence, op, created or keys.proof, *_life(session)], changes))
-
-
-def abandon(keys: SessionKeys, token: str, *, push_limit: int = 65536, deaf: bool = False, once: bool = False) -> Call:
-    """``once``: the token was in a single call before, which was not and will not be repeated."""
-    return Call("abandon", keys.all, (token, push_limit, 1 if deaf else 0, 1 if once else 0))
-
-
-def renew(leases: Sequence[tuple[SessionKeys, str, int]]) -> Call:
-    """Extend each (keys, token, ttl_ms)."""
-    keys: list[bytes] = []
-    args: list[Word] = []
-    for session_keys, token, ttl_ms in leases:
-        keys += (session_keys.lock, session_keys.session)
-        args += (token, ttl_ms)
-    return Call("renew", keys, args)
-
-
-def load(keys: SessionKeys, session: SessionPolicy) -> Call:
-    return Call("load", keys.all, (session.idle_ms, session.refresh_ms, keys.proof))
-
-
-def create(keys: SessionKeys, op: str, session: SessionPolicy, changes: Iterable[Change]) -> Call:
-    return Call("create", keys.all, _with_changes([op, *_life(session), keys.proof], changes))
-
-
-def commit(
-    keys: SessionKeys,
-    op: str,
-    created: str,
-    expected_version: int | None,
-    session: SessionPolicy,
-    changes: Iterable[Change],
-) -> Call:
-    """``op`` names this commit; ``expected_version`` None: any version whose fields are as they were read."""
-    expected: Word = "" if expected_version is None else expected_version
-    return Call("commit", keys.all, _with_changes([op, created, expected, *_life(session), keys.proof], changes))
-
-
-def increment(
-    keys: SessionKeys, op: str, lease: tuple[str, int] | None, created: str, session: SessionPolicy, change: Change
-) -> Call:
-    """``lease``: token and fence when it is done under the lock."""
-    token, fence = lease or ("", 0)
-    return Call("incr", keys.all, _with_changes([op, token, fence, created, *_life(session), keys.proof], [change]))
-
-
-def destroy(keys: SessionKeys, session: SessionPolicy, *, replaced: bool = False) -> Call:
-    """``replaced``: a new session has taken its place, so whoever still comes with its id is to be told that."""
-    return Call("destroy", keys.all, (session.tombstone_ms, keys.proof, 1 if replaced else 0))
-
-
-def dismiss(keys: SessionKeys) -> Call:
-    """Tell the waiters at a master of a quorum that the session was destroyed."""
-    return Call("dismiss", keys.all, ())
-
-
-def regenerate(keys: SessionKeys, new_proof: str, grace_ms: int, lease: tuple[str, int] | None) -> Call:
-    """``lease``: token and fence when it is done under the lock."""
-    token, fence = lease or ("", 0)
-    return Call("regenerate", keys.all, (keys.proof, new_proof, grace_ms, token, fence))
-
-
-def expire(keys: SessionKeys, ttl_ms: int) -> Call:
-    """Let the record end ``ttl_ms`` from now, sooner or later than it would."""
-    return Call("expire", keys.all, (ttl_ms, keys.proof))
-
-
-def bind(keys: SessionKeys, user: str) -> Call:
-    return Call("bind", keys.all, (user, keys.proof))
-
-
-def inspect(keys: SessionKeys) -> Call:
-    return Call("inspect", keys.all, ())
-
-
-def force_release(keys: SessionKeys, token: str, *, push_limit: int = 65536, deaf: bool = False) -> Call:
-    return Call("force_release", keys.all, (token, push_limit, 1 if deaf else 0))
-
-
-def _life(session: SessionPolicy | None) -> tuple[int, int]:
-    return (session.idle_ms, session.absolute_ms) if session else (0, 0)
-
-
-def _with_changes(head: list[Word], changes: Iterable[Change]) -> list[Word]:
-    for change in changes:
-        head += change
-    return head
-
-
-def fingerprint(raw: bytes | None, *, exact: bool = False) -> bytes | str:
-    """What a commit is compared by: a field's bytes when short (or ``exact``), else their SHA-1; ``""`` if absent.
-
-    Content instead of a counter, so that changes by HINCRBY and by foreign writers are noticed too.
-    """
-    if raw is None:
-        return ""
-    if exact or len(raw) <= SHORT:
-        return b"=" + raw
-    return "#" + hashlib.sha1(raw, usedforsecurity=False).hexdigest()
-
-
-# --- outcomes --------------------------------------------------------------------------------------------------------
+Acquired: TypeAlias = Granted | Queued | Busy | Refused
+Voted: TypeAlias = Granted | Refused
+Saved: TypeAlias = Committed | Conflict | Refused
+Reply: TypeAlias = Sequence[Any]
 
 
 def _readable(parse: Callable[P, R]) -> Callable[P, R]:
@@ -451,85 +222,107 @@ def _holder(label: bytes, age_us: bytes) -> Holder:
     return Holder(label.decode(errors="replace"), None if age < 0 else age / 1e6)
 
 
+def kind_of(reply: Reply) -> str:
+    """The word that a reply begins with."""
+    kind: bytes = reply[0]
+    return kind.decode()
+
+
 @_readable
-def acquired(reply: list[object], asked_at: float) -> Granted | Queued | Busy | Refused:
+def acquired(reply: Reply, asked_at: float) -> Acquired:
     """The outcome of ``acquire``, and of ``install``; ``asked_at`` is the monotonic clock read before it was sent."""
-    words: list[bytes] = reply  # type: ignore[assignment]
-    kind = words[0]
-    if kind == b"granted":
-        left = int(words[3]) / 1000
-        return Granted(int(words[1]), int(words[2]), asked_at, left, _snapshot(words[4]))  # type: ignore[arg-type]
-    if kind == b"queued":
-        left_ms = int(words[3])
-        # -2: it lapsed between two commands of the script; look again at once.
-        left_s = 0.0 if left_ms == -2 else _seconds(left_ms)
-        return Queued(
-            words[1].decode(),
-            int(words[2] or 0),
-            left_s,
-            _holder(words[4], words[5]),
-            int(words[6]),
-            asked_at,
-        )
-    if kind in (b"busy", b"full"):
-        return Busy(_holder(words[1], words[2]), int(words[3]), kind == b"full")
-    return Refused(kind.decode())
+    match reply:
+        case [b"granted", fence, now_us, left_ms, fields]:
+            return Granted(int(fence), int(now_us), asked_at, int(left_ms) / 1000, _snapshot(fields))
+        case [b"queued", ticket, position, left_ms, label, age_us, now_us]:
+            # -2: it lapsed between two commands of the script; look again at once.
+            left = 0.0 if int(left_ms) == -2 else _seconds(int(left_ms))
+            return Queued(ticket.decode(), int(position or 0), left, _holder(label, age_us), int(now_us), asked_at)
+        case [b"busy" | b"full" as kind, label, age_us, waiting, _]:
+            return Busy(_holder(label, age_us), int(waiting), kind == b"full")
+    return refused(reply)
 
 
 @_readable
-def voted(reply: list[object], asked_at: float) -> Granted | Refused:
+def voted(reply: Reply, asked_at: float) -> Voted:
     """The outcome of ``vote`` and ``adopt``: no session comes with it."""
-    words: list[bytes] = reply  # type: ignore[assignment]
-    if words[0] not in (b"granted", b"adopted"):
-        return Refused(words[0].decode())
-    return Granted(int(words[1]), int(words[2]), asked_at, int(words[3]) / 1000, EMPTY)
+    match reply:
+        case [b"granted" | b"adopted", fence, now_us, left_ms]:
+            return Granted(int(fence), int(now_us), asked_at, int(left_ms) / 1000, EMPTY)
+    return refused(reply)
 
 
 @_readable
-def committed(reply: list[object]) -> Committed | Conflict | Refused:
+def committed(reply: Reply) -> Saved:
     """The outcome of ``save``, ``commit`` and ``incr``."""
-    words: list[bytes] = reply  # type: ignore[assignment]
-    kind = words[0]
-    if kind in (b"saved", b"already"):
-        created = words[2].decode() if len(words) > 2 and words[2] else ""
-        value = int(words[3]) if len(words) > 3 else None
-        return Committed(int(words[1]), created, repeated=kind == b"already", value=value)
-    if kind == b"conflict":
-        flat: Sequence[bytes | None] = words[2]  # type: ignore[assignment]
-        theirs = {bytes(f or b""): v for f, v in zip(flat[::2], flat[1::2], strict=True)}
-        whole = _snapshot(words[3]) if len(words) > 3 else None  # type: ignore[arg-type]
-        return Conflict(int(words[1]), theirs, whole)
-    return Refused(kind.decode(), int(words[1]) if kind == b"lost" else 0)
-
-
-def so_safe(outcome: Committed | Conflict | Refused, safety: Safety | None) -> Committed | Conflict | Refused:
-    """The outcome, with what is known of how far it came."""
-    if isinstance(outcome, Committed):
-        outcome.safety = safety
-    return outcome
+    match reply:
+        case [b"saved" | b"already" as kind, version, *rest]:
+            created, value = (*rest, None, None)[:2]
+            return Committed(
+                int(version),
+                created.decode() if created else "",
+                repeated=kind == b"already",
+                value=None if value is None else int(value),
+            )
+        case [b"conflict", version, flat, *rest]:
+            theirs = {bytes(f or b""): v for f, v in zip(flat[::2], flat[1::2], strict=True)}
+            return Conflict(int(version), theirs, _snapshot(rest[0]) if rest else None)
+    return refused(reply)
 
 
 @_readable
-def released(reply: list[object]) -> Committed | Conflict | Refused:
+def refused(reply: Reply) -> Refused:
+    kind, *rest = reply
+    if kind not in REFUSALS:
+        raise ValueError(kind)
+    return Refused(kind.decode(), int(rest[0]) if kind == b"lost" and rest else 0)
+
+
+@_readable
+def released(reply: Reply) -> Saved:
     """The outcome of ``release``; with the grant of this process' next waiter, if it came with the reply."""
-    words: list[bytes] = reply  # type: ignore[assignment]
-    kind = words[0]
-    if kind == b"saved":
-        return Committed(int(words[1]), handover=pushed(words[2]))
-    if kind == b"clean":
-        return Committed(None, changed=False, handover=pushed(words[1]))
-    if kind in (b"gone", b"destroyed", b"dead"):
-        return Refused(kind.decode(), handover=pushed(words[1]) if len(words) > 1 else None)
+    match reply:
+        case [b"saved", version, message]:
+            return Committed(int(version), handover=pushed(message))
+        case [b"clean", message]:
+            return Committed(None, changed=False, handover=pushed(message))
+        case [b"gone" | b"destroyed" | b"dead" as kind, message]:
+            return Refused(kind.decode(), handover=pushed(message))
     return committed(reply)
 
 
 @_readable
-def loaded(reply: list[object]) -> Snapshot | Refused:
-    """The outcome of ``load``; also of ``create`` when ``reply`` carries the new record."""
-    if reply[0] in (b"found", b"saved"):
-        found = _snapshot(reply[-1])  # type: ignore[arg-type]
-        return found._replace(touched=True) if reply[:2] == [b"found", 1] else found
-    return Refused(bytes(reply[0]).decode())  # type: ignore[call-overload]
+def loaded(reply: Reply) -> Snapshot | Refused:
+    """The outcome of ``load``; also of ``create``, whose reply carries the new record."""
+    match reply:
+        case [b"found", touched, fields]:
+            return _snapshot(fields)._replace(touched=touched == 1)
+        case [b"saved", _, fields]:
+            return _snapshot(fields)
+    return refused(reply)
+
+
+def abandoned(reply: Reply) -> Abandoned:
+    match reply:
+        case [b"left", fence]:
+            return Abandoned(False, int(fence) if fence.isdigit() else 0)
+    return Abandoned(True)
+
+
+@_readable
+def kept(reply: Reply) -> Kept | Refused:
+    match reply:
+        case [b"kept", current]:
+            return Kept(bool(current))
+    return refused(reply)
+
+
+@_readable
+def bound(reply: Reply) -> Bound | Refused:
+    match reply:
+        case [b"bound", previous]:
+            return Bound(previous.decode(errors="replace"))
+    return refused(reply)
 
 
 def pushed(message: bytes) -> Handover | None:
@@ -575,35 +368,32 @@ def granted_by_push(push: Handover, snapshot: Snapshot, seen_us: int | None, see
 
 
 @_readable
-def inspected(reply: list[object]) -> Inspected:
-    token, left, now_us, state, order, records, record_left = reply
-    fence, version, created, destroyed, holder = cast("list[bytes | None]", state)
-    flat: list[bytes] = records  # type: ignore[assignment]
-    by_token = dict(zip(flat[::2], flat[1::2], strict=True))
-    server_us = int(now_us)  # type: ignore[call-overload]
+def inspected(reply: Reply) -> Inspected:
+    token, left_ms, now_us, state, order, records, record_left_ms = reply
+    fence, version, created, destroyed, holder = state
+    by_token = dict(zip(records[::2], records[1::2], strict=True))
     who = None
     if token is not None:
         who = Holder("another client", None)
-        words = holder.split(b" ", 4) if holder else []
-        if len(words) == 5 and words[0] == token:
-            who = Holder(words[4].decode(errors="replace"), (server_us - int(words[2])) / 1e6)
-    waiters = [
-        Holder(by_token[t].split(b" ", 4)[4].decode(errors="replace"), None)
-        for t in order  # type: ignore[attr-defined]
-        if t in by_token
-    ]
+        match holder.split(b" ", 4) if holder else ():
+            case [owner, _, since, _, label] if owner == token:
+                who = Holder(label.decode(errors="replace"), (int(now_us) - int(since)) / 1e6)
     return Inspected(
-        token=token.decode() if isinstance(token, bytes) else None,
-        left=_seconds(left) if token is not None else None,  # type: ignore[arg-type]
-        server_us=server_us,
+        token=None if token is None else token.decode(errors="replace"),
+        left=None if token is None else _seconds(left_ms),
+        server_us=int(now_us),
         fence=int(fence or 0),
         version=int(version or 0),
         created_us=int(created or 0),
         destroyed=destroyed is not None,
         holder=who,
-        waiters=waiters,
-        record_left=_seconds(record_left),  # type: ignore[arg-type]
+        queue={waiter.decode(errors="replace"): _waiter(by_token.get(waiter)) for waiter in order},
+        record_left=_seconds(record_left_ms),
     )
+
+
+def _waiter(record: bytes | None) -> Holder | None:
+    return None if record is None else Holder(record.split(b" ", 4)[4].decode(errors="replace"), None)
 
 
 def admitted(keys: SessionKeys, fields: Mapping[bytes, bytes], now_us: int) -> bool:

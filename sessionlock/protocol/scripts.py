@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 from importlib import resources
+from typing import Any
 
-__all__ = ["Script", "script"]
+from .calls import Call
+
+__all__ = ["Script", "by_hash", "in_full", "script"]
 
 USES = re.compile(r"^-- uses  (.+)$", re.MULTILINE)
 
@@ -24,6 +27,18 @@ class Script:
 def script(name: str) -> Script:
     """The script ``lua/<name>.lua`` behind the parts (``lua/_<part>.lua``) that its ``uses`` line names."""
     return _SCRIPTS[name]
+
+
+def by_hash(call: Call[Any]) -> tuple[Any, ...]:
+    """The command that runs a script which the server has seen before; else it answers NOSCRIPT."""
+    keys = call.redis_keys
+    return ("EVALSHA", _SCRIPTS[call.script].sha, len(keys), *keys, *call.words())
+
+
+def in_full(call: Call[Any]) -> tuple[Any, ...]:
+    """The same for a server that has not, or has restarted since."""
+    keys = call.redis_keys
+    return ("EVAL", _SCRIPTS[call.script].text, len(keys), *keys, *call.words())
 
 
 def _read() -> dict[str, Script]:

@@ -16,15 +16,18 @@ from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 from .. import observe
-from ..errors import CodecError, QuorumNotReached, RedisUnavailable, SessionLockError
+from ..errors import QuorumNotReached, RedisUnavailable, SessionLockError
 from ..lock.acquire import Objection, StillWaiting
 from ..lock.patience import Patience
 from ..lock.refusals import not_granted, outrun, queue_full, refused
 from ..lock.request import LockRequest, OnWait
 from ..lock.runtime import Runtime
 from ..protocol import replies as protocol
+from ..protocol.calls import PATIENCE, Abandon, Acquire
 from ..protocol.keys import SessionKeys, new_token
-from ..protocol.replies import PATIENCE, Busy, Call, Granted, Handover, Queued
+from ..protocol.quorum_calls import Adopt, Install, RaiseFence, Vote
+from ..protocol.record_calls import ForceRelease
+from ..protocol.replies import Acquired, Busy, Granted, Handover, Queued, Voted
 from .ballot import Ballot, Won
 from .master import Master, Silent
 from .masters import Masters, Voter
@@ -152,13 +155,13 @@ class QuorumAcquisition(Voter):
         members = {name for name, _ in won.vector}
 
         def raised(answers: dict[str, Any]) -> int:
-            return sum(_is_raised(answers[name]) for name in members & answers.keys())
+            return sum(answers[name] is True for name in members & answers.keys())
 
         def enough(answers: dict[str, Any]) -> bool:
             still_out = len(members - answers.keys())
             return raised(answers) >= majority or raised(answers) + still_out < majority
 
-        call = protocol.raise_fence(self._keys, self.token, won.fence)
+        call = RaiseFence(self._keys, self.token, won.fence)
         return raised(await self._masters.ask(call, enough)) >= majority
 
     # --- the store
@@ -168,7 +171,7 @@ class QuorumAcquisition(Voter):
         wanted = self._wanted
         self._installing = True
         asked_at = time.monotonic()
-        call = protocol.install(
+        call = Install(
             wanted.keys,
             self.token,
             max(1, int((won.until - asked_at) * 1000) + 1),
@@ -179,7 +182,7 @@ class QuorumAcquisition(Voter):
             label=wanted.label,
             missing=wanted.missing,
         )
-        outcome = protocol.acquired(await self._executor.run(call), asked_at)
+        outcome = await self._executor.run(call)
         if isinstance(outcome, protocol.Refused):
             self._installing = False  # the store has nothing under this token
         if isinstance(outcome, Granted):
@@ -200,10 +203,10 @@ class QuorumAcquisition(Voter):
         """Give up whatever there is under this token, at the store and at the masters."""
         self._over = True
         self._executor.forget(self.token)
-        call = protocol.abandon(self._wanted.keys, self.token, push_limit=0, once=self._once)
+        call = Abandon(self._wanted.keys, self.token, push_limit=0, once=self._once)
         await self._runtime.see_through(self._abandon_all(call), wait=wait)
 
-    async def _abandon_all(self, call: Call) -> None:
+    async def _abandon_all(self, call: Abandon) -> None:
         """What does not answer is not waited for; its locks run out."""
         at_masters = self._masters.settle(call)
         if self._installing:
@@ -216,7 +219,14 @@ class QuorumAcquisition(Voter):
         """One parallel round trip. None when others hold it, and it is to be waited for."""
         # A store has a counter of its own: with one, the masters need not give the same.
         proposed = self._masters.proposal() if self._without_store else 0
-        call = protocol.vote(self._keys, self.token, self._wanted.lease, label=self._wanted.label, proposed=proposed)
+        call = Vote(
+            self._keys,
+            self.token,
+            self._wanted.lease,
+            label=self._wanted.label,
+            proposed=proposed,
+            asked_at=time.monotonic(),
+        )
         self._ask_all(call, self._voted)
         await self._until_decided()
         won = self._ballot.won(time.monotonic())
@@ -236,10 +246,10 @@ class QuorumAcquisition(Voter):
             raise self._not_now()
         return won
 
-    def _ask_all(self, call: Call, answered: Callable[[float, Master, Any], None]) -> None:
+    def _ask_all(self, call: Vote | Acquire | Adopt, answered: Callable[[Master, Any], None]) -> None:
         for name in self._by_name:
             self._ballot.asked(name)
-        self._masters.send(call, self._mine(partial(answered, time.monotonic())), voting=True)
+        self._masters.send(call, self._mine(answered))
 
     def _mine(self, answered: Callable[..., None]) -> Callable[..., None]:
         """What was asked for under an earlier token has been given up, and counts no more."""
@@ -251,8 +261,7 @@ class QuorumAcquisition(Voter):
 
         return heard
 
-    def _voted(self, asked_at: float, master: Master, reply: Any) -> None:
-        outcome = reply if isinstance(reply, Silent) else _read(protocol.voted, reply, asked_at)
+    def _voted(self, master: Master, outcome: Voted | Silent) -> None:
         if isinstance(outcome, Granted):
             self._granted(master, outcome)
         elif isinstance(outcome, Silent):
@@ -269,7 +278,7 @@ class QuorumAcquisition(Voter):
         self._ballot.asked(master.name)
         ticket = self._ballot.ticket(master.name) or self._ticket
         call = self._acquire(master.pushes.channel(self._keys), ticket)
-        told = self._mine(partial(self._answered, time.monotonic(), master))
+        told = self._mine(partial(self._answered, master))
         done = asyncio.get_running_loop().create_future()
 
         def answered(reply: Any) -> None:
@@ -277,13 +286,13 @@ class QuorumAcquisition(Voter):
             if not done.done():
                 done.set_result(None)
 
-        master.send(call, answered, voting=True)
+        master.send(call, answered)
         return done
 
-    def _acquire(self, channel: str = "-", ticket: str = "0") -> Call:
+    def _acquire(self, channel: str = "-", ticket: str = "0") -> Acquire:
         """``channel`` "-": not to be queued."""
         wanted = self._wanted
-        return protocol.acquire(
+        return Acquire(
             self._keys,
             self.token,
             wanted.lease,
@@ -293,11 +302,11 @@ class QuorumAcquisition(Voter):
             queueing=channel != "-",
             max_waiters=wanted.wait.max_waiters,
             ticket=ticket,
+            asked_at=time.monotonic(),
         )
 
-    def _answered(self, asked_at: float, master: Master, reply: Any) -> None:
+    def _answered(self, master: Master, outcome: Acquired | Silent) -> None:
         name = master.name
-        outcome = reply if isinstance(reply, Silent) else _read(protocol.acquired, reply, asked_at)
         if isinstance(outcome, Granted):
             self._granted(master, outcome)
         elif isinstance(outcome, Queued):
@@ -474,7 +483,7 @@ class QuorumAcquisition(Voter):
 
     def _give_back(self, master: Master) -> None:
         """Hand a grant on that is of no use without others, and get into that queue again."""
-        call = protocol.force_release(self._keys, self.token, push_limit=0)
+        call = ForceRelease(self._keys, self.token, push_limit=0)
         master.send(call, self._mine(partial(self._gave_back, master)))
 
     def _gave_back(self, master: Master, reply: Any) -> None:
@@ -514,15 +523,3 @@ class QuorumAcquisition(Voter):
             f" now ({told}). Nothing was changed; try again",
             answers=answers,
         )
-
-
-def _is_raised(reply: Any) -> bool:
-    return not isinstance(reply, Silent) and reply[0] == b"raised"
-
-
-def _read(parse: Callable[[Any, float], T], reply: Any, asked_at: float) -> T | Silent:
-    """What a master said; one whose reserved fields are damaged has no say."""
-    try:
-        return parse(reply, asked_at)
-    except CodecError as error:
-        return Silent(str(error))

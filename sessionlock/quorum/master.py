@@ -20,10 +20,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from ..errors import RedisUnavailable
+from ..errors import CodecError, RedisUnavailable
+from ..protocol.calls import Abandon, Acquire, Call
 from ..protocol.keys import new_token
-from ..protocol.replies import Call, Handover, Word, pushed
-from ..protocol.scripts import script
+from ..protocol.quorum_calls import Adopt, Dismiss, Vote
+from ..protocol.replies import Handover, pushed
+from ..protocol.scripts import by_hash, in_full, script
 from ..transport.executor import Executor
 from ..transport.pushes import ProcessChannel
 from ..transport.wire import Wire, pack
@@ -34,6 +36,7 @@ SHORTEST_BREAK = 0.1  # seconds for which a master that failed is left alone, do
 LONGEST_BREAK = 2.0
 CHANCES = 10
 SCRIPTS = ("vote", "raise_fence", "acquire", "adopt", "renew", "abandon")
+VOTES = (Vote, Acquire, Adopt)
 UPTIME = re.compile(rb"^uptime_in_seconds:(\d+)", re.MULTILINE)
 
 
@@ -85,8 +88,8 @@ class Master:
         # Fakes, whose connections cannot be taken over, do not restart either.
         self._by_client = None if Wire.fits(client) else Executor(client, reply_within=reply_within, retry_for=0.001)
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._perhaps_here: set[Word] = set()  # tokens under which something may stand at this master
-        self._debts: list[Call] = []
+        self._perhaps_here: set[str] = set()  # tokens under which something may stand at this master
+        self._debts: list[Abandon | Dismiss] = []
         self._pause = SHORTEST_BREAK
         self._chances = CHANCES  # to come back once the guard was closed
         self._coming_back: asyncio.TimerHandle | None = None
@@ -121,26 +124,25 @@ class Master:
 
     def send(
         self,
-        call: Call,
+        call: Call[Any],
         answered: Answered,
         *,
-        voting: bool = False,
         packed: bytes | None = None,
         late: bool = False,
     ) -> None:
         """Ask once. ``answered`` gets the reply or a :class:`Silent`, perhaps before this returns; it must not raise.
 
-        ``voting``: what it grants shall count, so it must have been up for long enough. ``packed``: the call as
-        :func:`packed_call` makes it, for many masters at once. ``late``: behind what waits for a connection that is
+        What a vote grants shall count, so it must have been up for long enough. ``packed``: the call as
+        it is sent, for many masters at once. ``late``: behind what waits for a connection that is
         being opened, also when the last one failed.
         """
         wire = self._wire
         if self._by_client is not None:
             self._spawn(self._ask_client(self._by_client, call, answered))
         elif wire is not None and not wire.closed:
-            self._send(call, answered, voting, packed, wire)
+            self._send(call, answered, packed, wire)
         else:
-            self._connect_for(partial(self._send, call, answered, voting, packed), answered, late=late)
+            self._connect_for(partial(self._send, call, answered, packed), answered, late=late)
 
     def command(self, *words: Any) -> asyncio.Future[Any]:
         """The reply to one plain command, an error reply as an exception object; fails with :class:`Silent`."""
@@ -170,23 +172,23 @@ class Master:
                 self._opening = self._spawn(self._open())
                 self._opening.add_done_callback(self._opened)
 
-    def _send(self, call: Call, answered: Answered, voting: bool, packed: bytes | None, wire: Wire) -> None:
-        absent = self._absent() if voting else ""
-        if absent:
-            answered(Silent(absent))
-            return
-        if voting and call.args[0] not in self._perhaps_here:
-            self._perhaps_here.add(call.args[0])
-            answered = partial(self._first_answered, call.args[0], answered)
-        wire.send(packed or packed_call(call), partial(self._answered, wire, call, answered))
+    def _send(self, call: Call[Any], answered: Answered, packed: bytes | None, wire: Wire) -> None:
+        if isinstance(call, VOTES):
+            if absent := self._absent():
+                answered(Silent(absent))
+                return
+            if call.token not in self._perhaps_here:
+                self._perhaps_here.add(call.token)
+                answered = partial(self._first_answered, call.token, answered)
+        wire.send(packed or pack(*by_hash(call)), partial(self._answered, wire, call, answered))
 
-    def _first_answered(self, token: Word, answered: Answered, reply: Any) -> None:
+    def _first_answered(self, token: str, answered: Answered, reply: Any) -> None:
         """A call that was refused has changed nothing, so when it was the first there is nothing here."""
         if isinstance(reply, Refused):
             self._perhaps_here.discard(token)
         answered(reply)
 
-    def _answered(self, wire: Wire, call: Call, answered: Answered, reply: Any) -> None:
+    def _answered(self, wire: Wire, call: Call[Any], answered: Answered, reply: Any) -> None:
         if isinstance(reply, Exception):
             self._refused(wire, call, answered, reply)
             return
@@ -194,52 +196,53 @@ class Master:
         if self._closed and wire.idle:
             # The guard was closed while a request was inside a block: its end opened the connection once more.
             self._loop.call_soon(self._close_if_idle, wire)
-        answered(reply)
+        answered(_outcome(call, reply))
 
     def _close_if_idle(self, wire: Wire) -> None:
         if wire.idle:
             wire.close()
 
-    def _refused(self, wire: Wire, call: Call, answered: Answered, error: Exception) -> None:
+    def _refused(self, wire: Wire, call: Call[Any], answered: Answered, error: Exception) -> None:
         if not isinstance(error, hiredis.ReplyError):
             self._failed(error)
             answered(Silent(self._why))
         elif str(error).startswith("NOSCRIPT"):
-            wire.send(_packed("EVAL", script(call.script).text, call), partial(self._answered, wire, call, answered))
+            wire.send(pack(*in_full(call)), partial(self._answered, wire, call, answered))
         else:
             permit = "; permit it: ACL SETUSER <user> +eval +evalsha" if str(error).startswith("NOPERM") else ""
             answered(Refused(f"refused the {call.script} call: {error}{permit}"))
 
-    async def _ask_client(self, executor: Executor, call: Call, answered: Answered) -> None:
+    async def _ask_client(self, executor: Executor, call: Call[Any], answered: Answered) -> None:
         try:
-            reply = await executor.run(call)
-        except RedisUnavailable as error:
+            outcome = await executor.run(call)
+        except (RedisUnavailable, CodecError) as error:
             answered(Silent(str(error)))
         else:
-            answered(reply)
+            answered(outcome)
 
-    def noted(self, token: Word) -> None:
+    def noted(self, token: str) -> None:
         """A plain command, as pottery sends it, took a lock here, or may have."""
         self._perhaps_here.add(token)
 
-    def settle(self, call: Call, answered: Answered, *, packed: bytes | None = None) -> None:
+    def settle(self, call: Abandon | Dismiss, answered: Answered, *, packed: bytes | None = None) -> None:
         """As :meth:`send`; without an answer it is asked again when the master is back, however late that is."""
         self.send(call, partial(self._settled, call, answered), packed=packed, late=True)
 
-    def _settled(self, call: Call, answered: Answered, reply: Any) -> None:
+    def _settled(self, call: Abandon | Dismiss, answered: Answered, reply: Any) -> None:
         if not isinstance(reply, Silent):
-            self._perhaps_here.difference_update(call.args[:1])
+            if isinstance(call, Abandon):
+                self._perhaps_here.discard(call.token)
             self._pause = SHORTEST_BREAK
         elif self._is_owed(call):
             self._debts.append(call)
             self._come_back()
         answered(reply)
 
-    def _is_owed(self, call: Call) -> bool:
+    def _is_owed(self, call: Abandon | Dismiss) -> bool:
         """Only what it was asked for, so that these are few however long it is out of reach."""
         if self._by_client is not None:
             return False
-        return not call.args or call.args[0] in self._perhaps_here  # a dismissal is about whoever waits
+        return isinstance(call, Dismiss) or call.token in self._perhaps_here  # a dismissal is about whoever waits
 
     def _come_back(self) -> None:
         """With debts, do not wait until somebody else needs this master."""
@@ -261,7 +264,7 @@ class Master:
         """What could not be given up stands there still: a lock, or a place in a queue to which a lock would go."""
         debts, self._debts = self._debts, []
         for call in debts:
-            self._send(call, partial(self._settled, call, _ignore), False, None, wire)
+            self._send(call, partial(self._settled, call, _ignore), None, wire)
 
     # --- the connection
 
@@ -372,13 +375,12 @@ class _ByMaster(Redis):
         return reply
 
 
-def packed_call(call: Call) -> bytes:
-    """The call as it is sent."""
-    return _packed("EVALSHA", script(call.script).sha, call)
-
-
-def _packed(command: str, text: str, call: Call) -> bytes:
-    return pack(command, text, len(call.keys), *call.keys, *call.args)
+def _outcome(call: Call[Any], reply: Any) -> Any:
+    """A master whose reserved fields are damaged has no say."""
+    try:
+        return call.outcome(reply)
+    except CodecError as error:
+        return Silent(str(error))
 
 
 def _resolve(future: asyncio.Future[Any], reply: Any) -> None:

@@ -8,8 +8,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from ..protocol.replies import Call, Handover
-from .master import Master, Silent, packed_call
+from ..protocol.calls import Abandon, Call
+from ..protocol.quorum_calls import Dismiss
+from ..protocol.replies import Handover
+from ..protocol.scripts import by_hash
+from ..transport.wire import pack
+from .master import Master, Silent
 
 __all__ = ["Master", "Masters", "Silent", "Voter"]
 
@@ -96,7 +100,7 @@ class Masters:
 
     # --- all at once
 
-    async def ask(self, call: Call, enough: Callable[[dict[str, Any]], bool] | None = None) -> dict[str, Any]:
+    async def ask(self, call: Call[Any], enough: Callable[[dict[str, Any]], bool] | None = None) -> dict[str, Any]:
         """Each master's reply, or its :class:`Silent`, as soon as they are ``enough`` (default: all)."""
         answers: dict[str, Any] = {}
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -110,13 +114,15 @@ class Masters:
         await done
         return dict(answers)
 
-    def send(self, call: Call, answered: Callable[[Master, Any], None], *, voting: bool = False) -> None:
+    def send(self, call: Call[Any], answered: Callable[[Master, Any], None]) -> None:
         """:meth:`Master.send` to each of them, with the master before its reply."""
-        packed = packed_call(call)
+        packed = pack(*by_hash(call))
         for master in self.all:
-            master.send(call, partial(answered, master), voting=voting, packed=packed)
+            master.send(call, partial(answered, master), packed=packed)
 
-    def settle(self, call: Call, enough: Callable[[list[Any]], bool] | None = None) -> asyncio.Future[list[Any]]:
+    def settle(
+        self, call: Abandon | Dismiss, enough: Callable[[list[Any]], bool] | None = None
+    ) -> asyncio.Future[list[Any]]:
         """Give up what ``call`` abandons, sent before this returns.
 
         The replies of those that answered, when they are ``enough`` (default: a majority), or all have.
@@ -135,7 +141,7 @@ class Masters:
             if not done.done() and (not out or (enough or self._a_majority)(replies)):
                 done.set_result(replies)
 
-        packed = packed_call(call)
+        packed = pack(*by_hash(call))
         for master in self.all:
             master.settle(call, answered, packed=packed)
         return done

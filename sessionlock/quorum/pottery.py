@@ -18,14 +18,17 @@ import json
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from ..errors import ConfigurationError
 from ..lock.acquire import Objection
 from ..lock.patience import Patience
-from ..protocol import replies as protocol
-from ..protocol.replies import Call, Granted
+from ..protocol.calls import Abandon
+from ..protocol.quorum_calls import Adopt
+from ..protocol.record_calls import Inspect
+from ..protocol.replies import Busy, Granted, Voted
 from .ballot import Ballot, Won
 from .election import QuorumAcquisition
 from .master import Master, Silent
@@ -117,7 +120,7 @@ class PotteryAcquisition(QuorumAcquisition):
     async def _numbered(self) -> Won | None:
         """Each master's counter for the lock that pottery took there. What follows is as if it had granted it."""
         self._ballot = Ballot([master.name for master in self._masters.all], claim=self._wanted.lease.claim_ms / 1000)
-        call = protocol.adopt(self._keys, self.token, label=self._wanted.label)
+        call = Adopt(self._keys, self.token, label=self._wanted.label, asked_at=time.monotonic())
         self._ask_all(call, self._adopted)
         await self._until_decided()
         won = self._ballot.won(time.monotonic())
@@ -126,10 +129,9 @@ class PotteryAcquisition(QuorumAcquisition):
         return won
 
     def _settle(self) -> None:
-        self._masters.settle(protocol.abandon(self._wanted.keys, self.token, push_limit=0))
+        self._masters.settle(Abandon(self._wanted.keys, self.token, push_limit=0))
 
-    def _adopted(self, asked_at: float, master: Master, reply: Any) -> None:
-        outcome = reply if isinstance(reply, Silent) else protocol.voted(reply, asked_at)
+    def _adopted(self, master: Master, outcome: Voted | Silent) -> None:
         if isinstance(outcome, Granted):
             self._ballot.granted(master.name, outcome)
         elif isinstance(outcome, Silent):
@@ -138,12 +140,12 @@ class PotteryAcquisition(QuorumAcquisition):
             self._ballot.silent(master.name, "did not give its lock to this one")
         self._changed()
 
-    async def _abandon_all(self, call: Call) -> None:
+    async def _abandon_all(self, call: Abandon) -> None:
         if self._trying is not None:
             # Cut off, it would leave locks behind that arrive at their masters after everything else.
             await asyncio.wait([self._trying])
             self._take_over()
-            call = Call(call.script, call.keys, (self.token, *call.args[1:]))
+            call = replace(call, token=self.token)
         await super()._abandon_all(call)
 
     def _has_a_majority(self) -> bool:
@@ -156,9 +158,9 @@ class PotteryAcquisition(QuorumAcquisition):
     async def _ask_who_holds(self) -> None:
         """A try by pottery does not tell."""
         self._ballot = Ballot([master.name for master in self._masters.all], claim=self._wanted.lease.claim_ms / 1000)
-        views = await self._masters.ask(protocol.inspect(self._keys))
+        views = await self._masters.ask(Inspect(self._keys))
         for name, view in views.items():
             if isinstance(view, Silent):
                 self._ballot.silent(name, str(view))
-            elif (holder := protocol.inspected(view).holder) is not None:
-                self._ballot.busy(name, protocol.Busy(holder, 0, False))
+            elif view.holder is not None:
+                self._ballot.busy(name, Busy(view.holder, 0, False))

@@ -11,16 +11,18 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from ..durability import Safety
 from ..errors import ConfigurationError, QuorumNotReached, RedisUnavailable
 from ..policies import check_seconds
-from ..protocol import replies as protocol
+from ..protocol.calls import Abandon, Call, Release, Renew
 from ..protocol.keys import SessionKeys, keys_for, new_sid
-from ..protocol.replies import Call, Word
+from ..protocol.quorum_calls import Dismiss
+from ..protocol.record_calls import Destroy, ForceRelease, Inspect
+from ..protocol.replies import Abandoned, Committed, Conflict, Holder, Inspected, Refused, Saved
 from ..transport.breaker import Breaker
 from ..transport.executor import Executor
 from ..transport.wire import Wire
@@ -31,6 +33,7 @@ log = logging.getLogger("sessionlock")
 
 __all__ = ["Quorum", "QuorumExecutor"]
 
+T = TypeVar("T")
 MOST_MASTERS = 15
 ALONE = "locks alone"
 
@@ -192,30 +195,31 @@ class QuorumExecutor(Executor):
         self.engine = quorum.engine
         self.masters = masters
         self._background = background
-        self.voted_once: set[Word] = set()  # holders whose tokens were in one call to each master
-        self.without_store: set[Word] = set()  # holders of which the store knows nothing
-        self.spoiled: dict[Word, frozenset[str]] = {}  # holder -> masters whose lock may be taken back at any time
-        self._routes = {
-            "release": self._release,
-            "renew": self._renew,
-            "destroy": self._destroy,
-            "inspect": self._inspect,
-            "force_release": self._force_release,
+        self.voted_once: set[str] = set()  # holders whose tokens were in one call to each master
+        self.without_store: set[str] = set()  # holders of which the store knows nothing
+        self.spoiled: dict[str, frozenset[str]] = {}  # holder -> masters whose lock may be taken back at any time
+        self._at_masters_too: dict[type[Call[Any]], Callable[[Any], Awaitable[Any]]] = {
+            Release: self._release,
+            Renew: self._renew,
+            Destroy: self._destroy,
+            Inspect: self._inspect,
+            ForceRelease: self._force_release,
         }
 
-    async def run(self, call: Call) -> Any:
-        """The script's reply. Raises as :meth:`Executor.run` does."""
-        route = self._routes.get(call.script)
-        return await self.store.run(call) if route is None else await route(call)
+    async def run(self, call: Call[T]) -> T:
+        """What the script answered. Raises as :meth:`Executor.run` does."""
+        special = self._at_masters_too.get(type(call))
+        return await self.store.run(call) if special is None else await special(call)
 
-    async def save(self, call: Call) -> tuple[Any, Safety | None]:
+    async def save(self, call: Call[T]) -> tuple[T, Safety | None]:
         """As :meth:`Executor.save`."""
-        if call.script == "release":
-            return await self._saved_and_released(call, self.store.save(call))
-        reply, safety = await self.store.save(call)
-        if call.script == "destroy":
-            self.masters.settle(Call("dismiss", call.keys, ()))
-        return reply, safety
+        saving = self.store.save(call)
+        if isinstance(call, Release):
+            return await self._saved_and_released(call, saving)
+        outcome, safety = await saving
+        if isinstance(call, Destroy):
+            self.masters.settle(Dismiss(call.keys))
+        return outcome, safety
 
     # --- outages of the masters; those of the store are its own executor's
 
@@ -254,75 +258,73 @@ class QuorumExecutor(Executor):
 
     async def _asked_masters(self, timeout: float) -> dict[str, Any]:
         nobody = keys_for("ready", new_sid())
-        look = Call("inspect", lock_keys(nobody).all, ())
         try:
-            return await asyncio.wait_for(self.masters.ask(look, self._a_majority), timeout)
+            return await asyncio.wait_for(self.masters.ask(Inspect(lock_keys(nobody)), self._a_majority), timeout)
         except asyncio.TimeoutError:
             return {}
 
-    async def _release(self, call: Call) -> Any:
-        if protocol.releases_only_a_lock(call):
+    async def _release(self, call: Release) -> Saved:
+        if call.session is None:
             return await self._unlock(call)
-        reply, _ = await self._saved_and_released(call, self._unwaited(call))
-        return reply
+        outcome, _ = await self._saved_and_released(call, self._unwaited(call))
+        return outcome
 
-    async def _unwaited(self, call: Call) -> tuple[Any, None]:
+    async def _unwaited(self, call: Release) -> tuple[Saved, None]:
         return await self.store.run(call), None
 
     async def _saved_and_released(
-        self, call: Call, saving: Coroutine[Any, Any, tuple[Any, Safety | None]]
-    ) -> tuple[Any, Safety | None]:
+        self, call: Release, saving: Coroutine[Any, Any, tuple[T, Safety | None]]
+    ) -> tuple[T, Safety | None]:
         """The store saves and unlocks; then, without being waited for, the masters hand the lock on."""
         try:
-            reply, safety = await saving
+            outcome, safety = await saving
         except RedisUnavailable:
             self.give_up(call)  # saved or not, this body is over
             raise
-        if reply[0] != b"conflict":
+        if not isinstance(outcome, Conflict):
             self.give_up(call)
-        return reply, safety
+        return outcome, safety
 
-    async def _unlock(self, call: Call) -> list[Any]:
+    async def _unlock(self, call: Release) -> Saved:
         """A lock alone: whether it was held to the end is for a majority of masters to say."""
         majority, others = self.masters.majority, len(self.masters.all) - self.masters.majority
 
-        def sure(replies: list[Any]) -> bool:
-            gone = len(_gone(replies))
-            return len(replies) - gone >= majority or gone > others
+        def sure(answers: list[Any]) -> bool:
+            gone = len(_gone(answers))
+            return len(answers) - gone >= majority or gone > others
 
-        replies = await self.give_up(call, sure)
-        gone = _gone(replies)
+        answers = await self.give_up(call, sure)
+        gone = _gone(answers)
         if len(gone) > others:
             # A single master's highest counter may be that of a vote for this very holder which did not count.
             known = sorted(gone, reverse=True)[majority - 1] if len(gone) >= majority else 0
-            return [b"lost", b"%d" % known]
-        if len(replies) < majority:
+            return Refused("lost", known)
+        if len(answers) < majority:
             raise QuorumNotReached(
-                f"only {len(replies)} of {len(self.masters.all)} masters answered when the lock was given up: it is not"
+                f"only {len(answers)} of {len(self.masters.all)} masters answered when the lock was given up: it is not"
                 " known whether it was held to the end. Where it was not given up it runs out"
             )
-        return [b"clean", b""]
+        return Committed(None, changed=False)
 
     def group(self, keys: SessionKeys, token: str) -> object:
         """Locks alone are renewed by themselves: they must not wait for the store, nor end with it."""
         return ALONE if token in self.without_store else self.store.group(keys, token)
 
-    def give_up(self, call: Call, enough: Callable[[list[Any]], bool] | None = None) -> asyncio.Future[list[Any]]:
+    def give_up(self, call: Release, enough: Callable[[list[Any]], bool] | None = None) -> asyncio.Future[list[Any]]:
         """As :meth:`Masters.settle`, for the token of a ``release``."""
-        token = call.args[0]
-        once = token in self.voted_once
-        self.forget(token)
-        return self.masters.settle(Call("abandon", call.keys, (token, 0, 0, 1 if once else 0)), enough)
+        once = call.token in self.voted_once
+        self.forget(call.token)
+        return self.masters.settle(Abandon(call.keys, call.token, push_limit=0, once=once), enough)
 
-    def forget(self, token: Word) -> None:
+    def forget(self, token: str) -> None:
         """It holds nothing any more."""
         self.voted_once.discard(token)
         self.without_store.discard(token)
         self.spoiled.pop(token, None)
 
-    async def _renew(self, call: Call) -> list[int | None]:
+    async def _renew(self, call: Renew) -> list[int | None]:
         """Extended, where a majority of masters and the store say so; None while that is not known."""
-        if any(token in self.without_store for token in call.args[::2]):
+        if any(token in self.without_store for token in call.tokens):
             return await self._renew_at_masters(call)
         at_store = self._background(self.store.run(call))
         at_store.add_done_callback(_fetch_error)
@@ -333,103 +335,100 @@ class QuorumExecutor(Executor):
             for master, store in zip(by_masters, by_store, strict=True)
         ]
 
-    async def _renew_at_masters(self, call: Call) -> list[int | None]:
+    async def _renew_at_masters(self, call: Renew) -> list[int | None]:
         def sure(answers: dict[str, Any]) -> bool:
             return None not in self._renewed(call, answers, len(self.masters.all) - len(answers))
 
         return self._renewed(call, await self.masters.ask(call, sure), 0)
 
-    def _renewed(self, call: Call, answers: Mapping[str, Any], out: int) -> list[int | None]:
+    def _renewed(self, call: Renew, answers: Mapping[str, Any], out: int) -> list[int | None]:
         """For each lease 1: held by a majority, 0: by none for sure, None: it depends on who has not answered."""
-        replies = {name: answer for name, answer in answers.items() if not isinstance(answer, Silent)}
+        told = {name: answer for name, answer in answers.items() if not isinstance(answer, Silent)}
         result: list[int | None] = []
-        for number, token in enumerate(call.args[::2]):
+        for number, token in enumerate(call.tokens):
             spoiled = self.spoiled.get(token, frozenset())
-            yes = sum(reply[number] != 0 and name not in spoiled for name, reply in replies.items())
-            lost = len(replies) - yes > len(self.masters.all) - self.masters.majority
+            yes = sum(held[number] != 0 and name not in spoiled for name, held in told.items())
+            lost = len(told) - yes > len(self.masters.all) - self.masters.majority
             result.append(1 if yes >= self.masters.majority else 0 if lost else None)
         return result
 
-    async def _destroy(self, call: Call) -> Any:
-        reply = await self.store.run(call)
-        self.masters.settle(Call("dismiss", call.keys, ()))
-        return reply
+    async def _destroy(self, call: Destroy) -> bool:
+        destroyed = await self.store.run(call)
+        self.masters.settle(Dismiss(call.keys))
+        return destroyed
 
-    async def _inspect(self, call: Call) -> Any:
+    async def _inspect(self, call: Inspect) -> Inspected:
         """The store's view; holder and waiters as a majority of masters has them where the store does not know."""
-        reply = list(await self.store.run(call))
-        answers = await self.masters.ask(call, self._one_holds)
-        views = [answer for answer in answers.values() if not isinstance(answer, Silent)]
-        if reply[0] is None:
-            _add_holder(reply, views, self.masters.majority)
-        _add_waiters(reply, views)
-        return reply
+        seen = await self.store.run(call)
+        views = _views(await self.masters.ask(call, self._one_holds))
+        if seen.token is None:
+            seen = _with_holder(seen, views, self.masters.majority)
+        return _with_waiters(seen, views)
 
     def _a_majority(self, answers: dict[str, Any]) -> bool:
         return sum(not isinstance(answer, Silent) for answer in answers.values()) >= self.masters.majority
 
     def _one_holds(self, answers: dict[str, Any]) -> bool:
         """Whether these views tell who holds a majority, or that nobody does: the others must not be waited for."""
-        holders = Counter(answer[0] for answer in answers.values() if not isinstance(answer, Silent))
+        holders = Counter(view.token for view in _views(answers))
         most = max(holders.values(), default=0)
         return most >= self.masters.majority or most + len(self.masters.all) - len(answers) < self.masters.majority
 
-    async def _force_release(self, call: Call) -> Any:
+    async def _force_release(self, call: ForceRelease) -> str:
         """The store decides where it knows the holder. What is a lock alone is known to the masters only."""
-        reply = await self.store.run(call)
-        at_masters = Call(call.script, call.keys, (call.args[0], 0, 0))
-        if reply[0] == b"released":
+        at_store = await self.store.run(call)
+        at_masters = ForceRelease(call.keys, call.token, push_limit=0)
+        if at_store == "released":
             await self.masters.ask(at_masters, self._a_majority)
-            return reply
-        if reply[0] == b"over":
-            return [b"not-holder"]  # somebody else did, and the masters may not have heard of it yet
-        look = Call("inspect", call.keys, ())
-        views = await self.masters.ask(look, self._one_holds)
-        token = call.args[0]
-        holding = sum(not isinstance(view, Silent) and _text(view[0]) == token for view in views.values())
-        if holding < self.masters.majority:
-            return reply
+            return at_store
+        if at_store == "over":
+            return "not-holder"  # somebody else did, and the masters may not have heard of it yet
+        views = _views(await self.masters.ask(Inspect(call.keys), self._one_holds))
+        if sum(view.token == call.token for view in views) < self.masters.majority:
+            return at_store
         answers = await self.masters.ask(at_masters)
-        released = sum(answer[0] == b"released" for answer in answers.values() if not isinstance(answer, Silent))
-        return [b"released"] if released >= self.masters.majority else reply
+        released = sum(answer == "released" for answer in answers.values())
+        return "released" if released >= self.masters.majority else at_store
 
     async def aclose(self) -> None:
         await self.masters.aclose()
         await self.store.aclose()
 
 
-def _gone(replies: list[Any]) -> list[int]:
+def _gone(answers: list[Abandoned]) -> list[int]:
     """The highest counters of the masters that had no lock to give up."""
-    return [int(reply[1]) for reply in replies if reply[0] == b"left"]
+    return [answer.fence for answer in answers if not answer.held]
 
 
-def _text(token: bytes | None) -> str | None:
-    return None if token is None else token.decode(errors="replace")
+def _views(answers: Mapping[str, Any]) -> list[Inspected]:
+    return [answer for answer in answers.values() if isinstance(answer, Inspected)]
 
 
-def _add_holder(reply: list[Any], views: Sequence[Any], majority: int) -> None:
+def _with_holder(seen: Inspected, views: Sequence[Inspected], majority: int) -> Inspected:
     """Granted by the masters and not known at the store: just now, or to another client."""
     for view in views:
-        if view[0] is not None and sum(other[0] == view[0] for other in views) >= majority:
-            reply[0], reply[1] = view[0], view[1]
-            reply[2] = view[2]
-            fence = reply[3][0] or view[3][0]
-            reply[3] = [fence, *reply[3][1:4], view[3][4]]
-            return
+        if view.token is not None and sum(other.token == view.token for other in views) >= majority:
+            return replace(
+                seen,
+                token=view.token,
+                left=view.left,
+                server_us=view.server_us,
+                holder=view.holder,
+                fence=seen.fence or view.fence,
+            )
+    return seen
 
 
-def _add_waiters(reply: list[Any], views: Sequence[Any]) -> None:
+def _with_waiters(seen: Inspected, views: Sequence[Inspected]) -> Inspected:
     """In the order of their mean place in the queues."""
-    places: dict[bytes, list[int]] = {}
-    records: dict[bytes, bytes] = {}
+    places: dict[str, list[int]] = {}
+    waiters: dict[str, Holder | None] = {}
     for view in views:
-        for place, token in enumerate(view[4]):
+        for place, (token, waiter) in enumerate(view.queue.items()):
             places.setdefault(token, []).append(place)
-        records.update(zip(view[5][::2], view[5][1::2], strict=True))
-    holder = reply[0]
-    order = sorted((token for token in places if token != holder), key=lambda t: sum(places[t]) / len(places[t]))
-    reply[4] = order
-    reply[5] = [word for token in order if token in records for word in (token, records[token])]
+            waiters[token] = waiter or waiters.get(token)
+    order = sorted((token for token in places if token != seen.token), key=lambda t: sum(places[t]) / len(places[t]))
+    return replace(seen, queue={token: waiters[token] for token in order})
 
 
 def _fetch_error(task: asyncio.Task[Any]) -> None:

@@ -31,9 +31,10 @@ from ..errors import (
     SessionConflict,
 )
 from ..policies import SessionPolicy
-from ..protocol import replies as protocol
+from ..protocol.calls import Change, fingerprint
 from ..protocol.keys import SessionKeys, key_of_field, new_token
-from ..protocol.replies import Change, Committed, Conflict, Refused, Snapshot, admitted, ended, not_admitted
+from ..protocol.record_calls import Commit, Load
+from ..protocol.replies import Committed, Conflict, Refused, Snapshot, admitted, ended, not_admitted
 from ..transport.executor import Executor
 from ..transport.one_server import LOST
 from ..transport.outages import worth_repeating
@@ -62,14 +63,14 @@ class ScriptEngine:
         self._executor = executor
 
     async def load(self, keys: SessionKeys, policy: SessionPolicy) -> Snapshot | Refused:
-        return protocol.loaded(await self._executor.run(protocol.load(keys, policy)))
+        return await self._executor.run(Load(keys, policy))
 
     async def commit(
         self, keys: SessionKeys, created: str, changes: list[Change], policy: SessionPolicy, expected: int | None
     ) -> Committed | Conflict | Refused:
-        call = protocol.commit(keys, new_token(), created, expected, policy, changes)
-        reply, safety = await self._executor.save(call)
-        return protocol.so_safe(protocol.committed(reply), safety)
+        call = Commit(keys, new_token(), created, expected, policy, changes)
+        outcome, _ = await self._executor.save(call)
+        return outcome
 
 
 class WatchEngine:
@@ -111,7 +112,7 @@ class WatchEngine:
             return answer
 
         try:
-            return await self._executor.elsewise(args[0].all, within_time)
+            return await self._executor.elsewise(args[0].session, within_time, tried_for=args[0])
         except ValueError:
             raise CodecError(
                 "a stored session has a reserved field that is not as this library writes it; nothing was changed"
@@ -252,7 +253,7 @@ def _leaves_nothing(current: Snapshot, changes: list[Change]) -> bool:
 
 
 def _unchanged(raw: bytes | None, base: bytes | str) -> bool:
-    return base in (protocol.fingerprint(raw), protocol.fingerprint(raw, exact=True))
+    return base in (fingerprint(raw), fingerprint(raw, exact=True))
 
 
 def _apply(

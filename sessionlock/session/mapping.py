@@ -13,8 +13,9 @@ from ..durability import Safety
 from ..errors import CodecError, ReadOnlySession, SessionConflict, SessionTooLarge
 from ..lease import Lease
 from ..policies import SessionPolicy
+from ..protocol.calls import Change, fingerprint
 from ..protocol.keys import field_name, key_of_field
-from ..protocol.replies import Change, Committed, Conflict, Snapshot, fingerprint
+from ..protocol.replies import Committed, Conflict, Snapshot
 from .block import Actions
 from .merge import FLASHES, MAY_CLASH, MISSING, Clash, last_write_wins, strategy_for
 

@@ -14,9 +14,10 @@ from ..codecs.base import keeps_counters
 from ..durability import Safety
 from ..errors import ConfigurationError, SessionConflict, StaleFencingToken
 from ..lease import Lease
-from ..protocol import replies as protocol
+from ..protocol.calls import Change
 from ..protocol.keys import SessionKeys, keys_for, new_token, renewed_sid
-from ..protocol.replies import Change, Committed, Conflict, Snapshot, refusal
+from ..protocol.record_calls import Create, Destroy, Expire, Increment, Regenerate
+from ..protocol.replies import Committed, Conflict, Refused, Snapshot, refusal
 from ..transport.executor import Executor
 from .mapping import SessionFormat, field_of
 
@@ -49,8 +50,7 @@ class StoredSession:
         Raises:
             SessionConflict: there is one, or there was a short while ago.
         """
-        reply, safety = await self.executor.save(protocol.create(self.keys, new_token(), self.how.policy, changes))
-        outcome = protocol.loaded(reply)
+        outcome, safety = await self.executor.save(Create(self.keys, new_token(), self.how.policy, changes))
         if not isinstance(outcome, Snapshot):
             digest = self.keys.digest
             raise SessionConflict(f"session {digest} exists already; it was not overwritten").about(digest)
@@ -71,9 +71,8 @@ class StoredSession:
         if type(by) is not int or abs(by) > LARGEST_STEP:
             raise ConfigurationError(f"a counter is moved by a whole number of at most 15 digits, not {by!r}")
         change = Change("i", field_of(key), b"%d" % by, "*")
-        call = protocol.increment(self.keys, new_token(), _holder(lease), created, policy, change)
-        reply, safety = await self.executor.save(call)
-        outcome = protocol.so_safe(protocol.committed(reply), safety)
+        call = Increment(self.keys, new_token(), _holder(lease), created, policy, change)
+        outcome, _ = await self.executor.save(call)
         digest = self.keys.digest
         if isinstance(outcome, Committed):
             return outcome
@@ -101,19 +100,18 @@ class StoredSession:
             raise ConfigurationError(f"grace must be 0 to {MOST_GRACE} seconds, not {grace!r}")
         sid = renewed_sid(self.keys)
         keys = keys_for(self.keys.prefix, sid)
-        call = protocol.regenerate(self.keys, keys.proof, int(grace * 1000), _holder(lease))
-        reply, safety = await self.executor.save(call)
-        kind = reply[0].decode()
-        if kind == "lost" and loss is not None:
-            raise loss(int(reply[1]))
-        if kind != "regenerated":
-            raise refusal(self.keys.digest, kind)
+        call = Regenerate(self.keys, keys.proof, int(grace * 1000), _holder(lease))
+        refused, safety = await self.executor.save(call)
+        if refused is not None and refused.kind == "lost" and loss is not None:
+            raise loss(refused.fence)
+        if refused is not None:
+            raise refusal(self.keys.digest, refused.kind)
         return NewId(sid, keys, safety)
 
     async def end_old_ids(self, grace: float, *, lease: Lease | None = None) -> None:
         """Ids that were replaced before work only ``grace`` seconds longer, whatever time they were given."""
         grace_ms = math.ceil(grace * 1000)
-        await self.executor.run(protocol.regenerate(self.keys, self.keys.proof, grace_ms, _holder(lease)))
+        await self.executor.run(Regenerate(self.keys, self.keys.proof, grace_ms, _holder(lease)))
 
     async def expire(self, ttl: float) -> bool:
         """Let the record end ``ttl`` seconds from now, sooner or later than it would. Returns whether the id is the
@@ -122,10 +120,10 @@ class StoredSession:
         Raises:
             SessionNotFound, SessionDestroyed, RedisUnavailable.
         """
-        reply = await self.executor.run(protocol.expire(self.keys, math.ceil(ttl * 1000)))
-        if reply[0] != b"kept":
-            raise refusal(self.keys.digest, reply[0].decode())
-        return bool(reply[1])
+        outcome = await self.executor.run(Expire(self.keys, math.ceil(ttl * 1000)))
+        if isinstance(outcome, Refused):
+            raise refusal(self.keys.digest, outcome.kind)
+        return outcome.current
 
     async def destroy(self, *, replaced: bool = False, durably: bool = True) -> tuple[bool, Safety | None]:
         """End the session at once, whoever holds its lock. Returns whether there was one.
@@ -133,9 +131,8 @@ class StoredSession:
         ``replaced``: a new session has taken its place, and whoever still comes with its id is told that.
         ``durably``: wait for replicas, where the guard does so at all.
         """
-        call = protocol.destroy(self.keys, self.how.policy, replaced=replaced)
-        reply, safety = await self.executor.save(call) if durably else (await self.executor.run(call), None)
-        return reply[0] == b"destroyed", safety
+        call = Destroy(self.keys, self.how.policy, replaced=replaced)
+        return await self.executor.save(call) if durably else (await self.executor.run(call), None)
 
 
 def _holder(lease: Lease | None) -> tuple[str, int] | None:

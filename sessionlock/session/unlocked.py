@@ -17,8 +17,9 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from .. import observe
 from ..errors import ConfigurationError, ReadOnlySession, SessionConflict, SessionLockError
 from ..observe import Observer
+from ..protocol.calls import Change
 from ..protocol.keys import SessionKeys
-from ..protocol.replies import EMPTY, Change, Committed, Conflict, Refused, Snapshot, outdated, refusal
+from ..protocol.replies import EMPTY, Committed, Conflict, Refused, Snapshot, outdated, refusal
 from ..transport.executor import Executor
 from .block import Actions, used_twice
 from .commit_watch import Engine

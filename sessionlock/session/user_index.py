@@ -15,9 +15,9 @@ from redis.exceptions import RedisError
 
 from ..errors import RedisUnavailable, SessionLockError
 from ..policies import SessionPolicy
-from ..protocol import replies as protocol
 from ..protocol.keys import RECORD, SessionKeys, keys_of_record, user_digest, user_key
-from ..protocol.replies import Snapshot, refusal
+from ..protocol.record_calls import Bind
+from ..protocol.replies import Refused, Snapshot, refusal
 from ..transport.executor import Executor
 from ..transport.one_server import LOST
 
@@ -55,13 +55,13 @@ class UserIndex:
     async def _bind(self, keys: SessionKeys, digest: str) -> None:
         if digest:
             await self._enter(digest, keys.digest)
-        reply = await self._executor.run(protocol.bind(keys, digest))
-        kind = reply[0].decode()
-        previous = _text(reply[1]) if kind == "bound" else digest
-        if previous and (previous != digest or kind != "bound"):
+        outcome = await self._executor.run(Bind(keys, digest))
+        refused = isinstance(outcome, Refused)
+        previous = digest if isinstance(outcome, Refused) else outcome.previous
+        if previous and (refused or previous != digest):
             await self._command("ZREM", user_key(self._prefix, previous), keys.digest)
-        if kind != "bound":
-            raise refusal(keys.digest, kind)
+        if isinstance(outcome, Refused):
+            raise refusal(keys.digest, outcome.kind)
 
     async def records(self, user: str) -> list[SessionKeys]:
         """The records that are this user's now; stale entries are removed."""
@@ -110,7 +110,7 @@ class UserIndex:
             return asyncio.wait_for(self._client.execute_command(*words), self._reply_within)
 
         try:
-            return await self._executor.elsewise([words[1]], asked, last_try=False)
+            return await self._executor.elsewise(words[1], asked)
         except (RedisError, asyncio.TimeoutError, *LOST) as error:
             raise RedisUnavailable(f"Redis did not carry out {words[0]} on the index of users: {error}") from error
 

@@ -23,9 +23,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from ..protocol.calls import Call
 from ..protocol.keys import SessionKeys
-from ..protocol.replies import Call
-from ..protocol.scripts import Script
 from .link import Link
 from .one_server import LOST, NotNow, meant
 from .wire import WireUnsupported, unsent
@@ -112,20 +111,20 @@ class ClusterRoute:
 
     # --- calls
 
-    async def send(self, script: Script, call: Call) -> Any:
+    async def send(self, call: Call[Any]) -> Any:
         async def evaluate(link: Link, asking: bool) -> Any:
-            return await link.evaluate(script, call, soon=self.crowded, asking=asking)
+            return await link.evaluate(call, soon=self.crowded, asking=asking)
 
-        return await self._to_owner(int(key_slot(call.keys[0])), evaluate)
+        return await self._to_owner(int(key_slot(call.redis_keys[0])), evaluate)
 
-    async def send_and_wait(self, script: Script, call: Call, wait: tuple[Any, ...]) -> tuple[Any, Any]:
+    async def send_and_wait(self, call: Call[Any], wait: tuple[Any, ...]) -> tuple[Any, Any]:
         async def evaluate(link: Link, asking: bool) -> Any:
             if asking:
                 # A slot that is being moved: rare, and over soon.
-                return await link.evaluate(script, call, asking=True), await link.ask(*wait)
-            return await link.evaluate_and_wait(script, call, wait)
+                return await link.evaluate(call, asking=True), await link.ask(*wait)
+            return await link.evaluate_and_wait(call, wait)
 
-        answer: tuple[Any, Any] = await self._to_owner(int(key_slot(call.keys[0])), evaluate)
+        answer: tuple[Any, Any] = await self._to_owner(int(key_slot(call.redis_keys[0])), evaluate)
         return answer
 
     async def ask(self, *words: Any) -> Any:
@@ -137,13 +136,13 @@ class ClusterRoute:
                 return await self._link(address).ask(*words)
         return await self._link(masters[-1]).ask(*words)
 
-    def where(self, call: Call) -> str | None:
+    def where(self, key: bytes) -> str | None:
         """None: the owner of its slot is not known."""
-        owner = self.map.owner(int(key_slot(call.keys[0])))
+        owner = self.map.owner(int(key_slot(key)))
         return None if owner is None else f"{owner.host}:{owner.port}"
 
-    async def knock(self, script: Script, call: Call | None, within: float) -> None:
-        await asyncio.wait_for(self.ask("PING") if call is None else self.send(script, call), within)
+    async def knock(self, call: Call[Any] | None, within: float) -> None:
+        await asyncio.wait_for(self.ask("PING") if call is None else self.send(call), within)
 
     @property
     def reached(self) -> bool:

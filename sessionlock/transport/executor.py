@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import hiredis
@@ -22,22 +22,20 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_r
 from ..checkup.capabilities import server_name, with_advice
 from ..durability import Safety, Wait
 from ..errors import RedisUnavailable, ScriptsForbidden
+from ..protocol.calls import Abandon, Call
 from ..protocol.keys import SessionKeys, new_token
-from ..protocol.replies import Call
-from ..protocol.scripts import Script, script
+from ..protocol.replies import Committed
 from .cluster import ClusterRoute
 from .one_server import LOST, ClientRoute, NotNow, Route, ServerRoute, meant
 from .outages import NO_RESP3, Circuit, Trouble, is_outage, worth_repeating
 from .wire import Wire, was_unsent
 
-__all__ = ["LOST", "Executor", "Script", "script", "worth_repeating"]
+__all__ = ["Executor"]
 
 T = TypeVar("T")
 FAILURES = (RedisError, hiredis.ReplyError, NotNow, *LOST)
 # Redis 6 and 7 word it differently; a missing key or channel permission is another matter.
 NO_SCRIPTS = re.compile(r"^NOPERM .*(run|execute|use|access).*'?(evalsha|eval)\b", re.IGNORECASE)
-# What ends something that was begun; it must go on when a server turns out to be unfit.
-ENDS = ("release", "abandon", "save", "renew")
 MOST_PARKED = 2000  # calls that give something up and wait for the end of an outage to do so
 
 
@@ -78,25 +76,26 @@ class Executor:
             reraise=True,
         )
 
-    async def run(self, call: Call) -> Any:
-        """The script's reply."""
+    async def run(self, call: Call[T]) -> T:
+        """What the script answered."""
         if self._vet is not None:
             self._vet_before(call)
         began_at = time.monotonic()
         if self.circuit.troubles:
-            return await self._carefully(None, began_at, call, self._send, call)
+            return call.outcome(await self._carefully(None, began_at, call, self._send, call))
         try:
-            return await self._send(call)
+            reply = await self._send(call)
         except FAILURES as error:
-            return await self._carefully(error, began_at, call, self._send, call)
+            reply = await self._carefully(error, began_at, call, self._send, call)
+        return call.outcome(reply)
 
     def vet_by(self, vet: Callable[[], bool]) -> None:
         """Ask ``vet`` before each call until it says that the server is fit. It raises when the server is unfit."""
         self._vet = vet
 
-    def _vet_before(self, call: Call) -> None:
+    def _vet_before(self, call: Call[Any]) -> None:
         vet = self._vet
-        if vet is not None and call.script not in ENDS and not self.circuit.troubles:  # nobody to look at in an outage
+        if vet is not None and not call.ends and not self.circuit.troubles:  # nobody to look at in an outage
             self._vet = None if vet() else vet
 
     async def ask(self, *words: Any) -> Any:
@@ -107,7 +106,7 @@ class Executor:
         """
         return await self.route.ask(*words)
 
-    async def save(self, call: Call) -> tuple[Any, Safety | None]:
+    async def save(self, call: Call[T]) -> tuple[T, Safety | None]:
         """As :meth:`run`; and how far the save came, when that is waited for."""
         if self._durability is None:
             return await self.run(call), None
@@ -121,20 +120,20 @@ class Executor:
             except FAILURES as error:
                 first = error
             else:
-                return reply, self._durability.judge(reached)
+                return _told(call.outcome(reply), self._durability.judge(reached))
         reply, reached = await self._carefully(first, began_at, call, self._send_and_wait, call, wait)
-        if call.script != "destroy":  # which writes each time
+        if not call.writes_again:
             reached = await self._wait_behind(call, wait)
-        return reply, self._durability.judge(reached)
+        return _told(call.outcome(reply), self._durability.judge(reached))
 
-    async def _wait_behind(self, call: Call, wait: tuple[Any, ...]) -> Any:
+    async def _wait_behind(self, call: Call[Any], wait: tuple[Any, ...]) -> Any:
         """The reply to ``wait`` behind all that an earlier try of ``call`` wrote, on a connection that is gone. None:
         not known.
 
         From Redis 7.2 on WAIT looks at the writes of its own connection only, and repeating what is done writes
         nothing. Giving up what nobody asked for changes nothing either, but it is a write behind that one.
         """
-        nobody = _for_nothing(call)
+        nobody = _for_nothing(call.keys)
         try:
             _, reached = await self._carefully(None, time.monotonic(), nobody, self._send_and_wait, nobody, wait)
         except RedisUnavailable:
@@ -142,11 +141,11 @@ class Executor:
         return reached
 
     async def _carefully(
-        self, first: Exception | None, began_at: float, call: Call, send: Callable[..., Awaitable[T]], *args: Any
+        self, first: Exception | None, began_at: float, call: Call[Any], send: Callable[..., Awaitable[T]], *args: Any
     ) -> T:
         """A call whose ``first`` try, which has none of this overhead, failed; or any call while something is in
         trouble."""
-        where = self.route.where(call)
+        where = self.route.where(call.keys.lock)
         trouble = self.circuit.troubles.get(where)
         if first is None and trouble is None:
             try:
@@ -172,11 +171,11 @@ class Executor:
             met = RedisTimeoutError(f"no answer within {self._retry_for:g} s")
         raise self._given_up(where, met, began_at, call, sent=repetition.sent)
 
-    async def _wait_for_end(self, trouble: Trouble, call: Call, first: Exception | None) -> None:
+    async def _wait_for_end(self, trouble: Trouble, call: Call[Any], first: Exception | None) -> None:
         """In an outage. Giving up a lock or a place takes nobody's time. It must be done however late: a server that
         hung goes on where it was, grants what is in its sockets, and others would wait for the end of those leases.
         """
-        if call.script == "abandon" and trouble.parked < MOST_PARKED:
+        if isinstance(call, Abandon) and trouble.parked < MOST_PARKED:
             trouble.parked += 1
             await asyncio.wait([trouble.over])
             trouble.parked -= 1
@@ -186,24 +185,24 @@ class Executor:
             raise trouble.refusal() if first is None else _mapped(first, call, sent=not was_unsent(first))
 
     def _given_up(
-        self, where: str | None, error: Exception, began_at: float, call: Call, *, sent: bool = True
+        self, where: str | None, error: Exception, began_at: float, call: Call[Any], *, sent: bool = True
     ) -> RedisUnavailable:
         if is_outage(error) or isinstance(error, NotNow):
-            self.circuit.gave_up(where, error, began_at, call)
+            self.circuit.gave_up(where, error, began_at, call.keys)
         else:
             self.circuit.answered(where)
-            if not (NO_SCRIPTS.match(str(error)) and call.script in ("load", "commit")):  # which go another way then
+            if not (NO_SCRIPTS.match(str(error)) and call.needs_no_script):
                 self.circuit.complain(error)
         mapped = _mapped(error, call, sent=sent)
         mapped.__cause__ = error
         return mapped
 
-    def _send(self, call: Call) -> Awaitable[Any]:
-        sending = self.route.send(script(call.script), call)
+    def _send(self, call: Call[Any]) -> Awaitable[Any]:
+        sending = self.route.send(call)
         return sending if not self._closed else self._send_late(sending)
 
-    def _send_and_wait(self, call: Call, wait: tuple[Any, ...]) -> Awaitable[tuple[Any, Any]]:
-        sending = self.route.send_and_wait(script(call.script), call, wait)
+    def _send_and_wait(self, call: Call[Any], wait: tuple[Any, ...]) -> Awaitable[tuple[Any, Any]]:
+        sending = self.route.send_and_wait(call, wait)
         return sending if not self._closed else self._send_late(sending)
 
     async def _send_late(self, sending: Awaitable[T]) -> T:
@@ -216,14 +215,14 @@ class Executor:
 
     # --- outages
 
-    async def elsewise(self, keys: Sequence[bytes], do: Callable[[], Awaitable[T]], *, last_try: bool = True) -> T:
-        """Something that goes to the same server by another way: refused in an outage; its failure begins one, if it
-        was tried for long enough (``last_try``).
+    async def elsewise(self, key: bytes, do: Callable[[], Awaitable[T]], tried_for: SessionKeys | None = None) -> T:
+        """Something about ``key`` that goes to the same server by another way: refused in an outage. Its failure begins
+        one where it was tried for long enough, for the session ``tried_for``.
 
         Raises what ``do`` raises. RedisUnavailable: there is an outage.
         """
-        call, began_at = Call("", keys, ()), time.monotonic()
-        where = self.route.where(call)
+        began_at = time.monotonic()
+        where = self.route.where(key)
         trouble = self.circuit.troubles.get(where)
         if trouble is not None and trouble.is_open:
             await trouble.first_look()
@@ -232,8 +231,8 @@ class Executor:
         try:
             answer = await do()
         except (*FAILURES, asyncio.TimeoutError) as error:
-            if last_try and is_outage(error):
-                self.circuit.gave_up(where, error, began_at, call)
+            if tried_for is not None and is_outage(error):
+                self.circuit.gave_up(where, error, began_at, tried_for)
             raise
         if self.circuit.troubles:
             self.circuit.answered(where)
@@ -267,9 +266,9 @@ class Executor:
             said = f"Redis at {self.circuit.server} is not ready: {meaning}"
             raise RedisUnavailable(with_advice(said, meaning)) from error
 
-    async def _knock(self, call: Call | None, within: float) -> None:
+    async def _knock(self, keys: SessionKeys | None, within: float) -> None:
         """The question is the harmless end of something that never was: whoever can do that can do the rest."""
-        await self.route.knock(script("abandon"), None if call is None else _for_nothing(call), within)
+        await self.route.knock(None if keys is None else _for_nothing(keys), within)
 
     @property
     def crowded(self) -> bool:
@@ -338,11 +337,16 @@ def _fetch_error(tries: asyncio.Task[Any]) -> None:
         tries.exception()
 
 
-def _for_nothing(call: Call) -> Call:
-    """The end of an acquisition that never was, of a session of ``call``: it changes nothing, but is a write."""
-    stem = call.keys[0][: call.keys[0].rindex(b":") + 1]
-    keys = tuple(stem + part for part in (b"lock", b"queue", b"waiters", b"session", b"receipts"))
-    return Call("abandon", keys, (new_token(), 0, 1, 0))
+def _told(outcome: T, safety: Safety | None) -> tuple[T, Safety | None]:
+    """What was committed also tells by itself how far it came."""
+    if isinstance(outcome, Committed):
+        outcome.came_so_far(safety)
+    return outcome, safety
+
+
+def _for_nothing(keys: SessionKeys) -> Abandon:
+    """The end of an acquisition that never was: it changes nothing, but is a write."""
+    return Abandon(keys, new_token(), push_limit=0, deaf=True)
 
 
 def _route(client: Any, reply_within: float, on_break: Callable[[], None]) -> Route:
@@ -353,7 +357,7 @@ def _route(client: Any, reply_within: float, on_break: Callable[[], None]) -> Ro
     return ClientRoute(client)
 
 
-def _mapped(error: Exception, call: Call, *, sent: bool = True) -> RedisUnavailable:
+def _mapped(error: Exception, call: Call[Any], *, sent: bool = True) -> RedisUnavailable:
     """``sent``: whether any of the tries had a connection."""
     if isinstance(error, NotNow):
         return RedisUnavailable(f"Redis cannot serve the {call.script} call now: {error}")

@@ -12,8 +12,8 @@ from typing import Any
 
 import hiredis
 
-from ..protocol.replies import Call
-from ..protocol.scripts import Script
+from ..protocol.calls import Call
+from ..protocol.scripts import by_hash, in_full
 from .wire import Wire, unsent
 
 __all__ = ["Link"]
@@ -33,7 +33,7 @@ class Link:
         self._waiting: list[Wire] = []
         self._closing = False
 
-    async def evaluate(self, script: Script, call: Call, *, soon: bool = False, asking: bool = False) -> Any:
+    async def evaluate(self, call: Call[Any], *, soon: bool = False, asking: bool = False) -> Any:
         """The script's reply.
 
         Raises:
@@ -43,27 +43,27 @@ class Link:
         wire = self._wire
         if wire is None or wire.closed:
             wire = await self.wire()
-        reply = await self._sent(wire, ("EVALSHA", script.sha), call, soon, asking)
+        reply = await self._sent(wire, by_hash(call), soon, asking)
         if isinstance(reply, hiredis.ReplyError):
             if str(reply).startswith("NOSCRIPT"):
-                reply = await self._sent(wire, ("EVAL", script.text), call, False, asking)
+                reply = await self._sent(wire, in_full(call), False, asking)
             if isinstance(reply, hiredis.ReplyError):
                 raise reply
         return reply
 
-    def _sent(self, wire: Wire, head: tuple[str, str], call: Call, soon: bool, asking: bool) -> asyncio.Future[Any]:
+    def _sent(self, wire: Wire, words: tuple[Any, ...], soon: bool, asking: bool) -> asyncio.Future[Any]:
         if asking:
             wire.call(("ASKING",), soon=soon)  # for the very next command; nothing comes between within a tick
-        return wire.call((*head, len(call.keys), *call.keys, *call.args), soon=soon)
+        return wire.call(words, soon=soon)
 
-    async def evaluate_and_wait(self, script: Script, call: Call, wait: tuple[Any, ...]) -> tuple[Any, Any]:
+    async def evaluate_and_wait(self, call: Call[Any], wait: tuple[Any, ...]) -> tuple[Any, Any]:
         """The script's reply and that of the command ``wait``, which follows it on the same connection.
 
         Raises as :meth:`evaluate` does.
         """
         wire = await self._waiting_wire()
-        for head in (("EVALSHA", script.sha), ("EVAL", script.text)):
-            evaluated = self._sent(wire, head, call, False, False)
+        for words in (by_hash, in_full):
+            evaluated = wire.call(words(call))
             waited = wire.call(wait)
             reply, reached = await evaluated, await waited
             if not (isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")):

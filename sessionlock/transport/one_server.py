@@ -11,9 +11,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from ..protocol.calls import Call
 from ..protocol.keys import SessionKeys
-from ..protocol.replies import Call
-from ..protocol.scripts import Script
+from ..protocol.scripts import by_hash, in_full
 from .link import Link
 from .wire import Wire, WireUnsupported
 
@@ -37,9 +37,9 @@ class Route(Protocol):
     crowded: bool
     """Others of this process wait, so a tick is likely to have more than one call to send."""
 
-    async def send(self, script: Script, call: Call) -> Any: ...
+    async def send(self, call: Call[Any]) -> Any: ...
 
-    async def send_and_wait(self, script: Script, call: Call, wait: tuple[Any, ...]) -> tuple[Any, Any]:
+    async def send_and_wait(self, call: Call[Any], wait: tuple[Any, ...]) -> tuple[Any, Any]:
         """The script's reply, and the reply to ``wait``, which was sent right behind it."""
 
     async def ask(self, *words: Any) -> Any:
@@ -48,10 +48,10 @@ class Route(Protocol):
     def group(self, keys: SessionKeys) -> object:
         """Sessions of one group may be named in one call."""
 
-    def where(self, call: Call) -> str | None:
-        """Which of several servers a call would go to, as far as is known; None: there is one."""
+    def where(self, key: bytes) -> str | None:
+        """Which of several servers a call about that key would go to, as far as is known; None: there is one."""
 
-    async def knock(self, script: Script, call: Call | None, within: float) -> None:
+    async def knock(self, call: Call[Any] | None, within: float) -> None:
         """Ask that server once, ``call`` or (None) a PING, if possible over a connection of its own."""
 
     @property
@@ -78,19 +78,19 @@ class ServerRoute:
         self._client = client
         self._otherwise: ClientRoute | None = None
 
-    async def send(self, script: Script, call: Call) -> Any:
+    async def send(self, call: Call[Any]) -> Any:
         try:
-            return await self.link.evaluate(script, call, soon=self.crowded)
+            return await self.link.evaluate(call, soon=self.crowded)
         except WireUnsupported:
-            return await self._by_client().send(script, call)
+            return await self._by_client().send(call)
         except hiredis.ReplyError as error:
             raise self._meant(error) from error
 
-    async def send_and_wait(self, script: Script, call: Call, wait: tuple[Any, ...]) -> tuple[Any, Any]:
+    async def send_and_wait(self, call: Call[Any], wait: tuple[Any, ...]) -> tuple[Any, Any]:
         try:
-            return await self.link.evaluate_and_wait(script, call, wait)
+            return await self.link.evaluate_and_wait(call, wait)
         except WireUnsupported:
-            return await self._by_client().send_and_wait(script, call, wait)
+            return await self._by_client().send_and_wait(call, wait)
         except hiredis.ReplyError as error:
             raise self._meant(error) from error
 
@@ -100,16 +100,16 @@ class ServerRoute:
         except WireUnsupported:
             return await self._by_client().ask(*words)
 
-    def where(self, call: Call) -> str | None:
+    def where(self, key: bytes) -> str | None:
         return None
 
-    async def knock(self, script: Script, call: Call | None, within: float) -> None:
+    async def knock(self, call: Call[Any] | None, within: float) -> None:
         try:
             wire = await Wire.open(self._client.connection_pool.make_connection, reply_within=within)
         except WireUnsupported:
-            return await self._by_client().knock(script, call, within)
+            return await self._by_client().knock(call, within)
         try:
-            reply = await wire.call(("PING",) if call is None else _in_full(script, call))
+            reply = await wire.call(("PING",) if call is None else in_full(call))
         finally:
             wire.close()
         if isinstance(reply, hiredis.ReplyError):
@@ -150,36 +150,34 @@ class ClientRoute:
         self.crowded = False
         self._client = client
 
-    async def send(self, script: Script, call: Call) -> Any:
+    async def send(self, call: Call[Any]) -> Any:
         try:
-            return await self._execute("EVALSHA", script.sha, call)
+            return await self._execute(by_hash(call))
         except NoScriptError:
-            return await self._execute("EVAL", script.text, call)
+            return await self._execute(in_full(call))
         except ResponseError as error:
             raise meant(error) from error
 
-    async def send_and_wait(self, script: Script, call: Call, wait: tuple[Any, ...]) -> tuple[Any, Any]:
+    async def send_and_wait(self, call: Call[Any], wait: tuple[Any, ...]) -> tuple[Any, Any]:
         # Not on one connection perhaps; a client that we cannot look into has no better to offer.
-        return await self.send(script, call), await self._client.execute_command(*wait)
+        return await self.send(call), await self._client.execute_command(*wait)
 
     async def ask(self, *words: Any) -> Any:
         return await self._client.execute_command(*words)
 
-    def where(self, call: Call) -> str | None:
+    def where(self, key: bytes) -> str | None:
         return None
 
-    async def knock(self, script: Script, call: Call | None, within: float) -> None:
-        await (self.ask("PING") if call is None else self.send(script, call))
+    async def knock(self, call: Call[Any] | None, within: float) -> None:
+        await (self.ask("PING") if call is None else self.send(call))
 
     @property
     def reached(self) -> bool:
         return True
 
-    async def _execute(self, command: str, what: str, call: Call) -> Any:
+    async def _execute(self, words: tuple[Any, ...]) -> Any:
         # NEVER_DECODE: session fields are bytes whatever the client decodes for its user.
-        return await self._client.execute_command(
-            command, what, len(call.keys), *call.keys, *call.args, NEVER_DECODE=[]
-        )
+        return await self._client.execute_command(*words, NEVER_DECODE=[])
 
     def group(self, keys: SessionKeys) -> object:
         return None
@@ -193,11 +191,6 @@ class ClientRoute:
 
     async def aclose(self) -> None:
         """The client is its owner's to close."""
-
-
-def _in_full(script: Script, call: Call) -> tuple[Any, ...]:
-    """Not by its hash: a server that has restarted would tell that it does not know it, and nothing else."""
-    return ("EVAL", script.text, len(call.keys), *call.keys, *call.args)
 
 
 def meant(error: Exception) -> Exception:

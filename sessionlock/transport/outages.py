@@ -17,7 +17,7 @@ from redis.exceptions import AuthenticationError, ResponseError
 
 from ..checkup.capabilities import with_advice
 from ..errors import RedisUnavailable
-from ..protocol.replies import Call
+from ..protocol.keys import SessionKeys
 from .breaker import Breaker
 from .one_server import LOST, NotNow, meant
 from .wire import was_unsent
@@ -96,10 +96,10 @@ class Trouble:
 
 class Circuit:
     """``server``: for people. ``knock``: asks that server, once, for nothing; raises unless it answers in time. It gets
-    the call that failed (None: none in particular) and the seconds it has.
+    the keys of the call that failed (None: none in particular) and the seconds it has.
     """
 
-    def __init__(self, server: str, knock: Callable[[Call | None, float], Awaitable[object]]) -> None:
+    def __init__(self, server: str, knock: Callable[[SessionKeys | None, float], Awaitable[object]]) -> None:
         self.server = server
         self.troubles: dict[str | None, Trouble] = {}
         self._knock = knock
@@ -115,7 +115,7 @@ class Circuit:
         trouble.breaker.failed(began_at)
         return trouble
 
-    def gave_up(self, where: str | None, error: BaseException, began_at: float, call: Call | None) -> None:
+    def gave_up(self, where: str | None, error: BaseException, began_at: float, keys: SessionKeys | None) -> None:
         """A call was repeated in vain, or is hopeless."""
         if not is_outage(error):
             self.complain(error)
@@ -131,7 +131,7 @@ class Circuit:
         )
         trouble.opened.set_result(None)
         if not self._closed:
-            self._look(where, trouble, call)
+            self._look(where, trouble, keys)
 
     def answered(self, where: str | None) -> None:
         """The server answered, whatever it said."""
@@ -163,13 +163,13 @@ class Circuit:
     def any_open(self) -> Trouble | None:
         return next((trouble for trouble in self.troubles.values() if trouble.is_open), None)
 
-    def _look(self, where: str | None, trouble: Trouble, call: Call | None) -> None:
+    def _look(self, where: str | None, trouble: Trouble, keys: SessionKeys | None) -> None:
         trouble.timer = None
-        trouble.knocking = asyncio.get_running_loop().create_task(self._knocked(where, trouble, call))
+        trouble.knocking = asyncio.get_running_loop().create_task(self._knocked(where, trouble, keys))
 
-    async def _knocked(self, where: str | None, trouble: Trouble, call: Call | None) -> None:
+    async def _knocked(self, where: str | None, trouble: Trouble, keys: SessionKeys | None) -> None:
         try:
-            await asyncio.wait_for(self._knock(call, KNOCK_WITHIN), KNOCK_WITHIN)
+            await asyncio.wait_for(self._knock(keys, KNOCK_WITHIN), KNOCK_WITHIN)
         except (hiredis.ReplyError, ResponseError, NotNow) as error:
             down = is_outage(meant(error))  # no permission to ask this, a read-only replica: answers all the same
         except Exception:
@@ -181,7 +181,7 @@ class Circuit:
         trouble.knocking = None
         if down:
             loop = asyncio.get_running_loop()
-            trouble.timer = loop.call_later(trouble.breaker.silent(), self._look, where, trouble, call)
+            trouble.timer = loop.call_later(trouble.breaker.silent(), self._look, where, trouble, keys)
         else:
             self.answered(where)
 

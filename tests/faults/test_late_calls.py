@@ -6,12 +6,13 @@ import asyncio
 import itertools
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
 from sessionlock import LeaseLost, LeasePolicy, RedisUnavailable, SessionGuard, SessionPolicy, StaleFencingToken
 from sessionlock.lease import Lease
-from sessionlock.protocol.replies import Call
+from sessionlock.protocol.calls import Call
 from sessionlock.protocol.scripts import script
 from sessionlock.transport.executor import Executor
 from tests.harness.proxy import FaultyProxy
@@ -145,10 +146,10 @@ async def _enter(guard: SessionGuard, lease: LeasePolicy) -> None:
 async def test_an_older_acquisition_is_replayed(node: Node, stored: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attack 4: the same task of the same node holds again, and every call of its former acquisition comes once more,
     in every order: also while it is free, and after it was saved."""
-    calls: list[Call] = []
+    calls: list[Call[Any]] = []
     once = Executor._send
 
-    async def recorded(self: Executor, call: Call) -> object:
+    async def recorded(self: Executor, call: Call[Any]) -> object:
         calls.append(call)
         return await once(self, call)
 

@@ -13,8 +13,9 @@ from tenacity import stop_after_delay, wait_fixed
 from sessionlock import LeaseLost, LeasePolicy, SessionGuard, WaitPolicy
 from sessionlock.embedded import EmbeddedServer
 from sessionlock.lock.waiting import Waiter, Wakeup
+from sessionlock.protocol.calls import Call
 from sessionlock.protocol.keys import keys_for
-from sessionlock.protocol.replies import Call, Handover
+from sessionlock.protocol.replies import Handover
 from sessionlock.transport.executor import Executor
 from tests.harness.commands import connect
 from tests.harness.proxy import FaultyProxy
@@ -191,7 +192,7 @@ async def test_the_push_overtakes_the_reply(node: Node, stored: Look, monkeypatc
     once, told = Executor._send, Wakeup.dispatch
     queued, pushed = asyncio.Event(), asyncio.Event()
 
-    async def slow(self: Executor, call: Call) -> Any:
+    async def slow(self: Executor, call: Call[Any]) -> Any:
         reply = await once(self, call)
         if call.script == "acquire" and reply[0] == b"queued":
             queued.set()
@@ -222,7 +223,7 @@ async def test_killed_while_it_looks(node: Node, stored: Look, monkeypatch: pyte
     once = Executor._send
     killed = asyncio.Event()
 
-    async def killed_meanwhile(self: Executor, call: Call) -> Any:
+    async def killed_meanwhile(self: Executor, call: Call[Any]) -> Any:
         reply = await once(self, call)
         if not killed.is_set() and call.script == "acquire" and reply[0] == b"queued":
             killed.set()
@@ -297,7 +298,7 @@ async def test_a_push_that_is_read_too_late_is_not_trusted(
     turns = Turns(session, LeasePolicy(ttl=30, claim=0.3, renew=False), PATIENT)
     once, told = Executor._send, Wakeup.dispatch
     unread: list[Callable[[], None]] = []
-    asked: list[Call] = []
+    asked: list[Call[Any]] = []
 
     def unread_yet(self: Wakeup, push: Handover) -> None:
         if not asked:
@@ -309,7 +310,7 @@ async def test_a_push_that_is_read_too_late_is_not_trusted(
         self._look = False
         return False
 
-    async def counted(self: Executor, call: Call) -> Any:
+    async def counted(self: Executor, call: Call[Any]) -> Any:
         asked.append(call)
         return await once(self, call)
 

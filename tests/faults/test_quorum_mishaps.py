@@ -12,7 +12,7 @@ import pytest
 
 from sessionlock import Lease, LeaseLost, LeasePolicy, Quorum, QuorumNotReached, RedisUnavailable, SessionGuard
 from sessionlock.embedded import find_server
-from sessionlock.protocol import replies as protocol
+from sessionlock.protocol.record_calls import ForceRelease
 from sessionlock.protocol.scripts import script
 from tests.harness.commands import connect
 from tests.harness.proxy import FaultyProxy
@@ -136,7 +136,7 @@ async def test_taken_out_once(three: Place) -> None:
             assert session.lease is not None
             token = session.lease.token
             await until(lambda: three.holders() == [token] * 3)
-            await first.runtime().executor.store.run(protocol.force_release(KEYS, token))  # type: ignore[attr-defined]
+            await first.runtime().executor.store.run(ForceRelease(KEYS, token))  # type: ignore[attr-defined]
             assert three.holders() == [token] * 3
             assert not await second.force_release(SID, token)
 

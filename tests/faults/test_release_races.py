@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -24,10 +25,10 @@ from sessionlock import (
     StaleFencingToken,
     WaitPolicy,
 )
-from sessionlock.protocol import replies as protocol
+from sessionlock.protocol.calls import Abandon, Acquire, Call, Change, Release, Renew
 from sessionlock.protocol.keys import keys_for
-from sessionlock.protocol.replies import Call, Change
-from sessionlock.protocol.scripts import script
+from sessionlock.protocol.record_calls import ForceRelease
+from sessionlock.protocol.scripts import in_full, script
 from tests.harness.commands import keys_without_ttl
 from tests.harness.proxy import FaultyProxy
 from tests.harness.stored import Stored
@@ -65,13 +66,13 @@ class Race:
             left = int(self._redis.pttl(self._stored.keys.lock))
             assert self.left[lock] - 5_000 < left <= self.left[lock], f"{what}: {left}"
 
-    def call(self, call: Call) -> list[bytes]:
-        answer: list[bytes] = self._redis.eval(script(call.script).text, len(call.keys), *call.keys, *call.args)
+    def call(self, call: Call[Any]) -> list[bytes]:
+        answer: list[bytes] = self._redis.eval(*in_full(call)[1:])
         return answer
 
     def acquire(self, token: str) -> None:
         policy = LeasePolicy(ttl=TTL_MS[token] / 1000)
-        reply = self.call(protocol.acquire(self._stored.keys, token, policy, SESSION, queueing=False))
+        reply = self.call(Acquire(self._stored.keys, token, policy, SESSION, queueing=False))
         expected = (
             b"granted"
             if self.holder == token
@@ -86,7 +87,7 @@ class Race:
             self.holder, self.left[token], self._fences[token] = token, TTL_MS[token], int(reply[1])
 
     def renew(self, token: str) -> None:
-        (answer,) = self.call(protocol.renew([(self._stored.keys, token, 30_000)]))
+        (answer,) = self.call(Renew([(self._stored.keys, token, 30_000)]))
         assert int(answer) == (self.holder == token)
         if self.holder == token:
             self.left[token] = 30_000
@@ -95,7 +96,7 @@ class Race:
         change = Change("s", b"by", b'"%s"' % token.encode(), "*")
         fence = self._fences[token]
         before = self._stored.data
-        reply = self.call(protocol.release(self._stored.keys, token, fence, "", SESSION, [change]))
+        reply = self.call(Release(self._stored.keys, token, fence, "", SESSION, [change]))
         if self.holder == token:
             assert reply[0] == b"saved"
             assert self._stored.data == {"by": token}
@@ -106,13 +107,13 @@ class Race:
             assert self._stored.data == before
 
     def abandon(self, token: str) -> None:
-        reply = self.call(protocol.abandon(self._stored.keys, token))
+        reply = self.call(Abandon(self._stored.keys, token))
         assert reply[0] == (b"handed-on" if self.holder == token else b"left")
         self.over.add(token)
         self.holder = None if self.holder == token else self.holder
 
     def force_release(self, token: str) -> None:
-        reply = self.call(protocol.force_release(self._stored.keys, token))
+        reply = self.call(ForceRelease(self._stored.keys, token))
         assert reply[0] == (b"released" if self.holder == token else b"not-holder")
         self.holder = None if self.holder == token else self.holder
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from sessionlock.protocol.replies import Call
-from sessionlock.protocol.scripts import script
+from sessionlock.protocol.calls import Call
+from sessionlock.protocol.scripts import in_full
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -26,9 +26,9 @@ def connect(url: str) -> redis.Redis:
     return client
 
 
-def run(client: redis.Redis, call: Call) -> Any:
+def run(client: redis.Redis, call: Call[Any]) -> Any:
     """One script call; the reply as it comes."""
-    return client.eval(script(call.script).text, len(call.keys), *call.keys, *call.args)
+    return client.eval(*in_full(call)[1:])
 
 
 class CommandCounter:

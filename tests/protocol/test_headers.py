@@ -5,13 +5,26 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 import pytest
 
 from sessionlock import LeasePolicy, SessionPolicy
-from sessionlock.protocol import replies as protocol
+from sessionlock.protocol.calls import Abandon, Acquire, Call, Change, Release, Renew, Save
 from sessionlock.protocol.keys import keys_for
-from sessionlock.protocol.replies import Call, Change
+from sessionlock.protocol.quorum_calls import Adopt, Dismiss, Install, RaiseFence, Vote
+from sessionlock.protocol.record_calls import (
+    Bind,
+    Commit,
+    Create,
+    Destroy,
+    Expire,
+    ForceRelease,
+    Increment,
+    Inspect,
+    Load,
+    Regenerate,
+)
 from sessionlock.protocol.scripts import script
 
 LUA = resources.files("sessionlock.protocol") / "lua"
@@ -20,27 +33,27 @@ SESSION = SessionPolicy()
 CHANGE = Change("s", b"n", b"1", "*")
 CHANGE_WORDS = "[op field value base]..."
 
-CALLS: dict[str, Call] = {
-    "abandon": protocol.abandon(KEYS, "token"),
-    "acquire": protocol.acquire(KEYS, "token", LeasePolicy(), SESSION),
-    "adopt": protocol.adopt(KEYS, "token"),
-    "bind": protocol.bind(KEYS, "user"),
-    "commit": protocol.commit(KEYS, "op", "", None, SESSION, [CHANGE, CHANGE]),
-    "create": protocol.create(KEYS, "op", SESSION, [CHANGE, CHANGE]),
-    "destroy": protocol.destroy(KEYS, SESSION),
-    "dismiss": protocol.dismiss(KEYS),
-    "expire": protocol.expire(KEYS, 1_000),
-    "force_release": protocol.force_release(KEYS, "token"),
-    "incr": protocol.increment(KEYS, "op", None, "", SESSION, CHANGE),
-    "inspect": protocol.inspect(KEYS),
-    "install": protocol.install(KEYS, "token", 1_000, [("a", 1), ("b", 2)], 2, SESSION),
-    "load": protocol.load(KEYS, SESSION),
-    "regenerate": protocol.regenerate(KEYS, "proof", 0, None),
-    "release": protocol.release(KEYS, "token", 1, "", SESSION, [CHANGE, CHANGE]),
-    "renew": protocol.renew([(KEYS, "token", 1), (KEYS, "other", 2)]),
-    "vote": protocol.vote(KEYS, "token", LeasePolicy()),
-    "raise_fence": protocol.raise_fence(KEYS, "token", 7),
-    "save": protocol.save(KEYS, "token", 1, "op", "", SESSION, [CHANGE, CHANGE]),
+CALLS: dict[str, Call[Any]] = {
+    "abandon": Abandon(KEYS, "token"),
+    "acquire": Acquire(KEYS, "token", LeasePolicy(), SESSION),
+    "adopt": Adopt(KEYS, "token"),
+    "bind": Bind(KEYS, "user"),
+    "commit": Commit(KEYS, "op", "", None, SESSION, [CHANGE, CHANGE]),
+    "create": Create(KEYS, "op", SESSION, [CHANGE, CHANGE]),
+    "destroy": Destroy(KEYS, SESSION),
+    "dismiss": Dismiss(KEYS),
+    "expire": Expire(KEYS, 1_000),
+    "force_release": ForceRelease(KEYS, "token"),
+    "incr": Increment(KEYS, "op", None, "", SESSION, CHANGE),
+    "inspect": Inspect(KEYS),
+    "install": Install(KEYS, "token", 1_000, [("a", 1), ("b", 2)], 2, SESSION),
+    "load": Load(KEYS, SESSION),
+    "regenerate": Regenerate(KEYS, "proof", 0, None),
+    "release": Release(KEYS, "token", 1, "", SESSION, [CHANGE, CHANGE]),
+    "renew": Renew([(KEYS, "token", 1), (KEYS, "other", 2)]),
+    "vote": Vote(KEYS, "token", LeasePolicy()),
+    "raise_fence": RaiseFence(KEYS, "token", 7),
+    "save": Save(KEYS, "token", 1, "op", "", SESSION, [CHANGE, CHANGE]),
 }
 SCRIPTS = sorted(path.name.removesuffix(".lua") for path in LUA.iterdir() if not path.name.startswith("_"))
 
@@ -92,10 +105,10 @@ def test_keys(name: str) -> None:
     """All keys are declared, in the order in which they are sent."""
     if name == "renew":
         assert header(name).keys.strip() == "[lock session]..."
-        assert list(CALLS[name].keys) == [KEYS.lock, KEYS.session] * 2
+        assert list(CALLS[name].redis_keys) == [KEYS.lock, KEYS.session] * 2
         return
     assert header(name).keys.split() == ["lock", "queue", "waiters", "session", "receipts"]
-    assert list(CALLS[name].keys) == [KEYS.lock, KEYS.queue, KEYS.waiters, KEYS.session, KEYS.receipts]
+    assert list(CALLS[name].redis_keys) == [KEYS.lock, KEYS.queue, KEYS.waiters, KEYS.session, KEYS.receipts]
     assert (
         "local LOCK, QUEUE, WAITERS, SESSION, RECEIPTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]"
         in script(name).text
@@ -109,10 +122,10 @@ def test_argv(name: str) -> None:
     text = code(head.body)
     if name == "renew":
         assert head.argv.strip() == "[token ttl_ms]..."
-        assert list(call.args) == ["token", 1, "other", 2]
+        assert list(call.words()) == ["token", 1, "other", 2]
         return
     if head.argv.strip() == "(none)":
-        assert list(call.args) == []
+        assert list(call.words()) == []
         assert "ARGV" not in text
         return
     named = words(head.argv)
@@ -120,7 +133,7 @@ def test_argv(name: str) -> None:
     if CHANGE_WORDS in head.argv:
         changes = 1 if name == "incr" else 2
         assert re.search(r"FIRST = (\d+)", text)[1] == str(len(named) + 1)  # type: ignore[index]
-    assert len(call.args) == len(named) + 4 * changes
+    assert len(call.words()) == len(named) + 4 * changes
     used = {int(number) for number in re.findall(r"ARGV\[(\d+)\]", text)}
     assert used == set(range(1, len(named) + 1)), "every word that is sent is used"
 

@@ -9,8 +9,10 @@ from redis import Redis
 
 from sessionlock import LeasePolicy, SessionPolicy
 from sessionlock.protocol import replies as protocol
+from sessionlock.protocol.calls import Abandon, Acquire, Change, Release
 from sessionlock.protocol.keys import keys_for
-from sessionlock.protocol.replies import Change
+from sessionlock.protocol.quorum_calls import Adopt, Install
+from sessionlock.protocol.record_calls import Destroy
 from tests.harness.commands import run
 
 KEYS = keys_for("sl", "s")
@@ -18,12 +20,12 @@ SESSION = SessionPolicy(idle=3600)
 
 
 def install(redis: Redis, token: str, majority: int = 2, *, ttl_ms: int = 10_000, **vector: int) -> Any:
-    call = protocol.install(KEYS, token, ttl_ms, vector.items(), majority, SESSION, channel="c", label="node")
+    call = Install(KEYS, token, ttl_ms, vector.items(), majority, SESSION, channel="c", label="node")
     return run(redis, call)
 
 
 def save(redis: Redis, token: str, fence: bytes, created: str = "", value: bytes = b"1") -> Any:
-    return run(redis, protocol.release(KEYS, token, int(fence), created, SESSION, [Change("s", b"n", value, "*")]))
+    return run(redis, Release(KEYS, token, int(fence), created, SESSION, [Change("s", b"n", value, "*")]))
 
 
 def test_it_is_a_grant(redis: Redis) -> None:
@@ -100,16 +102,16 @@ def test_taking_over(redis: Redis) -> None:
 
 def test_after_it_was_given_up(redis: Redis) -> None:
     """A belated install of an acquisition that ended takes nothing."""
-    run(redis, protocol.abandon(KEYS, "a"))
+    run(redis, Abandon(KEYS, "a"))
     assert install(redis, "a", A=5, B=6) == [b"finished"]
     assert not redis.exists(KEYS.lock)
 
 
 def test_no_session(redis: Redis) -> None:
-    call = protocol.install(KEYS, "a", 10_000, [("A", 1)], 1, SESSION, missing="reject")
+    call = Install(KEYS, "a", 10_000, [("A", 1)], 1, SESSION, missing="reject")
     assert run(redis, call) == [b"missing"]
     install(redis, "b", A=1, B=1)
-    run(redis, protocol.destroy(KEYS, SESSION))
+    run(redis, Destroy(KEYS, SESSION))
     assert install(redis, "c", A=2, B=2) == [b"destroyed"]
 
 
@@ -124,26 +126,26 @@ class TestAdopt:
 
     def test_it(self, redis: Redis) -> None:
         redis.set(KEYS.lock, "a", px=5_000)
-        kind, fence, _, left = run(redis, protocol.adopt(KEYS, "a", label="node"))
+        kind, fence, _, left = run(redis, Adopt(KEYS, "a", label="node"))
         assert kind == b"adopted"
         assert 4_000 < left <= 5_000
-        assert run(redis, protocol.adopt(KEYS, "a", label="node"))[:2] == [b"adopted", fence]
-        run(redis, protocol.abandon(KEYS, "a"))
+        assert run(redis, Adopt(KEYS, "a", label="node"))[:2] == [b"adopted", fence]
+        run(redis, Abandon(KEYS, "a"))
         redis.set(KEYS.lock, "b", px=5_000)
-        assert int(run(redis, protocol.adopt(KEYS, "b"))[1]) > int(fence)
+        assert int(run(redis, Adopt(KEYS, "b"))[1]) > int(fence)
 
     def test_without_the_lock(self, redis: Redis) -> None:
-        assert run(redis, protocol.adopt(KEYS, "a")) == [b"lost"]
+        assert run(redis, Adopt(KEYS, "a")) == [b"lost"]
         redis.set(KEYS.lock, "b", px=5_000)
-        assert run(redis, protocol.adopt(KEYS, "a")) == [b"lost"]
+        assert run(redis, Adopt(KEYS, "a")) == [b"lost"]
 
     def test_counters_of_both_kinds(self, redis: Redis) -> None:
         """Native grants and adopted ones have one order."""
         lease = LeasePolicy()
-        native = run(redis, protocol.acquire(KEYS, "a", lease, None))[1]
-        run(redis, protocol.abandon(KEYS, "a"))
+        native = run(redis, Acquire(KEYS, "a", lease, None))[1]
+        run(redis, Abandon(KEYS, "a"))
         redis.set(KEYS.lock, "b", px=5_000)
-        adopted = run(redis, protocol.adopt(KEYS, "b"))[1]
-        run(redis, protocol.abandon(KEYS, "b"))
-        again = run(redis, protocol.acquire(KEYS, "c", lease, None))[1]
+        adopted = run(redis, Adopt(KEYS, "b"))[1]
+        run(redis, Abandon(KEYS, "b"))
+        again = run(redis, Acquire(KEYS, "c", lease, None))[1]
         assert int(native) < int(adopted) < int(again)

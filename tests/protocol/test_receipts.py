@@ -8,9 +8,8 @@ import pytest
 from redis import Redis
 
 from sessionlock import LeasePolicy, SessionPolicy
-from sessionlock.protocol import replies as protocol
+from sessionlock.protocol.calls import Abandon, Acquire, Call, Change, Release
 from sessionlock.protocol.keys import keys_for
-from sessionlock.protocol.replies import Call, Change
 from tests.harness.commands import run
 
 KEYS = keys_for("sl", "s")
@@ -18,11 +17,11 @@ SESSION = SessionPolicy(idle=3600)
 
 
 def acquire(redis: Redis, token: str) -> Any:
-    return run(redis, protocol.acquire(KEYS, token, LeasePolicy(), SESSION))
+    return run(redis, Acquire(KEYS, token, LeasePolicy(), SESSION))
 
 
-def release(token: str, fence: int) -> Call:
-    return protocol.release(KEYS, token, fence, "", SESSION, [Change("s", b"n", token.encode(), "*")])
+def release(token: str, fence: int) -> Call[Any]:
+    return Release(KEYS, token, fence, "", SESSION, [Change("s", b"n", token.encode(), "*")])
 
 
 def granted_two_minutes_ago(redis: Redis, token: str) -> int:
@@ -43,16 +42,14 @@ def test_a_save_after_a_long_hold_is_repeated(redis: Redis, others: int) -> None
         assert kind == b"granted"
         created = dict(zip(fields[::2], fields[1::2], strict=True))[b"#created"].decode()
         changes = [Change("s", b"m", b"1", "*")]
-        assert (
-            run(redis, protocol.release(KEYS, f"other {number}", int(fence), created, SESSION, changes))[0] == b"saved"
-        )
+        assert run(redis, Release(KEYS, f"other {number}", int(fence), created, SESSION, changes))[0] == b"saved"
     assert run(redis, call)[0] == b"already"
 
 
 def test_a_late_acquire_after_a_long_hold(redis: Redis) -> None:
     """Given up after a long time: an acquire that was held up takes nothing."""
     granted_two_minutes_ago(redis, "long")
-    run(redis, protocol.abandon(KEYS, "long"))
+    run(redis, Abandon(KEYS, "long"))
     acquire(redis, "other")
-    run(redis, protocol.abandon(KEYS, "other"))
+    run(redis, Abandon(KEYS, "other"))
     assert acquire(redis, "long") == [b"finished"]

@@ -29,8 +29,10 @@ from tenacity import (
 from sessionlock import CodecError, LeasePolicy, SessionPolicy
 from sessionlock.policies import seconds_until_stop
 from sessionlock.protocol import replies as protocol
+from sessionlock.protocol.calls import Abandon, Acquire, Call, Change, Release, Renew, Save, fingerprint
 from sessionlock.protocol.keys import keys_for
-from sessionlock.protocol.replies import Call, Change, Handover, Snapshot, fingerprint
+from sessionlock.protocol.record_calls import Commit, Create, Destroy, ForceRelease, Increment, Inspect, Load
+from sessionlock.protocol.replies import Handover, Snapshot
 from tests.harness import stable_name
 from tests.harness.commands import connect, run
 
@@ -615,7 +617,7 @@ class World:
         answer = getattr(self, "_".join(words[:-1]))(words[-1])
         return answer
 
-    def _run(self, call: Call) -> list[object]:
+    def _run(self, call: Call[Any]) -> list[object]:
         reply: list[object] = run(self._redis, call)
         return reply
 
@@ -676,7 +678,7 @@ class World:
 
     def acquire(self, who: str, options: list[str]) -> str:
         chosen = dict(option.partition("=")[::2] for option in options)
-        call = protocol.acquire(
+        call = Acquire(
             KEYS,
             who,
             LEASE,
@@ -703,7 +705,7 @@ class World:
 
     def release(self, who: str, options: list[str]) -> str:
         token, fence, created = self._lease_of(who)
-        call = protocol.release(
+        call = Release(
             KEYS,
             token,
             fence,
@@ -720,33 +722,33 @@ class World:
         token, fence, created = self._lease_of(who)
         op = next((option for option in options if option.startswith("op=")), "op=0")
         changes = self._changes(who, options)
-        outcome = protocol.committed(self._run(protocol.save(KEYS, token, fence, op, created, SESSION, changes)))
+        outcome = protocol.committed(self._run(Save(KEYS, token, fence, op, created, SESSION, changes)))
         if isinstance(outcome, protocol.Committed) and not outcome.repeated:
             fields = dict(self._seen[who].fields) | {change.field: change.value for change in changes}
             self._seen[who] = Snapshot(fields, outcome.version or 0, outcome.created)
         return self._committed(outcome)
 
     def renew(self, who: str, options: list[str]) -> str:
-        (answer,) = self._run(protocol.renew([(KEYS, who, LEASE.ttl_ms)]))
+        (answer,) = self._run(Renew([(KEYS, who, LEASE.ttl_ms)]))
         return str(answer)
 
     def abandon(self, who: str, options: list[str]) -> str:
-        return _word(self._run(protocol.abandon(KEYS, who))[:1])  # what it tells beside the word is for a quorum
+        return _word(self._run(Abandon(KEYS, who))[:1])  # what it tells beside the word is for a quorum
 
     def force(self, who: str, options: list[str]) -> str:
-        return _word(self._run(protocol.force_release(KEYS, who)))
+        return _word(self._run(ForceRelease(KEYS, who)))
 
     # --- without the lock
 
     def create(self, who: str, options: list[str]) -> str:
-        reply = self._run(protocol.create(KEYS, f"op of {who}".replace(" ", "-"), SESSION, self._changes(who, options)))
+        reply = self._run(Create(KEYS, f"op of {who}".replace(" ", "-"), SESSION, self._changes(who, options)))
         outcome = protocol.loaded(reply)
         if isinstance(outcome, protocol.Refused):
             return outcome.kind
         return " ".join(["saved", str(outcome.version), *_data(outcome)])
 
     def load(self, who: str, options: list[str]) -> str:
-        outcome = protocol.loaded(self._run(protocol.load(KEYS, SESSION)))
+        outcome = protocol.loaded(self._run(Load(KEYS, SESSION)))
         if isinstance(outcome, protocol.Refused):
             return outcome.kind
         self._seen[who] = outcome
@@ -754,21 +756,21 @@ class World:
 
     def commit(self, who: str, options: list[str]) -> str:
         created = self._seen[who].created
-        call = protocol.commit(KEYS, f"commit-of-{who}", created, None, SESSION, self._changes(who, options))
+        call = Commit(KEYS, f"commit-of-{who}", created, None, SESSION, self._changes(who, options))
         return self._committed(protocol.committed(self._run(call)))
 
     def incr(self, who: str, options: list[str]) -> str:
         lease = (who, self._fence_of[who]) if who in self._fence_of else None
         (change,) = self._changes(who, options, "i")
         created = self._seen[who].created if lease is not None and who in self._seen else ""
-        call = protocol.increment(KEYS, f"incr-of-{who}", lease, created, SESSION, change)
+        call = Increment(KEYS, f"incr-of-{who}", lease, created, SESSION, change)
         return self._committed(protocol.committed(self._run(call)))
 
     def destroy(self) -> str:
-        return _word(self._run(protocol.destroy(KEYS, SESSION)))
+        return _word(self._run(Destroy(KEYS, SESSION)))
 
     def inspect(self) -> str:
-        seen = protocol.inspected(self._run(protocol.inspect(KEYS)))
+        seen = protocol.inspected(self._run(Inspect(KEYS)))
         assert (seen.left is None) == (seen.token is None)
         words = [f"{_label(seen.holder.label)} holds" if seen.holder is not None else "free"]
         words.append(f"fence {self._fence(seen.fence)}")

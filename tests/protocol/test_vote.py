@@ -8,7 +8,10 @@ from redis import Redis
 
 from sessionlock import LeasePolicy
 from sessionlock.protocol import replies as protocol
+from sessionlock.protocol.calls import Abandon, Acquire
 from sessionlock.protocol.keys import keys_for
+from sessionlock.protocol.quorum_calls import RaiseFence, Vote
+from sessionlock.protocol.record_calls import Inspect
 from sessionlock.protocol.replies import Granted, Refused
 from tests.harness.commands import run
 
@@ -17,7 +20,7 @@ LEASE = LeasePolicy()
 
 
 def vote(redis: Redis, token: str, proposed: int = 0) -> Granted | Refused:
-    return protocol.voted(run(redis, protocol.vote(KEYS, token, LEASE, label="node", proposed=proposed)), 0.0)
+    return protocol.voted(run(redis, Vote(KEYS, token, LEASE, label="node", proposed=proposed)), 0.0)
 
 
 def granted(redis: Redis, token: str, proposed: int = 0) -> int:
@@ -28,12 +31,12 @@ def granted(redis: Redis, token: str, proposed: int = 0) -> int:
 
 def queue_up(redis: Redis, token: str) -> Any:
     """As a waiter, whose pushes nobody hears but who is taken for alive (``deaf``)."""
-    call = protocol.acquire(KEYS, token, LEASE, None, channel="nobody", label="waiter", deaf=True)
+    call = Acquire(KEYS, token, LEASE, None, channel="nobody", label="waiter", deaf=True)
     return run(redis, call)
 
 
 def leave(redis: Redis, token: str, *, once: bool = True) -> Any:
-    return run(redis, protocol.abandon(KEYS, token, deaf=True, once=once))
+    return run(redis, Abandon(KEYS, token, deaf=True, once=once))
 
 
 def test_a_free_lock(redis: Redis) -> None:
@@ -41,7 +44,7 @@ def test_a_free_lock(redis: Redis) -> None:
     first = granted(redis, "a")
     assert redis.get(KEYS.lock) == b"a"
     assert 9_000 < int(redis.pttl(KEYS.lock)) <= 10_000
-    holder = protocol.inspected(run(redis, protocol.inspect(KEYS))).holder
+    holder = protocol.inspected(run(redis, Inspect(KEYS))).holder
     assert holder is not None
     assert holder.label == "node"
     assert leave(redis, "a") == [b"handed-on"]
@@ -130,7 +133,7 @@ class TestRaisedFence:
         """Once or again; whoever comes after gets a higher one, and it never goes down."""
         fence = granted(redis, "a")
         for raised_to in (fence + 5_000_000, fence + 5_000_000, fence):
-            assert run(redis, protocol.raise_fence(KEYS, "a", raised_to)) == [b"raised"]
+            assert run(redis, RaiseFence(KEYS, "a", raised_to)) == [b"raised"]
             assert redis.hget(KEYS.session, "#fence") == b"%d" % (fence + 5_000_000)
         leave(redis, "a")
         assert granted(redis, "b") == fence + 5_000_001
@@ -139,13 +142,13 @@ class TestRaisedFence:
         granted(redis, "a")
         leave(redis, "a")
         fence = granted(redis, "b")
-        assert run(redis, protocol.raise_fence(KEYS, "a", fence + 1)) == [b"lost"]
+        assert run(redis, RaiseFence(KEYS, "a", fence + 1)) == [b"lost"]
         assert redis.hget(KEYS.session, "#fence") == b"%d" % fence
 
     def test_it_is_remembered_until_the_clock_has_come_as_far(self, redis: Redis) -> None:
         """For a master whose counters have been forgotten goes on by its clock."""
         fence = granted(redis, "a") + 600_000_000
-        run(redis, protocol.raise_fence(KEYS, "a", fence))
+        run(redis, RaiseFence(KEYS, "a", fence))
         assert 600_000 < int(redis.pttl(KEYS.session)) <= 661_000
         leave(redis, "a")
         assert granted(redis, "b") == fence + 1

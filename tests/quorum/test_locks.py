@@ -67,8 +67,8 @@ def before_the_fence_is_raised(
 
     async def ask_late(call: Any, *args: Any) -> Any:
         if call.script == "raise_fence" and not tokens:
-            tokens.append(call.args[0])
-            happens(call.args[0])
+            tokens.append(call.token)
+            happens(call.token)
         return await ask(call, *args)
 
     monkeypatch.setattr(masters, "ask", ask_late)

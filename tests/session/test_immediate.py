@@ -22,7 +22,7 @@ from sessionlock import (
     SessionTooLarge,
 )
 from sessionlock.protocol import replies as protocol
-from sessionlock.protocol.replies import Change
+from sessionlock.protocol.calls import Change, Save
 from sessionlock.protocol.scripts import script
 from tests.harness.proxy import FaultyProxy
 from tests.harness.stored import Stored
@@ -373,10 +373,10 @@ async def test_a_save_behind_the_release_is_not_reported_as_done(node: Node, sto
         assert lease is not None
         session["a"] = 1
     keys = stored("s").keys
-    call = protocol.save(
+    call = Save(
         keys, lease.token, lease.fencing_token, f"{lease.token}.9", "", SessionPolicy(), [Change("s", b"b", b"1", "")]
     )
-    outcome = protocol.committed(await guard.runtime().executor.run(call))
+    outcome = await guard.runtime().executor.run(call)
     assert stored("s").data == {"a": 1}
     assert not isinstance(outcome, protocol.Committed), "what was never stored is reported as stored"
 

@@ -25,8 +25,8 @@ from sessionlock import (
     SessionPolicy,
     WaitTimedOut,
 )
-from sessionlock.protocol import replies as protocol
 from sessionlock.protocol.keys import keys_for, renewed_sid, user_digest, user_key
+from sessionlock.protocol.record_calls import Regenerate
 from sessionlock.protocol.scripts import script
 from tests.harness.commands import connect, keys_without_ttl
 from tests.harness.proxy import FaultyProxy
@@ -214,8 +214,8 @@ async def test_a_regenerate_that_arrives_once_more_and_late(node: Node) -> None:
     await guard.create({"a": 1}, sid="first")
     keys = keys_for("sl", "first")
     second = renewed_sid(keys)
-    call = protocol.regenerate(keys, keys_for("sl", second).proof, 30_000, None)
-    assert await guard.runtime().executor.run(call) == [b"regenerated"]
+    call = Regenerate(keys, keys_for("sl", second).proof, 30_000, None)
+    assert await guard.runtime().executor.run(call) is None
     third = await guard.regenerate(second, grace=0.2)
     await guard.runtime().executor.run(call)
     await until_dead(guard, second)

@@ -20,7 +20,6 @@ NAMED_TUPLES = ("_asdict", "_fields", "_make", "_replace")  # public, whatever t
 TOO_LONG_TODAY = {
     "guard",
     "integrations/web/request_session",
-    "protocol/replies",
     "quorum/election",
     "session/mapping",
 }

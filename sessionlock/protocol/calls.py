@@ -1,0 +1,238 @@
+"""What is asked of Redis: one frozen class per script. No I/O.
+
+``words()`` is what the script gets as ARGV, in the order of its header (``lua/<script>.lua``); ``outcome()`` reads its
+reply (:mod:`.replies`). So every race can be written down as a table of calls and outcomes.
+
+Every call may be repeated when its reply was lost: its token, or its ``op``, tells the script that it was done already.
+States of one acquisition, by what Redis holds of its token::
+
+    unknown ──acquire──▶ holder (granted)            lock = token
+       │                   │ ▲
+       │                   │ └── handed over (claim) ◀── waiting
+       └──acquire──▶ waiting (queued) ─────abandon──▶ finished
+    holder ──release / abandon──▶ finished           receipt: later calls of this token change nothing
+    holder ──lease lapses / force_release──▶ lost     save refused: `lost`
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
+
+from ..policies import LeasePolicy, SessionPolicy
+from . import replies
+from .keys import SessionKeys
+from .replies import Abandoned, Acquired, Saved
+
+__all__ = ["PATIENCE", "Abandon", "Acquire", "Call", "Change", "Release", "Renew", "Save", "Word", "fingerprint"]
+
+T_co = TypeVar("T_co", covariant=True)
+PATIENCE = 30.0  # seconds after which a waiter that was not heard of is taken for dead
+SHORT = 64  # bytes; longer values are compared by their SHA-1
+PUSH_LIMIT = 65536  # bytes of a session that still travels with a push
+Word: TypeAlias = "bytes | str | int"
+
+
+class Change(NamedTuple):
+    """One changed field: ``op`` is ``s`` set, ``d`` delete or ``i`` increment; or a condition: ``c`` the field is as it
+    was read, ``n`` there are ``value`` fields, ``f`` nobody holds the lock; or ``e``: the record ends if this leaves it
+    empty.
+
+    ``base`` is the :func:`fingerprint` of the bytes that were read, ``"*"`` for "whatever is there". The store
+    refuses the whole commit when a base does not match.
+    """
+
+    op: str
+    field: bytes
+    value: bytes
+    base: bytes | str
+
+
+def fingerprint(raw: bytes | None, *, exact: bool = False) -> bytes | str:
+    """What a commit is compared by: a field's bytes when short (or ``exact``), else their SHA-1; ``""`` if absent.
+
+    Content instead of a counter, so that changes by HINCRBY and by foreign writers are noticed too.
+    """
+    if raw is None:
+        return ""
+    if exact or len(raw) <= SHORT:
+        return b"=" + raw
+    return "#" + hashlib.sha1(raw, usedforsecurity=False).hexdigest()
+
+
+class Call(Generic[T_co]):
+    """One call of ``script``. ``keys``: of the session it is about; of a renewal, of the first."""
+
+    __slots__ = ()
+    keys: SessionKeys
+    script: ClassVar[str]
+    # Whether it ends something that was begun, so that it must go on when a server turns out to be unfit.
+    ends: ClassVar[bool] = False
+    # Whether a repetition writes although it was done already. The others then change nothing.
+    writes_again: ClassVar[bool] = False
+    # Whether there is another way to do it where scripts are forbidden (WATCH, MULTI, EXEC).
+    needs_no_script: ClassVar[bool] = False
+
+    @property
+    def redis_keys(self) -> Sequence[bytes]:
+        """All in one Cluster slot, except those of a renewal."""
+        return self.keys.all
+
+    def words(self) -> Sequence[Word]:
+        return ()
+
+    def outcome(self, reply: Any) -> T_co:
+        """Raises CodecError: what is stored is not as this library writes it."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Acquire(Call[Acquired]):
+    """``session`` None: only the lock. ``ticket``: a waiter's place as it was told, to get it back. ``asked_at``: the
+    monotonic clock before it is sent; what is granted may be trusted from then on.
+    """
+
+    script = "acquire"
+    keys: SessionKeys
+    token: str
+    lease: LeasePolicy
+    session: SessionPolicy | None
+    _: KW_ONLY
+    channel: str = "-"
+    label: str = ""
+    missing: str = "create"
+    queueing: bool = True
+    max_waiters: int = 64
+    ticket: str = "0"
+    push_limit: int = PUSH_LIMIT
+    deaf: bool = False
+    asked_at: float = 0.0
+
+    def words(self) -> Sequence[Word]:
+        lease, session = self.lease, self.session
+        return (
+            self.token,
+            lease.ttl_ms,
+            lease.claim_ms,
+            self.channel,
+            self.label,
+            self.missing,
+            1 if self.queueing else 0,
+            self.max_waiters,
+            self.ticket,
+            session.idle_ms if session else 0,
+            session.refresh_ms if session else 0,
+            int(PATIENCE * 1000),
+            self.push_limit,
+            1 if self.deaf else 0,
+            self.keys.proof,
+        )
+
+    def outcome(self, reply: Any) -> Acquired:
+        return replies.acquired(reply, self.asked_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Release(Call[Saved]):
+    """``created``: the stamp of the record that was loaded, ``""`` when there was none. ``session`` None: a lock alone.
+
+    ``channel``: a waiter of this very process gets its grant with the reply, not by a push.
+    """
+
+    script = "release"
+    ends = True
+    keys: SessionKeys
+    token: str
+    fence: int
+    created: str
+    session: SessionPolicy | None
+    changes: Collection[Change] = ()
+    _: KW_ONLY
+    push_limit: int = PUSH_LIMIT
+    deaf: bool = False
+    channel: str = "-"
+
+    def words(self) -> Sequence[Word]:
+        life = (self.session.idle_ms, self.session.absolute_ms, self.session.refresh_ms) if self.session else (0, 0, 0)
+        stamp, deaf = self.created or self.keys.proof, 1 if self.deaf else 0
+        return with_changes([self.token, self.fence, stamp, *life, self.push_limit, deaf, self.channel], self.changes)
+
+    outcome = staticmethod(replies.released)
+
+
+@dataclass(frozen=True, slots=True)
+class Save(Call[Saved]):
+    script = "save"
+    ends = True
+    keys: SessionKeys
+    token: str
+    fence: int
+    op: str
+    created: str
+    session: SessionPolicy
+    changes: Collection[Change]
+
+    def words(self) -> Sequence[Word]:
+        stamp = self.created or self.keys.proof
+        head: list[Word] = [self.token, self.fence, self.op, stamp, *life(self.session)]
+        return with_changes(head, self.changes)
+
+    outcome = staticmethod(replies.committed)
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon(Call[Abandoned]):
+    """``once``: the token was in a single call before, which was not and will not be repeated."""
+
+    script = "abandon"
+    ends = True
+    keys: SessionKeys
+    token: str
+    _: KW_ONLY
+    push_limit: int = PUSH_LIMIT
+    deaf: bool = False
+    once: bool = False
+
+    def words(self) -> Sequence[Word]:
+        return (self.token, self.push_limit, 1 if self.deaf else 0, 1 if self.once else 0)
+
+    outcome = staticmethod(replies.abandoned)
+
+
+@dataclass(frozen=True, slots=True)
+class Renew(Call[list[int]]):
+    """Extend each (keys, token, ttl_ms). For each 0: it is lost; 1: extended; -1: so too, but its session is gone."""
+
+    script = "renew"
+    ends = True
+    leases: Sequence[tuple[SessionKeys, str, int]]
+
+    @property
+    def keys(self) -> SessionKeys:  # type: ignore[override]
+        return self.leases[0][0]
+
+    @property
+    def redis_keys(self) -> Sequence[bytes]:
+        return [key for keys, _, _ in self.leases for key in (keys.lock, keys.session)]
+
+    @property
+    def tokens(self) -> Sequence[str]:
+        return [token for _, token, _ in self.leases]
+
+    def words(self) -> Sequence[Word]:
+        return [word for _, token, ttl_ms in self.leases for word in (token, ttl_ms)]
+
+    def outcome(self, reply: Any) -> list[int]:
+        return list(reply)
+
+
+def life(session: SessionPolicy) -> tuple[int, int]:
+    return (session.idle_ms, session.absolute_ms)
+
+
+def with_changes(head: list[Word], changes: Collection[Change]) -> list[Word]:
+    for change in changes:
+        head += change
+    return head

@@ -1,0 +1,182 @@
+"""Calls about a stored session, as in :mod:`.calls`: with its lock, or without."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+from ..policies import SessionPolicy
+from . import replies
+from .calls import PUSH_LIMIT, Call, Change, Word, life, with_changes
+from .keys import SessionKeys
+from .replies import Bound, Inspected, Kept, Refused, Saved, Snapshot
+
+__all__ = [
+    "Bind",
+    "Commit",
+    "Create",
+    "Destroy",
+    "Expire",
+    "ForceRelease",
+    "Increment",
+    "Inspect",
+    "Load",
+    "Regenerate",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Load(Call[Snapshot | Refused]):
+    script = "load"
+    needs_no_script = True
+    keys: SessionKeys
+    session: SessionPolicy
+
+    def words(self) -> Sequence[Word]:
+        return (self.session.idle_ms, self.session.refresh_ms, self.keys.proof)
+
+    outcome = staticmethod(replies.loaded)
+
+
+@dataclass(frozen=True, slots=True)
+class Create(Call[Snapshot | Refused]):
+    script = "create"
+    keys: SessionKeys
+    op: str
+    session: SessionPolicy
+    changes: Collection[Change]
+
+    def words(self) -> Sequence[Word]:
+        return with_changes([self.op, *life(self.session), self.keys.proof], self.changes)
+
+    outcome = staticmethod(replies.loaded)
+
+
+@dataclass(frozen=True, slots=True)
+class Commit(Call[Saved]):
+    """``op`` names this commit; ``expected_version`` None: any version whose fields are as they were read."""
+
+    script = "commit"
+    needs_no_script = True
+    keys: SessionKeys
+    op: str
+    created: str
+    expected_version: int | None
+    session: SessionPolicy
+    changes: Collection[Change]
+
+    def words(self) -> Sequence[Word]:
+        expected: Word = "" if self.expected_version is None else self.expected_version
+        head: list[Word] = [self.op, self.created, expected, *life(self.session), self.keys.proof]
+        return with_changes(head, self.changes)
+
+    outcome = staticmethod(replies.committed)
+
+
+@dataclass(frozen=True, slots=True)
+class Increment(Call[Saved]):
+    """``lease``: token and fence when it is done under the lock."""
+
+    script = "incr"
+    keys: SessionKeys
+    op: str
+    lease: tuple[str, int] | None
+    created: str
+    session: SessionPolicy
+    change: Change
+
+    def words(self) -> Sequence[Word]:
+        head: list[Word] = [self.op, *(self.lease or ("", 0)), self.created, *life(self.session), self.keys.proof]
+        return with_changes(head, [self.change])
+
+    outcome = staticmethod(replies.committed)
+
+
+@dataclass(frozen=True, slots=True)
+class Destroy(Call[bool]):
+    """``replaced``: a new session has taken its place, so whoever still comes with its id is to be told that.
+
+    Whether there was one.
+    """
+
+    script = "destroy"
+    writes_again = True
+    keys: SessionKeys
+    session: SessionPolicy
+    _: KW_ONLY
+    replaced: bool = False
+
+    def words(self) -> Sequence[Word]:
+        return (self.session.tombstone_ms, self.keys.proof, 1 if self.replaced else 0)
+
+    def outcome(self, reply: Any) -> bool:
+        return replies.kind_of(reply) == "destroyed"
+
+
+@dataclass(frozen=True, slots=True)
+class Regenerate(Call[Refused | None]):
+    """``lease``: token and fence when it is done under the lock. None: done."""
+
+    script = "regenerate"
+    keys: SessionKeys
+    new_proof: str
+    grace_ms: int
+    lease: tuple[str, int] | None
+
+    def words(self) -> Sequence[Word]:
+        return (self.keys.proof, self.new_proof, self.grace_ms, *(self.lease or ("", 0)))
+
+    def outcome(self, reply: Any) -> Refused | None:
+        return None if replies.kind_of(reply) == "regenerated" else replies.refused(reply)
+
+
+@dataclass(frozen=True, slots=True)
+class Expire(Call[Kept | Refused]):
+    """Let the record end ``ttl_ms`` from now, sooner or later than it would."""
+
+    script = "expire"
+    keys: SessionKeys
+    ttl_ms: int
+
+    def words(self) -> Sequence[Word]:
+        return (self.ttl_ms, self.keys.proof)
+
+    outcome = staticmethod(replies.kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Bind(Call[Bound | Refused]):
+    script = "bind"
+    keys: SessionKeys
+    user: str
+
+    def words(self) -> Sequence[Word]:
+        return (self.user, self.keys.proof)
+
+    outcome = staticmethod(replies.bound)
+
+
+@dataclass(frozen=True, slots=True)
+class Inspect(Call[Inspected]):
+    script = "inspect"
+    keys: SessionKeys
+
+    outcome = staticmethod(replies.inspected)
+
+
+@dataclass(frozen=True, slots=True)
+class ForceRelease(Call[str]):
+    """``released``; ``not-holder``; ``over``: it was the holder, and was the last to be taken out by force."""
+
+    script = "force_release"
+    keys: SessionKeys
+    token: str
+    _: KW_ONLY
+    push_limit: int = PUSH_LIMIT
+    deaf: bool = False
+
+    def words(self) -> Sequence[Word]:
+        return (self.token, self.push_limit, 1 if self.deaf else 0)
+
+    outcome = staticmethod(replies.kind_of)
