@@ -59,7 +59,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "a repeated save does not wait again",
         "durability",
         "transport/executor.py",
-        'if not call.writes_again:',
+        "if not call.writes_again:",
         "if False:",
         (REPEATED + "[release]", REPEATED + "[save]", REPEATED + "[commit]", REPEATED + "[create]"),
     ),
