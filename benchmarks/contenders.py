@@ -112,10 +112,18 @@ class Guarded:
 
     def __init__(self, url: str, waiters: int, *, every_key: bool) -> None:
         from sessionlock import SessionGuard, WaitPolicy
+        from sessionlock.observe import Event, LockQueued
 
-        self._guard = SessionGuard.from_url(url, wait=WaitPolicy.seconds(60, max_waiters=waiters))
+        # By task: the first ticket under which Redis queued it.
+        self._tickets: dict[object, int] = {}
+
+        def hear(event: Event) -> None:
+            if isinstance(event, LockQueued):
+                self._tickets.setdefault(asyncio.current_task(), event.ticket)
+
+        patience = WaitPolicy.seconds(60, max_waiters=waiters)
+        self._guard = SessionGuard.from_url(url, wait=patience, observer=hear if waiters > 1 else None)
         self._every_key = every_key
-        self._tickets = _tickets_of_tasks() if waiters > 1 else {}
 
     async def put(self, sid: str) -> None:
         await self._guard.create(SAMPLE, sid=sid)
@@ -139,23 +147,6 @@ class Guarded:
 
     async def close(self) -> None:
         await self._guard.aclose()
-
-
-def _tickets_of_tasks() -> dict[object, int]:
-    """From now on, the first ticket under which Redis queues a task of this process. Nobody else wants to know."""
-    from sessionlock.protocol import replies as protocol
-
-    tickets: dict[object, int] = {}
-    understand = protocol.acquired
-
-    def acquired(reply: Any, asked_at: float) -> Any:
-        outcome = understand(reply, asked_at)
-        if isinstance(outcome, protocol.Queued):
-            tickets.setdefault(asyncio.current_task(), int(outcome.ticket))
-        return outcome
-
-    protocol.acquired = acquired
-    return tickets
 
 
 LockFor = Callable[[str], AbstractAsyncContextManager[Any]]
