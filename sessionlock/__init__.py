@@ -42,8 +42,9 @@ from .errors import (
     StaleFencingToken,
     WaitTimedOut,
 )
-from .guard import HolderInfo, SessionGuard, SessionInfo
+from .guard import SessionGuard
 from .lease import Lease
+from .lock.inspection import HolderInfo, SessionInfo
 from .policies import LeasePolicy, SessionPolicy, WaitPolicy
 from .session.mapping import Session
 from .session.merge import MISSING, Clash, by_id

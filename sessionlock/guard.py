@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, overload
 
 from tenacity import AsyncRetrying
 
-from .checkup.findings import Capabilities
 from .codecs.base import Codec, default_codec
 from .durability import Wait
-from .errors import ConfigurationError, InvalidSessionId, SessionConflict
+from .errors import ConfigurationError
 from .lock.context import LockContext, SessionContext, SessionsContext
 from .lock.holders import node_name
 from .lock.one_store import OneStore
+from .lock.operations import GuardOperations
 from .lock.options import LockOptions, Missing, Mode, SharedOptions
-from .lock.request import LockRequest
+from .lock.request import LockRequest, check_label
 from .lock.runtime import Runtime, Runtimes
 from .lock.topology import OpenTopology
 from .observe import Observer, harmless
 from .policies import LeasePolicy, SessionPolicy, WaitPolicy, check_seconds, seconds_until_stop
-from .protocol import replies as protocol
-from .protocol.keys import SessionKeys, check_prefix, check_sid, keys_for, new_sid
-from .protocol.record_calls import ForceRelease, Inspect
-from .protocol.replies import Snapshot
-from .session.commit_watch import Engine, ScriptEngine, WatchEngine, whichever_works
-from .session.mapping import Session, SessionFormat
+from .protocol.keys import check_prefix, new_sid
+from .session.commit_watch import engine_for
+from .session.mapping import Session
 from .session.merge import check_strategies
-from .session.operations import StoredSession
 from .session.unlocked import Attempt, BeginningContext, Unlocked, UnlockedContext, UnlockedMode, attempts
-from .session.user_index import UserIndex
-from .transport.executor import Executor
 from .urls import client_from_url, is_fake
 
 if TYPE_CHECKING:
@@ -45,7 +38,7 @@ if TYPE_CHECKING:
 
     from .quorum.router import Quorum
 
-__all__ = ["GuardOptions", "HolderInfo", "SessionGuard", "SessionInfo"]
+__all__ = ["AttemptOptions", "GuardOptions", "SessionGuard"]
 
 log = logging.getLogger("sessionlock")
 
@@ -71,34 +64,15 @@ class GuardOptions(TypedDict, total=False):
     observer: Observer | None
 
 
-@dataclass(frozen=True, slots=True)
-class HolderInfo:
-    """Who holds a session's lock. ``token`` is what :meth:`SessionGuard.force_release` wants to see.
+class AttemptOptions(TypedDict, total=False):
+    """What :meth:`SessionGuard.attempts` and :meth:`SessionGuard.transaction` take."""
 
-    ``age`` and ``remaining`` in seconds, None when unknown or endless (a foreign Redlock client).
-    """
-
-    token: str
-    label: str
-    age: float | None
-    remaining: float | None
+    missing: Missing
+    retry: AsyncRetrying | None
+    session: SessionPolicy | None
 
 
-@dataclass(frozen=True, slots=True)
-class SessionInfo:
-    """What :meth:`SessionGuard.inspect` tells. ``waiters`` are labels in queue order; ``expires_in`` in seconds."""
-
-    name: str
-    holder: HolderInfo | None
-    fencing_token: int
-    waiters: tuple[str, ...]
-    exists: bool
-    destroyed: bool
-    version: int
-    expires_in: float | None
-
-
-class SessionGuard:
+class SessionGuard(GuardOperations):
     """Guards the sessions that live in one Redis. Cheap to keep, safe to share between tasks.
 
     ``client`` is a ``redis.asyncio`` client; the guard opens two connections of its own from its settings (one for
@@ -134,38 +108,42 @@ class SessionGuard:
         quorum: Quorum | None = None,
         observer: Observer | None = None,
     ) -> None:
-        self._client = client
-        self.prefix = check_prefix(prefix)
         self.lease_policy = _instance(lease, LeasePolicy, "lease")
-        patient = WaitPolicy.seconds(wait) if isinstance(wait, (int, float)) else wait
-        self.wait_policy = _instance(patient, WaitPolicy, "wait")
-        self.session_policy = _instance(session, SessionPolicy, "session")
+        self.wait_policy = WaitPolicy() if wait is None else _patience(wait)
+        session_policy = _instance(session, SessionPolicy, "session")
+        check_strategies(session_policy.merge)
         _check_fit(self.wait_policy, self.lease_policy)
+        check_prefix(prefix)
         check_seconds("reply_within", reply_within)
         check_seconds("retry_for", retry_for)
         if not isinstance(push_limit, int) or push_limit < 0:
             raise ConfigurationError(f"push_limit must be a number of bytes, not {push_limit!r}")
-        check_strategies(self.session_policy.merge)
-        self.codec = codec or default_codec()
-        self._label = _check_label(name)
-        self._reply_within = reply_within
-        self._push_limit = push_limit
-        self._exact = is_fake(client)
         if commit_by not in ("auto", "script", "watch"):
             raise ConfigurationError(f"commit_by must be auto, script or watch, not {commit_by!r}")
         if durability is not None and not isinstance(durability, Wait):
             raise ConfigurationError(f"durability must be a Wait, such as Wait(replicas=1), not {durability!r}")
-        check = os.environ.get("SESSIONLOCK_CHECK") != "0" if check is None else check
+        self._label = check_label(name)
+        self._client = client
         self._owned: list[Any] = []  # clients that are ours to close
-        how: dict[str, Any] = {"prefix": self.prefix, "retry_for": retry_for, "check": check}
-        open_topology: OpenTopology = partial(OneStore, client, reply_within=reply_within, durability=durability, **how)
+        how: dict[str, Any] = {
+            "prefix": prefix,
+            "retry_for": retry_for,
+            "check": os.environ.get("SESSIONLOCK_CHECK") != "0" if check is None else check,
+        }
+        topology: OpenTopology = partial(OneStore, client, reply_within=reply_within, durability=durability, **how)
         if quorum is not None:
-            open_topology, self._owned = _with_quorum(quorum, client, open_topology, self.lease_policy, how)
-        open_engine = partial(_engine, commit_by, reply_within, retry_for)
+            topology, self._owned = _with_quorum(quorum, client, topology, lease_ttl=self.lease_policy.ttl, **how)
+        engine = partial(engine_for, commit_by, reply_within=reply_within, retry_for=retry_for)
         told = None if observer is None else harmless(observer)
-        self._runtimes = Runtimes(partial(Runtime, open_topology, open_engine, told))
-        # This process' and event loop's part; a fork or another loop gets its own, and it ends with its loop.
-        self.runtime: Callable[[], Runtime] = self._runtimes.current
+        super().__init__(
+            prefix=prefix,
+            session_policy=session_policy,
+            codec=codec or default_codec(),
+            push_limit=push_limit,
+            reply_within=reply_within,
+            exact=is_fake(client),
+            runtimes=Runtimes(partial(Runtime, topology, engine, told)),
+        )
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[GuardOptions]) -> SessionGuard:
@@ -180,9 +158,7 @@ class SessionGuard:
 
     def twin(self) -> SessionGuard:
         """The same guard with connections of its own, for another thread; it closes no client."""
-        twin = copy.copy(self)
-        twin._runtimes = self._runtimes.twin()
-        twin.runtime = twin._runtimes.current
+        twin = self._copy()
         twin._owned = []
         return twin
 
@@ -239,17 +215,9 @@ class SessionGuard:
             check_strategies(session.merge)
         if not sids:
             raise ConfigurationError("session_lock() needs a session id")
-        if len(sids) > 1:
-            if expected_version is not None:
-                raise ConfigurationError("expected_version is for the modes without a lock")
-            if mode != "lock":
-                raise ConfigurationError("several sessions are only held together in mode 'lock'")
-            return self._together(sids, missing, lease, wait, session, save_on_error, name)
-        (sid,) = sids
-        policy = session or self.session_policy
-        if mode != "lock":
+        if mode != "lock" and len(sids) == 1:
             return self.unlocked(
-                sid,
+                sids[0],
                 mode,
                 missing=missing,
                 session=session,
@@ -257,55 +225,20 @@ class SessionGuard:
                 expected_version=expected_version,
                 serializable=serializable,
             )
-        if serializable:
-            raise ConfigurationError("serializable is for mode 'optimistic'; under the lock nobody else saves")
         if expected_version is not None:
             raise ConfigurationError(
                 "expected_version is for the modes without a lock; under the lock nobody else saves"
             )
-        return self._locked(sid, missing, lease, wait, policy, save_on_error, name, codec)
-
-    def _locked(
-        self,
-        sid: str,
-        missing: Missing,
-        lease: LeasePolicy | None,
-        wait: WaitPolicy | float | None,
-        policy: SessionPolicy,
-        save_on_error: bool,
-        name: str | None,
-        codec: Codec | None = None,
-    ) -> SessionContext:
-        wanted = self._wanted(sid, policy, missing, lease, wait, name)
-        return SessionContext(
-            self.runtime,
-            wanted,
-            sid,
-            self._format(policy, codec),
-            save_on_error=save_on_error,
-            noticed=self.noticed,
-        )
-
-    def _together(
-        self,
-        sids: tuple[str, ...],
-        missing: Missing,
-        lease: LeasePolicy | None,
-        wait: WaitPolicy | float | None,
-        session: SessionPolicy | None,
-        save_on_error: bool,
-        name: str | None,
-    ) -> SessionsContext:
-        policy = session or self.session_policy
-        contexts = {
-            keys_for(self.prefix, check_sid(sid)).digest: self._locked(
-                sid, missing, lease, wait, policy, save_on_error, name
-            )
-            for sid in sids
-        }
-        if len(contexts) < len(sids):
-            raise ConfigurationError("the same session was named twice; it cannot be locked twice at once")
-        return SessionsContext(contexts)
+        if mode != "lock":
+            raise ConfigurationError("several sessions are only held together in mode 'lock'")
+        if serializable:
+            raise ConfigurationError("serializable is for mode 'optimistic'; under the lock nobody else saves")
+        how = self.format_of(session, codec)
+        request = self._request(sids[0], how.policy, missing, lease, wait, name)
+        first = SessionContext(self.runtime, request, sids[0], how, save_on_error=save_on_error, on_load=self.on_load)
+        if len(sids) == 1:
+            return first
+        return SessionsContext([first, *(first.sibling(sid, self.keys_of(sid)) for sid in sids[1:])])
 
     def lock(
         self,
@@ -320,7 +253,7 @@ class SessionGuard:
         Give ``lease.fencing_token`` to that storage, so that it can refuse an older holder.
         Raises as :meth:`session_lock` does.
         """
-        return LockContext(self.runtime, self._wanted(lock_name, None, "create", lease, wait, name))
+        return LockContext(self.runtime, self._request(lock_name, None, "create", lease, wait, name))
 
     def lock_key(self, name: str) -> str:
         """The Redis key of ``guard.lock(name)``, and of the session with that id: a plain ``SET NX PX`` lock.
@@ -331,33 +264,29 @@ class SessionGuard:
         Raises:
             InvalidSessionId: not usable as a name.
         """
-        return keys_for(self.prefix, check_sid(name)).lock.decode()
+        return self.keys_of(name).lock.decode()
 
-    def _wanted(
+    def _request(
         self,
         sid: str,
         session: SessionPolicy | None,
         missing: Missing,
         lease: LeasePolicy | None,
         wait: WaitPolicy | float | None,
-        name: str | None,
+        label: str | None,
     ) -> LockRequest:
         if missing not in ("create", "reject"):
             raise ConfigurationError(f"missing must be 'create' or 'reject', not {missing!r}")
-        keys = keys_for(self.prefix, check_sid(sid))
-        return LockRequest(
-            keys,
-            self._labelled(name),
-            lease or self.lease_policy,
-            wait if isinstance(wait, WaitPolicy) else self.wait_policy if wait is None else WaitPolicy.seconds(wait),
-            session,
-            missing,
-            self._push_limit,
-        )
-
-    def _labelled(self, name: str | None) -> str:
         node = self._label or node_name()
-        return f"{node} {_check_label(name)}" if name else node
+        return LockRequest(
+            keys=self.keys_of(sid),
+            label=f"{node} {check_label(label)}" if label else node,
+            lease=lease or self.lease_policy,
+            wait=self.wait_policy if wait is None else _patience(wait),
+            session=session,
+            missing=missing,
+            push_limit=self._push_limit,
+        )
 
     # --- without the lock
 
@@ -390,10 +319,7 @@ class SessionGuard:
         self,
         sid: str,
         change: Callable[[Session], Awaitable[T]],
-        *,
-        missing: Missing = ...,
-        retry: AsyncRetrying | None = ...,
-        session: SessionPolicy | None = ...,
+        **options: Unpack[AttemptOptions],
     ) -> T: ...
 
     @overload
@@ -401,20 +327,14 @@ class SessionGuard:
         self,
         sid: str,
         change: Callable[[Session], T],
-        *,
-        missing: Missing = ...,
-        retry: AsyncRetrying | None = ...,
-        session: SessionPolicy | None = ...,
+        **options: Unpack[AttemptOptions],
     ) -> T: ...
 
     async def transaction(
         self,
         sid: str,
         change: Callable[[Session], Any],
-        *,
-        missing: Missing = "create",
-        retry: AsyncRetrying | None = None,
-        session: SessionPolicy | None = None,
+        **options: Unpack[AttemptOptions],
     ) -> Any:
         """Run ``change(session)`` without a lock and commit; when somebody else was faster, run it again on his state.
 
@@ -423,116 +343,11 @@ class SessionGuard:
         ``change`` may run several times: it should do nothing but change the session. Returns what it returned.
         Raises as :meth:`attempts` does.
         """
-        async for attempt in self.attempts(sid, missing=missing, retry=retry, session=session):
+        async for attempt in self.attempts(sid, **options):
             async with attempt as current:
                 result = change(current)
                 answer = await result if inspect.isawaitable(result) else result
         return answer
-
-    async def incr(self, sid: str, key: str, by: int = 1) -> int:
-        """Add ``by`` to an integer of an existing session, atomically and without the lock; returns the new value.
-
-        Raises:
-            SessionNotFound, SessionDestroyed, InvalidSessionId, RedisUnavailable.
-            SessionConflict: what is stored there is not an integer. ConfigurationError: the codec hides numbers.
-        """
-        outcome = await self._stored(sid).increment(key, by)
-        if outcome.safety is not None:
-            outcome.safety.insist()
-        return cast(int, outcome.value)
-
-    async def regenerate(self, sid: str, *, grace: float = 30.0) -> str:
-        """Give the session a new id and return it; the old one works ``grace`` seconds longer. The data stays.
-
-        Inside a block use :meth:`Session.regenerate`, which also tells how durable the change is: here it cannot be
-        told without keeping the new id back.
-
-        Raises:
-            SessionNotFound, SessionDestroyed, InvalidSessionId, RedisUnavailable.
-        """
-        return (await self._stored(sid).regenerate(grace)).sid
-
-    def _stored(self, sid: str) -> StoredSession:
-        keys = keys_for(self.prefix, check_sid(sid))
-        return StoredSession(self.runtime().executor, keys, self._format())
-
-    # --- a user's sessions
-
-    async def bind(self, sid: str, user: str) -> None:
-        """Note whose session this is, for :meth:`sessions_of` and :meth:`destroy_all`. ``user=""`` unbinds it.
-
-        Raises:
-            SessionNotFound, SessionDestroyed, InvalidSessionId, RedisUnavailable.
-        """
-        await self._users().bind(keys_for(self.prefix, check_sid(sid)), user)
-
-    async def sessions_of(self, user: str) -> list[SessionInfo]:
-        """The user's live sessions. Entries of sessions that are gone are taken out of the index on the way."""
-        return [self._info(await self._inspected(keys), keys) for keys in await self._users().records(user)]
-
-    async def destroy_all(self, user: str, *, keep: str | None = None) -> int:
-        """Log the user out everywhere (except ``keep``, a session id); returns how many sessions were ended."""
-        spared = keys_for(self.prefix, check_sid(keep)).digest if keep is not None else None
-        ended = 0
-        for keys in await self._users().records(user):
-            if keys.digest != spared:
-                stored = StoredSession(self.runtime().executor, keys, self._format())
-                existed, _ = await stored.destroy(durably=False)
-                ended += existed
-        return ended
-
-    async def repair_index(self) -> int:
-        """Build the index of users' sessions anew from the records (it is only a cache of theirs); returns entries.
-
-        Reads every session record once (SCAN): for an administrator, not for a request.
-        """
-        return await self._users().repair()
-
-    def _users(self) -> UserIndex:
-        runtime = self.runtime()
-        return UserIndex(
-            runtime.topology.client, runtime.executor, self.prefix, self.session_policy, self._reply_within
-        )
-
-    async def create(
-        self,
-        data: Mapping[str, Any] | None = None,
-        *,
-        sid: str | None = None,
-        session: SessionPolicy | None = None,
-        codec: Codec | None = None,
-    ) -> Session:
-        """Store a new session, by default under a new random id (``session.sid``); nothing is ever overwritten.
-
-        ``session``, ``codec``: others than the guard's.
-
-        Raises:
-            SessionConflict: ``sid`` was given and exists already (or was destroyed a short while ago).
-            InvalidSessionId, CodecError, SessionTooLarge, RedisUnavailable.
-        """
-        how = self._format(session, codec)
-        for _ in range(3):
-            chosen = check_sid(sid) if sid is not None else new_sid()
-            keys = keys_for(self.prefix, chosen)
-            if not keys.proof.startswith("p:"):
-                raise InvalidSessionId(
-                    "an id that regenerate() gave out names its own session; it cannot begin another"
-                )
-            draft = Session(chosen, keys.digest, protocol.EMPTY, how)
-            draft.update(data or {})
-            stored = StoredSession(self.runtime().executor, keys, how)
-            try:
-                snapshot, safety = await stored.create(draft.changes())
-            except SessionConflict as error:
-                taken = error
-                if sid is not None:
-                    break
-                continue
-            if safety is not None:
-                safety.insist()
-            unlocked = "was not loaded under a lock"
-            return Session(chosen, keys.digest, snapshot, how, read_only=unlocked, saved=safety)
-        raise taken
 
     async def read(self, sid: str) -> Session:
         """The session as it stands, without a lock and without waiting. It cannot be changed.
@@ -542,74 +357,6 @@ class SessionGuard:
         """
         async with self.session_lock(sid, mode="read", missing="reject") as session:
             return session
-
-    async def destroy(self, sid: str) -> bool:
-        """End the session at once, whoever holds its lock: waiters are told, a late save is refused.
-
-        Returns whether there was one. The id stays refused for ``SessionPolicy.tombstone`` seconds.
-        """
-        existed, safety = await self._stored(sid).destroy()
-        if safety is not None:
-            safety.insist()
-        return existed
-
-    async def inspect(self, sid: str) -> SessionInfo:
-        """Who holds the session, for how long already, and who waits. Changes nothing."""
-        keys = keys_for(self.prefix, check_sid(sid))
-        return self._info(await self._inspected(keys), keys)
-
-    async def _inspected(self, keys: SessionKeys) -> protocol.Inspected:
-        return await self.runtime().executor.run(Inspect(keys))
-
-    def _info(self, seen: protocol.Inspected, keys: SessionKeys) -> SessionInfo:
-        holder = None
-        if seen.token is not None and seen.holder is not None:
-            holder = HolderInfo(seen.token, seen.holder.label, seen.holder.age, seen.left)
-        return SessionInfo(
-            keys.digest,
-            holder,
-            seen.fence,
-            tuple(waiter.label for waiter in seen.waiters),
-            seen.created_us > 0,
-            seen.destroyed,
-            seen.version,
-            seen.record_left,
-        )
-
-    async def force_release(self, sid: str, token: str) -> bool:
-        """Take the lock from the holder that :meth:`inspect` showed; its late save will be refused.
-
-        Returns False when that token holds it no more: of ten concurrent calls one wins.
-        """
-        keys = keys_for(self.prefix, check_sid(sid))
-        runtime = self.runtime()
-        call = ForceRelease(keys, token, push_limit=self._push_limit, deaf=runtime.deaf)
-        return await runtime.executor.run(call) == "released"
-
-    async def capabilities(self) -> Capabilities:
-        """What the server is, what it can do, and what weakens a promise; asked now, with a dozen plain commands.
-
-        Of a Cluster's masters one that is fit speaks for all; what was found at each is logged (and ``sessionlock
-        doctor`` shows it).
-
-        Raises:
-            RedisUnavailable: no answer.
-        """
-        return await self.runtime().topology.capabilities()
-
-    async def ready(self, timeout: float = 1.0) -> bool:
-        """Whether sessions can be used now: for a health probe, and for a look at start-up. True, or it raises.
-
-        Asks Redis once, for ``timeout`` seconds at the most; in an outage that is known already it answers at once. Of
-        a Cluster it is enough that one master answers; of a quorum a majority and the store must. Where Redis was never
-        reached in this process, a failure is logged at ERROR like the beginning of any outage, and its end is.
-
-        Raises:
-            RedisUnavailable: they cannot, and why.
-        """
-        check_seconds("timeout", timeout)
-        await self.runtime().executor.ready(timeout)
-        return True
 
     # --- for the integrations: the blocks of session_lock() that need no lock, with all that they can do
 
@@ -639,11 +386,7 @@ class SessionGuard:
     def _unlocked(
         self, sid: str, mode: UnlockedMode, missing: str, session: SessionPolicy | None, codec: Codec | None
     ) -> Unlocked:
-        keys = keys_for(self.prefix, check_sid(sid))
-        return Unlocked(self, keys, sid, self._format(session, codec), mode, missing)
-
-    def _format(self, session: SessionPolicy | None = None, codec: Codec | None = None) -> SessionFormat:
-        return SessionFormat(codec or self.codec, session or self.session_policy, self._exact)
+        return Unlocked(self, self.keys_of(sid), sid, self.format_of(session, codec), mode, missing)
 
     def beginning(
         self,
@@ -655,11 +398,6 @@ class SessionGuard:
     ) -> BeginningContext:
         """``async with guard.beginning(mode) as session``: a new session, which is stored if something is put in."""
         return BeginningContext(self._unlocked(new_sid() if sid is None else sid, mode, "create", policy, codec))
-
-    def noticed(self, keys: SessionKeys, snapshot: Snapshot) -> None:
-        """A session was loaded: keep its entry in the index of users alive, beside the request."""
-        if b"#user" in snapshot.fields and self._users().overdue(snapshot):
-            self.runtime().background(self._users().enter_again(keys, snapshot))
 
     # --- life
 
@@ -687,9 +425,12 @@ def _instance(value: T | None, kind: type[T], name: str) -> T:
     return value
 
 
-def _with_quorum(
-    quorum: Quorum, client: Any, open_store: OpenTopology, lease: LeasePolicy, how: dict[str, Any]
-) -> tuple[OpenTopology, list[Any]]:
+def _patience(wait: WaitPolicy | float) -> WaitPolicy:
+    """A policy, or seconds as one."""
+    return wait if isinstance(wait, WaitPolicy) else WaitPolicy.seconds(wait)
+
+
+def _with_quorum(quorum: Quorum, client: Any, open_store: OpenTopology, **how: Any) -> tuple[OpenTopology, list[Any]]:
     """The topology of a quorum, and the clients of masters that were made for it."""
     from .quorum.router import Quorum
     from .quorum.topology import QuorumTopology
@@ -697,15 +438,7 @@ def _with_quorum(
     if not isinstance(quorum, Quorum):
         raise ConfigurationError(f"quorum must be a Quorum, such as Quorum(url, url, url), not {quorum!r}")
     quorum, made = quorum.connected(client_from_url, client)
-    return partial(QuorumTopology, quorum, open_store, lease_ttl=lease.ttl, **how), made
-
-
-def _engine(commit_by: str, reply_within: float, retry_for: float, client: Any, executor: Executor) -> Engine:
-    """What commits without a lock, in one event loop."""
-    if commit_by == "script":
-        return ScriptEngine(executor)
-    watch = WatchEngine(client, executor, reply_within=reply_within, retry_for=retry_for)
-    return watch if commit_by == "watch" else whichever_works(executor, watch)
+    return partial(QuorumTopology, quorum, open_store, **how), made
 
 
 def _check_fit(wait: WaitPolicy, lease: LeasePolicy) -> None:
@@ -718,11 +451,3 @@ def _check_fit(wait: WaitPolicy, lease: LeasePolicy) -> None:
             patience,
             lease.ttl,
         )
-
-
-def _check_label(name: str | None) -> str:
-    if name is None:
-        return ""
-    if not isinstance(name, str) or not name.isprintable() or len(name) > 120:
-        raise ConfigurationError("a holder's name must be printable and at most 120 characters")
-    return name

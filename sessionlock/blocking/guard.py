@@ -46,9 +46,10 @@ from tenacity import AsyncRetrying, BaseRetrying
 
 from .. import default
 from ..errors import ConfigurationError
-from ..guard import GuardOptions, SessionInfo
+from ..guard import GuardOptions
 from ..guard import SessionGuard as AsyncGuard
 from ..lease import Lease
+from ..lock.inspection import SessionInfo
 from ..lock.options import LockOptions, Missing, SharedOptions, ViewOptions
 from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
 from ..session.unlocked import Attempt as AsyncAttempt

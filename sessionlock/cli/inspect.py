@@ -12,7 +12,8 @@ from dataclasses import asdict
 from typing import TypeVar
 
 from ..errors import EmbeddedServerUnavailable, SessionLockError
-from ..guard import SessionGuard, SessionInfo
+from ..guard import SessionGuard
+from ..lock.inspection import SessionInfo
 from .failure import Failure, one_line
 
 __all__ = ["run_inspect", "run_release"]

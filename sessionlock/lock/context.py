@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
@@ -13,11 +13,7 @@ from types import TracebackType
 import anyio
 
 from .. import observe
-from ..errors import (
-    LeaseLost,
-    RedisUnavailable,
-    SessionLockError,
-)
+from ..errors import ConfigurationError, LeaseLost, RedisUnavailable, SessionLockError
 from ..lease import Lease
 from ..observe import Event, Observer
 from ..protocol.calls import Abandon, Change, Release, Save
@@ -40,7 +36,7 @@ __all__ = ["LockContext", "SessionContext", "SessionsContext"]
 MOST_MERGES = 100
 
 
-class _Held:
+class _LockBlock:
     """What ``async with guard.lock`` and ``guard.session_lock`` have in common: one acquisition, one lease."""
 
     def __init__(self, runtime: Callable[[], Runtime], request: LockRequest) -> None:
@@ -195,7 +191,7 @@ def _lease(token: str, granted: Granted, request: LockRequest, observer: Observe
     )
 
 
-class LockContext(_Held):
+class LockContext(_LockBlock):
     """Returned by :meth:`SessionGuard.lock`; one use."""
 
     async def __aenter__(self) -> Lease:
@@ -230,7 +226,7 @@ class LockContext(_Held):
             _note(error, loss)
 
 
-class SessionContext(_Held):
+class SessionContext(_LockBlock):
     """Returned by :meth:`SessionGuard.session_lock` in mode ``lock``; one use. Does what its session asks for."""
 
     def __init__(
@@ -240,11 +236,11 @@ class SessionContext(_Held):
         sid: str,
         how: SessionFormat,
         *,
-        save_on_error: bool = False,
-        noticed: Callable[[SessionKeys, Snapshot], None] | None = None,
+        save_on_error: bool,
+        on_load: Callable[[SessionKeys, Snapshot], None],
     ) -> None:
         super().__init__(runtime, request)
-        self._noticed = noticed
+        self._on_load = on_load
         self._sid = sid
         self._how = how
         self._save_on_error = save_on_error
@@ -253,6 +249,14 @@ class SessionContext(_Held):
         self._saves = 0
         self.outdated = False
         """Whether it was opened by an id that has been replaced."""
+
+    def sibling(self, sid: str, keys: SessionKeys) -> SessionContext:
+        """The like for another session."""
+        request = replace(self._request, keys=keys)
+        how = self._how
+        return SessionContext(
+            self._find_runtime, request, sid, how, save_on_error=self._save_on_error, on_load=self._on_load
+        )
 
     async def __aenter__(self) -> Session:
         lease, snapshot = await self._enter()
@@ -266,8 +270,7 @@ class SessionContext(_Held):
             raise
         self._session = session
         self.outdated = outdated(self._request.keys, snapshot)
-        if self._noticed is not None:
-            self._noticed(self._request.keys, snapshot)
+        self._on_load(self._request.keys, snapshot)
         self._guard_body()
         return session
 
@@ -452,8 +455,10 @@ class SessionsContext:
     released one by one; the saves are not one transaction.
     """
 
-    def __init__(self, contexts: dict[str, SessionContext]) -> None:
-        self._contexts = contexts
+    def __init__(self, contexts: Sequence[SessionContext]) -> None:
+        self._contexts = {context.keys.digest: context for context in contexts}
+        if len(self._contexts) < len(contexts):
+            raise ConfigurationError("the same session was named twice; it cannot be locked twice at once")
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> tuple[Session, ...]:

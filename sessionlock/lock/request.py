@@ -6,11 +6,12 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import ConfigurationError
 from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
 from ..protocol.keys import SessionKeys
 from ..protocol.replies import Holder
 
-__all__ = ["LockRequest", "OnWait", "Question"]
+__all__ = ["LockRequest", "OnWait", "Question", "check_label"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +40,12 @@ class LockRequest:
 Question = Callable[[], Coroutine[Any, Any, None]]
 # Called once, as the wait begins, with who is waited for; None: there is no question.
 OnWait = Callable[[LockRequest, Holder], "Question | None"]
+
+
+def check_label(label: str | None) -> str:
+    """What others are to see of a node, or of what it does with the lock; "" for None."""
+    if label is None:
+        return ""
+    if not isinstance(label, str) or not label.isprintable() or len(label) > 120:
+        raise ConfigurationError("a holder's name must be printable and at most 120 characters")
+    return label

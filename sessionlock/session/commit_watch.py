@@ -39,7 +39,7 @@ from ..transport.executor import Executor
 from ..transport.one_server import LOST
 from ..transport.outages import worth_repeating
 
-__all__ = ["Engine", "ScriptEngine", "WatchEngine", "whichever_works"]
+__all__ = ["Engine", "ScriptEngine", "WatchEngine", "engine_for"]
 
 T = TypeVar("T")
 RECEIPT_US = 60_000_000
@@ -311,6 +311,10 @@ class _Whichever:
             return await self._engine.commit(keys, created, changes, policy, expected)
 
 
-def whichever_works(executor: Executor, watch: WatchEngine) -> Engine:
-    """The script engine; the WATCH engine from the first ``NOPERM`` on."""
-    return _Whichever(ScriptEngine(executor), watch)
+def engine_for(commit_by: str, client: Any, executor: Executor, *, reply_within: float, retry_for: float) -> Engine:
+    """``commit_by``: script, watch, or auto: the script engine, from the first ``NOPERM`` on the WATCH engine."""
+    scripts = ScriptEngine(executor)
+    if commit_by == "script":
+        return scripts
+    watch = WatchEngine(client, executor, reply_within=reply_within, retry_for=retry_for)
+    return watch if commit_by == "watch" else _Whichever(scripts, watch)

@@ -53,7 +53,7 @@ class Guard(Protocol):
 
     def runtime(self) -> Home: ...
 
-    def noticed(self, keys: SessionKeys, snapshot: Snapshot) -> None: ...
+    def on_load(self, keys: SessionKeys, snapshot: Snapshot) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class UnlockedContext:
         wanted = self._wanted
         snapshot = await wanted.load()
         self.outdated = outdated(wanted.keys, snapshot)
-        wanted.guard.noticed(wanted.keys, snapshot)
+        wanted.guard.on_load(wanted.keys, snapshot)
         return self._begin(snapshot)
 
     def _begin(self, snapshot: Snapshot) -> Session:
