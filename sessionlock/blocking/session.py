@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -16,12 +16,75 @@ from ..session.unlocked import Attempt as AsyncAttempt
 from ..views.block import SessionOfThread
 from .portal import Portal
 
-__all__ = ["Attempt", "Block", "Session", "hand_out", "hand_out_all", "hand_out_lease"]
+__all__ = ["Attempt", "Block", "Moments", "Session", "hand_out", "hand_out_all", "hand_out_lease"]
 
 T = TypeVar("T")
 
 
-class Session(SessionOfThread):
+class Moments:
+    """What a session has beside its data, by the names of :class:`sessionlock.Session`: what is awaited there waits
+    here.
+    """
+
+    @property
+    def core(self) -> AsyncSession:
+        """The session that lives in the event loop."""
+        raise NotImplementedError
+
+    def _wait_for(self, work: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return repr(self.core)
+
+    @property
+    def sid(self) -> str:
+        """The secret id, as in the cookie."""
+        return self.core.sid
+
+    @property
+    def name(self) -> str:
+        """The digest under which logs and ``sessionlock inspect`` know it."""
+        return self.core.name
+
+    @property
+    def version(self) -> int:
+        """Counts the commits of this session."""
+        return self.core.version
+
+    @property
+    def lease(self) -> Lease | None:
+        """None without a lock."""
+        return self.core.lease
+
+    def save(self) -> None:
+        """Save now what changed, and go on. Raises as :meth:`sessionlock.Session.save`."""
+        self._wait_for(self.core.save)
+
+    def release(self) -> None:
+        """Save and give the lock up now. Later changes raise."""
+        self._wait_for(self.core.release)
+
+    def incr(self, key: str, by: int = 1) -> int:
+        """Add to an integer, in Redis and at once; returns the new value.
+
+        Raises as :meth:`sessionlock.Session.incr`.
+        """
+        return self._wait_for(self.core.incr, key, by)
+
+    def regenerate(self, *, grace: float = 30.0) -> str:
+        """Give the session a new id; the old one works ``grace`` seconds longer. Returns the new one.
+
+        Raises as :meth:`sessionlock.Session.regenerate`.
+        """
+        return self._wait_for(partial(self.core.regenerate, grace=grace))
+
+    def destroy(self) -> None:
+        """End the session (log out) at once."""
+        self._wait_for(self.core.destroy)
+
+
+class Session(Moments, SessionOfThread):
     """:class:`sessionlock.Session` for a thread: the same data and the same methods, which wait instead of awaiting.
 
     ``lease`` is None without a lock. Using a session whose lease was lost raises :class:`~sessionlock.LeaseLost`,
@@ -42,6 +105,9 @@ class Session(SessionOfThread):
         if self._watched is not None:
             self._watched.check()
         return self._inner
+
+    def _wait_for(self, work: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+        return self._loop.call(work, *args)
 
     def _changed(self) -> None:
         if self._later is not None and self._later.wanted:
@@ -70,9 +136,6 @@ class Session(SessionOfThread):
     def __len__(self) -> int:
         return len(self._use())
 
-    def __repr__(self) -> str:
-        return repr(self._inner)
-
     def update(self, *others: Any, **values: Any) -> None:
         """As of a dict; saved together where changes are saved at once."""
         self._use().update(*others, **values)
@@ -83,22 +146,6 @@ class Session(SessionOfThread):
     @property
     def core(self) -> AsyncSession:
         return self._inner
-
-    @property
-    def name(self) -> str:
-        return self._inner.name
-
-    @property
-    def sid(self) -> str:
-        return self._inner.sid
-
-    @property
-    def lease(self) -> Lease | None:
-        return self._inner.lease
-
-    @property
-    def version(self) -> int:
-        return self._inner.version
 
     @property
     def new(self) -> bool:
@@ -115,27 +162,7 @@ class Session(SessionOfThread):
         """Whether the application read or wrote any key."""
         return self._inner.accessed
 
-    # --- moments
-
-    def save(self) -> None:
-        """:meth:`sessionlock.Session.save`."""
-        self._loop.call(self._inner.save)
-
-    def release(self) -> None:
-        """:meth:`sessionlock.Session.release`."""
-        self._loop.call(self._inner.release)
-
-    def incr(self, key: str, by: int = 1) -> int:
-        """:meth:`sessionlock.Session.incr`."""
-        return self._loop.call(self._inner.incr, key, by)
-
-    def regenerate(self, *, grace: float = 30.0) -> str:
-        """:meth:`sessionlock.Session.regenerate`."""
-        return self._loop.call(partial(self._inner.regenerate, grace=grace))
-
-    def destroy(self) -> None:
-        """:meth:`sessionlock.Session.destroy`."""
-        self._loop.call(self._inner.destroy)
+    # --- messages
 
     def flash(self, category: str, message: Any) -> None:
         """:meth:`sessionlock.Session.flash`."""

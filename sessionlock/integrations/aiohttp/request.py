@@ -35,7 +35,7 @@ from .settings import Life, Settings, route_of
 
 __all__ = ["Handler", "SessionOfRequest", "of_request", "run"]
 
-log = logging.getLogger("sessionlock.web")
+log: logging.Logger = logging.getLogger("sessionlock.web")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 LOOK_FOR_CLIENT = 0.1  # seconds between two looks whether the client of a waiting request is still there
@@ -88,7 +88,7 @@ class SessionOfRequest:
         self._held: Held | None = None
         self._cancels = Cancels()
         # As it ends.
-        self.answer = Answer()
+        self.answer: Answer = Answer()
         self._over = False
 
     # --- for the handler

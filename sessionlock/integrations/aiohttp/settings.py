@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Life", "Settings", "route_of"]
 
-log = logging.getLogger("sessionlock.web")
+log: logging.Logger = logging.getLogger("sessionlock.web")
 
 
 class Life(NamedTuple):

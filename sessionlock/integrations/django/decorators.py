@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 from asgiref.sync import iscoroutinefunction
 
-from ..web.decorators import Decorators
+from ..web.decorators import Decorators, Marks, MarksByOptions, MarksByPolicy
 
 __all__ = ["locks_session", "session_lock", "session_lock_exempt", "session_policy", "session_readonly"]
 
@@ -37,8 +37,8 @@ def _own(view: V) -> V:
 
 
 _decorators = Decorators(_own)
-locks_session = _decorators.locks_session
-session_lock = locks_session  # its name before; for one release
-session_readonly = _decorators.session_readonly
-session_lock_exempt = _decorators.session_lock_exempt
-session_policy = _decorators.session_policy
+locks_session: MarksByOptions = _decorators.locks_session
+session_lock: MarksByOptions = locks_session  # its name before; for one release
+session_readonly: Marks = _decorators.session_readonly
+session_lock_exempt: Marks = _decorators.session_lock_exempt
+session_policy: MarksByPolicy = _decorators.session_policy

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ...lease import Lease
+from ...blocking.session import Moments
 from ...session.mapping import Session
 from .waiting import wait_for
 
@@ -17,77 +16,39 @@ if TYPE_CHECKING:
 
 __all__ = ["GuardedSession"]
 
+T = TypeVar("T")
 
-class GuardedSession:
-    """:class:`sessionlock.Session` as a view sees it: the same names, and what is awaited there waits here."""
+
+class GuardedSession(Moments):
+    """:class:`sessionlock.Session` as a view sees it. A login needs no ``regenerate()``: a change of who is logged in
+    does it by itself. After ``destroy()`` the cookie goes with the answer.
+    """
 
     def __init__(self, session: LockedSession, use: FlaskUse, find: Callable[[], Visit]) -> None:
         self._session = session
         self._use = use
         self._find = find
 
-    def __repr__(self) -> str:
-        return repr(self._guarded)
-
     @property
-    def _guarded(self) -> Session:
+    def core(self) -> Session:
         return self._find().session
 
-    @property
-    def sid(self) -> str:
-        """The secret id, as in the cookie."""
-        return self._guarded.sid
-
-    @property
-    def name(self) -> str:
-        """The digest under which logs and ``sessionlock inspect`` know it."""
-        return self._guarded.name
-
-    @property
-    def version(self) -> int:
-        """Counts the commits of this session."""
-        return self._guarded.version
-
-    @property
-    def lease(self) -> Lease | None:
-        """None when this request has no lock."""
-        return self._guarded.lease
-
-    def save(self) -> None:
-        """Save now what changed, and go on. Raises as :meth:`sessionlock.Session.save`."""
+    def _wait_for(self, work: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
         self._use.note_change()
-        wait_for(self._guarded.save)
-
-    def release(self) -> None:
-        """Save and give the lock up now, before a slow end of the view. Later changes raise."""
-        self._use.note_change()
-        wait_for(self._guarded.release)
+        return wait_for(work, *args)
 
     def incr(self, key: str, by: int = 1) -> int:
-        """Add to an integer, in Redis and at once; returns the new value.
-
-        Raises as :meth:`sessionlock.Session.incr`.
-        """
         self._use.force(True)
-        return wait_for(self._guarded.incr, key, by)
+        return super().incr(key, by)
 
-    def regenerate(self, *, grace: float = 30.0) -> str:
-        """Give the session a new id; the old one works ``grace`` seconds longer. Returns the new one.
-
-        A login needs no call: a change of who is logged in does it by itself. Raises as
-        :meth:`sessionlock.Session.regenerate`.
-        """
-        return wait_for(partial(self._guarded.regenerate, grace=grace))
+    def destroy(self) -> None:
+        self._use.force(True)
+        super().destroy()
 
     def identity_changed(self) -> None:
         """Somebody logged in, and no key of the session tells: it gets a new id when it is saved."""
         self._find().identity_changed()
         self._use.force(True)
-
-    def destroy(self) -> None:
-        """End the session (log out) at once; the cookie goes with the answer."""
-        self._use.force(True)
-        wait_for(self._guarded.destroy)
 
     @contextmanager
     def locked(self) -> Iterator[LockedSession]:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SessionLockInterface"]
 
-log = logging.getLogger("sessionlock.web")
+log: logging.Logger = logging.getLogger("sessionlock.web")
 
 SESSION = "sessionlock.session"  # in a request's environ
 OPENED = "_sessionlock_session"  # in a request context

@@ -6,6 +6,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from ...errors import LeaseLost, RedisUnavailable, SessionLockError
@@ -20,7 +21,7 @@ from .waiting import wait_for
 
 __all__ = ["FlaskUse", "LockedSession", "renew"]
 
-log = logging.getLogger("sessionlock.web")
+log: logging.Logger = logging.getLogger("sessionlock.web")
 
 
 class FlaskUse(Use):
@@ -31,7 +32,7 @@ class FlaskUse(Use):
 
     def __init__(self, begin: Callable[[bool], Visit]) -> None:
         super().__init__()
-        self.opening = threading.RLock()
+        self.opening: AbstractContextManager[object] = threading.RLock()
         self._begin = begin
         self._failure: SessionLockError | None = None
         self._held: Held | None = None
@@ -126,7 +127,7 @@ class FlaskUse(Use):
 class LockedSession(FamilySession[FlaskUse]):
     """``flask.session`` of one request. What touches it first locks and loads it."""
 
-    accessed = False
+    accessed: bool = False
 
     @property
     def modified(self) -> bool:

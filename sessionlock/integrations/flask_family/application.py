@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EXTENSION", "AppSettings", "Extension", "expect_no_other", "expect_still_there", "mix_in", "tell_late"]
 
-log = logging.getLogger("sessionlock.web")
+log: logging.Logger = logging.getLogger("sessionlock.web")
 
 EXTENSION = "session_lock"  # in app.extensions
 CONFIG = names_of("config")

@@ -14,6 +14,7 @@ from ...default import default_guard
 from ...guard import SessionGuard
 from ...policies import SessionPolicy
 from ...views.cookies import CookieSettings, usable_sid
+from ..settings.options import FaceSettings
 from ..web.request_session import Visit
 from ..web.rules import RoutePolicy
 from ..web.values import for_framework
@@ -47,7 +48,7 @@ class SessionHooks:
         # What the application said as it was set up.
         self._guard_or_url = settings.guard_or_url
         self._said = settings.said(app)
-        self.settings = settings.read(app)
+        self.settings: FaceSettings = settings.read(app)
         # What comes of it when a session is asked for first.
         self._guard: SessionGuard | None = None
         self._owns_guard = False

@@ -26,12 +26,13 @@ class Use:
     """One request's."""
 
     def __init__(self) -> None:
-        self.phase = Phase.HANDLED
+        self.phase: Phase = Phase.HANDLED
         self.visit: Visit | None = None
         """None while it is not opened, and where it could not be."""
         # What the session is asked about, also when nothing differs any more.
-        self.forced = False
-        self.was_new = self.was_permanent = False
+        self.forced: bool = False
+        self.was_new: bool = False
+        self.was_permanent: bool = False
         self._was_modified = False
         # Nothing of this request is to be saved, whatever its answer's status is.
         self._given_up = False

@@ -33,7 +33,7 @@ from .session import LockedSession, QuartUse, ours
 
 __all__ = ["SessionLockInterface", "visit_of"]
 
-log = logging.getLogger("sessionlock.web")
+log: logging.Logger = logging.getLogger("sessionlock.web")
 
 UNLOCKED: dict[Mode, Mode] = {"auto": "optimistic", "lock": "optimistic"}  # for what nobody would release in time
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LockedSession", "QuartUse", "ours"]
 
-log = logging.getLogger("sessionlock.web")
+log: logging.Logger = logging.getLogger("sessionlock.web")
 
 
 class QuartUse(Use):
@@ -29,8 +29,8 @@ class QuartUse(Use):
         super().__init__()
         self.label = label
         self.run = run
-        self.session = LockedSession(self)
-        self.looked = False
+        self.session: LockedSession = LockedSession(self)
+        self.looked: bool = False
         """Somebody looked at the session, or said ``session.accessed = True``."""
         # Where it could not be opened: why, and what can be read of it by who has been told; settled already.
         self._failure: SessionLockError | None = None

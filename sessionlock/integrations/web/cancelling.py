@@ -21,7 +21,7 @@ class Cancels:
         assert task is not None
         self._task: Any = task
         self._before = self._number()
-        self.own = 0
+        self.own: int = 0
 
     def _number(self) -> int:
         """Of cancellations that were asked for. Before Python 3.11 nobody counts them: all are taken for ours."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
 
 from ...errors import ConfigurationError
 from .rules import MARK, Mode, PolicyOptions, RoutePolicy
@@ -11,9 +11,41 @@ from .rules import MARK, Mode, PolicyOptions, RoutePolicy
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["Decorators", "locks_session", "session_lock", "session_lock_exempt", "session_policy", "session_readonly"]
+__all__ = [
+    "Decorators",
+    "Marks",
+    "MarksByOptions",
+    "MarksByPolicy",
+    "locks_session",
+    "session_lock",
+    "session_lock_exempt",
+    "session_policy",
+    "session_readonly",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Marks(Protocol):
+    """A decorator that gives the view back, as far as types go."""
+
+    def __call__(self, view: F, /) -> F: ...
+
+
+class MarksByOptions(Protocol):
+    """With or without options."""
+
+    @overload
+    def __call__(self, view: F, /) -> F: ...
+
+    @overload
+    def __call__(self, **options: Unpack[PolicyOptions]) -> Marks: ...
+
+
+class MarksByPolicy(Protocol):
+    """Always with options."""
+
+    def __call__(self, mode: Mode = ..., **options: Unpack[PolicyOptions]) -> Marks: ...
 
 
 class Decorators:
@@ -25,12 +57,6 @@ class Decorators:
     def __init__(self, own: Callable[[Any], Any]) -> None:
         self._own = own
 
-    @overload
-    def locks_session(self, view: F, /) -> F: ...
-
-    @overload
-    def locks_session(self, **options: Unpack[PolicyOptions]) -> Callable[[F], F]: ...
-
     def locks_session(self, *view: Any, **options: Any) -> Any:
         """This view uses its session under the lock, whatever the method. Also ``@locks_session(wait=1)``.
 
@@ -40,7 +66,7 @@ class Decorators:
         Raises:
             ConfigurationError: a value that makes no sense.
         """
-        mark: Callable[[Any], Any] = self._marks(RoutePolicy.of("lock", cast("PolicyOptions", options)))
+        mark = self._marks(RoutePolicy.of("lock", cast("PolicyOptions", options)))
         return mark(*view) if view else mark
 
     def session_readonly(self, view: F) -> F:
@@ -51,7 +77,7 @@ class Decorators:
         """This view never waits: what it changes is committed at the end, merged, or answered 409."""
         return self._marks(RoutePolicy("optimistic"))(view)
 
-    def session_policy(self, mode: Mode = "auto", **options: Unpack[PolicyOptions]) -> Callable[[F], F]:
+    def session_policy(self, mode: Mode = "auto", **options: Unpack[PolicyOptions]) -> Marks:
         """All that may be said about one view, as :class:`.rules.RoutePolicy` has it:
         ``@session_policy(on_conflict="answer")`` for a GET that must not run twice.
 
@@ -60,7 +86,7 @@ class Decorators:
         """
         return self._marks(RoutePolicy.of(mode, options))
 
-    def _marks(self, policy: RoutePolicy) -> Callable[[F], F]:
+    def _marks(self, policy: RoutePolicy) -> Marks:
         def mark(view: F) -> F:
             own: F = self._own(view)
             try:
@@ -75,8 +101,8 @@ class Decorators:
 
 
 _decorators = Decorators(lambda view: view)
-locks_session = _decorators.locks_session
-session_lock = locks_session  # its name before; for one release
-session_readonly = _decorators.session_readonly
-session_lock_exempt = _decorators.session_lock_exempt
-session_policy = _decorators.session_policy
+locks_session: MarksByOptions = _decorators.locks_session
+session_lock: MarksByOptions = locks_session  # its name before; for one release
+session_readonly: Marks = _decorators.session_readonly
+session_lock_exempt: Marks = _decorators.session_lock_exempt
+session_policy: MarksByPolicy = _decorators.session_policy

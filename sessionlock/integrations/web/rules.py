@@ -128,8 +128,8 @@ class Rules:
     def __init__(
         self, default: RoutePolicy | Mode = "auto", routes: Mapping[str, RoutePolicy | Mode] | None = None
     ) -> None:
-        self.default = _policy(default)
-        self.learnt = Learnt()
+        self.default: RoutePolicy = _policy(default)
+        self.learnt: Learnt = Learnt()
         self._rules = [
             (*_compiled(pattern), _policy(policy).over(self.default)) for pattern, policy in (routes or {}).items()
         ]
