@@ -53,7 +53,7 @@ from .version import __version__
 from .views.session_id import cookie, header
 
 if TYPE_CHECKING:
-    from .quorum.router import Quorum
+    from .quorum.config import Quorum
 
 __all__ = [
     "MISSING",
@@ -110,7 +110,7 @@ if not TYPE_CHECKING:  # a type checker would take any name for one of ours
     def __getattr__(name: str) -> object:
         """``Quorum`` is loaded when somebody wants it: most guards have one Redis."""
         if name == "Quorum":
-            from .quorum.router import Quorum
+            from .quorum.config import Quorum
 
             return Quorum
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -36,7 +36,7 @@ from .urls import client_from_url, is_fake
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .quorum.router import Quorum
+    from .quorum.config import Quorum
 
 __all__ = ["AttemptOptions", "GuardOptions", "SessionGuard"]
 
@@ -432,7 +432,7 @@ def _patience(wait: WaitPolicy | float) -> WaitPolicy:
 
 def _with_quorum(quorum: Quorum, client: Any, open_store: OpenTopology, **how: Any) -> tuple[OpenTopology, list[Any]]:
     """The topology of a quorum, and the clients of masters that were made for it."""
-    from .quorum.router import Quorum
+    from .quorum.config import Quorum
     from .quorum.topology import QuorumTopology
 
     if not isinstance(quorum, Quorum):

@@ -71,7 +71,7 @@ class Won:
 
 
 @dataclass(slots=True)
-class _Held:
+class _Grant:
     """A grant. ``told``: the push and when it came, if it came by push."""
 
     fence: int
@@ -91,7 +91,7 @@ class _Vote:
     __slots__ = ("held", "holder", "pending", "queued", "returned", "returning", "said", "spoiled")
 
     def __init__(self) -> None:
-        self.held: _Held | None = None
+        self.held: _Grant | None = None
         self.queued: Queued | None = None  # where it said that this acquisition stands
         self.holder: Holder | None = None
         self.said = ""  # why it has no say; "" while it has
@@ -104,10 +104,10 @@ class _Vote:
         return self.held is not None and self.held.until > now
 
 
-def _by_push(push: Handover, came_at: float, seen: Queued | None) -> _Held:
+def _by_push(push: Handover, came_at: float, seen: Queued | None) -> _Grant:
     seen_us, seen_at = (None, 0.0) if seen is None else (seen.server_us, seen.asked_at)
     granted = granted_by_push(push, EMPTY, seen_us, seen_at, came_at)
-    return _Held(granted.fence, granted.server_us, granted.asked_at, granted.trusted_for, (push, came_at))
+    return _Grant(granted.fence, granted.server_us, granted.asked_at, granted.trusted_for, (push, came_at))
 
 
 def _some_time() -> float:
@@ -133,7 +133,7 @@ class Ballot:
 
     def granted(self, master: str, granted: Granted) -> None:
         vote = self._heard(master)
-        held = _Held(granted.fence, granted.server_us, granted.asked_at, granted.trusted_for)
+        held = _Grant(granted.fence, granted.server_us, granted.asked_at, granted.trusted_for)
         if self._counted(vote, held) and vote.returned:
             self._unwanted += 1
 
@@ -174,7 +174,7 @@ class Ballot:
         vote.pending, vote.said = False, ""
         return vote
 
-    def _counted(self, vote: _Vote, held: _Held) -> bool:
+    def _counted(self, vote: _Vote, held: _Grant) -> bool:
         if vote.spoiled or vote.returning or held.fence <= vote.returned:
             return False
         if vote.held is None or (held.fence, held.until) > (vote.held.fence, vote.held.until):

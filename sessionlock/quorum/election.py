@@ -29,7 +29,7 @@ from ..protocol.quorum_calls import Adopt, Install, RaiseFence, Vote
 from ..protocol.record_calls import ForceRelease
 from ..protocol.replies import Acquired, Busy, Granted, Handover, Queued, Voted
 from .ballot import Ballot, Won
-from .master import Master, Silent
+from .master import Master, NoVote
 from .masters import Masters, Voter
 from .router import QuorumExecutor, lock_keys
 
@@ -261,10 +261,10 @@ class QuorumAcquisition(Voter):
 
         return heard
 
-    def _voted(self, master: Master, outcome: Voted | Silent) -> None:
+    def _voted(self, master: Master, outcome: Voted | NoVote) -> None:
         if isinstance(outcome, Granted):
             self._granted(master, outcome)
-        elif isinstance(outcome, Silent):
+        elif isinstance(outcome, NoVote):
             self._ballot.silent(master.name, str(outcome))
         else:
             self._ballot.taken(master.name)
@@ -305,7 +305,7 @@ class QuorumAcquisition(Voter):
             asked_at=time.monotonic(),
         )
 
-    def _answered(self, master: Master, outcome: Acquired | Silent) -> None:
+    def _answered(self, master: Master, outcome: Acquired | NoVote) -> None:
         name = master.name
         if isinstance(outcome, Granted):
             self._granted(master, outcome)
@@ -320,7 +320,7 @@ class QuorumAcquisition(Voter):
                 self._full = outcome
             elif self._ticket != "0":
                 self._queue_at(master)  # asked before this acquisition knew that it has to wait
-        elif isinstance(outcome, Silent):
+        elif isinstance(outcome, NoVote):
             self._ballot.silent(name, str(outcome))
         else:
             self._ballot.silent(name, f"refused the acquire call: {outcome.kind}")
@@ -487,7 +487,7 @@ class QuorumAcquisition(Voter):
         master.send(call, self._mine(partial(self._gave_back, master)))
 
     def _gave_back(self, master: Master, reply: Any) -> None:
-        answered = not isinstance(reply, Silent)
+        answered = not isinstance(reply, NoVote)
         self._ballot.gave_back(master.name, answered=answered)
         if answered:
             self._queue_at(master)

@@ -30,7 +30,7 @@ from ..transport.executor import Executor
 from ..transport.pushes import ProcessChannel
 from ..transport.wire import Wire, pack
 
-__all__ = ["Answered", "Master", "Silent"]
+__all__ = ["Answered", "Master", "NoVote"]
 
 SHORTEST_BREAK = 0.1  # seconds for which a master that failed is left alone, doubled with every failure
 LONGEST_BREAK = 2.0
@@ -43,11 +43,11 @@ UPTIME = re.compile(rb"^uptime_in_seconds:(\d+)", re.MULTILINE)
 Answered = Callable[[Any], None]
 
 
-class Silent(Exception):
+class NoVote(Exception):
     """This master has no say: no answer, a refusal, or it may have forgotten what it granted. The text says why."""
 
 
-class Refused(Silent):
+class Refused(NoVote):
     """It answered, with an error: the call changed nothing."""
 
 
@@ -130,7 +130,7 @@ class Master:
         packed: bytes | None = None,
         late: bool = False,
     ) -> None:
-        """Ask once. ``answered`` gets the reply or a :class:`Silent`, perhaps before this returns; it must not raise.
+        """Ask once. ``answered`` gets the reply or a :class:`NoVote`, perhaps before this returns; it must not raise.
 
         What a vote grants shall count, so it must have been up for long enough. ``packed``: the call as
         it is sent, for many masters at once. ``late``: behind what waits for a connection that is
@@ -145,14 +145,14 @@ class Master:
             self._connect_for(partial(self._send, call, answered, packed), answered, late=late)
 
     def command(self, *words: Any) -> asyncio.Future[Any]:
-        """The reply to one plain command, an error reply as an exception object; fails with :class:`Silent`."""
+        """The reply to one plain command, an error reply as an exception object; fails with :class:`NoVote`."""
         future: asyncio.Future[Any] = self._loop.create_future()
         answered = partial(_resolve, future)
 
         def heard(reply: Any) -> None:
             if isinstance(reply, RedisError):
                 self._failed(reply)
-                reply = Silent(self._why)
+                reply = NoVote(self._why)
             answered(reply)
 
         self._connect_for(lambda wire: wire.send(pack(*words), heard), answered)
@@ -165,7 +165,7 @@ class Master:
         elif late and self._opening is not None:
             self._arriving.append((use, answered))
         elif time.monotonic() < self._not_before or (self._failures and self._opening is not None):
-            answered(Silent(self._why))
+            answered(NoVote(self._why))
         else:
             self._arriving.append((use, answered))
             if self._opening is None:
@@ -175,7 +175,7 @@ class Master:
     def _send(self, call: Call[Any], answered: Answered, packed: bytes | None, wire: Wire) -> None:
         if isinstance(call, VOTES):
             if absent := self._absent():
-                answered(Silent(absent))
+                answered(NoVote(absent))
                 return
             if call.token not in self._perhaps_here:
                 self._perhaps_here.add(call.token)
@@ -205,7 +205,7 @@ class Master:
     def _refused(self, wire: Wire, call: Call[Any], answered: Answered, error: Exception) -> None:
         if not isinstance(error, hiredis.ReplyError):
             self._failed(error)
-            answered(Silent(self._why))
+            answered(NoVote(self._why))
         elif str(error).startswith("NOSCRIPT"):
             wire.send(pack(*in_full(call)), partial(self._answered, wire, call, answered))
         else:
@@ -216,7 +216,7 @@ class Master:
         try:
             outcome = await executor.run(call)
         except (RedisUnavailable, CodecError) as error:
-            answered(Silent(str(error)))
+            answered(NoVote(str(error)))
         else:
             answered(outcome)
 
@@ -229,7 +229,7 @@ class Master:
         self.send(call, partial(self._settled, call, answered), packed=packed, late=True)
 
     def _settled(self, call: Abandon | Dismiss, answered: Answered, reply: Any) -> None:
-        if not isinstance(reply, Silent):
+        if not isinstance(reply, NoVote):
             if isinstance(call, Abandon):
                 self._perhaps_here.discard(call.token)
             self._pause = SHORTEST_BREAK
@@ -275,7 +275,7 @@ class Master:
         if opening.cancelled() or opening.exception() is not None:
             if not opening.cancelled():
                 self._failed(opening.exception())
-            why = Silent("the guard was closed" if opening.cancelled() else self._why)
+            why = NoVote("the guard was closed" if opening.cancelled() else self._why)
             for _, answered in arriving:
                 answered(why)
             return
@@ -368,7 +368,7 @@ class _ByMaster(Redis):
         """The bare reply: what becomes of it in redis-py is not needed."""
         try:
             reply = await self._master.command(*str(args[0]).split(), *args[1:])  # "SCRIPT LOAD" is two words
-        except Silent as why:
+        except NoVote as why:
             raise RedisConnectionError(str(why)) from None
         if isinstance(reply, hiredis.ReplyError):
             raise NoScriptError(str(reply)) if str(reply).startswith("NOSCRIPT") else ResponseError(str(reply))
@@ -380,13 +380,13 @@ def _outcome(call: Call[Any], reply: Any) -> Any:
     try:
         return call.outcome(reply)
     except CodecError as error:
-        return Silent(str(error))
+        return NoVote(str(error))
 
 
 def _resolve(future: asyncio.Future[Any], reply: Any) -> None:
     if future.done():
         return
-    if isinstance(reply, Silent):
+    if isinstance(reply, NoVote):
         future.set_exception(reply)
         future.exception()  # nobody may be left to fetch it
     else:

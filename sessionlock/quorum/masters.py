@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,9 +13,10 @@ from ..protocol.quorum_calls import Dismiss
 from ..protocol.replies import Handover
 from ..protocol.scripts import by_hash
 from ..transport.wire import pack
-from .master import Master, Silent
+from .config import Quorum, master_name
+from .master import Master, NoVote
 
-__all__ = ["Master", "Masters", "Silent", "Voter"]
+__all__ = ["Masters", "Voter"]
 
 NEAR_US = 500_000
 PROPOSED_AHEAD_US = 10_000  # for the way there, which may be longer than it was when the clock was told
@@ -37,13 +38,25 @@ class Voter:
 
 
 class Masters:
-    """All of them, for one event loop. ``make``: makes each with these hooks."""
+    """All of them, for one event loop. ``quorum``: as :meth:`Quorum.connected` returns it."""
 
-    def __init__(self, make: Callable[..., Sequence[Master]]) -> None:
+    def __init__(self, quorum: Quorum, *, prefix: str, lease_ttl: float) -> None:
         self._voters: dict[str, Voter] = {}
         self._rooms: dict[str, dict[str, Voter]] = {}  # session -> its waiters here, first come first
         self._settling: set[asyncio.Future[list[Any]]] = set()
-        self.all = make(on_push=self._pushed, on_gap=self._gap)
+        self.all = [
+            Master(
+                client,
+                master_name(label),
+                label,
+                prefix=prefix,
+                reply_within=quorum.reply_within,
+                rejoin_after=lease_ttl if quorum.rejoin_after == "auto" else quorum.rejoin_after,
+                on_push=self._pushed,
+                on_gap=self._gap,
+            )
+            for label, client in quorum.masters.items()
+        ]
         self.majority = len(self.all) // 2 + 1
         self._last_proposed = 0
 
@@ -101,7 +114,7 @@ class Masters:
     # --- all at once
 
     async def ask(self, call: Call[Any], enough: Callable[[dict[str, Any]], bool] | None = None) -> dict[str, Any]:
-        """Each master's reply, or its :class:`Silent`, as soon as they are ``enough`` (default: all)."""
+        """Each master's reply, or its :class:`NoVote`, as soon as they are ``enough`` (default: all)."""
         answers: dict[str, Any] = {}
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -136,7 +149,7 @@ class Masters:
         def answered(reply: Any) -> None:
             nonlocal out
             out -= 1
-            if not isinstance(reply, Silent):
+            if not isinstance(reply, NoVote):
                 replies.append(reply)
             if not done.done() and (not out or (enough or self._a_majority)(replies)):
                 done.set_result(replies)

@@ -31,7 +31,7 @@ from ..protocol.record_calls import Inspect
 from ..protocol.replies import Busy, Granted, Voted
 from .ballot import Ballot, Won
 from .election import QuorumAcquisition
-from .master import Master, Silent
+from .master import Master, NoVote
 
 __all__ = ["PotteryAcquisition"]
 
@@ -131,10 +131,10 @@ class PotteryAcquisition(QuorumAcquisition):
     def _settle(self) -> None:
         self._masters.settle(Abandon(self._wanted.keys, self.token, push_limit=0))
 
-    def _adopted(self, master: Master, outcome: Voted | Silent) -> None:
+    def _adopted(self, master: Master, outcome: Voted | NoVote) -> None:
         if isinstance(outcome, Granted):
             self._ballot.granted(master.name, outcome)
-        elif isinstance(outcome, Silent):
+        elif isinstance(outcome, NoVote):
             self._ballot.silent(master.name, str(outcome))
         else:
             self._ballot.silent(master.name, "did not give its lock to this one")
@@ -160,7 +160,7 @@ class PotteryAcquisition(QuorumAcquisition):
         self._ballot = Ballot([master.name for master in self._masters.all], claim=self._wanted.lease.claim_ms / 1000)
         views = await self._masters.ask(Inspect(self._keys))
         for name, view in views.items():
-            if isinstance(view, Silent):
+            if isinstance(view, NoVote):
                 self._ballot.silent(name, str(view))
             elif view.holder is not None:
                 self._ballot.busy(name, Busy(view.holder, 0, False))

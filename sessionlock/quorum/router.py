@@ -1,23 +1,17 @@
-"""A lock on a majority of independent masters, the session at one store: what a user chooses, and how calls are routed.
-
-Votes are counted in :mod:`sessionlock.quorum.ballot`; :mod:`sessionlock.quorum.election` holds the election.
-"""
+"""The session is at one store, its lock at a majority of independent masters: which call goes where."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from ..durability import Safety
-from ..errors import ConfigurationError, QuorumNotReached, RedisUnavailable
-from ..policies import check_seconds
+from ..errors import QuorumNotReached, RedisUnavailable
 from ..protocol.calls import Abandon, Call, Release, Renew
 from ..protocol.keys import SessionKeys, keys_for, new_sid
 from ..protocol.quorum_calls import Dismiss
@@ -25,150 +19,16 @@ from ..protocol.record_calls import Destroy, ForceRelease, Inspect
 from ..protocol.replies import Abandoned, Committed, Conflict, Holder, Inspected, Refused, Saved
 from ..transport.breaker import Breaker
 from ..transport.executor import Executor
-from ..transport.wire import Wire
-from .master import Master, Silent
+from .config import Quorum
+from .master import NoVote
 from .masters import Masters
 
 log = logging.getLogger("sessionlock")
 
-__all__ = ["Quorum", "QuorumExecutor"]
+__all__ = ["QuorumExecutor"]
 
 T = TypeVar("T")
-MOST_MASTERS = 15
 ALONE = "locks alone"
-
-
-@dataclass(frozen=True, init=False)
-class Quorum:
-    """Independent masters, of which a majority must grant a session's lock.
-
-    ``masters``: three or more (an odd number is best) Redis servers that know nothing of each other, no replicas or
-    cluster nodes: ``redis.asyncio.Redis`` clients or URLs, one by one or in one list; or a mapping from stable names
-    to them, when their addresses may change. All nodes must name the same ones. ``engine``: ``"native"``, or
-    ``"pottery"`` for pottery's ``AIORedlock``. ``rejoin_after``: seconds after its start for which a master's votes do
-    not count, since it may have forgotten what it granted; no less than the longest lease anybody uses. ``"auto"``: the
-    guard's ``LeasePolicy.ttl``; 0 for masters that forget nothing (``appendfsync always``). ``reply_within``: seconds
-    after which a master that does not answer is given up; a majority of others is never kept waiting for it.
-    """
-
-    masters: Mapping[str, Any]
-    engine: Literal["native", "pottery"]
-    rejoin_after: float | Literal["auto"]
-    reply_within: float
-
-    def __init__(
-        self,
-        *masters: Any,
-        engine: Literal["native", "pottery"] = "native",
-        rejoin_after: float | Literal["auto"] = "auto",
-        reply_within: float = 0.5,
-    ) -> None:
-        if engine not in ("native", "pottery"):
-            raise ConfigurationError(f"Quorum.engine must be 'native' or 'pottery', not {engine!r}")
-        if rejoin_after != "auto":
-            check_seconds("Quorum.rejoin_after", rejoin_after, least=0)
-        check_seconds("Quorum.reply_within", reply_within)
-        object.__setattr__(self, "masters", _named(masters))
-        object.__setattr__(self, "engine", engine)
-        object.__setattr__(self, "rejoin_after", rejoin_after)
-        object.__setattr__(self, "reply_within", reply_within)
-
-    def connected(self, client_from_url: Callable[[str], Any], store: Any = None) -> tuple[Quorum, list[Any]]:
-        """With clients in the place of URLs; and those clients, for their maker to close.
-
-        Raises:
-            ConfigurationError: a master that is no single server, is named twice, or is the ``store``.
-        """
-        made: list[Any] = []
-        clients = {}
-        for name, given in self.masters.items():
-            client = given
-            if isinstance(given, str):
-                client = client_from_url(given)
-                made.append(client)
-            if not _plain(client):
-                raise ConfigurationError(
-                    f"a master of a quorum is one Redis server (redis.asyncio.Redis, or its URL), not"
-                    f" {type(client).__name__}"
-                )
-            clients[name] = client
-        labels = {name: name if _is_label(name) else address_of(client) for name, client in clients.items()}
-        if len(set(map(address_of, clients.values()))) < len(clients):
-            raise ConfigurationError("a quorum needs independent masters; one was named twice")
-        if _plain(store) and address_of(store) in map(address_of, clients.values()):
-            raise ConfigurationError(
-                "the store of the sessions cannot be a master of the quorum as well, for both use the same keys; give"
-                " one of them another database number"
-            )
-        connected = replace_masters(self, {labels[name]: client for name, client in clients.items()})
-        return connected, made
-
-    def open(self, *, prefix: str, lease_ttl: float) -> Masters:
-        """For the running event loop. Call :meth:`connected` first."""
-        rejoin_after = lease_ttl if self.rejoin_after == "auto" else self.rejoin_after
-
-        def make(**hooks: Any) -> Sequence[Master]:
-            return [
-                Master(
-                    client,
-                    master_name(label),
-                    label,
-                    prefix=prefix,
-                    reply_within=self.reply_within,
-                    rejoin_after=rejoin_after,
-                    **hooks,
-                )
-                for label, client in self.masters.items()
-            ]
-
-        return Masters(make)
-
-
-def _named(masters: tuple[Any, ...]) -> dict[str, Any]:
-    """Positions stand for names that are found in the addresses later."""
-    given: Any = masters
-    if len(masters) == 1 and isinstance(masters[0], Mapping):
-        named = dict(masters[0])
-        if not all(isinstance(name, str) and _is_label(name) for name in named):
-            raise ConfigurationError("a master's name is a printable str that does not begin with #")
-    else:
-        if len(masters) == 1 and isinstance(masters[0], (list, tuple)):
-            given = masters[0]
-        named = {f"#{number}": master for number, master in enumerate(given)}
-    if not 3 <= len(named) <= MOST_MASTERS:
-        raise ConfigurationError(
-            f"a quorum has 3 to {MOST_MASTERS} independent masters, not {len(named)}: of two, none may fail"
-        )
-    return named
-
-
-def _is_label(name: str) -> bool:
-    return bool(name) and name.isprintable() and not name.startswith("#")
-
-
-def replace_masters(quorum: Quorum, masters: dict[str, Any]) -> Quorum:
-    return Quorum(masters, engine=quorum.engine, rejoin_after=quorum.rejoin_after, reply_within=quorum.reply_within)
-
-
-def _plain(client: Any) -> bool:
-    kwargs = getattr(getattr(client, "connection_pool", None), "connection_kwargs", None)
-    return isinstance(kwargs, dict) and "connection_pool" not in kwargs and hasattr(client, "execute_command")
-
-
-def address_of(client: Any) -> str:
-    """``host:port/db`` or the socket's path; the same in every process, whatever the order of configuration."""
-    settings = client.connection_pool.connection_kwargs
-    database = settings.get("db") or 0
-    if not Wire.fits(client):
-        return f"fake {id(settings.get('server') or client)}/{database}"
-    if settings.get("path"):
-        return f"{settings['path']}/{database}"
-    return f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}/{database}"
-
-
-def master_name(label: str) -> str:
-    """Short, and without the characters that separate the parts of a vector."""
-    return base64.urlsafe_b64encode(hashlib.sha256(label.encode()).digest()[:9]).decode()
 
 
 class QuorumExecutor(Executor):
@@ -343,7 +203,7 @@ class QuorumExecutor(Executor):
 
     def _renewed(self, call: Renew, answers: Mapping[str, Any], out: int) -> list[int | None]:
         """For each lease 1: held by a majority, 0: by none for sure, None: it depends on who has not answered."""
-        told = {name: answer for name, answer in answers.items() if not isinstance(answer, Silent)}
+        told = {name: answer for name, answer in answers.items() if not isinstance(answer, NoVote)}
         result: list[int | None] = []
         for number, token in enumerate(call.tokens):
             spoiled = self.spoiled.get(token, frozenset())
@@ -366,7 +226,7 @@ class QuorumExecutor(Executor):
         return _with_waiters(seen, views)
 
     def _a_majority(self, answers: dict[str, Any]) -> bool:
-        return sum(not isinstance(answer, Silent) for answer in answers.values()) >= self.masters.majority
+        return sum(not isinstance(answer, NoVote) for answer in answers.values()) >= self.masters.majority
 
     def _one_holds(self, answers: dict[str, Any]) -> bool:
         """Whether these views tell who holds a majority, or that nobody does: the others must not be waited for."""

@@ -14,9 +14,11 @@ from ..lock.runtime import Runtime
 from ..lock.topology import Acquiring, Background, OpenTopology, Topology
 from ..transport.executor import Executor
 from ..transport.pushes import Pushes
+from .config import Quorum
 from .election import QuorumAcquisition
+from .masters import Masters
 from .pottery import PotteryAcquisition
-from .router import Quorum, QuorumExecutor
+from .router import QuorumExecutor
 
 __all__ = ["QuorumTopology"]
 
@@ -38,7 +40,7 @@ class QuorumTopology:
     ) -> None:
         self._store: Topology = open_store(background=background, on_break=on_break)
         self.client = self._store.client
-        self._masters = quorum.open(prefix=prefix, lease_ttl=lease_ttl)
+        self._masters = Masters(quorum, prefix=prefix, lease_ttl=lease_ttl)
         self.executor = QuorumExecutor(self._store.executor, quorum, self._masters, background, retry_for=retry_for)
         self._acquisition = PotteryAcquisition if quorum.engine == "pottery" else QuorumAcquisition
         name = "quorum " + ",".join(sorted(quorum.masters))

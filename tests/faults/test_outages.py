@@ -19,7 +19,7 @@ from sessionlock import RedisUnavailable, SessionGuard, Wait
 from sessionlock.blocking import SessionGuard as BlockingGuard
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.scripts import script
-from sessionlock.quorum.router import Quorum
+from sessionlock.quorum.config import Quorum
 from sessionlock.transport.one_server import NotNow
 from sessionlock.transport.outages import Circuit, is_outage
 from tests.harness.cluster import Cluster

@@ -539,7 +539,7 @@ class TestConfiguration:
             SessionGuard.from_url("redis://store", quorum=Quorum(*masters))
 
     def test_names_do_not_depend_on_the_order(self) -> None:
-        from sessionlock.quorum.router import master_name
+        from sessionlock.quorum.config import master_name
         from sessionlock.urls import client_from_url
 
         urls = ["redis://a", "redis://b:7000/2", "unix:///c"]

@@ -11,7 +11,7 @@ from ...durability import Wait
 from ...errors import ConfigurationError
 from ...guard import SessionGuard
 from ...policies import LeasePolicy, SessionPolicy, WaitPolicy
-from ...quorum.router import Quorum
+from ...quorum.config import Quorum
 from ...views.cookies import CookieSettings
 from ..web.problems import Problems
 from ..web.rules import RoutePolicy
