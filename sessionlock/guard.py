@@ -20,7 +20,7 @@ from .lock.context import LockContext, SessionContext, SessionsContext
 from .lock.holders import node_name
 from .lock.one_store import OneStore
 from .lock.operations import GuardOperations
-from .lock.options import LockOptions, Missing, Mode, SharedOptions
+from .lock.options import AttemptOptions, LockOptions, Missing, Mode, SharedOptions
 from .lock.request import LockRequest, check_label
 from .lock.runtime import Runtime, Runtimes
 from .lock.topology import OpenTopology
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from .quorum.config import Quorum
 
-__all__ = ["AttemptOptions", "GuardOptions", "SessionGuard"]
+__all__ = ["GuardOptions", "SessionGuard"]
 
 log = logging.getLogger("sessionlock")
 
@@ -62,14 +62,6 @@ class GuardOptions(TypedDict, total=False):
     check: bool | None
     quorum: Quorum | None
     observer: Observer | None
-
-
-class AttemptOptions(TypedDict, total=False):
-    """What :meth:`SessionGuard.attempts` and :meth:`SessionGuard.transaction` take."""
-
-    missing: Missing
-    retry: AsyncRetrying | None
-    session: SessionPolicy | None
 
 
 class SessionGuard(GuardOperations):

@@ -50,30 +50,19 @@ from ..guard import GuardOptions
 from ..guard import SessionGuard as AsyncGuard
 from ..lease import Lease
 from ..lock.inspection import SessionInfo
-from ..lock.options import LockOptions, Missing, SharedOptions, ViewOptions
+from ..lock.options import LockOptions, SharedOptions, TransactionOptions, ViewOptions
 from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
 from ..session.unlocked import Attempt as AsyncAttempt
 from ..session.unlocked import UnlockedMode
 from ..views import wrap as views
-from ..views.session_id import SidFrom, cookie, header
+from ..views.session_id import SidFrom
 from .portal import Portal, portal
 from .session import Attempt, Block, Session, hand_out, hand_out_all, hand_out_lease
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = [
-    "Attempt",
-    "Session",
-    "SessionGuard",
-    "blocking_guard",
-    "configure",
-    "cookie",
-    "default_guard",
-    "header",
-    "session_lock",
-    "session_locked",
-]
+__all__ = ["SessionGuard", "blocking_guard", "configure", "default_guard", "session_lock", "session_locked"]
 
 T = TypeVar("T")
 
@@ -154,12 +143,7 @@ class SessionGuard:
     # --- without the lock
 
     def attempts(
-        self,
-        sid: str,
-        *,
-        missing: Missing = "create",
-        retry: BaseRetrying | None = None,
-        session: SessionPolicy | None = None,
+        self, sid: str, *, retry: BaseRetrying | None = None, **options: Unpack[TransactionOptions]
     ) -> Iterator[Attempt]:
         """:meth:`sessionlock.SessionGuard.attempts`::
 
@@ -169,11 +153,13 @@ class SessionGuard:
 
         ``retry``: a tenacity object; its ``stop``, ``wait`` and ``before_sleep`` count.
         """
-        tries = None if retry is None else _async_tries(retry)
+        tries = None
+        if retry is not None:
+            tries = AsyncRetrying(stop=retry.stop, wait=retry.wait, before_sleep=retry.before_sleep)
         loop = self._loop()
 
         async def begin() -> Any:
-            return self.inner.attempts(sid, missing=missing, retry=tries, session=session)
+            return self.inner.attempts(sid, retry=tries, **options)
 
         running = loop.call(begin)
         try:
@@ -187,12 +173,11 @@ class SessionGuard:
         sid: str,
         change: Callable[[Session], T],
         *,
-        missing: Missing = "create",
         retry: BaseRetrying | None = None,
-        session: SessionPolicy | None = None,
+        **options: Unpack[TransactionOptions],
     ) -> T:
         """:meth:`sessionlock.SessionGuard.transaction`; ``change(session)`` runs in this thread, perhaps repeatedly."""
-        for attempt in self.attempts(sid, missing=missing, retry=retry, session=session):
+        for attempt in self.attempts(sid, retry=retry, **options):
             with attempt as current:
                 answer = change(current)
         return answer
@@ -272,10 +257,6 @@ class SessionGuard:
 def _flagged(policy: LeasePolicy) -> LeasePolicy:
     """In the loop there is no body to be cancelled; the session itself raises in its own thread."""
     return policy if policy.on_lost == "flag" else replace(policy, on_lost="flag")
-
-
-def _async_tries(retry: BaseRetrying) -> AsyncRetrying:
-    return AsyncRetrying(stop=retry.stop, wait=retry.wait, before_sleep=retry.before_sleep)
 
 
 async def _next(running: AsyncGenerator[AsyncAttempt, None]) -> AsyncAttempt | None:

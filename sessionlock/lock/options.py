@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 if TYPE_CHECKING:
+    from tenacity import AsyncRetrying
+
     from ..codecs.base import Codec
     from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
 
-__all__ = ["LockOptions", "Missing", "Mode", "SharedOptions", "ViewOptions"]
+__all__ = ["AttemptOptions", "LockOptions", "Missing", "Mode", "SharedOptions", "TransactionOptions", "ViewOptions"]
 
 Missing = Literal["create", "reject"]
 Mode = Literal["lock", "read", "optimistic", "last_write_wins"]
@@ -35,6 +37,19 @@ class LockOptions(SharedOptions, total=False):
     expected_version: int | None
     serializable: bool
     codec: Codec | None
+
+
+class TransactionOptions(TypedDict, total=False):
+    """Of a transaction, of either face."""
+
+    missing: Missing
+    session: SessionPolicy | None
+
+
+class AttemptOptions(TransactionOptions, total=False):
+    """What :meth:`sessionlock.SessionGuard.attempts` and :meth:`sessionlock.SessionGuard.transaction` take."""
+
+    retry: AsyncRetrying | None
 
 
 class ViewOptions(_Options, total=False):

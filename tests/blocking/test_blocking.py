@@ -36,8 +36,8 @@ from sessionlock import (
     StaleFencingToken,
     WaitPolicy,
     WaitTimedOut,
+    blocking,
 )
-from sessionlock.blocking import guard as blocking
 from sessionlock.blocking.portal import Portal, portal
 from sessionlock.embedded import EmbeddedServer
 

@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from sessionlock import ReentrantLock, Session, SessionGuard, WaitTimedOut, cookie, session_locked
-from sessionlock.blocking import guard as blocking
+from sessionlock import ReentrantLock, Session, SessionGuard, WaitTimedOut, blocking, cookie, session_locked
 from sessionlock.lock.acquire import BRIEF_WAIT
 from sessionlock.lock.holders import held_by_us, node_name
 from sessionlock.protocol.keys import keys_for

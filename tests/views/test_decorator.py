@@ -30,8 +30,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 import sessionlock
-from sessionlock import ConfigurationError, Session, SessionGuard, SessionNotFound
-from sessionlock.blocking import guard as blocking
+from sessionlock import ConfigurationError, Session, SessionGuard, SessionNotFound, blocking
 from sessionlock.decorator import session_locked
 from sessionlock.views.session_id import cookie, header
 

@@ -29,8 +29,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
 import sessionlock
-from sessionlock import ConfigurationError, Session, SessionGuard, SessionNotFound, SessionPolicy
-from sessionlock.blocking import guard as blocking
+from sessionlock import ConfigurationError, Session, SessionGuard, SessionNotFound, SessionPolicy, blocking
 from sessionlock.decorator import session_locked
 from sessionlock.views.session_id import cookie
 
