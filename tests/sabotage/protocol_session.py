@@ -294,7 +294,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "a holder saves into the record of another session",
         "ids",
         "protocol/lua/_commit.lua",
-        "elseif state.id and not admitted(created, state.id, state.old, now) then\n",
+        "elseif state.id and not belongs(created, state.id, state.old) then\n",
         "elseif false then\n",
         IDS + "test_it_begins_while_another_is_about_to",
     ),

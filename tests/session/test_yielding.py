@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sessionlock import SessionConflict, SessionGuard, SessionPolicy
+from sessionlock.integrations.web.asked import Asked
 from sessionlock.integrations.web.request_session import RunAgain, Visit
 from sessionlock.integrations.web.rules import RoutePolicy, Rules
 from sessionlock.views.cookies import CookieSettings
@@ -22,7 +23,7 @@ def guard(request: pytest.FixtureRequest, node: Any) -> SessionGuard:
 
 
 def a_get(guard: SessionGuard) -> Visit:
-    return Visit(guard, CookieSettings(), RoutePolicy(), "s", rules=Rules())
+    return Visit(Asked.of(guard, CookieSettings(), RoutePolicy(), "s", rules=Rules()))
 
 
 async def test_the_holder_saves_what_it_read(guard: SessionGuard) -> None:

@@ -18,7 +18,6 @@ ROOT_MODULES = 12  # 11, once durability stands in policies
 NAMED_TUPLES = ("_asdict", "_fields", "_make", "_replace")  # public, whatever they look like
 
 TOO_LONG_TODAY = {
-    "integrations/web/request_session",
     "quorum/election",
     "session/mapping",
 }
@@ -26,7 +25,6 @@ TOO_MANY_ATTRIBUTES_TODAY = {
     "integrations/asgi/middleware: SessionLockMiddleware",
     "integrations/django/runs: Run",
     "integrations/django/sitting: Sitting",
-    "integrations/web/request_session: Visit",
     "lease: Lease",
     "quorum/election: QuorumAcquisition",
     "quorum/master: Master",
@@ -40,19 +38,16 @@ PRIVATE_TODAY = {
 }
 SET_FROM_OUTSIDE_TODAY = {
     "checkup/findings: refused",
-    "integrations/aiohttp/request: on_loss",
     "integrations/aiohttp_session: before_saving",
     "integrations/aiohttp_session: codec",
     "integrations/aiohttp_session: cookie",
     "integrations/aiohttp_session: lifetime",
     "integrations/aiohttp_session: storage",
-    "integrations/asgi/exchange: on_loss",
     "integrations/asgi/middleware: sid",
     "integrations/django/middleware: on_loss",
     "integrations/django/middleware: store",
     "integrations/django/middleware: told",
     "integrations/flask/interface: visit",
-    "integrations/quart/interface: on_loss",
     "integrations/web/request_session: replaced",
     "lock/acquire: handover",
     "lock/acquire: lease_ends",

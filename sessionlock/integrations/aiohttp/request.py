@@ -24,6 +24,7 @@ from ...errors import LeaseLost, RedisUnavailable, SessionConflict, SessionLockE
 from ...selfcalls.nesting import Held, hold_here
 from ...selfcalls.sockets import client_of_transport
 from ...views.cookies import usable_sid
+from ..web.asked import Asked
 from ..web.cancelling import Cancels
 from ..web.headers import stays, varies_by_cookie
 from ..web.mapping import WebSession
@@ -119,7 +120,7 @@ class SessionOfRequest:
         # The handler may ask for its session anywhere, also in a task or a cancel scope of its own, so the end by the
         # loss of the lease is done here, to the task of the request.
         visit = self._first_visit(reads) if self._second is None or reads else self._second
-        visit.on_loss = self._lost
+        visit.when_lost(self._lost)
         try:
             await self._receive_the_body(visit)
             await self._open_while_the_client_is_there(visit)
@@ -137,7 +138,7 @@ class SessionOfRequest:
     async def _show_nothing(self) -> None:
         """To what looks at the session after the answer is settled (a signal): an error would break the connection."""
         log.warning("a session was asked for after its request had failed, and looks empty there: %s", self._failure)
-        visit = Visit(self.how.guard, self.how.cookie, RoutePolicy("read"), None)
+        visit = Visit(Asked.of(self.how.guard, self.how.cookie, RoutePolicy("read"), None))
         await visit.open()
         visit.settle_as_snapshot(LATE)
         self.visit = visit
@@ -147,7 +148,7 @@ class SessionOfRequest:
         policy = how.face.rules.policy_for(request.method, request.path, request.match_info.handler)
         off = policy.mode == "off"
         origin = None if off else how.face.origin
-        return Visit(
+        asked = Asked.of(
             how.guard,
             how.cookie,
             replace(policy, mode="read") if reads or off else policy,
@@ -163,6 +164,7 @@ class SessionOfRequest:
             origin=origin,
             old_cookie=request.cookies.get(origin.cookie or how.cookie.name) if origin is not None else None,
         )
+        return Visit(asked)
 
     async def _receive_the_body(self, visit: Visit) -> None:
         if self._body is not None and visit.mode == "lock":
@@ -258,15 +260,15 @@ class SessionOfRequest:
         cookie = self._set_cookie(visit)
         if cookie is not None:
             response.headers.add("Set-Cookie", cookie)
-        if (visit.vary or cookie is not None) and not varies_by_cookie(response.headers.getall("Vary", ())):
+        if (visit.answer.vary or cookie is not None) and not varies_by_cookie(response.headers.getall("Vary", ())):
             response.headers.add("Vary", "Cookie")
 
     def _set_cookie(self, visit: Visit) -> str | None:
         life = self.answer.life
-        if life is None or visit.clears_cookie:
-            return visit.set_cookie
-        sid = visit.new_sid
-        if sid is None and visit.may_tell_again:
+        if life is None or visit.answer.clears_cookie:
+            return visit.answer.set_cookie
+        sid = visit.answer.new_sid
+        if sid is None and visit.answer.may_tell_again:
             sid = visit.session.sid  # the record's life began anew, so the cookie's does
         if sid is None:
             return None

@@ -144,10 +144,10 @@ class Exchange:
     def _headers(self, present: Iterable[tuple[bytes, bytes]]) -> Headers:
         visit, headers = self._visit, []
         varies = (value.decode("latin-1") for name, value in present if name.lower() == b"vary")
-        if visit.vary and not varies_by_cookie(varies):
+        if visit.answer.vary and not varies_by_cookie(varies):
             headers.append((b"vary", b"Cookie"))
-        if visit.set_cookie is not None:
-            headers.append((b"set-cookie", visit.set_cookie.encode("latin-1")))
+        if visit.answer.set_cookie is not None:
+            headers.append((b"set-cookie", visit.answer.set_cookie.encode("latin-1")))
         return headers
 
     async def answered(self, error: SessionLockError, instead_of: Message | None = None) -> bool:
@@ -180,7 +180,7 @@ class _Run:
         self._scope = scope
         self._cancels = Cancels()
         self._over = self._abandoned = self._lost = self._replaced = self._begun = False
-        visit.on_loss = self._end_it
+        visit.when_lost(self._end_it)
         self._early: list[Message] = []
 
     async def handle(self, app: App) -> bool:
@@ -199,7 +199,7 @@ class _Run:
         finally:
             self._over = True
             self._cancels.take_back()
-            visit.on_loss = None
+            visit.when_lost(None)
             scope.pop(RUN, None)
         await visit.aclose()
         return not self._abandoned

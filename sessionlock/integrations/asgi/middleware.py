@@ -28,6 +28,7 @@ from ...selfcalls.sockets import client_of_scope
 from ...views.cookies import CookieSettings, value_of
 from ..settings import check_arguments
 from ..settings.options import FaceOptions, FaceSettings
+from ..web.asked import Asked
 from ..web.problems import Problem, tell
 from ..web.request_session import Visit
 from ..web.rules import RoutePolicy
@@ -129,7 +130,7 @@ class SessionLockMiddleware:
             scope = self._beside(scope)
         scope[OURS] = self, scope.get("root_path", "")
         cookies, origin = header_of(scope, b"cookie", "; "), self._origin
-        visit = Visit(
+        asked = Asked.of(
             self.guard,
             self.cookie,
             policy if http else RoutePolicy("read"),
@@ -144,6 +145,7 @@ class SessionLockMiddleware:
             origin=origin,
             old_cookie=value_of(cookies, origin.cookie or self.cookie.name) if origin is not None else None,
         )
+        visit = Visit(asked)
         if not http:
             await self._websocket(visit, scope, receive, send)
             return

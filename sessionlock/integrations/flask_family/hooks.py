@@ -15,6 +15,7 @@ from ...guard import SessionGuard
 from ...policies import SessionPolicy
 from ...views.cookies import CookieSettings, usable_sid
 from ..settings.options import FaceSettings
+from ..web.asked import Asked
 from ..web.request_session import Visit
 from ..web.rules import RoutePolicy
 from ..web.values import for_framework
@@ -85,13 +86,22 @@ class SessionHooks:
     def _sid(self, app: Any, request: Any) -> str | None:
         return usable_sid(request.cookies.get(self.get_cookie_name(app)))
 
-    def _make_visit(self, app: Any, request: Any, policy: RoutePolicy, *, takes_over: bool, **more: Any) -> Visit:
-        """``takes_over``: a session that the visitor has elsewhere becomes one here. ``more``: what
-        :class:`.Visit` takes.
+    def _make_visit(
+        self,
+        app: Any,
+        request: Any,
+        policy: RoutePolicy,
+        *,
+        takes_over: bool,
+        on_loss: Callable[[], object] | None = None,
+        **more: Any,
+    ) -> Visit:
+        """``takes_over``: a session that the visitor has elsewhere becomes one here. ``on_loss``: as :class:`.Visit`
+        has it. ``more``: what else :meth:`.Asked.of` takes.
         """
         guard, off = self._guard_for(app), policy.mode == "off"
         origin = self.settings.origin if takes_over and not off else None
-        return Visit(
+        asked = Asked.of(
             guard,
             FRAMEWORKS_OWN,
             replace(policy, mode="read") if off else policy,
@@ -103,6 +113,7 @@ class SessionHooks:
             old_cookie=None if origin is None else request.cookies.get(origin.cookie or self.get_cookie_name(app)),
             **more,
         )
+        return Visit(asked, on_loss=on_loss)
 
     # --- how long a session lives
 
@@ -156,10 +167,10 @@ class SessionHooks:
 
     def _tell_cookie(self, app: Any, session: Any, visit: Visit, response: Any) -> bool:
         name = self.get_cookie_name(app)
-        if visit.clears_cookie:
+        if visit.answer.clears_cookie:
             response.delete_cookie(name, **self._cookie(app, type(response)))
             return True
-        if not visit.has_new_id and not (visit.may_tell_again and self.should_set_cookie(app, session)):
+        if not visit.answer.has_new_id and not (visit.answer.may_tell_again and self.should_set_cookie(app, session)):
             return False
         expires = self.get_expiration_time(app, session)
         response.set_cookie(name, visit.session.sid, expires=expires, **self._cookie(app, type(response)))

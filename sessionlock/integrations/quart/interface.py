@@ -146,7 +146,7 @@ class SessionLockInterface(SessionHooks, SessionInterface):
     async def _begin(self, app: Quart, request: Any, run: Run | None) -> Visit:
         if run is not None and run.before is not None:
             visit = run.before.again()
-            visit.on_loss = run.lease_is_lost
+            visit.when_lost(run.lease_is_lost)
             return visit
         policy = self._policy(app, request, _endpoint(request))
         if isinstance(request, Websocket) or run is None:

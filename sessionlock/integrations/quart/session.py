@@ -83,7 +83,7 @@ class LockedSession(FamilySession[QuartUse]):
     def accessed(self) -> bool:
         """Whether this request looked at its session."""
         visit = self._use.visit
-        return self._use.looked or (visit is not None and visit.vary)
+        return self._use.looked or (visit is not None and visit.answer.vary)
 
     @accessed.setter
     def accessed(self, value: bool) -> None:

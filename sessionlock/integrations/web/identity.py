@@ -10,7 +10,7 @@ from typing import Any
 
 from ...session.mapping import Session
 
-__all__ = ["IDENTITY", "Persons", "same_person", "tells_a_person"]
+__all__ = ["IDENTITY", "Login", "Persons", "same_person", "tells_a_person"]
 
 LIKE = "*"
 # Keys under which applications and their extensions keep who is logged in: another value is another user. "*" stands
@@ -77,3 +77,36 @@ class Persons:
 
     def _before(self, session: Session, key: str) -> Any:
         return session.decoded(key, self._stored.get(key))
+
+
+class Login:
+    """Whether a request logs somebody in, and so gives its session a new id, once. ``keys`` as :data:`IDENTITY`."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._keys = tuple(keys)
+        self._persons: Persons | None = None
+        self._is_told = self.is_done = False
+        self.came_by: str | None = None
+        """The id of the stored session that the request came to, if there was one."""
+
+    def came(self, sid: str) -> None:
+        """The request came to the stored session of this id."""
+        self.came_by = sid
+
+    def watch(self, session: Session) -> None:
+        """From now on ``session`` is looked at."""
+        self._persons = Persons(self._keys, session)
+
+    def tell(self) -> None:
+        """Somebody logged in, and no key in the session tells."""
+        self._is_told = True
+
+    def done(self) -> None:
+        """The session has got its new id."""
+        self.is_done = True
+
+    def grace(self, session: Session) -> float | None:
+        """Seconds for which the id that is replaced may work on; None: there is no reason for a new one."""
+        if self.is_done or self._persons is None:
+            return None
+        return 0.0 if self._is_told else self._persons.grace_for_another(session)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-__all__ = ["Learnt"]
+__all__ = ["Learnt", "Rerun"]
 
 MOST = 512  # labels; beyond them the oldest is forgotten
 FORGET_AFTER = 300.0  # seconds
@@ -37,3 +37,34 @@ class Learnt:
 
     def __len__(self) -> int:
         return len(self._until)
+
+
+class Rerun:
+    """Whether this request may run again, under the lock, if it meets a conflict. ``learnt`` None: its face cannot."""
+
+    def __init__(self, learnt: Learnt | None, label: str, *, allowed: bool) -> None:
+        self._learnt = learnt if allowed else None
+        self._label = label
+        self._began_at = time.monotonic()
+        self._took_effect = False
+        # A route that is known to meet conflicts takes the lock at once: nothing is to be run again.
+        self.is_known = self._learnt is not None and label in self._learnt
+
+    @property
+    def is_possible(self) -> bool:
+        """What the handler has saved, or counted, by itself cannot be taken back: then it is not."""
+        return self._learnt is not None and not self.is_known and not self._took_effect
+
+    def forbid(self) -> None:
+        """Something took effect."""
+        self._took_effect = True
+
+    def learn(self) -> None:
+        """From now on the route takes the lock at once."""
+        if self._learnt is not None and not self.is_known:
+            self._learnt.add(self._label, self.age)
+
+    @property
+    def age(self) -> float:
+        """Seconds since the request began."""
+        return time.monotonic() - self._began_at

@@ -20,6 +20,7 @@ from cryptography.fernet import Fernet
 from sessionlock import SessionConflict, SessionDestroyed, SessionGuard, SessionNotFound, SessionPolicy
 from sessionlock.codecs import FernetCodec, default_codec
 from sessionlock.errors import CodecError, LeaseLost, ReadOnlySession
+from sessionlock.integrations.web.asked import Asked
 from sessionlock.integrations.web.learning import MOST, Learnt
 from sessionlock.integrations.web.mapping import WebSession
 from sessionlock.integrations.web.request_session import RunAgain, Visit
@@ -45,9 +46,9 @@ class Requests:
         self.guard, self.rules = guard, rules
 
     def __call__(self, method: str, sid: str | None, policy: RoutePolicy = AUTO, **options: Any) -> Visit:
-        return Visit(
-            self.guard, CookieSettings(), policy, sid, method=method, path="/page", rules=self.rules, **options
-        )
+        on_loss = options.pop("on_loss", None)
+        how: dict[str, Any] = {"method": method, "path": "/page", "rules": self.rules, **options}
+        return Visit(Asked.of(self.guard, CookieSettings(), policy, sid, **how), on_loss=on_loss)
 
 
 @pytest.fixture
@@ -168,7 +169,7 @@ async def test_a_browser_that_never_got_its_new_id_is_a_stranger(guard: SessionG
         async with request_of("POST", sid) as again:
             again.mapping["user_id"] = 7
             await again.finish()
-            assert again.new_sid not in (None, sid)
+            assert again.answer.new_sid not in (None, sid)
 
 
 async def test_learnt_routes_are_bounded_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +197,7 @@ async def test_a_get_that_takes_the_last_message_leaves_the_cart(guard: SessionG
             post.mapping["cart"] = ["A"]
             await post.finish()
         await get.finish()
-        assert not get.clears_cookie
+        assert not get.answer.clears_cookie
     assert await data_of(guard, sid) == {"cart": ["A"]}
 
 
@@ -206,7 +207,7 @@ async def test_the_other_way_round_nothing_acknowledged_is_lost(guard: SessionGu
         async with request_of("GET", sid) as get:
             get.mapping.pop("msg")
             await get.finish()
-            assert not get.clears_cookie
+            assert not get.answer.clears_cookie
         post.mapping["cart"] = ["A"]
         await post.finish()
     assert await data_of(guard, sid) == {"cart": ["A"]}
@@ -221,7 +222,7 @@ async def test_nor_that_of_a_post_that_waits(guard: SessionGuard, request_of: Re
             await stored.until(lambda stored: len(stored.waiting) == 1)
         first.mapping.pop("msg")
         await first.finish()
-        assert not first.clears_cookie
+        assert not first.answer.clears_cookie
     second = await waiting
     second.mapping["cart"] = ["A"]
     await second.finish()
@@ -239,13 +240,13 @@ async def test_an_optimistic_one_begun_before_the_end_is_refused_aloud(
         async with request_of("GET", sid) as get:
             get.mapping.pop("msg")
             await get.finish()
-            assert get.clears_cookie
+            assert get.answer.clears_cookie
         with pytest.raises(RunAgain):
             await late.finish()
     async with late.again() as again:
         again.mapping["seen"] = 1
         await again.finish()
-        assert again.new_sid not in (None, sid)
+        assert again.answer.new_sid not in (None, sid)
         assert await data_of(guard, again.session.sid) == {"seen": 1}
 
 
@@ -258,7 +259,7 @@ async def test_a_session_that_is_left_empty_ends(redis_url: str, rules: Rules, m
             for key in list(visit.mapping):
                 del visit.mapping[key]
             await visit.finish()
-            assert visit.clears_cookie
+            assert visit.answer.clears_cookie
         assert not (await guard.inspect(sid)).exists
         with pytest.raises(SessionNotFound):
             await guard.read(sid)
@@ -270,7 +271,7 @@ async def test_also_when_it_was_saved_in_between(guard: SessionGuard, request_of
         del visit.mapping["a"]
         await visit.mapping.sessionlock.save()
         await visit.finish()
-        assert visit.clears_cookie
+        assert visit.answer.clears_cookie
     assert not (await guard.inspect(sid)).exists
 
 
@@ -286,7 +287,7 @@ async def test_clear_is_a_logout(guard: SessionGuard, request_of: Requests, meth
         async with guard.session_lock(sid, mode="optimistic") as other:
             other["cart"] = ["A"]
         await visit.finish()
-        assert visit.clears_cookie
+        assert visit.answer.clears_cookie
     with pytest.raises(SessionDestroyed):
         await guard.read(sid)
 
@@ -300,7 +301,7 @@ async def test_clear_and_fill_is_a_login(guard: SessionGuard, request_of: Reques
         async with guard.session_lock(sid, mode="optimistic") as other:
             other["of the attacker"] = True
         await visit.finish()
-        new = visit.new_sid
+        new = visit.answer.new_sid
         assert new not in (None, sid)
     assert await data_of(guard, new) == {"user_id": 7}
     with pytest.raises(SessionNotFound) as caught:
@@ -318,7 +319,7 @@ async def test_a_login_gives_a_new_id(guard: SessionGuard, request_of: Requests,
     async with request_of(method, planted) as visit:
         visit.mapping[key] = "ada"
         await visit.finish()
-        new = visit.new_sid
+        new = visit.answer.new_sid
         assert new not in (None, planted)
     assert await data_of(guard, new) == {"cart": ["A"], key: "ada"}
     with pytest.raises(SessionNotFound):
@@ -330,20 +331,20 @@ async def test_another_user_too_and_keys_by_choice_and_the_hook(guard: SessionGu
     async with request_of("POST", sid) as visit:
         visit.mapping["user_id"] = 1
         await visit.finish()
-        assert not visit.has_new_id, "it is the same user"
+        assert not visit.answer.has_new_id, "it is the same user"
     async with request_of("POST", sid, identity=("member",)) as visit:
         visit.mapping["user_id"] = 2
         await visit.finish()
-        assert not visit.has_new_id
+        assert not visit.answer.has_new_id
     async with request_of("POST", sid, identity=("member",)) as visit:
         visit.mapping["member"] = 2
         await visit.finish()
-        assert visit.has_new_id
+        assert visit.answer.has_new_id
         sid = visit.session.sid
     async with request_of("POST", sid) as visit:
         visit.identity_changed()
         await visit.finish()
-        assert visit.has_new_id
+        assert visit.answer.has_new_id
 
 
 async def test_who_gave_a_new_id_himself_gets_no_other(guard: SessionGuard, request_of: Requests) -> None:
@@ -352,7 +353,7 @@ async def test_who_gave_a_new_id_himself_gets_no_other(guard: SessionGuard, requ
         chosen = await visit.mapping.sessionlock.regenerate()
         visit.mapping["user_id"] = 7
         await visit.finish()
-        assert visit.new_sid == chosen
+        assert visit.answer.new_sid == chosen
 
 
 @pytest.mark.parametrize("how", ["regenerate", "clear"])
@@ -369,13 +370,13 @@ async def test_a_late_request_with_the_replaced_id_gets_no_cookie(
     async with request_of("GET", sid) as late:
         late.mapping["last_seen"] = 1
         await late.finish()
-        assert late.set_cookie is None
+        assert late.answer.set_cookie is None
     assert "replaced" in caplog.text
     async with request_of("POST", sid) as late:
         late.mapping["cart"] = ["B"]
         with pytest.raises(SessionNotFound):
             await late.finish()
-        assert late.set_cookie is None
+        assert late.answer.set_cookie is None
 
 
 async def test_one_that_was_under_way_when_the_id_was_replaced(guard: SessionGuard, request_of: Requests) -> None:
@@ -387,11 +388,11 @@ async def test_one_that_was_under_way_when_the_id_was_replaced(guard: SessionGua
         under_way.mapping["last_seen"] = 1
         with pytest.raises(RunAgain):
             await under_way.finish()
-        assert under_way.set_cookie is None
+        assert under_way.answer.set_cookie is None
     async with under_way.again() as again:
         again.mapping["last_seen"] = 1
         await again.finish()
-        assert again.set_cookie is None
+        assert again.answer.set_cookie is None
 
 
 # --- ended meanwhile
@@ -407,7 +408,7 @@ async def test_what_was_changed_in_a_session_that_was_ended_is_refused(
         await guard.destroy(sid)
         with pytest.raises(RunAgain if method == "GET" else SessionDestroyed):
             await visit.finish()
-        assert visit.clears_cookie
+        assert visit.answer.clears_cookie
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -417,7 +418,7 @@ async def test_who_changed_nothing_keeps_the_answer(guard: SessionGuard, request
         assert visit.mapping["cart"] == []
         await guard.destroy(sid)
         await visit.finish()
-        assert visit.clears_cookie == (method == "POST"), "a GET does not look again"
+        assert visit.answer.clears_cookie == (method == "POST"), "a GET does not look again"
 
 
 # --- lifetimes
@@ -431,7 +432,7 @@ async def test_cookie_and_record_are_renewed_together(guard: SessionGuard, reque
             stored.client.expire(stored.keys.session, left)
             async with request_of("GET", sid) as visit:
                 await visit.finish()
-                assert (visit.new_sid is not None) == renewed
+                assert (visit.answer.new_sid is not None) == renewed
             assert stored.client.ttl(stored.keys.session) > (13 if renewed else 9) * 86_400
 
 
@@ -442,7 +443,7 @@ async def test_the_cookie_of_a_replaced_id_is_not_renewed(guard: SessionGuard, r
     async with request_of("GET", sid) as visit:
         await guard.regenerate(sid)
         await visit.finish()
-        assert visit.new_sid is None
+        assert visit.answer.new_sid is None
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -453,7 +454,7 @@ async def test_a_life_of_its_own(guard: SessionGuard, request_of: Requests, meth
             if change:
                 visit.mapping["a"] = 2
             await visit.finish(live=50)
-            assert visit.rolled
+            assert visit.answer.rolled
         with Stored(_url(guard), sid) as stored:
             assert 40 < stored.client.ttl(stored.keys.session) <= 50
     async with request_of(method, None) as visit:
@@ -511,7 +512,7 @@ async def test_destroy_and_regenerate_from_a_thread(guard: SessionGuard, request
         assert await asyncio.to_thread(lambda: visit.mapping.sessionlock.incr("a")) == 2
         await asyncio.to_thread(lambda: visit.mapping.sessionlock.destroy())
         await visit.finish()
-        assert visit.clears_cookie
+        assert visit.answer.clears_cookie
     with pytest.raises(SessionNotFound):
         await guard.read(new)
 
@@ -522,7 +523,7 @@ async def test_a_logout_that_nobody_awaited_takes_place(guard: SessionGuard, req
     async with request_of(method, sid) as visit:
         visit.mapping.sessionlock.destroy()
         await visit.finish()
-        assert visit.clears_cookie
+        assert visit.answer.clears_cookie
     with pytest.raises(SessionDestroyed):
         await guard.read(sid)
 
@@ -538,13 +539,13 @@ async def test_a_goodbye_after_the_end(guard: SessionGuard, request_of: Requests
         assert visit.mapping == {}
         visit.mapping["msg"] = "bye"
         await visit.finish()
-        assert visit.new_sid not in (None, sid)
+        assert visit.answer.new_sid not in (None, sid)
     assert await data_of(guard, visit.session.sid) == {"msg": "bye"}
     async with request_of(method, visit.session.sid) as visit:
         await visit.mapping.sessionlock.destroy()
         visit.mapping.clear()
         await visit.finish()
-        assert visit.clears_cookie
+        assert visit.answer.clears_cookie
     with pytest.raises(SessionDestroyed):
         await guard.read(sid)
 
@@ -555,7 +556,7 @@ async def test_released_and_then_destroyed(guard: SessionGuard, request_of: Requ
         await visit.mapping.sessionlock.release()
         await visit.mapping.sessionlock.destroy()
         await visit.finish()
-        assert visit.clears_cookie
+        assert visit.answer.clears_cookie
     with pytest.raises(SessionDestroyed):
         await guard.read(sid)
 
@@ -576,7 +577,7 @@ async def test_a_login_that_the_handler_stores_by_itself(guard: SessionGuard, re
             with pytest.raises(SessionNotFound):
                 await guard.read(planted)
         await visit.finish()
-        assert visit.has_new_id
+        assert visit.answer.has_new_id
     with pytest.raises(SessionNotFound):
         await guard.read(planted)
     assert (await data_of(guard, visit.session.sid))["user_id"] == 7
@@ -787,7 +788,7 @@ async def test_a_login_by_a_key_that_looks_like_one(guard: SessionGuard, request
     async with request_of("POST", planted) as visit:
         visit.mapping[key] = {"sub": "ada"}
         await visit.finish()
-        assert visit.has_new_id
+        assert visit.answer.has_new_id
     with pytest.raises(SessionNotFound):
         await guard.read(planted)
 
@@ -818,7 +819,7 @@ async def test_what_is_none_keeps_the_id(guard: SessionGuard, request_of: Reques
     async with request_of("POST", sid) as visit:
         visit.mapping[key] = ["x"]
         await visit.finish()
-        assert not visit.has_new_id
+        assert not visit.answer.has_new_id
 
 
 async def test_a_guess_is_made_once_and_leaves_requests_in_flight_their_time(
@@ -828,13 +829,13 @@ async def test_a_guess_is_made_once_and_leaves_requests_in_flight_their_time(
     async with request_of("POST", sid) as visit:
         visit.mapping["email"] = "new@b.c"
         await visit.finish()
-        assert not visit.has_new_id, "it is known who is logged in: that is the same user"
+        assert not visit.answer.has_new_id, "it is known who is logged in: that is the same user"
     async with request_of("POST", sid) as visit:
         visit.mapping["logged_in"] = False
         await visit.finish()
-        assert not visit.has_new_id
+        assert not visit.answer.has_new_id
     async with request_of("POST", sid) as visit:
         visit.mapping["logged_in"] = True
         await visit.finish()
-        assert visit.has_new_id
+        assert visit.answer.has_new_id
     assert (await guard.read(sid))["user_id"] == 1, "in flight"
