@@ -120,20 +120,20 @@ class SessionLockStorage(aiohttp_session.AbstractStorage):
             raise ConfigurationError(
                 "two SessionLockStorages with different options in one application: give all of it the same one"
             )
-        if self._cookie is None:
-            self._cookie_name = how.cookie.name
-        elif not how.cookie_is_told:
-            how.cookie = self._cookie
-        elif how.cookie != self._cookie:
+        cookie = self._cookie or how.cookie
+        if how.cookie_is_told and how.cookie != cookie:
             raise ConfigurationError(
-                f"SessionLockStorage and setup(cookie=...) say different things about the cookie: {self._cookie} and"
+                f"SessionLockStorage and setup(cookie=...) say different things about the cookie: {cookie} and"
                 f" {how.cookie}. Say it in one place"
             )
-        if self.max_age is not None:
-            how.lifetime = replace(how.guard.session_policy, idle=float(self.max_age))
-        how.codec = for_framework(how.guard.codec, self._encoder, self._decoder)
-        how.before_saving = self._before_saving
-        how.storage = self
+        self._cookie_name = cookie.name
+        how.keep_by(
+            self,
+            cookie,
+            codec=for_framework(how.guard.codec, self._encoder, self._decoder),
+            lifetime=None if self.max_age is None else replace(how.guard.session_policy, idle=float(self.max_age)),
+            before_saving=self._before_saving,
+        )
         self._met = how
 
     def _options(self) -> tuple[Any, ...]:

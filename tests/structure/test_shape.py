@@ -38,11 +38,6 @@ PRIVATE_TODAY = {
 }
 SET_FROM_OUTSIDE_TODAY = {
     "checkup/findings: refused",
-    "integrations/aiohttp_session: before_saving",
-    "integrations/aiohttp_session: codec",
-    "integrations/aiohttp_session: cookie",
-    "integrations/aiohttp_session: lifetime",
-    "integrations/aiohttp_session: storage",
     "integrations/asgi/middleware: sid",
     "integrations/django/middleware: on_loss",
     "integrations/django/middleware: store",

@@ -30,7 +30,6 @@ from ...guard import SessionGuard
 from ...views.cookies import CookieSettings
 from ..settings import check_arguments
 from ..settings.options import FaceOptions, FaceSettings
-from ..web.decorators import locks_session, session_lock, session_lock_exempt, session_policy, session_readonly
 from ..web.identity import IDENTITY
 from ..web.mapping import WebSession
 from ..web.request_session import Visit
@@ -42,18 +41,7 @@ from .settings import Settings
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = [
-    "get_session",
-    "locked_session",
-    "locks_session",
-    "session_lock",
-    "session_lock_exempt",
-    "session_policy",
-    "session_readonly",
-    "setup",
-    "visit_of",
-]
-
+__all__ = ["SETTINGS", "get_session", "locked_session", "setup", "visit_of"]
 
 SETTINGS = web.AppKey("sessionlock.settings", Settings)
 SECURITY = "AIOHTTP_SECURITY"  # where aiohttp-security keeps who is logged in
@@ -70,12 +58,7 @@ def setup(
     """Give every request of ``app`` and its sub-applications a session. Call it once, on the outermost application.
 
     ``guard``: a guard, or a URL for one of its own, which is closed with the application; None: that of
-    :func:`sessionlock.configure`. ``cookie``: settings, or just the name. ``mode``, ``wait``, ``lease`` (policy or
-    seconds), ``save_on_error``, ``body_limit``, ``on_conflict``: for all requests that neither a decorator nor
-    ``routes`` (see :class:`.rules.RoutePolicy` and :class:`.rules.Rules`) says anything else about. ``identity``: the
-    keys that tell who is logged in: when one of them gets another value, the session gets a new id. ``problems``: what
-    errors of the session become. ``read_from``: where sessions are that visitors have already
-    (:mod:`.takeover`): each is taken over with its first request.
+    :func:`sessionlock.configure`. ``cookie``: settings, or just the name. The rest: :class:`.FaceOptions`.
 
     What is wrong with the set-up is an error as the application starts; a store that cannot be reached is logged then.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import web
@@ -34,30 +36,36 @@ async def nothing_more(request: web.Request, own: SessionOfRequest) -> Life | No
     return None
 
 
+@dataclass(eq=False)
 class Settings:
-    """What :func:`.aiohttp.setup` was told. ``before_saving`` may change the session, and say how long it lives."""
+    """What :func:`.aiohttp.setup` was told. ``url``: of a guard of its own."""
 
-    def __init__(
+    guard: SessionGuard
+    cookie: CookieSettings
+    face: FaceSettings
+    codec: Codec
+    url: str | None
+    cookie_is_told: bool
+    # What a storage of aiohttp-session's adds. `before_saving` may change the session, and say how long it lives.
+    storage: object = None
+    lifetime: SessionPolicy | None = None
+    before_saving: Callable[[web.Request, SessionOfRequest], Awaitable[Life | None]] = nothing_more
+    _told: set[str] = field(default_factory=set)
+
+    def keep_by(
         self,
-        guard: SessionGuard,
+        storage: object,
         cookie: CookieSettings,
-        face: FaceSettings,
         codec: Codec,
-        url: str | None,
-        cookie_is_told: bool,
+        lifetime: SessionPolicy | None,
+        before_saving: Callable[[web.Request, SessionOfRequest], Awaitable[Life | None]],
     ) -> None:
-        self.guard = guard
-        self.cookie = cookie
-        self.face = face
-        self.codec = codec
-        self.url = url
-        self.cookie_is_told = cookie_is_told
-        self.lifetime: SessionPolicy | None = None
-        self.before_saving = nothing_more
-        self.storage: object = None
-        self._told: set[str] = set()
+        """The sessions are that storage's, with its conventions."""
+        self.storage, self.cookie, self.codec = storage, cookie, codec
+        self.lifetime, self.before_saving = lifetime, before_saving
 
     def tell_once(self, what: str) -> None:
+        """In the log."""
         if what not in self._told:
             self._told.add(what)
             log.error("%s", what)

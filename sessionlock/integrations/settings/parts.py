@@ -66,6 +66,9 @@ PARTS = (
                 "Each process looks once at its server, logs what weakens a promise, refuses one that cannot do",
                 "`True`, unless `SESSIONLOCK_CHECK=0`",
             ),
+            "observer": Field(
+                "function", "", "Is told what happens: a lock granted, lost, a save … (`observe.py`)", "none"
+            ),
             "quorum": Field("`Quorum`", "", "Independent masters that hold the locks (`docs/quorum.md`)", "none"),
         },
     ),
