@@ -180,7 +180,7 @@ def _life(mapping: WebSession, max_age: int | None, is_own: bool) -> Life | None
     """
     core = mapping.sessionlock
     noted = core.peek(MAX_AGE)
-    if all(key == MAX_AGE for key, _ in core.stored()):
+    if all(key == MAX_AGE for key, _ in core.data.items()):
         if noted is not None and core.is_open:
             mapping.clear()  # nothing of the application's is left
         return None

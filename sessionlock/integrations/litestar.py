@@ -251,7 +251,7 @@ def _begin_run(scope: Any) -> None:
 
 def _fill(session: Any, content: Mapping[str, Any]) -> None:
     """``content`` and nothing else. Who is logged in may have changed by that; the visit sees it."""
-    for key, _ in list(session.stored()):
+    for key, _ in list(session.data.items()):
         if key not in content:
             del session[key]
     session.update(content)

@@ -21,7 +21,8 @@ from ..protocol.keys import SessionKeys
 from ..protocol.record_calls import Inspect
 from ..protocol.replies import Committed, Conflict, Granted, Refused, Saved, Snapshot, outdated
 from ..session.block import used_twice
-from ..session.mapping import Session, SessionFormat
+from ..session.data import SessionFormat
+from ..session.mapping import Session
 from ..session.operations import StoredSession
 from ..session.unlocked import too_many_merges
 from .observed import acquire_observed, tell_loss
@@ -323,7 +324,7 @@ class SessionContext(_LockBlock):
             await self._saves_done()
             session.close("is being saved and released")
             for _ in range(MOST_MERGES):
-                changes = session.changes()
+                changes = session.data.changes()
                 outcome = await self._give_up(changes, session.created)
                 if not isinstance(outcome, Conflict):
                     kept = False
@@ -348,7 +349,7 @@ class SessionContext(_LockBlock):
             raise not_saved(self._request.digest, outcome.kind)
 
     def _merge(self, conflict: Conflict) -> None:
-        self._session.merge(conflict)
+        self._session.data.merge(conflict)
         self._tell(observe.ChangesMerged, len(conflict.theirs))
 
     async def _without_saving(self) -> int:
@@ -396,7 +397,7 @@ class SessionContext(_LockBlock):
         """Save until nothing is left: what is changed meanwhile follows in the next call, in order."""
         session, lease = self._session, self._the_lease
         merges = 0
-        while changes := session.changes():
+        while changes := session.data.changes():
             if lease.is_lost:
                 raise self._loss(await self._highest_fence())
             self._saves += 1

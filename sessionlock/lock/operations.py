@@ -13,7 +13,8 @@ from ..policies import SessionPolicy, check_seconds
 from ..protocol.keys import SessionKeys, check_sid, keys_for, new_sid
 from ..protocol.record_calls import ForceRelease, Inspect
 from ..protocol.replies import EMPTY, Snapshot
-from ..session.mapping import Session, SessionFormat
+from ..session.data import SessionFormat
+from ..session.mapping import Session
 from ..session.operations import StoredSession
 from ..session.user_index import UserIndex
 from .inspection import SessionInfo, session_info
@@ -92,7 +93,7 @@ class GuardOperations:
             draft.update(data or {})
             stored = StoredSession(self.runtime().executor, keys, how)
             try:
-                snapshot, safety = await stored.create(draft.changes())
+                snapshot, safety = await stored.create(draft.data.changes())
             except SessionConflict as error:
                 taken = error
                 if sid is not None:

@@ -19,7 +19,7 @@ from ..protocol.keys import SessionKeys, keys_for, new_token, renewed_sid
 from ..protocol.record_calls import Create, Destroy, Expire, Increment, Regenerate
 from ..protocol.replies import Committed, Conflict, Refused, Snapshot, refusal
 from ..transport.executor import Executor
-from .mapping import SessionFormat, field_of
+from .data import SessionFormat, field_of
 
 __all__ = ["NEW", "NewId", "StoredSession"]
 
@@ -63,7 +63,7 @@ class StoredSession:
             SessionConflict: not an integer. SessionNotFound, SessionDestroyed. StaleFencingToken: the lock was lost.
             ConfigurationError: the codec hides numbers, or ``by`` is not a whole number of at most 15 digits.
         """
-        codec, policy, _ = self.how
+        codec, policy = self.how.codec, self.how.policy
         if not keeps_counters(codec):
             raise ConfigurationError(
                 f"codec {codec.name} does not store integers as digits; Redis cannot count in them"

@@ -7,7 +7,7 @@ state; keys that have a merge strategy are merged and committed in a second call
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Literal, Protocol
@@ -23,8 +23,8 @@ from ..protocol.replies import EMPTY, Committed, Conflict, Refused, Snapshot, ou
 from ..transport.executor import Executor
 from .block import Actions, used_twice
 from .commit_watch import Engine
-from .mapping import ALL_KEYS, Session, SessionFormat
-from .merge import MISSING
+from .data import ALL_KEYS, SessionData, SessionFormat, listed
+from .mapping import Session
 from .operations import NEW, StoredSession
 
 __all__ = ["Attempt", "BeginningContext", "Unlocked", "UnlockedContext", "attempts"]
@@ -100,16 +100,16 @@ class Unlocked:
             SessionConflict: it cannot be merged. SessionDestroyed, SessionNotFound: it is gone.
         """
         runtime = self.guard.runtime()
-        engine, observer = runtime.engine, runtime.observer
+        data, engine, observer = session.data, runtime.engine, runtime.observer
         try:
             for left in range(merges, -1, -1):
-                changes = session.changes()
+                changes = data.changes()
                 if not changes:
                     if self.expected_version not in (None, session.version):
-                        raise self._other_version(session, session.version, session)
+                        raise self._other_version(data, data.version, data)
                     return None
-                checks = session.checks(changes) if self.serializable else []
-                if self.yields and session.needs_the_lock(changes):
+                checks = data.checks(changes) if self.serializable else []
+                if self.yields and data.needs_the_lock(changes):
                     checks.append(Change("f", ALL_KEYS, b"", "*"))
                 outcome = await engine.commit(
                     self.keys, session.created, [*checks, *changes], self.how.policy, self.expected_version
@@ -122,16 +122,16 @@ class Unlocked:
                         observer(observe.ChangesSaved(self.keys.digest, "", len(changes), outcome.version or 0))
                     return None
                 if self.expected_version is not None and outcome.version != self.expected_version:
-                    current = self.session(outcome.snapshot or EMPTY)
-                    raise self._other_version(session, outcome.version, current)
+                    current = SessionData(data.digest, outcome.snapshot or EMPTY, self.how)
+                    raise self._other_version(data, outcome.version, current)
                 if left == 0:
                     return outcome
                 stale = [check.field for check in checks if check.field in outcome.theirs]
                 if stale:
-                    theirs = session.theirs(outcome)
-                    what = f"changed {_listed(theirs)}, which this request has read" if theirs else "holds its lock"
-                    raise _conflict(session, f": somebody else {what}; nothing was saved. Load it again", theirs)
-                session.merge(outcome)
+                    theirs = data.theirs(outcome)
+                    what = f"changed {listed(theirs)}, which this request has read" if theirs else "holds its lock"
+                    raise data.conflict(f": somebody else {what}; nothing was saved. Load it again", theirs)
+                data.merge(outcome)
                 if observer is not None:
                     observer(observe.ChangesMerged(self.keys.digest, "", len(outcome.theirs)))
         except SessionLockError as error:
@@ -140,23 +140,9 @@ class Unlocked:
             raise
         raise AssertionError("unreachable")
 
-    def _other_version(self, session: Session, version: int, current: Session) -> SessionConflict:
-        theirs = {key: current.peek(key, MISSING) for key in session.differing(current)}
-        return _conflict(session, f" is at version {version}, not {self.expected_version}; nothing was saved", theirs)
-
-
-def _conflict(session: Session, what: str, theirs: Mapping[str, Any]) -> SessionConflict:
-    """``what`` completes the sentence "session x"; ``theirs``: the keys it is about, as they are in the store."""
-    return SessionConflict(
-        f"session {session.name}{what}",
-        keys=tuple(theirs),
-        ours=session.present(theirs),
-        theirs={key: value for key, value in theirs.items() if value is not MISSING},
-    ).about(session.name)
-
-
-def _listed(keys: Iterable[str]) -> str:
-    return ", ".join(map(repr, keys))
+    def _other_version(self, data: SessionData, version: int, current: SessionData) -> SessionConflict:
+        what = f" is at version {version}, not {self.expected_version}; nothing was saved"
+        return data.conflict(what, data.differing(current))
 
 
 class UnlockedContext:
@@ -309,9 +295,9 @@ class BeginningContext(UnlockedContext):
         Raises:
             SessionConflict: there is one of that id. CodecError, SessionTooLarge, RedisUnavailable.
         """
-        stored, changes = self._stored, self.session.changes()
+        stored, changes = self._stored, self.session.data.changes()
         if idle is not None:
-            stored = replace(stored, how=stored.how._replace(policy=replace(stored.how.policy, idle=idle)))
+            stored = replace(stored, how=SessionFormat(stored.how.codec, replace(stored.how.policy, idle=idle)))
         snapshot, safety = await stored.create(changes)
         self.session.was_saved(changes, Committed(snapshot.version, snapshot.created, safety=safety))
 
@@ -367,9 +353,9 @@ class Attempt:
 
     def exhausted(self, conflict: Conflict) -> SessionConflict:
         """The error when there is no attempt after this one."""
-        theirs = self._session.theirs(conflict)
-        what = f"{_listed(theirs)} was changed by others at every attempt; nothing was saved"
-        return _conflict(self._session, f": {what}. Allow more attempts, or take the lock", theirs)
+        theirs = self._session.data.theirs(conflict)
+        what = f"{listed(theirs)} was changed by others at every attempt; nothing was saved"
+        return self._session.data.conflict(f": {what}. Allow more attempts, or take the lock", theirs)
 
 
 class _OnlyAtTheEnd:

@@ -55,7 +55,7 @@ class Visitor:
         self._carrier = _carrier(answer, self._given)
         if self._carrier is not None or session.destroyed or session.sid == self._told:
             return
-        if session.new and not session.changes():
+        if session.new and not session.modified:
             return
         what = "regenerate() gave the session a new id" if self._told else "a new visitor's session is to be stored"
         raise ConfigurationError(

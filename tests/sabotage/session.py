@@ -11,7 +11,7 @@ IDS = "tests/conformance/test_ids.py::"
 RMW = "tests/session/test_read_modify_write.py::"
 SERIAL = "tests/session/test_serializable.py::"
 
-SESSION = "session/mapping.py"
+SESSION = "session/data.py"
 
 Texts: TypeAlias = "str | tuple[str, ...]"
 
@@ -28,7 +28,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "equal results of two read-modify-writes agree",
         "A1",
         SESSION,
-        "        if key in self._read or self._read_all:\n            return False\n",
+        "        if key in self._read or ALL_KEYS in self._read:\n            return False\n",
         "",
         (
             RMW + "test_two_that_come_to_the_same_by_computing_it",

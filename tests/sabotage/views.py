@@ -32,7 +32,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "a session is stored whose id nobody is told",
         "B17",
         "views/visitor_cookie.py",
-        "if session.new and not session.changes():",
+        "if session.new and not session.modified:",
         "if session.new:",
         (
             VISITORS + "test_an_answer_that_cannot_carry_a_cookie",

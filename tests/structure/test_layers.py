@@ -35,7 +35,7 @@ UPWARDS = {
 }
 DEPTH = {module: depth for depth, line in enumerate(LAYERS) for module in line.split()}
 BELOW_THE_ROOT = [module for module in MODULES if module not in ("__init__", "__main__")]
-DOES_NO_IO = ("errors", "policies", "protocol", "quorum/ballot", "session/merge", "session/mapping")
+DOES_NO_IO = ("errors", "policies", "protocol", "quorum/ballot", "session/merge", "session/data", "session/mapping")
 IO = {"asyncio", "anyio", "socket", "redis", "hiredis", "threading", "subprocess"}
 
 

@@ -19,7 +19,6 @@ NAMED_TUPLES = ("_asdict", "_fields", "_make", "_replace")  # public, whatever t
 
 TOO_LONG_TODAY = {
     "quorum/election",
-    "session/mapping",
 }
 TOO_MANY_ATTRIBUTES_TODAY = {
     "integrations/asgi/middleware: SessionLockMiddleware",
@@ -28,7 +27,6 @@ TOO_MANY_ATTRIBUTES_TODAY = {
     "lease: Lease",
     "quorum/election: QuorumAcquisition",
     "quorum/master: Master",
-    "session/mapping: Session",
     "transport/pushes: ProcessChannel",
     "transport/wire: Wire",
 }

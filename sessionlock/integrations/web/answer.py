@@ -50,7 +50,7 @@ class CookieAnswer:
 
     def note_kept(self) -> None:
         """What the request did has taken effect."""
-        self.gone = self._session.ended or (self._has_ended and self._session.new)
+        self.gone = self._session.happened.ended or (self._has_ended and self._session.new)
 
     def is_first_late_change(self) -> bool:
         """True once: for the first change that came when nothing is saved any more."""

@@ -56,7 +56,7 @@ class Persons:
     def __init__(self, keys: Iterable[str], session: Session) -> None:
         self._keys = [key for key in keys if key != LIKE]
         self._guesses = LIKE in keys
-        self._stored = session.all_encoded()
+        self._stored = session.data.encoded()
 
     def grace_for_another(self, session: Session) -> float | None:
         """None: it is still the same user, or nobody. Else the seconds for which the replaced id may work on."""
@@ -67,7 +67,7 @@ class Persons:
         if not self._guesses:
             return None
         if not any(
-            session.peek(key) and not self._before(session, key) for key in filter(looks_like_one, session.given())
+            session.peek(key) and not self._before(session, key) for key in filter(looks_like_one, session.data.given())
         ):
             return None
         return GRACE if any(self._before(session, key) for key in self._stored if self._tells(key)) else 0.0
@@ -76,7 +76,7 @@ class Persons:
         return key in self._keys or looks_like_one(key)
 
     def _before(self, session: Session, key: str) -> Any:
-        return session.decoded(key, self._stored.get(key))
+        return session.data.decoded(key, self._stored.get(key))
 
 
 class Login:

@@ -79,7 +79,7 @@ class WebSession(dict[str, Any]):
     def _show(self, session: Session) -> None:
         self._shown = session
         dict.clear(self)
-        for key, value in session.stored():
+        for key, value in session.data.items():
             dict.__setitem__(self, key, value)
 
     def _end(self) -> None:

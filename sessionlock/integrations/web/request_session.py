@@ -225,7 +225,7 @@ class Visit:
             return None
         version = before.version
         await self._settle(None) if writable else await self._block.discard()
-        if before.version != version or before.took_effect:
+        if before.version != version or before.happened.took_effect:
             self._rerun.forbid()
         await self._enter(self.session.sid, self._asked.old)
         return self._block if self.session.lease is not None else None
@@ -264,7 +264,7 @@ class Visit:
                 self.answer.note(saved=True)
                 if self._asked.old is not None:
                     await self._tell_old(self._asked.old, changed=self.session.version != before)
-            elif self._can_run_again and self.session.conflicted:
+            elif self._can_run_again and self.session.happened.conflicted:
                 raise await self._once_more()
             else:
                 await self._discard()
@@ -311,7 +311,7 @@ class Visit:
 
     @property
     def _can_run_again(self) -> bool:
-        return self._rerun.is_possible and not self.session.took_effect
+        return self._rerun.is_possible and not self.session.happened.took_effect
 
     async def _take_effect(self, live: float | None) -> None:
         session = self.session
@@ -335,7 +335,7 @@ class Visit:
         await self._renew_for_another()
         held, new = self._held is not None, session.new
         session.ends_when_empty()
-        if live is None and session.touched and not held and answer.cookie.rolling:
+        if live is None and session.happened.touched and not held and answer.cookie.rolling:
             live = self.lifetime.idle  # the cookie goes out again, so it must be sure that its id is the current one
         if live is None or new:
             await session.release()
@@ -344,7 +344,7 @@ class Visit:
             saved, rolled = await asyncio.gather(session.release(), self._block.expire(live), return_exceptions=True)
             if isinstance(saved, BaseException):
                 raise saved
-            if isinstance(rolled, BaseException) and not session.ended:
+            if isinstance(rolled, BaseException) and not session.happened.ended:
                 raise rolled
             answer.note(rolled=rolled is True)
         answer.note_kept()
