@@ -5,91 +5,22 @@ Whatever ends it early (cancellation, giving up, an error) leaves neither a lock
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 from .. import observe
-from ..errors import RedisUnavailable, SessionLockError, WaitTimedOut
+from ..errors import RedisUnavailable, WaitTimedOut
 from ..protocol import replies as protocol
 from ..protocol.calls import Abandon, Acquire
 from ..protocol.keys import new_token
-from ..protocol.replies import Busy, Granted, Handover, Holder, Queued
+from ..protocol.replies import Busy, Granted, Handover, Queued
 from .patience import Patience
 from .refusals import not_granted, queue_full, refused
-from .request import LockRequest, OnWait, Question
+from .request import LockRequest, OnWait
 from .runtime import Runtime
+from .self_call import SelfCallCheck
 from .waiting import Waiter
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-__all__ = ["Acquisition", "Objection", "StillWaiting"]
-
-BRIEF_WAIT = 0.05  # seconds of waiting that are not worth asking whether it makes sense
-
-
-class StillWaiting(SessionLockError):
-    """Not yet."""
-
-
-class Objection:
-    """What speaks against a wait, found out while it lasts. ``wake`` is called when something does.
-
-    ``on_wait`` (None: nobody asks) says what the question is. It is put when the wait has lasted for
-    :data:`BRIEF_WAIT`, one after the other of a loop's waits: a crowd of waiters costs no more than one at a time.
-    """
-
-    def __init__(
-        self, runtime: Runtime, request: LockRequest, on_wait: OnWait | None, wake: Callable[[], object]
-    ) -> None:
-        self._runtime = runtime
-        self._request = request
-        self._on_wait = on_wait
-        self._wake = wake
-        self._timer: asyncio.TimerHandle | None = None
-        self._asking: asyncio.Task[None] | None = None
-
-    @property
-    def untold(self) -> bool:
-        """Whether somebody wants to know whom this wait is for, and has not been told."""
-        return self._on_wait is not None
-
-    def consider(self, holder: Holder) -> None:
-        """This holder is waited for; only the first counts."""
-        on_wait, self._on_wait = self._on_wait, None
-        question = on_wait(self._request, holder) if on_wait is not None else None
-        if question is not None:
-            self._timer = self._runtime.loop.call_later(BRIEF_WAIT, self._ask, question)
-
-    def check(self) -> None:
-        """Raise what was found. To be called where no grant has come."""
-        if self._asking is not None and self._asking.done() and not self._asking.cancelled():
-            self._asking.result()
-
-    def _ask(self, question: Question) -> None:
-        self._asking = self._runtime.background(self._asked(question))
-        self._asking.add_done_callback(self._answered)
-
-    async def _asked(self, question: Question) -> None:
-        async with self._runtime.objecting:
-            await question()
-
-    def _answered(self, asking: asyncio.Task[None]) -> None:
-        if not asking.cancelled() and asking.exception() is not None:
-            self._wake()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """The wait is over."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._asking is not None:
-            self._asking.cancel()
+__all__ = ["Acquisition"]
 
 
 class Acquisition:
@@ -100,10 +31,15 @@ class Acquisition:
         self._runtime = runtime
         self._request = request
         self._on_wait = on_wait
-        self._waiter: Waiter | None = None
-        self._asked = False
-        self._new_in_queue = True
         self._observer = runtime.observer
+        self._wakeup = runtime.wakeup
+        self._pushes = runtime.wakeup.pushes
+        # Whether Redis may have something under this token, and this process may be sent a push for it.
+        self._asked = False
+        self._expecting = False
+        # From the moment that it is in the queue.
+        self._waiter: Waiter | None = None
+        self._new_in_queue = True
 
     async def run(self) -> Granted:
         """Wait for the grant.
@@ -123,10 +59,8 @@ class Acquisition:
             await self._abandon(wait=not isinstance(error, RedisUnavailable))
             raise
         finally:
-            self._runtime.wakeup.expect_no_more(self.token)
-            self._runtime.wakeup.pushes.no_more(self._request.keys, self.token)
-            if self._waiter is not None:
-                self._runtime.wakeup.leave(self._request.keys, self._waiter)
+            if self._expecting:
+                self._expect_no_more()
 
     def _check(self, granted: Granted) -> None:
         """What was true when this was queued may have changed until the lock was handed over."""
@@ -146,6 +80,13 @@ class Acquisition:
             call = Abandon(self._request.keys, self.token, push_limit=self._request.push_limit, deaf=self._runtime.deaf)
             await self._runtime.see_through(self._runtime.executor.run(call), wait=wait)
 
+    def _expect_no_more(self) -> None:
+        keys = self._request.keys
+        self._wakeup.expect_no_more(self.token)
+        self._pushes.no_more(keys, self.token)
+        if self._waiter is not None:
+            self._wakeup.leave(keys, self._waiter)
+
     # --- asking
 
     async def _first(self) -> Granted | Queued:
@@ -158,10 +99,11 @@ class Acquisition:
         return self._granted_or_queued(outcome)
 
     def _hears(self) -> bool:
-        return self._runtime.wakeup.pushes.hears(self._request.keys)
+        return self._pushes.hears(self._request.keys)
 
     async def _listen(self) -> None:
-        await self._runtime.wakeup.pushes.listen(self._request.keys, self.token)
+        self._expecting = True
+        await self._pushes.listen(self._request.keys, self.token)
 
     async def _ask(self, *, queueing: bool) -> Granted | Queued | Busy:
         request = self._request
@@ -171,7 +113,7 @@ class Acquisition:
             self.token,
             request.lease,
             request.session,
-            channel=self._runtime.wakeup.pushes.channel(request.keys),
+            channel=self._pushes.channel(request.keys),
             label=request.label,
             missing=request.missing,
             queueing=queueing,
@@ -183,8 +125,9 @@ class Acquisition:
         )
         asked_before, self._asked = self._asked, True
         if queueing:
-            self._runtime.wakeup.expect(self.token)
-            self._runtime.wakeup.pushes.want(request.keys, self.token)
+            self._expecting = True
+            self._wakeup.expect(self.token)
+            self._pushes.want(request.keys, self.token)
         try:
             outcome = await self._runtime.executor.run(call)
         except RedisUnavailable as error:
@@ -206,23 +149,20 @@ class Acquisition:
     # --- waiting
 
     async def _wait(self, queued: Queued) -> Granted:
-        waiter = self._waiter = self._runtime.wakeup.join(
-            self._request.keys, self.token, self._request.lease.claim_ms / 1000
-        )
+        request, holder = self._request, queued.holder
+        waiter = self._waiter = self._wakeup.join(request.keys, self.token, request.lease.claim_ms / 1000)
         waiter.heard(queued)
         if self._observer is not None:
-            place = observe.LockQueued(
-                self._request.digest, self._request.label, int(queued.ticket), queued.position, queued.holder.label
-            )
-            self._observer(place)
-        patience = Patience(self._request.wait, StillWaiting(f"session {self._request.digest} is locked"))
-        with Objection(self._runtime, self._request, self._on_wait, waiter.look) as objection:
-            objection.consider(queued.holder)
+            ticket = int(queued.ticket)
+            self._observer(observe.LockQueued(request.digest, request.label, ticket, queued.position, holder.label))
+        patience = Patience(request)
+        with SelfCallCheck(self._runtime, request, self._on_wait, waiter.look) as self_call:
+            self_call.consider(holder)
             while True:
                 granted = await self._turn(waiter)
                 if granted is not None:
                     return granted
-                objection.check()
+                self_call.check()
                 pause = await patience.next_pause()
                 if pause is None:
                     raise self._timed_out(waiter, patience.elapsed())
@@ -230,7 +170,7 @@ class Acquisition:
 
     async def _turn(self, waiter: Waiter) -> Granted | None:
         """One attempt in tenacity's sense: take what was pushed, or look if that is this waiter's business."""
-        push, waiter.handover = waiter.handover, None
+        push = waiter.take_push()
         if push is not None:
             outcome = await self._accept(push, waiter)
         elif self._new_in_queue or not waiter.should_look():
@@ -255,7 +195,7 @@ class Acquisition:
         if self._observer is not None:
             self._observer(observe.LockHandedOver(self._request.digest, self._request.label))
         now = time.monotonic()
-        waiter.room.lease_ends = now + push.claim
+        waiter.handed_over(push, now)
         snapshot = push.snapshot
         if snapshot is None and self._request.session is None:
             snapshot = protocol.EMPTY
@@ -268,7 +208,7 @@ class Acquisition:
         outcome = self._granted_or_queued(await self._ask(queueing=True))
         if not isinstance(outcome, Granted):
             # The claim had lapsed, as if this process hung; its other waiters were taken out of the queue then.
-            self._runtime.wakeup.look_all(self._request.keys)
+            self._wakeup.look_all(self._request.keys)
         return outcome
 
     def _timed_out(self, waiter: Waiter, waited: float) -> WaitTimedOut:

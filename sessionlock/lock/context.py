@@ -179,7 +179,7 @@ class _LockBlock:
 def _lease(token: str, granted: Granted, request: LockRequest, observer: Observer | None) -> Lease:
     policy = request.lease
     return Lease(
-        request.digest,
+        request.keys.digest,
         token,
         granted.fence,
         granted_at=granted.asked_at,
@@ -271,7 +271,8 @@ class SessionContext(_LockBlock):
             raise
         self._session = session
         self.outdated = outdated(self._request.keys, snapshot)
-        self._on_load(self._request.keys, snapshot)
+        if b"#user" in snapshot.fields:
+            self._on_load(self._request.keys, snapshot)
         self._guard_body()
         return session
 

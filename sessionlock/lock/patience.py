@@ -12,9 +12,15 @@ from typing import Any
 
 from tenacity import AsyncRetrying, Future, RetryAction, RetryCallState
 
-from ..policies import WaitPolicy, seconds_until_stop
+from ..errors import SessionLockError
+from ..policies import seconds_until_stop
+from .request import LockRequest
 
-__all__ = ["Patience"]
+__all__ = ["Patience", "StillWaiting"]
+
+
+class StillWaiting(SessionLockError):
+    """What tenacity's callbacks find as the outcome of an attempt."""
 
 
 class _State(RetryCallState):
@@ -39,9 +45,9 @@ class _State(RetryCallState):
 class Patience:
     """One waiter's use of its policy. An attempt is a look, or a pause that ended without one."""
 
-    def __init__(self, policy: WaitPolicy, still_waiting: Exception) -> None:
-        self._policy = policy
-        self._state = _State(_NO_RETRYING, still_waiting)
+    def __init__(self, request: LockRequest) -> None:
+        self._policy = request.wait
+        self._state = _State(_NO_RETRYING, StillWaiting(f"session {request.digest} is locked"))
         self._started = time.monotonic()
 
     def elapsed(self) -> float:

@@ -45,12 +45,12 @@ class Runtime:
         # The way to Redis.
         self.topology = open_topology(background=self.background, on_break=self._mistrust_pushes)
         self.executor = self.topology.executor
+        self.deaf = self.executor.deaf
         self.engine = open_engine(self.topology.client, self.executor)
         # Who holds, and who waits.
         self.holders = Holders()
         self.watchdog = Watchdog(self.executor, self.background, observer)
         self.wakeup = Wakeup(self.topology.listener, on_taken=self.watchdog.taken, on_crowd=self._crowd)
-        self.objecting = asyncio.Lock()  # one waiter at a time finds out whether its wait makes sense
         # Ends with the loop.
         self._farewell = _farewell(self)
         with suppress(StopIteration):
@@ -61,11 +61,6 @@ class Runtime:
         """The connection for calls was lost. The one for pushes may hang on the same server without being told."""
         if not self._closed:
             self.wakeup.pushes.mistrust()
-
-    @property
-    def deaf(self) -> bool:
-        """Whether nothing follows from the number of receivers of a push."""
-        return self.executor.deaf
 
     def _crowd(self, crowded: bool) -> None:
         self.executor.crowded = crowded

@@ -10,31 +10,79 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Generic, TypeVar
 
 from ..protocol.calls import PATIENCE
 from ..protocol.keys import SessionKeys
 from ..protocol.replies import Handover, Queued, pushed
 from ..transport.pushes import TRY_AGAIN_AFTER, Pushes
 
-__all__ = ["Room", "Waiter", "Wakeup"]
+__all__ = [
+    "HEARD_OF_EVERY",
+    "LATEST_AFTER_EXPIRY",
+    "SOONEST_AFTER_EXPIRY",
+    "Waiter",
+    "WaitingRooms",
+    "Wakeup",
+]
 
+W = TypeVar("W")
 LATEST_AFTER_EXPIRY = 0.05  # seconds, spread over the waiters that look when a lease has run out
 SOONEST_AFTER_EXPIRY = 0.005
 HEARD_OF_EVERY = PATIENCE / 3
 
 
-class Room:
-    """The waiters of one session in this process, first come first. The foremost looks on behalf of all."""
+class Room(Generic[W]):
+    """Those of this process that wait for one session.
+
+    Redis decides who is granted the lock: its queue is served by ticket, over all processes. Here is decided who of a
+    process asks Redis on behalf of all, and so who is the first to find a lock that nobody handed over. The rule is
+    :meth:`foremost`'s: change it there, for all topologies.
+    """
 
     __slots__ = ("lease_ends", "waiters")
 
     def __init__(self) -> None:
-        self.waiters: dict[str, Waiter] = {}
+        self.waiters: dict[str, W] = {}  # by token, first come first
         self.lease_ends = 0.0  # monotonic; inf when the lock was seen without an end
 
-    def foremost(self) -> Waiter | None:
+    def enter(self, token: str, waiter: W) -> None:
+        self.waiters[token] = waiter
+
+    def foremost(self) -> W | None:
         return next(iter(self.waiters.values()), None)
+
+
+class WaitingRooms(Generic[W]):
+    """The rooms of one event loop, by the sessions' digests."""
+
+    def __init__(self) -> None:
+        self._rooms: dict[str, Room[W]] = {}
+
+    def room(self, digest: str) -> Room[W]:
+        """The room to enter; it is there until the last has left it."""
+        return self._rooms.setdefault(digest, Room())
+
+    def leave(self, digest: str, token: str) -> W | None:
+        """Returns who has become the foremost by that."""
+        room = self._rooms.get(digest)
+        if room is None:
+            return None
+        before = room.foremost()
+        left = room.waiters.pop(token, None)
+        if not room.waiters:
+            del self._rooms[digest]
+        return room.foremost() if left is not None and left is before else None
+
+    def of(self, digest: str) -> Collection[W]:
+        room = self._rooms.get(digest)
+        return () if room is None else list(room.waiters.values())
+
+    def foremost(self, digest: str) -> W | None:
+        """Who looks on behalf of all that wait for that session."""
+        room = self._rooms.get(digest)
+        return None if room is None else room.foremost()
 
 
 class Waiter:
@@ -42,7 +90,7 @@ class Waiter:
 
     __slots__ = ("_look", "_wake", "claim", "handover", "last", "last_heard", "room", "token")
 
-    def __init__(self, token: str, room: Room, claim: float) -> None:
+    def __init__(self, token: str, room: Room[Waiter], claim: float) -> None:
         self.token = token
         self.claim = claim  # seconds: looking once within each claim shows its end, whoever has it
         self.room = room
@@ -58,6 +106,15 @@ class Waiter:
         self.last_heard = time.monotonic()
         left = queued.left
         self.room.lease_ends = float("inf") if left is None else self.last_heard + left
+
+    def take_push(self) -> Handover | None:
+        """The push that came since it was last asked for."""
+        push, self.handover = self.handover, None
+        return push
+
+    def handed_over(self, push: Handover, now: float) -> None:
+        """The others wait for the end of this claim."""
+        self.room.lease_ends = now + push.claim
 
     @property
     def foremost(self) -> bool:
@@ -133,15 +190,16 @@ class Wakeup:
         self._on_crowd = on_crowd
         self._waiters: dict[str, Waiter] = {}
         self._expected: dict[str, Handover | None] = {}  # tokens being queued now -> the push that overtook the reply
-        self._rooms: dict[str, Room] = {}
+        self._rooms: WaitingRooms[Waiter] = WaitingRooms()
+        self.one_question = asyncio.Lock()  # a crowd of waiters asks one after the other whether its wait makes sense
 
     # --- waiters
 
     def join(self, keys: SessionKeys, token: str, claim: float) -> Waiter:
-        room = self._rooms.setdefault(keys.digest, Room())
-        waiter = Waiter(token, room, claim)
+        room = self._rooms.room(keys.digest)
+        waiter = self._waiters[token] = Waiter(token, room, claim)
+        room.enter(token, waiter)
         waiter.handover = self._expected.pop(token, None)
-        room.waiters[token] = self._waiters[token] = waiter
         self._on_crowd(True)
         return waiter
 
@@ -154,27 +212,21 @@ class Wakeup:
         self._expected.pop(token, None)
 
     def leave(self, keys: SessionKeys, waiter: Waiter) -> None:
-        room = waiter.room
         self._waiters.pop(waiter.token, None)
-        room.waiters.pop(waiter.token, None)
         self._on_crowd(bool(self._waiters))
-        successor = room.foremost()
+        successor = self._rooms.leave(keys.digest, waiter.token)
         if successor is not None:
             successor.wake()
-        elif self._rooms.get(keys.digest) is room:
-            del self._rooms[keys.digest]
 
     def look_after(self, keys: SessionKeys) -> None:
         """The lock may be free, or ours, without anybody here having been told."""
-        room = self._rooms.get(keys.digest)
-        foremost = room.foremost() if room is not None else None
+        foremost = self._rooms.foremost(keys.digest)
         if foremost is not None:
             foremost.look()
 
     def look_all(self, keys: SessionKeys) -> None:
         """All waiters of this session here may have lost their places; asking gives them back."""
-        room = self._rooms.get(keys.digest)
-        for waiter in list(room.waiters.values()) if room is not None else ():
+        for waiter in self._rooms.of(keys.digest):
             waiter.look()
 
     @property

@@ -17,13 +17,14 @@ from typing import Any, TypeVar
 
 from .. import observe
 from ..errors import QuorumNotReached, RedisUnavailable, SessionLockError
-from ..lock.acquire import Objection, StillWaiting
 from ..lock.patience import Patience
 from ..lock.refusals import not_granted, outrun, queue_full, refused
 from ..lock.request import LockRequest, OnWait
 from ..lock.runtime import Runtime
+from ..lock.self_call import SelfCallCheck
+from ..lock.waiting import HEARD_OF_EVERY, LATEST_AFTER_EXPIRY, SOONEST_AFTER_EXPIRY
 from ..protocol import replies as protocol
-from ..protocol.calls import PATIENCE, Abandon, Acquire
+from ..protocol.calls import Abandon, Acquire
 from ..protocol.keys import SessionKeys, new_token
 from ..protocol.quorum_calls import Adopt, Install, RaiseFence, Vote
 from ..protocol.record_calls import ForceRelease
@@ -36,9 +37,6 @@ from .router import QuorumExecutor, lock_keys
 __all__ = ["QuorumAcquisition"]
 
 T = TypeVar("T")
-LATEST_AFTER_EXPIRY = 0.05  # seconds, spread over the waiters that look when a lease has run out
-SOONEST_AFTER_EXPIRY = 0.005
-HEARD_OF_EVERY = PATIENCE / 3
 
 
 _keys_at_masters = lru_cache(maxsize=4096)(lock_keys)
@@ -102,7 +100,7 @@ class QuorumAcquisition(Voter):
             self._runtime.wakeup.pushes.no_more(self._wanted.keys, self.token)
 
     async def _elected_and_installed(self) -> Granted:
-        patience = Patience(self._wanted.wait, StillWaiting(f"session {self._wanted.digest} is locked"))
+        patience = Patience(self._wanted)
         take_effect = self._agree if self._without_store else self._install
         while True:
             won = await self._elect(patience)
@@ -384,13 +382,13 @@ class QuorumAcquisition(Voter):
             self._runtime.background(self._runtime.wakeup.pushes.listen(self._wanted.keys, self.token))
         await self._queue_up()
         self._tell_queued()
-        with self._objection() as objection:
+        with self._self_call() as self_call:
             while True:
                 won = self._ballot.won(time.monotonic())
                 if won is not None:
                     return won
                 self._check_worth_waiting()
-                self._hear(objection)
+                self._hear(self_call)
                 pause = await patience.next_pause()
                 if pause is None:
                     raise self._not_now(patience.elapsed())
@@ -404,13 +402,13 @@ class QuorumAcquisition(Voter):
             ahead, who = self._ballot.position() or 0, None if holder is None else holder.label
             observer(observe.LockQueued(self._wanted.digest, self._wanted.label, int(self._ticket), ahead, who))
 
-    def _objection(self) -> Objection:
-        return Objection(self._runtime, self._wanted, self._on_wait, self.look)
+    def _self_call(self) -> SelfCallCheck:
+        return SelfCallCheck(self._runtime, self._wanted, self._on_wait, self.look)
 
-    def _hear(self, objection: Objection) -> None:
-        if objection.untold and (holder := self._ballot.holder()) is not None:
-            objection.consider(holder)
-        objection.check()
+    def _hear(self, self_call: SelfCallCheck) -> None:
+        if self_call.untold and (holder := self._ballot.holder()) is not None:
+            self_call.consider(holder)
+        self_call.check()
 
     def _check_worth_waiting(self) -> None:
         if self._destroyed:
@@ -450,7 +448,7 @@ class QuorumAcquisition(Voter):
     def _is_to_look(self) -> bool:
         told, self._told_to_look = self._told_to_look, False
         overdue = time.monotonic() - self._heard_at >= HEARD_OF_EVERY
-        return told or overdue or self._masters.foremost(self._keys.digest, self.token)
+        return told or overdue or self._masters.foremost(self._keys.digest, self)
 
     async def _look(self) -> None:
         """Ask all again that have not granted for long enough; the tickets give places back that were lost."""
@@ -467,7 +465,7 @@ class QuorumAcquisition(Voter):
             until = min(until, max(self._heard_at + HEARD_OF_EVERY, started + LATEST_AFTER_EXPIRY))
         while ballot.won(now := time.monotonic()) is None and not self._interrupted:
             end = until
-            if self._masters.foremost(self._keys.digest, self.token):
+            if self._masters.foremost(self._keys.digest, self):
                 spread = random.uniform(SOONEST_AFTER_EXPIRY, LATEST_AFTER_EXPIRY)
                 looks_at = max(ballot.look_at(now), started) + spread
                 end = min(end, started + self._wanted.lease.claim_ms / 1000, looks_at)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from ..lock.waiting import WaitingRooms
 from ..protocol.calls import Abandon, Call
 from ..protocol.quorum_calls import Dismiss
 from ..protocol.replies import Handover
@@ -42,7 +43,7 @@ class Masters:
 
     def __init__(self, quorum: Quorum, *, prefix: str, lease_ttl: float) -> None:
         self._voters: dict[str, Voter] = {}
-        self._rooms: dict[str, dict[str, Voter]] = {}  # session -> its waiters here, first come first
+        self._rooms: WaitingRooms[Voter] = WaitingRooms()
         self._settling: set[asyncio.Future[list[Any]]] = set()
         self.all = [
             Master(
@@ -67,23 +68,17 @@ class Masters:
         self._voters[token] = voter
 
     def join(self, digest: str, token: str, voter: Voter) -> None:
-        self._rooms.setdefault(digest, {})[token] = voter
+        self._rooms.room(digest).enter(token, voter)
 
     def leave(self, digest: str, token: str) -> None:
         self._voters.pop(token, None)
-        room = self._rooms.get(digest)
-        if room is None:
-            return
-        was_foremost = next(iter(room), None) == token
-        room.pop(token, None)
-        if not room:
-            del self._rooms[digest]
-        elif was_foremost:
-            next(iter(room.values())).look()
+        successor = self._rooms.leave(digest, token)
+        if successor is not None:
+            successor.look()
 
-    def foremost(self, digest: str, token: str) -> bool:
-        """Whether ``token`` looks on behalf of all of this process that wait for that session."""
-        return next(iter(self._rooms.get(digest, ())), None) == token
+    def foremost(self, digest: str, voter: Voter) -> bool:
+        """Whether it looks on behalf of all of this process that wait for that session."""
+        return self._rooms.foremost(digest) is voter
 
     def _pushed(self, master: Master, push: Handover) -> None:
         voter = self._voters.get(push.token)

@@ -23,8 +23,8 @@ from functools import cache
 from typing import Any
 
 from ..errors import ConfigurationError
-from ..lock.acquire import Objection
 from ..lock.patience import Patience
+from ..lock.self_call import SelfCallCheck
 from ..protocol.calls import Abandon
 from ..protocol.quorum_calls import Adopt
 from ..protocol.record_calls import Inspect
@@ -59,7 +59,7 @@ class PotteryAcquisition(QuorumAcquisition):
     _tried: Sequence[Master] = ()
 
     async def _elect(self, patience: Patience) -> Won:
-        with self._objection() as objection:
+        with self._self_call() as self_call:
             while True:
                 won = await self._try()
                 if won is not None:
@@ -69,24 +69,24 @@ class PotteryAcquisition(QuorumAcquisition):
                 if not self._has_a_majority():
                     await self._ask_who_holds()  # for the error to tell
                 self._check_reached()
-                if objection.untold:
+                if self_call.untold:
                     await self._ask_who_holds()
-                self._hear(objection)
+                self._hear(self_call)
                 pause = await patience.next_pause()
                 if pause is None:
                     raise await self._refusal(patience.elapsed())
-                won = await self._try_until(time.monotonic() + min(pause, patience.left()), objection)
+                won = await self._try_until(time.monotonic() + min(pause, patience.left()), self_call)
                 if won is not None:
                     return won
 
-    async def _try_until(self, until: float, objection: Objection) -> Won | None:
+    async def _try_until(self, until: float, self_call: SelfCallCheck) -> Won | None:
         while (left := until - time.monotonic()) > 0:
             await asyncio.sleep(min(left, random.uniform(0, LONGEST_PAUSE)))
             if time.monotonic() < until:
                 won = await self._try()
                 if won is not None:
                     return won
-            objection.check()
+            self_call.check()
         return None
 
     async def _try(self) -> Won | None:

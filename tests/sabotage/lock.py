@@ -311,7 +311,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "an objection is not raised",
         "self-call",
-        "lock/acquire.py",
+        "lock/self_call.py",
         "            self._asking.result()\n",
         "            pass\n",
         OBJECTIONS + "test_an_objection_ends_the_wait",
@@ -319,7 +319,7 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
     (
         "the question outlives the wait",
         "self-call",
-        "lock/acquire.py",
+        "lock/self_call.py",
         "        if self._asking is not None:\n            self._asking.cancel()\n",
         "",
         (

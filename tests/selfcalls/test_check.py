@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from sessionlock import ReentrantLock, Session, SessionGuard, WaitTimedOut, blocking, cookie, session_locked
-from sessionlock.lock.acquire import BRIEF_WAIT
 from sessionlock.lock.holders import held_by_us, node_name
+from sessionlock.lock.self_call import BRIEF_WAIT
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.replies import Holder
 from sessionlock.selfcalls.check import process_of, refusing

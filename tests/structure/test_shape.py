@@ -42,8 +42,6 @@ SET_FROM_OUTSIDE_TODAY = {
     "integrations/django/middleware: told",
     "integrations/flask/interface: visit",
     "integrations/web/request_session: replaced",
-    "lock/acquire: handover",
-    "lock/acquire: lease_ends",
     "lock/runtime: crowded",
     "protocol/replies: replaced",
     "quorum/election: ahead_us",

@@ -1,0 +1,79 @@
+"""A request that waits for itself: asked while it waits, where the faces have said how to find out.
+
+The question is :mod:`sessionlock.selfcalls`'; here it is put, at the right moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from ..protocol.replies import Holder
+from .request import LockRequest, OnWait, Question
+from .runtime import Runtime
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["SelfCallCheck"]
+
+BRIEF_WAIT = 0.05  # seconds of waiting that are not worth asking whether it makes sense
+
+
+class SelfCallCheck:
+    """Checks, while a request waits, whether that is pointless. ``wake`` is called when it is.
+
+    ``on_wait`` (None: nobody asks) says what the question is. It is put when the wait has lasted for
+    :data:`BRIEF_WAIT`, one after the other of a loop's waits: a crowd of waiters costs no more than one at a time.
+    """
+
+    def __init__(
+        self, runtime: Runtime, request: LockRequest, on_wait: OnWait | None, wake: Callable[[], object]
+    ) -> None:
+        self._runtime = runtime
+        self._request = request
+        self._on_wait = on_wait
+        self._wake = wake
+        self._timer: asyncio.TimerHandle | None = None
+        self._asking: asyncio.Task[None] | None = None
+
+    @property
+    def untold(self) -> bool:
+        """Whether somebody wants to know whom this wait is for, and has not been told."""
+        return self._on_wait is not None
+
+    def consider(self, holder: Holder) -> None:
+        """This holder is waited for; only the first counts."""
+        on_wait, self._on_wait = self._on_wait, None
+        question = on_wait(self._request, holder) if on_wait is not None else None
+        if question is not None:
+            self._timer = self._runtime.loop.call_later(BRIEF_WAIT, self._ask, question)
+
+    def check(self) -> None:
+        """Raise what was found. To be called where no grant has come."""
+        if self._asking is not None and self._asking.done() and not self._asking.cancelled():
+            self._asking.result()
+
+    def _ask(self, question: Question) -> None:
+        self._asking = self._runtime.background(self._asked(question))
+        self._asking.add_done_callback(self._answered)
+
+    async def _asked(self, question: Question) -> None:
+        async with self._runtime.wakeup.one_question:
+            await question()
+
+    def _answered(self, asking: asyncio.Task[None]) -> None:
+        if not asking.cancelled() and asking.exception() is not None:
+            self._wake()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """The wait is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._asking is not None:
+            self._asking.cancel()
