@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from typing import Any
 
 from ..policies import LeasePolicy, SessionPolicy
 from . import replies
-from .calls import Call, Word
+from .calls import Call, Word, request
 from .keys import SessionKeys
 from .replies import Acquired, Voted
 
 __all__ = ["Adopt", "Dismiss", "Install", "RaiseFence", "Vote"]
 
 
-@dataclass(frozen=True, slots=True)
+@request
 class Install(Call[Acquired]):
     """What a quorum granted takes effect at the session's store. ``vector``: master and counter of each grant."""
 
@@ -42,7 +42,7 @@ class Install(Call[Acquired]):
         return replies.acquired(reply, self.asked_at)
 
 
-@dataclass(frozen=True, slots=True)
+@request
 class Vote(Call[Voted]):
     """The lock of one master of a quorum, if it is free and nobody waits for it. For a token's very first call.
 
@@ -66,7 +66,7 @@ class Vote(Call[Voted]):
         return replies.voted(reply, self.asked_at)
 
 
-@dataclass(frozen=True, slots=True)
+@request
 class RaiseFence(Call[bool]):
     """The highest of the counters that masters gave ``token`` becomes that of all. Whether it still held the lock."""
 
@@ -82,7 +82,7 @@ class RaiseFence(Call[bool]):
         return replies.kind_of(reply) == "raised"
 
 
-@dataclass(frozen=True, slots=True)
+@request
 class Adopt(Call[Voted]):
     """The plain lock that somebody took for ``token`` becomes a grant, with a counter."""
 
@@ -101,7 +101,7 @@ class Adopt(Call[Voted]):
         return replies.voted(reply, self.asked_at)
 
 
-@dataclass(frozen=True, slots=True)
+@request
 class Dismiss(Call[None]):
     """Tell the waiters at a master of a quorum that the session was destroyed."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from typing import Any
 
 from ..policies import SessionPolicy
 from . import replies
-from .calls import PUSH_LIMIT, Call, Change, Word, life, with_changes
+from .calls import PUSH_LIMIT, Call, Change, Word, life, request, with_changes
 from .keys import SessionKeys
 from .replies import Bound, Inspected, Kept, Refused, Saved, Snapshot
 
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@request
 class Load(Call[Snapshot | Refused]):
     script = "load"
     needs_no_script = True
@@ -39,7 +39,7 @@ class Load(Call[Snapshot | Refused]):
     outcome = staticmethod(replies.loaded)
 
 
-@dataclass(frozen=True, slots=True)
+@request
 class Create(Call[Snapshot | Refused]):
     script = "create"
     keys: SessionKeys
@@ -53,7 +53,7 @@ class Create(Call[Snapshot | Refused]):
     outcome = staticmethod(replies.loaded)
 
 
-@dataclass(frozen=True, slots=True)
+@request
 class Commit(Call[Saved]):
     """``op`` names this commit; ``expected_version`` None: any version whose fields are as they were read."""
 
@@ -74,7 +74,7 @@ class Commit(Call[Saved]):
     outcome = staticmethod(replies.committed)
 
 
-@dataclass(frozen=True, slots=True)
+@request
 class Increment(Call[Saved]):
     """``lease``: token and fence when it is done under the lock."""
 
@@ -93,7 +93,7 @@ class Increment(Call[Saved]):
     outcome = staticmethod(replies.committed)
 
 
-@dataclass(frozen=True, slots=True)
+@request
 class Destroy(Call[bool]):
     """``replaced``: a new session has taken its place, so whoever still comes with its id is to be told that.
 
@@ -114,7 +114,7 @@ class Destroy(Call[bool]):
         return replies.kind_of(reply) == "destroyed"
 
 
-@dataclass(frozen=True, slots=True)
+@request
 class Regenerate(Call[Refused | None]):
     """``lease``: token and fence when it is done under the lock. None: done."""
 
@@ -131,7 +131,7 @@ class Regenerate(Call[Refused | None]):
         return None if replies.kind_of(reply) == "regenerated" else replies.refused(reply)
 
 
-@dataclass(frozen=True, slots=True)
+@request
 class Expire(Call[Kept | Refused]):
     """Let the record end ``ttl_ms`` from now, sooner or later than it would."""
 
@@ -145,7 +145,7 @@ class Expire(Call[Kept | Refused]):
     outcome = staticmethod(replies.kept)
 
 
-@dataclass(frozen=True, slots=True)
+@request
 class Bind(Call[Bound | Refused]):
     script = "bind"
     keys: SessionKeys
@@ -157,7 +157,7 @@ class Bind(Call[Bound | Refused]):
     outcome = staticmethod(replies.bound)
 
 
-@dataclass(frozen=True, slots=True)
+@request
 class Inspect(Call[Inspected]):
     script = "inspect"
     keys: SessionKeys
@@ -165,7 +165,7 @@ class Inspect(Call[Inspected]):
     outcome = staticmethod(replies.inspected)
 
 
-@dataclass(frozen=True, slots=True)
+@request
 class ForceRelease(Call[str]):
     """``released``; ``not-holder``; ``over``: it was the holder, and was the last to be taken out by force."""
 
