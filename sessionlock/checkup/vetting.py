@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 
 from ..errors import RedisUnavailable
 from ..transport.one_server import LOST, NotNow
-from ..transport.wire import detached
+from ..transport.tasks import detached
 from .capabilities import Checkup, with_advice
 from .findings import Capabilities
 

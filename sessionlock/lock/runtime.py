@@ -14,6 +14,7 @@ from ..errors import RedisUnavailable
 from ..observe import Observer
 from ..session.commit_watch import Engine
 from ..transport.executor import Executor
+from ..transport.tasks import fetch_error
 from .holders import Holders
 from .topology import OpenTopology
 from .waiting import Wakeup
@@ -89,7 +90,7 @@ class Runtime:
         answer is not known; then Redis' TTL finishes what could not be done.
         """
         task = self.background(work)
-        task.add_done_callback(_fetch_error)
+        task.add_done_callback(fetch_error)
         if wait:
             with anyio.move_on_after(CLEAN_UP_WITHIN, shield=True):
                 try:
@@ -124,12 +125,6 @@ async def _farewell(runtime: Runtime) -> AsyncGenerator[None, None]:
         yield
     finally:
         await runtime.aclose()
-
-
-def _fetch_error(task: asyncio.Task[Any]) -> None:
-    """A failed clean-up is Redis' TTL's to finish; the failure must not be reported as never retrieved."""
-    if not task.cancelled():
-        task.exception()
 
 
 class Runtimes:

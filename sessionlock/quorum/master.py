@@ -28,6 +28,7 @@ from ..protocol.replies import Handover, pushed
 from ..protocol.scripts import by_hash, in_full, script
 from ..transport.executor import Executor
 from ..transport.pushes import ProcessChannel
+from ..transport.tasks import resolve
 from ..transport.wire import Wire, pack
 
 __all__ = ["Answered", "Master", "NoVote"]
@@ -147,7 +148,7 @@ class Master:
     def command(self, *words: Any) -> asyncio.Future[Any]:
         """The reply to one plain command, an error reply as an exception object; fails with :class:`NoVote`."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        answered = partial(_resolve, future)
+        answered = partial(resolve, NoVote, future)
 
         def heard(reply: Any) -> None:
             if isinstance(reply, RedisError):
@@ -381,16 +382,6 @@ def _outcome(call: Call[Any], reply: Any) -> Any:
         return call.outcome(reply)
     except CodecError as error:
         return NoVote(str(error))
-
-
-def _resolve(future: asyncio.Future[Any], reply: Any) -> None:
-    if future.done():
-        return
-    if isinstance(reply, NoVote):
-        future.set_exception(reply)
-        future.exception()  # nobody may be left to fetch it
-    else:
-        future.set_result(reply)
 
 
 def _ignore(reply: Any) -> None:

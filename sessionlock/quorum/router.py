@@ -19,6 +19,7 @@ from ..protocol.record_calls import Destroy, ForceRelease, Inspect
 from ..protocol.replies import Abandoned, Committed, Conflict, Holder, Inspected, Refused, Saved
 from ..transport.breaker import Breaker
 from ..transport.executor import Executor
+from ..transport.tasks import fetch_error
 from .config import Quorum
 from .master import NoVote
 from .masters import Masters
@@ -187,7 +188,7 @@ class QuorumExecutor(Executor):
         if any(token in self.without_store for token in call.tokens):
             return await self._renew_at_masters(call)
         at_store = self._background(self.store.run(call))
-        at_store.add_done_callback(_fetch_error)
+        at_store.add_done_callback(fetch_error)
         by_masters = await self._renew_at_masters(call)
         by_store = await at_store
         return [
@@ -289,12 +290,6 @@ def _with_waiters(seen: Inspected, views: Sequence[Inspected]) -> Inspected:
             waiters[token] = waiter or waiters.get(token)
     order = sorted((token for token in places if token != seen.token), key=lambda t: sum(places[t]) / len(places[t]))
     return replace(seen, queue={token: waiters[token] for token in order})
-
-
-def _fetch_error(task: asyncio.Task[Any]) -> None:
-    """Whoever waits for it gets the error; with nobody left it must not be reported as never retrieved."""
-    if not task.cancelled():
-        task.exception()
 
 
 def lock_keys(keys: SessionKeys) -> SessionKeys:

@@ -38,6 +38,7 @@ from ..protocol.replies import Committed, Conflict, Refused, Snapshot, admitted,
 from ..transport.executor import Executor
 from ..transport.one_server import LOST
 from ..transport.outages import worth_repeating
+from ..transport.tasks import fetch_error
 
 __all__ = ["Engine", "ScriptEngine", "WatchEngine", "engine_for"]
 
@@ -135,7 +136,7 @@ class WatchEngine:
         finally:
             if not attempt.done():
                 attempt.cancel()
-                attempt.add_done_callback(_fetch_error)
+                attempt.add_done_callback(fetch_error)
         raise TimeoutError(f"no answer within {within:.2g} s")
 
     async def _load(self, keys: SessionKeys, policy: SessionPolicy) -> Snapshot | Refused:
@@ -195,12 +196,6 @@ class WatchEngine:
         if current.fields.get(b"#commit", b"").startswith(op.encode() + b" "):
             return True
         return await pipe.zscore(keys.receipts, op) is not None
-
-
-def _fetch_error(attempt: asyncio.Future[Any]) -> None:
-    """An attempt that was left alone may fail unheard."""
-    if not attempt.cancelled():
-        attempt.exception()
 
 
 async def _awaited(do: Callable[..., Awaitable[T]], *args: Any) -> T:

@@ -27,6 +27,7 @@ from ..protocol.calls import Call
 from ..protocol.keys import SessionKeys
 from .link import Link
 from .one_server import LOST, NotNow, meant
+from .tasks import fetch_error
 from .wire import WireUnsupported, unsent
 
 __all__ = ["Address", "ClusterRoute", "SlotMap", "slot_of"]
@@ -193,7 +194,7 @@ class ClusterRoute:
         """Ask for the map; whoever needs it meanwhile waits for the same answer."""
         if self._learning is None or self._learning.done():
             self._learning = asyncio.ensure_future(self._ask_around())
-            self._learning.add_done_callback(_fetch_error)
+            self._learning.add_done_callback(fetch_error)
         await asyncio.shield(self._learning)
 
     async def _ask_around(self) -> None:
@@ -280,9 +281,3 @@ class ClusterRoute:
             await asyncio.wait([self._learning])
         for link in list(self._links.values()):
             await link.aclose()
-
-
-def _fetch_error(learning: asyncio.Task[None]) -> None:
-    """Whoever waits for the map gets the error; with nobody left it must not be reported as never retrieved."""
-    if not learning.cancelled():
-        learning.exception()

@@ -28,6 +28,7 @@ from ..protocol.replies import Committed
 from .cluster import ClusterRoute
 from .one_server import LOST, ClientRoute, NotNow, Route, ServerRoute, meant
 from .outages import NO_RESP3, Circuit, Trouble, is_outage, worth_repeating
+from .tasks import fetch_error
 from .wire import Wire, was_unsent
 
 __all__ = ["Executor"]
@@ -325,16 +326,10 @@ class _Repetition:
         finally:
             if not tries.done():
                 tries.cancel()
-                tries.add_done_callback(_fetch_error)
+                tries.add_done_callback(fetch_error)
         if not tries.done():
             await asyncio.wait([tries])  # then it is known what was sent
         return None if tries.cancelled() else tries
-
-
-def _fetch_error(tries: asyncio.Task[Any]) -> None:
-    """Whoever waited is cancelled; the failure must not be reported as never retrieved."""
-    if not tries.cancelled():
-        tries.exception()
 
 
 def _told(outcome: T, safety: Safety | None) -> tuple[T, Safety | None]:

@@ -14,6 +14,7 @@ import hiredis
 
 from ..protocol.calls import Call
 from ..protocol.scripts import by_hash, in_full
+from .tasks import fetch_error
 from .wire import Wire, unsent
 
 __all__ = ["Link"]
@@ -96,7 +97,7 @@ class Link:
             if self._opening is None:
                 # A task of its own: whoever asked first may be cancelled, the others still need it.
                 self._opening = asyncio.ensure_future(self._open())
-                self._opening.add_done_callback(_fetch_error)
+                self._opening.add_done_callback(fetch_error)
             opening = self._opening
             try:
                 await asyncio.shield(opening)
@@ -144,9 +145,3 @@ class Link:
             opening.cancel()
             await asyncio.wait([opening])
         self.close()
-
-
-def _fetch_error(opening: asyncio.Task[None]) -> None:
-    """Whoever waits for it gets the error; with nobody left it must not be reported as never retrieved."""
-    if not opening.cancelled():
-        opening.exception()

@@ -19,7 +19,8 @@ from redis.exceptions import RedisError
 from ..protocol.keys import SessionKeys, new_token
 from .cluster import Address, ClusterRoute
 from .one_server import NotNow
-from .wire import Wire, WireUnsupported, detached
+from .tasks import detached, fetch_error
+from .wire import Wire, WireUnsupported
 
 __all__ = ["TRY_AGAIN_AFTER", "ClusterPushes", "ProcessChannel", "Pushes", "ShardChannels"]
 
@@ -267,7 +268,7 @@ class ShardChannels:
         if opening is None:
             opening = self._opening[address] = detached(self._open(address))
             opening.add_done_callback(lambda _: self._opening.pop(address, None))
-            opening.add_done_callback(_fetch_error)
+            opening.add_done_callback(fetch_error)
         await asyncio.wait([opening])
         if opening.cancelled():
             raise RedisError("the guard was closed")
@@ -423,9 +424,3 @@ def _current_task() -> asyncio.Task[Any] | None:
         return asyncio.current_task()
     except RuntimeError:
         return None
-
-
-def _fetch_error(opening: asyncio.Task[Any]) -> None:
-    """Whoever waits for it gets the error; with nobody left it must not be reported as never retrieved."""
-    if not opening.cancelled():
-        opening.exception()

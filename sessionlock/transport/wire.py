@@ -21,7 +21,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-__all__ = ["Wire", "WireUnsupported", "detached", "pack", "unsent", "was_unsent"]
+from .tasks import detached, resolve
+
+__all__ = ["Wire", "WireUnsupported", "pack", "unsent", "was_unsent"]
 
 E = TypeVar("E", bound=BaseException)
 T = TypeVar("T")
@@ -35,13 +37,6 @@ def pack(*words: Any) -> bytes:
     """A command as it is sent."""
     packed: bytes = hiredis.pack_command(words)
     return packed
-
-
-def detached(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """A task for what outlives its caller: in the caller's context it would keep what is in there alive, a request and
-    its application, say.
-    """
-    return Context().run(asyncio.ensure_future, work)
 
 
 async def _called_within(seconds: float, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -137,7 +132,7 @@ class Wire(asyncio.Protocol):
         ``soon``: not at once but at the end of this tick, together with what else there is to send.
         """
         future: asyncio.Future[Any] = self._loop.create_future()
-        self.send(pack(*words), partial(_resolve, future), soon=soon)
+        self.send(pack(*words), partial(resolve, RedisError, future), soon=soon)
         return future
 
     def send(self, packed: bytes, answered: Answered, *, soon: bool = False) -> None:
@@ -244,16 +239,6 @@ class Wire(asyncio.Protocol):
             self._waiting.popleft()[0](error)
         if self._on_close is not None:
             self._on_close()
-
-
-def _resolve(future: asyncio.Future[Any], reply: Any) -> None:
-    if future.done():
-        return
-    if isinstance(reply, RedisError):
-        future.set_exception(reply)
-        future.exception()  # a caller that was cancelled will not fetch it
-    else:
-        future.set_result(reply)
 
 
 def _let_go_after_fork() -> None:

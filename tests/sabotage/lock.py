@@ -50,9 +50,9 @@ SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
         "leaving is cancelled with the caller",
         7,
         "lock/runtime.py",
-        "        task = self.background(work)\n        task.add_done_callback(_fetch_error)\n",
+        "        task = self.background(work)\n        task.add_done_callback(fetch_error)\n",
         "        if wait:\n            return await work\n"
-        "        task = self.background(work)\n        task.add_done_callback(_fetch_error)\n",
+        "        task = self.background(work)\n        task.add_done_callback(fetch_error)\n",
         (
             CANCEL + "test_while_it_connects_again",
             CANCEL + "test_a_conflict_at_the_release",
