@@ -164,7 +164,7 @@ class SessionLockStorage(aiohttp_session.AbstractStorage):
         inside may keep another kind of session there.
         """
         session = request.get(aiohttp_session.SESSION_KEY)
-        if isinstance(session, _New) and session._changed:
+        if isinstance(session, _New) and session.is_filled:
             mapping = await own.session()
             assert own.visit is not None
             own.visit.replace(dict(session))
@@ -193,6 +193,10 @@ def _life(mapping: WebSession, max_age: int | None, is_own: bool) -> Life | None
 
 class _New(aiohttp_session.Session):
     """Takes the place of the session that was there, if something is put in."""
+
+    @property
+    def is_filled(self) -> bool:
+        return self._changed
 
 
 class _Locked(aiohttp_session.Session):

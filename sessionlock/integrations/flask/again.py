@@ -15,7 +15,7 @@ from ..web.rules import BODY_LIMIT, SAFE_METHODS
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-__all__ = ["Run", "prepare_body", "receive_body", "run_of", "run_request"]
+__all__ = ["FlaskRun", "prepare_body", "receive_body", "run_request"]
 
 Application = Callable[["WSGIEnvironment", "StartResponse"], Iterable[bytes]]
 RUN = "sessionlock.run"  # in a request's environ
@@ -23,19 +23,22 @@ INPUT = "wsgi.input"
 KEEP_CONTEXT = "werkzeug.debug.preserve_context"
 
 
-class Run:
-    """One run of a request that may be repeated. ``owner``: whose; ``visit``: what the run before did."""
+class FlaskRun:
+    """One run of a request that may be repeated. ``owner``: whose; ``before``: what the run before did."""
 
     def __init__(self, owner: object, before: Visit | None = None) -> None:
         self.owner = owner
         self.before = before
         self.visit: Visit | None = None
 
+    @classmethod
+    def of(cls, environ: WSGIEnvironment, owner: object) -> FlaskRun | None:
+        """None: this request cannot be run again (a request context of a test's own, say)."""
+        run = environ.get(RUN)
+        return run if isinstance(run, FlaskRun) and run.owner is owner else None
 
-def run_of(environ: WSGIEnvironment, owner: object) -> Run | None:
-    """None: this request cannot be run again (a request context of a test's own, say)."""
-    run = environ.get(RUN)
-    return run if isinstance(run, Run) and run.owner is owner else None
+    def begin(self, visit: Visit) -> None:
+        self.visit = visit
 
 
 def run_request(
@@ -72,7 +75,7 @@ def _twice_if_need_be(
     begun, outer = dict(environ), environ.get(RUN)  # an application may hand its environ to another one
     contexts: list[Any] = []
     keep = begun.get(KEEP_CONTEXT)  # a test client in a `with` block, or a debugger: only of the run that counts
-    run = Run(owner)
+    run = FlaskRun(owner)
     try:
         for last in (False, True):
             environ[RUN] = run
@@ -88,7 +91,7 @@ def _twice_if_need_be(
                 contexts.clear()
                 environ.clear()
                 environ.update(begun)
-                run = Run(owner, run.visit)
+                run = FlaskRun(owner, run.visit)
         raise AssertionError("unreachable")
     finally:
         environ[RUN] = outer

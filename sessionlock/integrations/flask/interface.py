@@ -28,7 +28,7 @@ from ..flask_family.session import use_of
 from ..web.problems import tell
 from ..web.request_session import RunAgain, Visit
 from ..web.rules import RoutePolicy, label_of
-from .again import Run, prepare_body, receive_body, run_of, run_request
+from .again import FlaskRun, prepare_body, receive_body, run_request
 from .permanence import Temporary
 from .session import FlaskUse, LockedSession, renew
 
@@ -93,7 +93,7 @@ class SessionLockInterface(SessionHooks, SessionInterface):
             setattr(context, OPENED, session)
             use.begin_in(context)
             request.environ[SESSION] = session
-        if run_of(request.environ, self) is None:
+        if FlaskRun.of(request.environ, self) is None:
             prepare_body(request.environ)
         return session
 
@@ -180,7 +180,7 @@ class SessionLockInterface(SessionHooks, SessionInterface):
     # --- parts
 
     def _begin(self, app: Flask, request: Request, only_reading: bool) -> Visit:
-        run = run_of(request.environ, self)
+        run = FlaskRun.of(request.environ, self)
         if run is not None and run.before is not None and not only_reading:
             visit = run.before.again()
         else:
@@ -189,13 +189,13 @@ class SessionLockInterface(SessionHooks, SessionInterface):
                 policy = replace(policy, mode="off" if policy.mode == "off" else "read")
             visit = self._visit(app, request, policy, run, takes_over=not only_reading)
         if run is not None and not only_reading:
-            run.visit = visit
+            run.begin(visit)
         if visit.mode == "lock":
             receive_body(request.environ, self._body_limit(request, visit.policy.body_ahead))
         return visit
 
     def _visit(
-        self, app: Flask, request: Request, policy: RoutePolicy, run: Run | None, *, takes_over: bool = False
+        self, app: Flask, request: Request, policy: RoutePolicy, run: FlaskRun | None, *, takes_over: bool = False
     ) -> Visit:
         return self._make_visit(
             app,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ...protocol.keys import digest_of
+from ...session.block import digest_of
 
 __all__ = ["Temporary"]
 

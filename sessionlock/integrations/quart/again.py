@@ -20,14 +20,14 @@ from ..web.request_session import RunAgain, Visit
 from ..web.rules import RoutePolicy
 from .session import QuartUse
 
-__all__ = ["Run", "run_of", "twice_if_need_be"]
+__all__ = ["QuartRun", "twice_if_need_be"]
 
 T = TypeVar("T")
 RUN = "sessionlock.run"  # in a request's scope
 LOOK_AGAIN = 0.05  # seconds after which it is seen whether a body without a length has become too long
 
 
-class Run:
+class QuartRun:
     """One run of a request, or a websocket. ``before``: what the run before did, for the second one.
 
     It is made in the task that runs it.
@@ -38,6 +38,12 @@ class Run:
         self.before = before
         self.use: QuartUse | None = None
         self._cancels = Cancels()
+
+    @classmethod
+    def of(cls, request: Any) -> QuartRun | None:
+        """None: this request cannot be run again (a request context of a test's own, say)."""
+        run = request.scope.get(RUN)
+        return run if isinstance(run, QuartRun) and run.request is request else None
 
     def begin(self, use: QuartUse) -> None:
         self.use = use
@@ -128,23 +134,17 @@ class KeptBody(Body):
         super().append(data)
 
 
-def run_of(request: Any) -> Run | None:
-    """None: this request cannot be run again (a request context of a test's own, say)."""
-    run = request.scope.get(RUN)
-    return run if isinstance(run, Run) and run.request is request else None
-
-
 async def twice_if_need_be(app: Quart, handle: Callable[[Any], Awaitable[T]], request: Request) -> T:
     """Handle the request. When that raises :class:`.visit.RunAgain`, once more, as it came."""
     before = copy_context()
-    run = Run(request)
+    run = QuartRun(request)
     try:
         return await run.handled(handle)
     except RunAgain:
         visit = run.visit
     assert visit is not None
     _take_back(before)
-    return await Run(_as_it_came(app, request), visit).handled(handle)
+    return await QuartRun(_as_it_came(app, request), visit).handled(handle)
 
 
 def _take_back(before: Context) -> None:

@@ -12,7 +12,7 @@ from quart.wrappers import Request, Websocket
 
 from ...errors import SessionLockError
 from ..flask_family.application import EXTENSION
-from .again import Run, run_of, twice_if_need_be
+from .again import QuartRun, twice_if_need_be
 from .session import QuartUse, ours
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class GuardedQuart(Quart):
         if not self._is_guarded():
             return await super().handle_websocket(websocket)
         interface = cast("SessionLockInterface", self.session_interface)
-        run, handle = Run(websocket), super().handle_websocket
+        run, handle = QuartRun(websocket), super().handle_websocket
 
         async def handled(websocket: Websocket) -> Any:
             try:
@@ -59,7 +59,7 @@ class GuardedQuart(Quart):
         except SessionLockError as error:
             trouble: SessionLockError = error
         except asyncio.CancelledError as cancelled:
-            run = run_of((request_context or _cv_request.get()).request)
+            run = QuartRun.of((request_context or _cv_request.get()).request)
             lost = run.loss(cancelled) if run is not None else None
             if lost is None:
                 raise

@@ -27,7 +27,7 @@ from ..web.problems import may_still_read, tell
 from ..web.request_session import RunAgain, Visit
 from ..web.rules import Mode, RoutePolicy, label_of
 from ..web.starting import look_at_start
-from .again import Run, run_of
+from .again import QuartRun
 from .application import use_here
 from .session import LockedSession, QuartUse, ours
 
@@ -95,7 +95,7 @@ class SessionLockInterface(SessionHooks, SessionInterface):
     # --- Quart's hooks
 
     async def open_session(self, app: Quart, request: Any) -> LockedSession:
-        run = run_of(request)
+        run = QuartRun.of(request)
         use = QuartUse(label_of(_method(request), request.path), run)
         try:
             visit = await self._begin(app, request, run)
@@ -143,7 +143,7 @@ class SessionLockInterface(SessionHooks, SessionInterface):
 
     # --- parts
 
-    async def _begin(self, app: Quart, request: Any, run: Run | None) -> Visit:
+    async def _begin(self, app: Quart, request: Any, run: QuartRun | None) -> Visit:
         if run is not None and run.before is not None:
             visit = run.before.again()
             visit.when_lost(run.lease_is_lost)
@@ -163,7 +163,7 @@ class SessionLockInterface(SessionHooks, SessionInterface):
             return None
         return visit
 
-    def _visit(self, app: Quart, request: Any, policy: RoutePolicy, run: Run | None) -> Visit:
+    def _visit(self, app: Quart, request: Any, policy: RoutePolicy, run: QuartRun | None) -> Visit:
         answers = not isinstance(request, Websocket)  # with a header for a new id
         return self._make_visit(
             app,

@@ -13,7 +13,7 @@ from ..flask_family.use import Phase, Use
 from ..web.request_session import Visit
 
 if TYPE_CHECKING:
-    from .again import Run
+    from .again import QuartRun
 
 __all__ = ["LockedSession", "QuartUse", "ours"]
 
@@ -25,7 +25,7 @@ class QuartUse(Use):
     None: nobody runs it, and it cannot be run again (a request context of a test's own, say).
     """
 
-    def __init__(self, label: str, run: Run | None) -> None:
+    def __init__(self, label: str, run: QuartRun | None) -> None:
         super().__init__()
         self.label = label
         self.run = run

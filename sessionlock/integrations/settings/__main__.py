@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from . import ALL, FRAMEWORKS, Setting
-from .parts import ENVIRONMENT, FRAMEWORK, PARTS, Part, default_of, names_of
+from .parts import ENVIRONMENT, FRAMEWORK, PARTS, Part, default_of, field_names
 
 __all__ = ["document"]
 
@@ -84,7 +84,7 @@ def _spelled(setting: Setting, face: str) -> str:
 
 
 def _fields(part: Part) -> Iterator[tuple[str, ...]]:
-    for name in names_of(part):
+    for name in field_names(part):
         field = part.fields[name]
         yield f"`{name}`", field.type, field.unit, default_of(part, name), field.effect
 

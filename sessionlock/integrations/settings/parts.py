@@ -17,7 +17,7 @@ from ..web.problems import Problems
 from ..web.rules import RoutePolicy
 from . import nearest
 
-__all__ = ["ENVIRONMENT", "FRAMEWORK", "PARTS", "Field", "Part", "check_options", "default_of", "names_of"]
+__all__ = ["ENVIRONMENT", "FRAMEWORK", "PARTS", "Field", "Part", "check_options", "default_of", "field_names"]
 
 
 class Field(NamedTuple):
@@ -224,7 +224,7 @@ FRAMEWORK: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def names_of(part: Part) -> tuple[str, ...]:
+def field_names(part: Part) -> tuple[str, ...]:
     """What can be said of it, in order."""
     return tuple(_defaults(part.made))
 

@@ -8,8 +8,8 @@ view that returns it. Its name space is the user's: beside what every dict has t
 from __future__ import annotations
 
 import copy
-from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
-from typing import TYPE_CHECKING, Any
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
+from typing import TYPE_CHECKING, Any, cast
 
 from ...errors import SessionLockError
 from ...session.mapping import Session
@@ -123,15 +123,15 @@ class WebSession(dict[str, Any]):
 
     def keys(self) -> KeysView[str]:  # type: ignore[override]
         session = self._live()
-        return dict.keys(self) if session is None else session.keys()
+        return dict.keys(self) if session is None else _Keys(session)
 
     def values(self) -> ValuesView[Any]:  # type: ignore[override]
         session = self._live()
-        return dict.values(self) if session is None else session.values()
+        return dict.values(self) if session is None else _Values(session)
 
     def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
         session = self._live()
-        return dict.items(self) if session is None else session.items()
+        return dict.items(self) if session is None else _Items(session)
 
     def copy(self) -> dict[str, Any]:
         return dict(self.items())
@@ -215,6 +215,25 @@ class WebSession(dict[str, Any]):
     def __ior__(self, other: Any) -> Any:
         self.update(other)
         return self
+
+
+class _Reversible:
+    """A view of a dict can be read from its end, which no other mapping's can."""
+
+    def __reversed__(self) -> Iterator[Any]:
+        return reversed(list(cast("Iterable[Any]", self)))
+
+
+class _Keys(_Reversible, KeysView[str]):
+    pass
+
+
+class _Values(_Reversible, ValuesView[Any]):
+    pass
+
+
+class _Items(_Reversible, ItemsView[str, Any]):
+    pass
 
 
 def _spelled(key: Any) -> Any:

@@ -265,6 +265,8 @@ def test_wherever_a_dict_may_stand(app: Flask, touched: bool) -> None:
         own: Any = session._get_current_object()  # type: ignore[attr-defined]
         if touched:
             assert own["a"] == 1
+        for view in (own.items, own.keys, own.values):
+            assert list(reversed(view())) == list(view())[::-1]
         assert json.loads(json.dumps(own)) == content
         assert session | {"c": 1} == {**content, "c": 1}  # type: ignore[operator]
         assert {"c": 1} | session == {**content, "c": 1}  # type: ignore[operator]

@@ -24,8 +24,7 @@ from sessionlock.integrations.asgi import middleware as asgi_face
 from sessionlock.integrations.settings import ALL, OPTIONS, checked, names_of, unknown_names
 from sessionlock.integrations.settings.__main__ import document
 from sessionlock.integrations.settings.options import FaceOptions
-from sessionlock.integrations.settings.parts import ENVIRONMENT, FRAMEWORK, PARTS, check_options
-from sessionlock.integrations.settings.parts import names_of as names_of_part
+from sessionlock.integrations.settings.parts import ENVIRONMENT, FRAMEWORK, PARTS, check_options, field_names
 
 URL = "redis://localhost:1/0"
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "settings.md"
@@ -79,7 +78,7 @@ def test_each_option_of_a_face_is_in_the_table_and_the_other_way_round(face: str
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.made.__name__)
 def test_each_option_of_the_core_is_in_the_table(part: Any) -> None:
-    assert set(names_of_part(part)) == set(part.fields)
+    assert set(field_names(part)) == set(part.fields)
 
 
 def test_each_variable_of_the_environment_is_in_the_table() -> None:
