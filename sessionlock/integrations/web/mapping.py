@@ -221,7 +221,7 @@ class _Reversible:
     """A view of a dict can be read from its end, which no other mapping's can."""
 
     def __reversed__(self) -> Iterator[Any]:
-        return reversed(list(cast("Iterable[Any]", self)))
+        yield from reversed(list(cast("Iterable[Any]", self)))
 
 
 class _Keys(_Reversible, KeysView[str]):
