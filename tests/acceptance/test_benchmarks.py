@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,14 @@ from benchmarks.commands import Options
 from benchmarks.report import Claim, Report, quantile, table
 from benchmarks.stage import workers
 from benchmarks.turns import Seen, overtakings
+from tests.harness.programs import run_program
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--rounds", "2", "--cycles", "5", "--seconds", "0.1", "--waiters", "4", "--sessions", "4"]
 
 
 def _run(module: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", module, *TINY, *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run_program("-m", module, *TINY, *arguments, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -240,9 +240,14 @@ class Page:
         WebDriverWait(self._driver, PATIENCE, poll_frequency=0.05).until(lambda _: true())
 
 
-def test_in_a_browser_the_guarded_shop_keeps_everything(browser: Any, shop: Shop) -> None:
+def fresh(browser: Any, shop: Shop) -> Page:
+    """For a visitor who has never been there."""
     browser.delete_all_cookies()
-    page = Page(browser, shop.url)
+    return Page(browser, shop.url)
+
+
+def test_in_a_browser_the_guarded_shop_keeps_everything(browser: Any, shop: Shop) -> None:
+    page = fresh(browser, shop)
     page.press("login")
     page.press("add")
     page.press("visits")
@@ -265,8 +270,7 @@ def test_in_a_browser_the_guarded_shop_keeps_everything(browser: Any, shop: Shop
 
 
 def test_in_a_browser_the_unguarded_shop_loses_things(browser: Any, shop: Shop) -> None:
-    browser.delete_all_cookies()
-    page = Page(browser, shop.url)
+    page = fresh(browser, shop)
     page.choose("unguarded")
     page.press("login")
     page.press("add")
@@ -286,8 +290,7 @@ def test_in_a_browser_the_unguarded_shop_loses_things(browser: Any, shop: Shop) 
 
 
 def test_in_a_browser_the_modes_are_shops_of_their_own(browser: Any, shop: Shop) -> None:
-    browser.delete_all_cookies()
-    page = Page(browser, shop.url)
+    page = fresh(browser, shop)
     page.press("login")
     page.choose("unguarded")
     assert page.score("user") == "nobody"

@@ -21,13 +21,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from sessionlock import FernetCodec, JsonCodec, MsgspecCodec, OrjsonCodec
 from sessionlock.codecs import (
     MAX_DEPTH,
     Codec,
-    FernetCodec,
-    JsonCodec,
-    MsgspecCodec,
-    OrjsonCodec,
     Sealing,
     default_codec,
     keeps_counters,

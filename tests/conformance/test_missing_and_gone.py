@@ -7,15 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from sessionlock import (
-    ConfigurationError,
-    ReadOnlySession,
-    SessionConflict,
-    SessionDestroyed,
-    SessionGuard,
-    SessionNotFound,
-    SessionPolicy,
-)
+from sessionlock import SessionGuard, SessionPolicy
+from sessionlock.errors import ConfigurationError, ReadOnlySession, SessionConflict, SessionDestroyed, SessionNotFound
 from tests.conformance.topologies import Node, Record, Topology
 
 pytestmark = pytest.mark.anyio

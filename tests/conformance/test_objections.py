@@ -36,6 +36,20 @@ async def enters(context: SessionContext) -> None:
         session["seen"] = session["seen"] + 1
 
 
+class Unanswered:
+    """A question that is never answered."""
+
+    def __init__(self) -> None:
+        self.asked, self.left = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self) -> None:
+        self.asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.left.set()
+
+
 async def test_an_objection_ends_the_wait(node: Node, record: Look) -> None:
     """With who is waited for; nothing of the waiter stays behind, and the holder is not disturbed."""
     told: list[str] = []
@@ -96,23 +110,15 @@ async def test_there_may_be_no_question(node: Node) -> None:
 
 async def test_a_grant_comes_before_an_objection(node: Node) -> None:
     """The lock is not withheld until the question is answered; the answer is of no interest any more."""
-    asked, left = asyncio.Event(), asyncio.Event()
-
-    async def never_finish() -> None:
-        asked.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            left.set()
-
+    question = Unanswered()
     guard, context = node(), context_of(node())
-    context.when_waiting(lambda wanted, holder: never_finish)
+    context.when_waiting(lambda wanted, holder: question)
     async with guard.session_lock("s") as session:
         session["seen"] = 0
         waiting = asyncio.create_task(enters(context))
-        await asyncio.wait_for(asked.wait(), WITHIN)
+        await asyncio.wait_for(question.asked.wait(), WITHIN)
     await asyncio.wait_for(waiting, WITHIN)
-    await asyncio.wait_for(left.wait(), WITHIN)
+    await asyncio.wait_for(question.left.wait(), WITHIN)
     assert await guard.read("s") == {"seen": 1}
 
 
@@ -128,23 +134,15 @@ async def test_nobody_is_asked_without_a_wait(node: Node) -> None:
 
 
 async def test_a_waiter_that_is_cancelled_while_it_asks(node: Node, record: Look) -> None:
-    asked, left = asyncio.Event(), asyncio.Event()
-
-    async def never_finish() -> None:
-        asked.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            left.set()
-
+    question = Unanswered()
     context = context_of(node())
-    context.when_waiting(lambda wanted, holder: never_finish)
+    context.when_waiting(lambda wanted, holder: question)
     async with node().session_lock("s"):
         waiting = asyncio.create_task(enters(context))
-        await asyncio.wait_for(asked.wait(), WITHIN)
+        await asyncio.wait_for(question.asked.wait(), WITHIN)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        await asyncio.wait_for(left.wait(), WITHIN)
+        await asyncio.wait_for(question.left.wait(), WITHIN)
         assert record("s").waiting == []
     assert record("s").free

@@ -34,6 +34,13 @@ ASLEEP = wait_fixed(HELD)  # with UNHURRIED, a waiter that would not look by its
 UNHURRIED = LeasePolicy(ttl=HELD, claim=HELD)  # a waiter looks at least once in every claim
 
 
+def queue_a_dead_one(stored: Record, claimed_us: int) -> None:
+    """Whose claim runs for so many microseconds; nobody hears pushes to it."""
+    now = stored.now_us
+    stored.client.zadd(stored.keys.queue, {"dead": now})
+    stored.client.hset(stored.keys.waiters, "dead", f"{now + claimed_us} 10000 2000 sl:push:nobody dead")
+
+
 class InLine:
     """Requests that queue one after the other; ``served`` tells in which order they were served."""
 
@@ -118,9 +125,7 @@ async def test_a_dead_waiter_is_passed_over(node: Node, record: Look, line: InLi
     """Its process is gone: nobody hears the push on its channel."""
     async with held(node()):
         stored = record("s")
-        now = stored.now_us
-        stored.client.zadd(stored.keys.queue, {"dead": now})
-        stored.client.hset(stored.keys.waiters, "dead", f"{now + 10**8} 10000 2000 sl:push:nobody dead")
+        queue_a_dead_one(stored, 10**8)
         await line.add(node(), "alive")
         assert len(record("s").waiting) == 2
     await asyncio.wait_for(asyncio.gather(*line.tasks), 5)
@@ -218,9 +223,7 @@ async def test_no_waiters_at_all(node: Node, record: Look) -> None:
 async def test_the_dead_do_not_fill_the_queue(node: Node, record: Look, line: InLine) -> None:
     async with held(node()):
         stored = record("s")
-        now = stored.now_us
-        stored.client.zadd(stored.keys.queue, {"dead": now})
-        stored.client.hset(stored.keys.waiters, "dead", f"{now - 1} 10000 2000 sl:push:nobody dead")
+        queue_a_dead_one(stored, -1)
         await line.add(node(), "alive", wait=WaitPolicy.seconds(HELD, max_waiters=2))
         stored.client.expire(stored.keys.queue, 60)
         task = asyncio.create_task(_request(node(), WaitPolicy.seconds(HELD, max_waiters=2)))

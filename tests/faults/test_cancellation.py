@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, get_args
 
@@ -15,13 +15,12 @@ from sessionlock import LeasePolicy, SessionGuard, SessionPolicy, WaitPolicy
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.scripts import script
 from tests.harness.cutting import Cut, How, When
+from tests.harness.deployments import MakeGuard
 from tests.harness.proxy import FaultyProxy
-from tests.harness.stored import Stored
+from tests.harness.stored import Look, Stored
 
 pytestmark = pytest.mark.anyio
 
-Look = Callable[..., Stored]
-Node = Callable[..., SessionGuard]
 
 # Whatever is left behind would stay for half a minute ...
 LONG = LeasePolicy(ttl=30, claim=30, renew=False)
@@ -66,7 +65,7 @@ async def ended(task: asyncio.Task[None], cut: Cut, how: How) -> None:
 @everywhere
 @ready_or_not
 @pytest.mark.parametrize("warm", [True, False])
-async def test_uncontended(redis_url: str, node: Node, when: When, how: How, warm: bool) -> None:
+async def test_uncontended(redis_url: str, node: MakeGuard, when: When, how: How, warm: bool) -> None:
     """Attack 7: an acquire that gets the lock at once is cancelled at each of its awaits, and (attack 8) so are body,
     save and release."""
     other, guard = node(), node()
@@ -91,7 +90,7 @@ async def test_uncontended(redis_url: str, node: Node, when: When, how: How, war
 @pytest.mark.parametrize("warm", [True, False])
 @pytest.mark.parametrize("neighbour", [True, False])
 async def test_queued_and_handed_over(
-    redis_url: str, node: Node, when: When, how: How, warm: bool, neighbour: bool
+    redis_url: str, node: MakeGuard, when: When, how: How, warm: bool, neighbour: bool
 ) -> None:
     """Attack 7: a waiter is cancelled at each of its awaits: while it asks, subscribes and waits, at the very moment in
     which the lock is handed to it, and after. The one behind it, in the same process or in another, gets it soon."""
@@ -137,7 +136,7 @@ async def subscribed(guard: SessionGuard) -> None:
 @ready_or_not
 @everywhere
 async def test_the_holder_is_cancelled_while_it_hands_over(
-    redis_url: str, node: Node, when: When, how: How, neighbour: bool
+    redis_url: str, node: MakeGuard, when: When, how: How, neighbour: bool
 ) -> None:
     """Attack 8: the holder is cancelled at each of its awaits, in its release, too: who waits for it, in the same
     process or in another one, has the lock soon."""
@@ -173,7 +172,7 @@ async def body(guard: SessionGuard, sid: str, inside: asyncio.Event) -> None:
 
 @everywhere
 @ready_or_not
-async def test_a_conflict_at_the_release(redis_url: str, node: Node, when: When, how: How) -> None:
+async def test_a_conflict_at_the_release(redis_url: str, node: MakeGuard, when: When, how: How) -> None:
     """Attack 8: somebody without a lock changed the same key, so the release is refused, merged and sent again;
     cancelled at any await of that, the lock is given back, and the other one's change is there."""
     guard, counting = node(), SessionPolicy(merge={"n": "counter"})
@@ -202,7 +201,7 @@ async def test_a_conflict_at_the_release(redis_url: str, node: Node, when: When,
 @pytest.mark.parametrize("large", [True, False])
 @ready_or_not
 @everywhere
-async def test_the_instant_of_handover(redis_url: str, node: Node, when: When, how: How, large: bool) -> None:
+async def test_the_instant_of_handover(redis_url: str, node: MakeGuard, when: When, how: How, large: bool) -> None:
     """Attack 7: the lock is handed over in the same turn of the loop in which the waiter is cancelled: by whoever
     comes first, the lock goes on. Once with the session in the push, once with one that has to be loaded."""
     other, guard = node(), node(push_limit=10 if large else 65_536)
@@ -227,7 +226,7 @@ async def test_the_instant_of_handover(redis_url: str, node: Node, when: When, h
 @ready_or_not
 @pytest.mark.parametrize("cut_off", ["before", "inside"])
 async def test_while_it_connects_again(
-    proxy: FaultyProxy, redis_url: str, node: Node, when: When, how: How, cut_off: str
+    proxy: FaultyProxy, redis_url: str, node: MakeGuard, when: When, how: How, cut_off: str
 ) -> None:
     """Attack 7: the connection has broken, before the acquire or in the body (attack 8): the call, and the clean-up of
     its cancellation, have to connect first, with awaits of their own."""
@@ -257,7 +256,7 @@ async def test_while_it_connects_again(
 
 
 @pytest.mark.parametrize("how", ["task", "scope"])
-async def test_after_any_number_of_turns(redis_url: str, node: Node, how: How) -> None:
+async def test_after_any_number_of_turns(redis_url: str, node: MakeGuard, how: How) -> None:
     """Attack 7: cancelled after k turns of the event loop, wherever its helpers (the task that connects, the one that
     subscribes) then are."""
     other = node()
@@ -288,7 +287,7 @@ async def _within(scope: anyio.CancelScope, work: Coroutine[Any, Any, None]) -> 
 
 
 @pytest.mark.parametrize("how", ["task", "scope"])
-async def test_while_the_request_is_on_its_way(proxy: FaultyProxy, node: Node, stored: Look, how: How) -> None:
+async def test_while_the_request_is_on_its_way(proxy: FaultyProxy, node: MakeGuard, stored: Look, how: How) -> None:
     """Attack 7: the acquire has been sent and arrives only after the cancellation; what it gets is given back."""
     guard, session = node(proxy.url), stored("s")
     await guard.inspect("s")
@@ -306,7 +305,7 @@ async def test_while_the_request_is_on_its_way(proxy: FaultyProxy, node: Node, s
     await nothing_left(session, node(), "s")
 
 
-async def test_the_request_overtaken_by_its_own_cancellation(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_the_request_overtaken_by_its_own_cancellation(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     """Attack 7: the acquire arrives on a connection of its own after the leave-taking: it takes nothing any more."""
     guard, session = node(proxy.url, reply_within=0.1), stored("s")
     await guard.inspect("s")
@@ -323,7 +322,7 @@ async def test_the_request_overtaken_by_its_own_cancellation(proxy: FaultyProxy,
     await nothing_left(session, node(), "s")
 
 
-async def test_while_redis_does_not_answer(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_while_redis_does_not_answer(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     """Attack 7: nobody answers the leave-taking: the cancelled request ends all the same, and the lease's end frees
     the lock."""
     guard, session = node(proxy.url, reply_within=0.3, retry_for=0.1), stored("s")
@@ -347,7 +346,7 @@ async def _enter(guard: SessionGuard, lease: LeasePolicy) -> None:
 
 
 @pytest.mark.parametrize("cancelled_by", ["move_on_after", "outer scope", "task", "task group"])
-async def test_a_cancelled_body_gives_the_lock_back(node: Node, stored: Look, cancelled_by: str) -> None:
+async def test_a_cancelled_body_gives_the_lock_back(node: MakeGuard, stored: Look, cancelled_by: str) -> None:
     """Attack 8: the body is cancelled while it waits for something: nothing is saved, and the next one has the lock
     soon, though every await in a cancelled scope is cancelled, that of the release, too."""
     guard, session, scope = node(), stored("s"), anyio.CancelScope()
@@ -387,7 +386,7 @@ async def test_a_cancelled_body_gives_the_lock_back(node: Node, stored: Look, ca
     assert session.data == {"middle": 1, "end": 1}
 
 
-async def test_a_cancelled_body_of_a_plain_lock(node: Node, stored: Look) -> None:
+async def test_a_cancelled_body_of_a_plain_lock(node: MakeGuard, stored: Look) -> None:
     """Attack 8: the same for a lock without a session."""
     session = stored("s")
     with anyio.move_on_after(0.05) as scope:
@@ -398,7 +397,9 @@ async def test_a_cancelled_body_of_a_plain_lock(node: Node, stored: Look) -> Non
 
 
 @pytest.mark.parametrize("raises", [True, False])
-async def test_what_the_body_does_about_its_cancellation_is_respected(node: Node, stored: Look, raises: bool) -> None:
+async def test_what_the_body_does_about_its_cancellation_is_respected(
+    node: MakeGuard, stored: Look, raises: bool
+) -> None:
     """Attack 8: a body that turns its cancellation into an error is not saved, one that catches it and ends well is;
     the lock is given back."""
     guard, session, scope = node(), stored("s"), anyio.CancelScope()

@@ -9,12 +9,22 @@ from pathlib import Path
 import anyio
 import pytest
 
-from sessionlock import LeaseLost, LeasePolicy, SessionGuard, SessionLockError
+from sessionlock import LeaseLost, LeasePolicy, SessionGuard
 from sessionlock.embedded import find_server
 from sessionlock.protocol.keys import keys_for
 from tests.harness.cluster import Cluster, Node, slot_of
 from tests.harness.commands import confirmed_by, keys_without_ttl
-from tests.harness.deployments import LONG, LONG_SECONDS, SID, SIDS, MakeGuard, Tell, fence_of, lock_of
+from tests.harness.deployments import (
+    FOR_A_WHILE,
+    SID,
+    SIDS,
+    MakeGuard,
+    Tell,
+    fence_of,
+    held_and_waited_for,
+    lock_of,
+    only_the_second_saves,
+)
 from tests.harness.ordeal import Ordeal
 from tests.harness.polling import eventually
 from tests.harness.proof import Fault, longest_pause, stored
@@ -192,17 +202,7 @@ async def test_the_master_dies_while_it_is_held_and_waited_for(cluster: Cluster,
     """What the replica has got by then goes on there: the holder may save, the waiter comes next, nobody hangs."""
     holder = node(cluster.url, lease=LeasePolicy(ttl=10.0))
     waiter = node(cluster.url, wait=40.0)
-    fences = []
-
-    async def wait_for_it() -> None:
-        async with waiter.session_lock(SID) as session:
-            fences.append(fence_of(session))
-            session["waited"] = True
-
-    async with anyio.create_task_group() as tasks, holder.session_lock(SID) as session:
-        fences.append(fence_of(session))
-        session["held"] = True
-        tasks.start_soon(wait_for_it)
+    async with held_and_waited_for(holder, waiter):
         await queued(cluster, SID)
         master = cluster.master_of(lock_of(SID))
         confirmed_by(master.raw, 1, lock_of(SID))
@@ -210,8 +210,6 @@ async def test_the_master_dies_while_it_is_held_and_waited_for(cluster: Cluster,
         cluster.kill(master)
         await cluster.promoted(master)
     tell(f"the waiter had it {time.monotonic() - died:.1f} s after the master's death")
-    assert dict(await holder.read(SID)) == {"held": True, "waited": True}
-    assert fences == sorted(set(fences))
     cluster.restart(master)
     await cluster.settled()
     await nothing_is_left(cluster, (SID,))
@@ -229,27 +227,13 @@ async def test_a_lock_that_was_not_replicated_is_lost_and_its_late_save_refused(
     replica = cluster.replica_of(master)
     cluster.pause(replica)
     master.cut_off_replicas()
-    saved: list[str] = []
-    refused: SessionLockError | None = None
-    fences = []
-    try:
-        async with first.session_lock(SID, lease=LeasePolicy(renew=False)) as session:
-            fences.append(fence_of(session))
-            session["by"] = [*session["by"], "first"]
-            cluster.kill(master)
-            cluster.resume(replica)
-            await cluster.promoted(master)
-            async with second.session_lock(SID) as other:
-                fences.append(fence_of(other))
-                other["by"] = [*other["by"], "second"]
-            saved.append("second")
-        saved.append("first")
-    except SessionLockError as error:
-        refused = error
-    assert saved == ["second"]
-    assert isinstance(refused, LeaseLost)
-    assert (await second.read(SID))["by"] == ["nobody", "second"]
-    assert fences == sorted(set(fences))
+
+    async def replace_the_master() -> None:
+        cluster.kill(master)
+        cluster.resume(replica)
+        await cluster.promoted(master)
+
+    await only_the_second_saves(first, second, replace_the_master)
     cluster.restart(master)
     await cluster.settled()
     await nothing_is_left(cluster, (SID,))
@@ -326,33 +310,20 @@ async def count_through(cluster: Cluster, folder: Path, tell: Tell, *, durable: 
             await migrate(ordeal, cluster, key)
         await ordeal.end()
     accounts = ordeal.accounts(lambda sid: stored(cluster.raw_for(lock_of(sid)), sid), lossy)
-    missing = sum(len(account.missing) for account in accounts)
-    kept = sum(len(account.kept) for account in accounts)
-    recovered = ", ".join(f"{max(ordeal.pauses(fault)):.2f}" for fault in lossy)
     moves = [fault for fault in ordeal.nemesis.faults if fault.kind == "migrate"]
     longest = max(max(ordeal.pauses(fault)) for fault in moves)
     tell(
-        f"{kept} kept, {missing} acknowledged and missing, {len(lossy)} kills with recovery in {recovered} s,"
+        f"{ordeal.balance(accounts, lossy, lossless=bool(durable))},"
         f" {len(moves)} moves of the slot with a pause of {longest:.2f} s at the most"
     )
-    assert [account.problems for account in accounts] == [[], [], []]
-    if durable:
-        assert missing == 0
     await nothing_is_left(cluster, SIDS)
 
 
-@pytest.mark.slow
-@pytest.mark.once
-@pytest.mark.parametrize("durable", [0, 1])
-async def test_nothing_is_lost_that_a_replica_had(cluster: Cluster, tmp_path: Path, tell: Tell, durable: int) -> None:
-    await count_through(cluster, tmp_path, tell, durable=durable, seconds=1.0)
-
-
-@LONG
-@pytest.mark.once
-@pytest.mark.parametrize("durable", [0, 1])
-async def test_a_minute_of_faults(cluster: Cluster, tmp_path: Path, tell: Tell, durable: int) -> None:
-    await count_through(cluster, tmp_path, tell, durable=durable, seconds=LONG_SECONDS)
+@FOR_A_WHILE
+async def test_nothing_is_lost_that_a_replica_had(
+    cluster: Cluster, tmp_path: Path, tell: Tell, durable: int, seconds: float
+) -> None:
+    await count_through(cluster, tmp_path, tell, durable=durable, seconds=seconds)
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 import pytest
@@ -11,13 +10,11 @@ from tenacity import stop_after_delay, wait_fixed
 
 from sessionlock import LeasePolicy, SessionGuard, WaitPolicy
 from tests.harness.commands import CommandCounter
-from tests.harness.stored import Stored
+from tests.harness.deployments import MakeGuard
+from tests.harness.stored import Look, Stored
 from tests.harness.workers import Worker
 
 pytestmark = pytest.mark.anyio
-
-Look = Callable[..., Stored]
-Node = Callable[..., SessionGuard]
 
 PROMISED = 100_000  # microseconds after the lease's end
 SCHEDULING = 250_000  # what a busy machine may add
@@ -39,7 +36,7 @@ def lateness(granted: int, ended: int) -> int:
     return granted - ended
 
 
-async def test_the_holder_dies(redis_url: str, node: Node, stored: Look) -> None:
+async def test_the_holder_dies(redis_url: str, node: MakeGuard, stored: Look) -> None:
     """Attack 15: holders are killed: the next one of each session has the lock at its lease's end, not before, and no
     more than 100 ms later."""
     sids = [f"s{n}" for n in range(6)]
@@ -60,7 +57,9 @@ async def test_the_holder_dies(redis_url: str, node: Node, stored: Look) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wait", [PATIENT, WaitPolicy()])
-async def test_the_holder_dies_after_it_has_renewed(redis_url: str, node: Node, stored: Look, wait: WaitPolicy) -> None:
+async def test_the_holder_dies_after_it_has_renewed(
+    redis_url: str, node: MakeGuard, stored: Look, wait: WaitPolicy
+) -> None:
     """Attack 15: the lease was renewed several times since the waiter heard of it; it is the last end that counts."""
     session, guard = stored("s"), node()
     async with Worker(redis_url, lease={"ttl": 0.6}) as worker:
@@ -74,7 +73,7 @@ async def test_the_holder_dies_after_it_has_renewed(redis_url: str, node: Node, 
 
 
 @pytest.mark.slow
-async def test_the_one_who_was_handed_the_lock_dies(redis_url: str, node: Node, stored: Look) -> None:
+async def test_the_one_who_was_handed_the_lock_dies(redis_url: str, node: MakeGuard, stored: Look) -> None:
     """Attack 15: a waiter hangs, is handed the lock, and dies: the next one has it when the claim ends."""
     session, guard, other = stored("s"), node(), node()
     async with Worker(redis_url, lease={"ttl": 30, "claim": CLAIM}) as worker:
@@ -102,7 +101,7 @@ async def gone(session: Stored) -> None:
 
 
 @pytest.mark.parametrize("dead", [1, 50])
-async def test_any_number_of_dead_waiters(redis_url: str, node: Node, stored: Look, dead: int) -> None:
+async def test_any_number_of_dead_waiters(redis_url: str, node: MakeGuard, stored: Look, dead: int) -> None:
     """Attack 16: the head of the queue is dead, or fifty waiters of a killed process stand first: one release passes
     them all and reaches the living."""
     session, guard, other = stored("s"), node(), node()
@@ -123,7 +122,7 @@ async def test_any_number_of_dead_waiters(redis_url: str, node: Node, stored: Lo
 
 
 @pytest.mark.slow
-async def test_fifty_hung_waiters_cost_one_claim(redis_url: str, node: Node, stored: Look) -> None:
+async def test_fifty_hung_waiters_cost_one_claim(redis_url: str, node: MakeGuard, stored: Look) -> None:
     """Attack 16: fifty waiters of a process that hangs (its subscription stands, so Redis cannot tell) stand first:
     they cost one claim together, not one each."""
     session, guard, other = stored("s"), node(), node()
@@ -143,7 +142,7 @@ async def test_fifty_hung_waiters_cost_one_claim(redis_url: str, node: Node, sto
     assert session.free
 
 
-async def test_a_claim_shorter_than_the_waiters_pauses(redis_url: str, node: Node, stored: Look) -> None:
+async def test_a_claim_shorter_than_the_waiters_pauses(redis_url: str, node: MakeGuard, stored: Look) -> None:
     """Attack 16: a hung waiter was handed the lock for a short claim; the next one, who looks by itself less often than
     that, still has it when the claim ends."""
     session, guard, other = stored("s"), node(), node()
@@ -159,7 +158,7 @@ async def test_a_claim_shorter_than_the_waiters_pauses(redis_url: str, node: Nod
         assert lateness(await waiting, end) < PROMISED + SCHEDULING
 
 
-async def test_the_living_between_dead_ones(redis_url: str, node: Node, stored: Look) -> None:
+async def test_the_living_between_dead_ones(redis_url: str, node: MakeGuard, stored: Look) -> None:
     """Attack 16: dead and living waiters take turns in the queue: the living are served in their order, all soon."""
     session, guard = stored("s"), node()
     order: list[int] = []

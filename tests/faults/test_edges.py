@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import math
 import time
-from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
@@ -23,13 +22,12 @@ from sessionlock import (
     WaitPolicy,
 )
 from tests.harness.commands import connect, keys_without_ttl
+from tests.harness.deployments import MakeGuard
 from tests.harness.proxy import FaultyProxy
-from tests.harness.stored import Stored
+from tests.harness.stored import Look, Stored
 
 pytestmark = pytest.mark.anyio
 
-Look = Callable[[str], Stored]
-Node = Callable[..., SessionGuard]
 LARGEST = 2**53 - 1
 
 NO_TIMES = [0, -1, -0.5, math.nan, math.inf, -math.inf, 1e-4, 1e-9, 5e-324, 1e12, 1e300, 10**400, True, "1", None, 1j]
@@ -60,7 +58,7 @@ def test_no_duration(policy: type[Any], name: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("value", [-1, math.nan, math.inf, 1e-9, 1e300, True, "1"], ids=repr)
-async def test_no_wait(node: Node, stored: Look, value: Any) -> None:
+async def test_no_wait(node: MakeGuard, stored: Look, value: Any) -> None:
     """Attack 28: the same for ``wait``, before anything is asked of Redis."""
     with pytest.raises(ConfigurationError):
         WaitPolicy.seconds(value)
@@ -77,7 +75,7 @@ def test_no_safety_margin(value: float) -> None:
 
 
 @pytest.mark.parametrize("ttl", [0.01, 0.0101, 3_660 * 86_400.0])
-async def test_the_shortest_and_the_longest_lease(redis_url: str, node: Node, stored: Look, ttl: float) -> None:
+async def test_the_shortest_and_the_longest_lease(redis_url: str, node: MakeGuard, stored: Look, ttl: float) -> None:
     """Attack 28: what is accepted works: in whole milliseconds for Redis, never 0, never for ever."""
     session, policy = stored("s"), LeasePolicy(ttl=ttl, max_hold=ttl)
     assert policy.ttl_ms == math.ceil(ttl * 1000) >= 10
@@ -94,7 +92,7 @@ async def test_the_shortest_and_the_longest_lease(redis_url: str, node: Node, st
 
 
 @pytest.mark.parametrize("idle", [0.01, 3_660 * 86_400.0])
-async def test_the_shortest_and_the_longest_session(redis_url: str, node: Node, idle: float) -> None:
+async def test_the_shortest_and_the_longest_session(redis_url: str, node: MakeGuard, idle: float) -> None:
     """Attack 28: the same for the life of a session."""
     guard = node(session=SessionPolicy(idle=idle, absolute=idle, tombstone=idle))
     await guard.create({"n": 1})
@@ -112,7 +110,7 @@ async def test_the_shortest_and_the_longest_session(redis_url: str, node: Node, 
 @pytest.mark.parametrize("on_lost", ["cancel", "flag"])
 async def test_a_round_trip_longer_than_the_lease(
     proxy: FaultyProxy,
-    node: Node,
+    node: MakeGuard,
     stored: Look,
     slow: Literal["requests", "replies", "both"],
     on_lost: Literal["cancel", "flag"],
@@ -130,7 +128,7 @@ async def test_a_round_trip_longer_than_the_lease(
 
 
 @pytest.mark.slow
-async def test_a_lease_shorter_than_its_renewal(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_a_lease_shorter_than_its_renewal(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     """Attack 28: the network becomes slower than the lease while the body runs: it is told, and nothing is saved."""
     session, guard = stored("s"), node(proxy.url, lease=LeasePolicy(ttl=0.2))
     with pytest.raises(LeaseLost):
@@ -147,7 +145,7 @@ async def test_a_lease_shorter_than_its_renewal(proxy: FaultyProxy, node: Node, 
     assert session.free
 
 
-async def test_a_claim_shorter_than_the_push(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_a_claim_shorter_than_the_push(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     """Attack 28: a lock that is handed over takes longer to arrive than its claim holds: that waiter may get it later
     or not at all, but what is saved was never saved in vain, and the next one has its turn."""
     session, far, near = stored("s"), node(proxy.url, lease=LeasePolicy(ttl=0.1)), node()
@@ -178,7 +176,7 @@ def seed(session: Stored, fence: int | str) -> None:
     session.client.pexpire(session.keys.session, 60_000)
 
 
-async def test_fences_up_to_their_end(node: Node, stored: Look) -> None:
+async def test_fences_up_to_their_end(node: MakeGuard, stored: Look) -> None:
     """Attack 29: the last fences are exact and strictly increasing; then comes an error, again and again, never the
     same fence twice; no lock is left behind, and what was saved stays."""
     guard, session = node(), stored("s")
@@ -197,7 +195,7 @@ async def test_fences_up_to_their_end(node: Node, stored: Look) -> None:
 
 
 @pytest.mark.parametrize("fence", [LARGEST, LARGEST + 1, 10**16 - 1])
-async def test_fences_beyond_their_end(node: Node, stored: Look, fence: int) -> None:
+async def test_fences_beyond_their_end(node: MakeGuard, stored: Look, fence: int) -> None:
     """Attack 29: a damaged record, with a fence that no double can count up from."""
     guard, session = node(), stored("s")
     seed(session, fence)
@@ -208,7 +206,7 @@ async def test_fences_beyond_their_end(node: Node, stored: Look, fence: int) -> 
 
 
 @pytest.mark.parametrize("damaged", ["1e15", "-1", "nan", "inf", "0x10", "", "1" * 17, "9" * 400, "1 2"])
-async def test_a_fence_that_nobody_gave_out(node: Node, stored: Look, damaged: str) -> None:
+async def test_a_fence_that_nobody_gave_out(node: MakeGuard, stored: Look, damaged: str) -> None:
     """Attack 29: what is no fence does not count; they go on from the server's time, and grow."""
     guard, session = node(), stored("s")
     began = session.now_us
@@ -220,7 +218,7 @@ async def test_a_fence_that_nobody_gave_out(node: Node, stored: Look, damaged: s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("end", ["release", "force-release", "cancelled"])
-async def test_fences_run_out_in_a_hand_over(node: Node, stored: Look, end: str) -> None:
+async def test_fences_run_out_in_a_hand_over(node: MakeGuard, stored: Look, end: str) -> None:
     """Attack 29: the holder has the last fence, others wait: its own end is not disturbed, and no waiter is left to
     hang, nor the lock left behind."""
     guard, other, session = node(), node(), stored("s")
@@ -253,7 +251,7 @@ async def test_fences_run_out_in_a_hand_over(node: Node, stored: Look, end: str)
     assert session.fence == LARGEST - 1
 
 
-async def test_tickets_run_out(redis_url: str, node: Node, stored: Look) -> None:
+async def test_tickets_run_out(redis_url: str, node: MakeGuard, stored: Look) -> None:
     """Attack 29: the same for the numbers that order the queue: who cannot get one is told; the others keep theirs."""
     guard, session = node(), stored("s")
     async with guard.session_lock("s"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Literal
 
 import anyio
@@ -13,13 +12,12 @@ from tenacity import stop_after_delay, wait_fixed
 
 from sessionlock import LeaseLost, LeasePolicy, SessionGuard, SessionPolicy, StaleFencingToken, WaitPolicy
 from tests.harness.commands import CommandCounter
-from tests.harness.stored import Stored
+from tests.harness.deployments import MakeGuard
+from tests.harness.stored import Look, Stored
 from tests.harness.workers import Worker
 
 pytestmark = pytest.mark.anyio
 
-Look = Callable[[str], Stored]
-Node = Callable[..., SessionGuard]
 OnLost = Literal["cancel", "flag"]
 
 SCHEDULING = 0.3  # seconds that a busy machine may add
@@ -44,7 +42,9 @@ def refused(error: LeaseLost, *, stale: bool) -> bool:
 
 @pytest.mark.parametrize("renew", [True, False])
 @pytest.mark.parametrize("on_lost", ["cancel", "flag"])
-async def test_the_loop_was_blocked_beyond_the_lease(node: Node, stored: Look, renew: bool, on_lost: OnLost) -> None:
+async def test_the_loop_was_blocked_beyond_the_lease(
+    node: MakeGuard, stored: Look, renew: bool, on_lost: OnLost
+) -> None:
     """Attack 22: no renewal could be sent, and no timer could fire; the body ends without an await, nobody else has
     taken the lock: the late save is refused all the same."""
     session = stored("s")
@@ -57,7 +57,7 @@ async def test_the_loop_was_blocked_beyond_the_lease(node: Node, stored: Look, r
     assert session.free
 
 
-async def test_the_loop_was_blocked_while_another_process_saved(redis_url: str, node: Node, stored: Look) -> None:
+async def test_the_loop_was_blocked_while_another_process_saved(redis_url: str, node: MakeGuard, stored: Look) -> None:
     """Attack 22: meanwhile another process got the lock and saved; the late save is refused and says so."""
     session = stored("s")
     async with Worker(redis_url) as other:
@@ -80,7 +80,7 @@ def await_data(session: Stored) -> None:
         time.sleep(0.003)
 
 
-async def test_a_body_that_was_blocked_goes_no_further(node: Node, stored: Look) -> None:
+async def test_a_body_that_was_blocked_goes_no_further(node: MakeGuard, stored: Look) -> None:
     """Attack 22: at its next await after the blocking call it is cancelled."""
     session, further = stored("s"), False
     with pytest.raises(LeaseLost):
@@ -93,7 +93,7 @@ async def test_a_body_that_was_blocked_goes_no_further(node: Node, stored: Look)
     assert not further
 
 
-async def test_a_save_amid_a_body_that_was_blocked(node: Node, stored: Look) -> None:
+async def test_a_save_amid_a_body_that_was_blocked(node: MakeGuard, stored: Look) -> None:
     """Attack 22: the same with ``save()`` inside the body."""
     session = stored("s")
     with pytest.raises(LeaseLost):
@@ -106,7 +106,7 @@ async def test_a_save_amid_a_body_that_was_blocked(node: Node, stored: Look) -> 
     assert session.data == {"early": 1}
 
 
-async def test_a_change_saved_at_once_after_blocking(node: Node, stored: Look) -> None:
+async def test_a_change_saved_at_once_after_blocking(node: MakeGuard, stored: Look) -> None:
     """Attack 22: the same with ``SessionPolicy(save="immediate")``."""
     session, at_once = stored("s"), SessionPolicy(save="immediate")
     with pytest.raises(LeaseLost):
@@ -118,7 +118,7 @@ async def test_a_change_saved_at_once_after_blocking(node: Node, stored: Look) -
     assert session.data == {"early": 1}
 
 
-async def test_a_lock_alone_tells_when_the_loop_was_blocked(node: Node, stored: Look) -> None:
+async def test_a_lock_alone_tells_when_the_loop_was_blocked(node: MakeGuard, stored: Look) -> None:
     """Attack 22: ``guard.lock``: the lease does not claim to be trusted, and the end of the block is loud."""
     session = stored("s")
     with pytest.raises(LeaseLost):
@@ -127,7 +127,7 @@ async def test_a_lock_alone_tells_when_the_loop_was_blocked(node: Node, stored: 
             assert lease.remaining() == 0.0
 
 
-async def test_a_lease_can_be_asked_after_blocking(node: Node, stored: Look) -> None:
+async def test_a_lease_can_be_asked_after_blocking(node: MakeGuard, stored: Look) -> None:
     """Attack 22: before the body touches a storage of its own it asks, and is told although no timer could fire."""
     session, touched = stored("s"), False
     with pytest.raises(LeaseLost):
@@ -141,7 +141,7 @@ async def test_a_lease_can_be_asked_after_blocking(node: Node, stored: Look) -> 
 # --- max_hold
 
 
-async def test_a_hung_body_is_ended(redis_url: str, node: Node, stored: Look) -> None:
+async def test_a_hung_body_is_ended(redis_url: str, node: MakeGuard, stored: Look) -> None:
     """Attack 23: the body never ends, the watchdog renews; at ``max_hold`` it is cancelled, its save refused, and the
     waiter has the lock; no sooner and hardly later."""
     session, max_hold = stored("s"), 0.6
@@ -171,7 +171,7 @@ async def _after(session: Stored, guard: SessionGuard) -> float:
     return granted
 
 
-async def test_the_last_renewals_before_max_hold_are_few(redis_url: str, node: Node) -> None:
+async def test_the_last_renewals_before_max_hold_are_few(redis_url: str, node: MakeGuard) -> None:
     """Attack 23: a lease that cannot be extended any more is not renewed ever more often towards its end."""
     with CommandCounter(redis_url) as ran, pytest.raises(LeaseLost):
         async with node(lease=LeasePolicy(ttl=0.3, max_hold=0.6)).session_lock("s"):
@@ -180,7 +180,7 @@ async def test_the_last_renewals_before_max_hold_are_few(redis_url: str, node: N
     assert ran.script_calls <= 2 + 6 + 3
 
 
-async def test_a_hung_body_that_cannot_be_cancelled(redis_url: str, node: Node, stored: Look) -> None:
+async def test_a_hung_body_that_cannot_be_cancelled(redis_url: str, node: MakeGuard, stored: Look) -> None:
     """Attack 23: the body shields itself (or catches the cancellation) and goes on after ``max_hold``: others get the
     lock, its late save is refused."""
     session = stored("s")
@@ -197,7 +197,7 @@ async def test_a_hung_body_that_cannot_be_cancelled(redis_url: str, node: Node, 
     assert session.data == {"mine": 1}
 
 
-async def test_a_hung_body_that_is_only_told(node: Node, stored: Look) -> None:
+async def test_a_hung_body_that_is_only_told(node: MakeGuard, stored: Look) -> None:
     """Attack 23: with ``on_lost="flag"`` it is not cancelled, but ``lease.lost`` is set and the save refused."""
     session = stored("s")
     with pytest.raises(LeaseLost, match="max_hold"):

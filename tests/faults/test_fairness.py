@@ -16,20 +16,19 @@ from sessionlock.lock import waiting as wakeup
 from sessionlock.protocol import replies as protocol
 from sessionlock.protocol.keys import keys_for
 from tests.harness.commands import CommandCounter, connect
+from tests.harness.deployments import MakeGuard
 from tests.harness.proxy import FaultyProxy
 from tests.harness.queuers import Queuer
-from tests.harness.stored import Stored
+from tests.harness.stored import Look, Stored
 from tests.harness.workers import Worker
 
 pytestmark = pytest.mark.anyio
 
 T = TypeVar("T")
-Look = Callable[[str], Stored]
-Node = Callable[..., SessionGuard]
 
 
 @pytest.fixture
-async def turns(stored: Look, node: Node) -> AsyncIterator[Turns]:
+async def turns(stored: Look, node: MakeGuard) -> AsyncIterator[Turns]:
     """Requests for session ``s``; none of them outlives the test."""
     turns = Turns(stored("s"))
     yield turns
@@ -83,7 +82,7 @@ class Turns:
 
 
 async def test_a_stopped_waiter_that_is_back_within_its_claim(
-    redis_url: str, node: Node, stored: Look, turns: Turns
+    redis_url: str, node: MakeGuard, stored: Look, turns: Turns
 ) -> None:
     """Attack 17: its whole process stands still while the lock is handed to it; back within the claim it has it."""
     session = stored("s")
@@ -105,7 +104,9 @@ async def test_a_stopped_waiter_that_is_back_within_its_claim(
         assert turns.fences[0] > granted["fence"]
 
 
-async def test_a_stopped_waiter_whose_claim_ran_out(redis_url: str, node: Node, stored: Look, turns: Turns) -> None:
+async def test_a_stopped_waiter_whose_claim_ran_out(
+    redis_url: str, node: MakeGuard, stored: Look, turns: Turns
+) -> None:
     """Attack 17: it stands still beyond its claim and one waiter passes; back again it is before those who came later,
     and so is the other waiter of its process."""
     session = stored("s")
@@ -139,7 +140,7 @@ async def _hold_until_queued(
 
 @pytest.mark.slow
 async def test_a_patient_waiter_is_not_taken_for_dead(
-    node: Node, stored: Look, turns: Turns, monkeypatch: pytest.MonkeyPatch
+    node: MakeGuard, stored: Look, turns: Turns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Attack 17: it waits for much longer than after which a waiter that was not heard of is taken for dead."""
     monkeypatch.setattr(protocol, "PATIENCE", 0.3)
@@ -158,7 +159,7 @@ async def test_a_patient_waiter_is_not_taken_for_dead(
 
 @pytest.mark.slow
 async def test_a_waiter_whose_push_connection_is_cut(
-    proxy: FaultyProxy, node: Node, stored: Look, turns: Turns, monkeypatch: pytest.MonkeyPatch
+    proxy: FaultyProxy, node: MakeGuard, stored: Look, turns: Turns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Attack 17: for a while nothing can be pushed to it, so a releaser passes it by; it is still before all who came
     later, and when it can be reached again it is the next one."""
@@ -192,7 +193,9 @@ async def _pass_and_wait(
 
 
 @pytest.mark.slow
-async def test_what_a_release_costs_does_not_grow_with_the_waiters(redis_url: str, node: Node, stored: Look) -> None:
+async def test_what_a_release_costs_does_not_grow_with_the_waiters(
+    redis_url: str, node: MakeGuard, stored: Look
+) -> None:
     """Attack 18: per release as many commands, pushes and bytes with 500 waiters as with 50; nobody else wakes up."""
     few, many = 50, 500
     nodes = (node(), node())
@@ -229,7 +232,7 @@ async def _herd(url: str, nodes: tuple[SessionGuard, ...], session: Stored, coun
     }
 
 
-async def test_a_contended_cycle_takes_three_script_calls(redis_url: str, node: Node, stored: Look) -> None:
+async def test_a_contended_cycle_takes_three_script_calls(redis_url: str, node: MakeGuard, stored: Look) -> None:
     """Attack 18: 200 requests at once for one session cost no more than 3 calls each (the first that wait in a process
     ask once more, when they can be reached by pushes), from then on no more than 2, and now and then a look."""
     guard, session = node(), stored("s")
@@ -251,7 +254,7 @@ async def test_a_contended_cycle_takes_three_script_calls(redis_url: str, node: 
 
 
 @pytest.mark.parametrize("newcomer", ["queues", "does not wait"])
-async def test_a_newcomer_never_overtakes(node: Node, stored: Look, turns: Turns, newcomer: str) -> None:
+async def test_a_newcomer_never_overtakes(node: MakeGuard, stored: Look, turns: Turns, newcomer: str) -> None:
     """Attack 19: the lock is free, as its holder died, and the waiter has not noticed yet; a newcomer asks first."""
     session = stored("s")
     seldom = WaitPolicy(stop_after_delay(15), wait_fixed(15))
@@ -271,21 +274,20 @@ async def test_a_newcomer_never_overtakes(node: Node, stored: Look, turns: Turns
         assert await turns.over() == ["waiter"]
 
 
-async def test_a_releaser_that_asks_again_goes_last(node: Node, stored: Look, turns: Turns) -> None:
+async def test_a_releaser_that_asks_again_goes_last(node: MakeGuard, stored: Look, turns: Turns) -> None:
     """Attack 19: a request that releases and asks for the same session at once comes after all who wait already."""
     session = stored("s")
     greedy, others = node(), node()
     async with greedy.session_lock("s"):
-        await turns.queue(others, "first")
-        await turns.queue(greedy, "second")
-        await turns.queue(others, "third")
+        for guard, name in ((others, "first"), (greedy, "second"), (others, "third")):
+            await turns.queue(guard, name)
     turns.start(greedy, "greedy")
     assert await turns.over() == ["first", "second", "third", "greedy"]
     assert session.free
 
 
 async def test_first_come_first_served_over_two_processes(
-    redis_url: str, node: Node, stored: Look, turns: Turns
+    redis_url: str, node: MakeGuard, stored: Look, turns: Turns
 ) -> None:
     """Attack 19: two processes queue at the same time; the order of tickets is the order of fencing tokens."""
     session, each = stored("s"), 40

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -15,14 +14,13 @@ from sessionlock.lease import Lease
 from sessionlock.protocol.calls import Call
 from sessionlock.protocol.scripts import script
 from sessionlock.transport.executor import Executor
+from tests.harness.deployments import MakeGuard
 from tests.harness.proxy import FaultyProxy
-from tests.harness.stored import Stored
+from tests.harness.stored import Look, Stored
 
 pytestmark = pytest.mark.anyio
 
 BRIEF = LeasePolicy(ttl=0.5, renew=False, claim=0.5, on_lost="flag")
-Look = Callable[[str], Stored]
-Node = Callable[..., SessionGuard]
 
 
 def calls_of(name: str) -> bytes:
@@ -44,7 +42,7 @@ async def nothing_but_theirs(proxy: FaultyProxy, guard: SessionGuard, session: S
     assert session.free
 
 
-async def test_a_delayed_release(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_a_delayed_release(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     """Attack 3: save+release is on its way for longer than the lease; the next holder's work is not touched by it."""
     slow = node(proxy.url, reply_within=0.2, retry_for=0.05)
     with pytest.raises(RedisUnavailable):
@@ -56,7 +54,7 @@ async def test_a_delayed_release(proxy: FaultyProxy, node: Node, stored: Look) -
 
 
 @pytest.mark.slow
-async def test_a_delayed_release_when_nobody_holds(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_a_delayed_release_when_nobody_holds(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     """Attack 3: the same when the lock is free again: what was reported as failed is not saved later."""
     slow, session = node(proxy.url, reply_within=0.2, retry_for=0.05), stored("s")
     with pytest.raises(RedisUnavailable):
@@ -70,7 +68,7 @@ async def test_a_delayed_release_when_nobody_holds(proxy: FaultyProxy, node: Nod
     assert session.free
 
 
-async def test_a_duplicated_release(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_a_duplicated_release(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     """Attack 3: the release was repeated and succeeded; the first one arrives during the next hold."""
     slow = node(proxy.url, reply_within=0.1)
     async with slow.session_lock("s"):
@@ -79,7 +77,7 @@ async def test_a_duplicated_release(proxy: FaultyProxy, node: Node, stored: Look
 
 
 @pytest.mark.slow
-async def test_a_delayed_immediate_save(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_a_delayed_immediate_save(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     """Attack 3: the same with a save in the middle of the block."""
     slow = node(proxy.url, reply_within=0.2, retry_for=0.05)
     with pytest.raises((RedisUnavailable, LeaseLost)):
@@ -92,7 +90,7 @@ async def test_a_delayed_immediate_save(proxy: FaultyProxy, node: Node, stored: 
 
 
 @pytest.mark.slow
-async def test_a_delayed_renewal(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_a_delayed_renewal(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     """Attack 3: a renewal arrives when somebody else holds."""
     slow, session = node(proxy.url), stored("s")
     proxy.hold_requests(calls_of("renew"))
@@ -109,7 +107,7 @@ async def test_a_delayed_renewal(proxy: FaultyProxy, node: Node, stored: Look) -
         await holder
 
 
-async def test_a_delayed_abandon(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_a_delayed_abandon(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     """Attack 3: a cancelled waiter's leave-taking arrives when the grant it had meanwhile is long over."""
     slow, session = node(proxy.url, reply_within=0.2, retry_for=0.05), stored("s")
     async with node().session_lock("s"):
@@ -125,7 +123,7 @@ async def test_a_delayed_abandon(proxy: FaultyProxy, node: Node, stored: Look) -
 
 
 @pytest.mark.parametrize("held_meanwhile", [True, False])
-async def test_a_delayed_acquire(proxy: FaultyProxy, node: Node, stored: Look, held_meanwhile: bool) -> None:
+async def test_a_delayed_acquire(proxy: FaultyProxy, node: MakeGuard, stored: Look, held_meanwhile: bool) -> None:
     """Attack 3: the acquire was repeated, granted and finished; then its first copy arrives."""
     slow, session = node(proxy.url, reply_within=0.1), stored("s")
     proxy.hold_requests(calls_of("acquire"))
@@ -143,7 +141,7 @@ async def _enter(guard: SessionGuard, lease: LeasePolicy) -> None:
         pass
 
 
-async def test_an_older_acquisition_is_replayed(node: Node, stored: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_older_acquisition_is_replayed(node: MakeGuard, stored: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attack 4: the same task of the same node holds again, and every call of its former acquisition comes once more,
     in every order: also while it is free, and after it was saved."""
     calls: list[Call[Any]] = []
@@ -193,7 +191,7 @@ async def test_an_older_acquisition_is_replayed(node: Node, stored: Look, monkey
 
 
 async def test_an_older_acquisition_that_was_lost_is_replayed(
-    node: Node, stored: Look, monkeypatch: pytest.MonkeyPatch
+    node: MakeGuard, stored: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Attack 4: the former acquisition of the same task had lost its lock, without noticing; its late saves change
     nothing in the next one."""

@@ -18,14 +18,12 @@ from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.replies import Handover
 from sessionlock.transport.executor import Executor
 from tests.harness.commands import connect
+from tests.harness.deployments import MakeGuard
 from tests.harness.proxy import FaultyProxy
-from tests.harness.stored import Stored
+from tests.harness.stored import Look, Stored
 from tests.harness.workers import Worker
 
 pytestmark = pytest.mark.anyio
-
-Look = Callable[..., Stored]
-Node = Callable[..., SessionGuard]
 
 PROMISED = 0.1  # seconds after the lease's end
 SCHEDULING = 0.3  # what a busy machine may add
@@ -68,7 +66,7 @@ class Turns:
 
 
 @pytest.mark.parametrize("wait", [PATIENT, WaitPolicy()])
-async def test_every_push_is_lost(deaf: None, node: Node, stored: Look, wait: WaitPolicy) -> None:
+async def test_every_push_is_lost(deaf: None, node: MakeGuard, stored: Look, wait: WaitPolicy) -> None:
     """Attack 14: no push arrives anywhere: the waiters of two nodes still come one at a time, no update is lost, and
     each has its turn no later than 100 ms after the end of the lease it waits for."""
     lease = LeasePolicy(ttl=0.6, claim=0.3, renew=False)
@@ -81,7 +79,7 @@ async def test_every_push_is_lost(deaf: None, node: Node, stored: Look, wait: Wa
 
 
 @pytest.mark.slow
-async def test_the_only_push_is_lost(deaf: None, node: Node, stored: Look) -> None:
+async def test_the_only_push_is_lost(deaf: None, node: MakeGuard, stored: Look) -> None:
     """Attack 14: the holder releases early and its push is lost: the waiter comes at the end of that lease, although
     its own policy would let it sleep for a minute."""
     session, holder, waiter = stored("s"), node(), node()
@@ -94,7 +92,7 @@ async def test_the_only_push_is_lost(deaf: None, node: Node, stored: Look) -> No
     assert turns.began[0] < end + PROMISED + SCHEDULING
 
 
-async def test_the_policy_looks_sooner(deaf: None, node: Node, stored: Look) -> None:
+async def test_the_policy_looks_sooner(deaf: None, node: MakeGuard, stored: Look) -> None:
     """Attack 14: the same with the default policy and a long lease: it looks every second or so."""
     session, holder, waiter = stored("s"), node(), node()
     turns = Turns(session, LONG, WaitPolicy())
@@ -107,7 +105,7 @@ async def test_the_policy_looks_sooner(deaf: None, node: Node, stored: Look) -> 
 
 
 @pytest.mark.slow
-async def test_pushes_vanish_on_the_way(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_pushes_vanish_on_the_way(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     """Attack 14: the same in the network, which swallows pushes and nothing else; the connection seems alive."""
     session, holder, waiter = stored("s"), node(), node(proxy.url)
     turns = Turns(session, LONG, PATIENT)
@@ -122,7 +120,7 @@ async def test_pushes_vanish_on_the_way(proxy: FaultyProxy, node: Node, stored: 
 
 
 @pytest.mark.parametrize("kills", [1, 4])
-async def test_the_push_connection_is_killed(node: Node, stored: Look, kills: int) -> None:
+async def test_the_push_connection_is_killed(node: MakeGuard, stored: Look, kills: int) -> None:
     """Attack 14: CLIENT KILL ends the push connection of a waiter, and the holder (30 s of lease left) releases before
     anybody has noticed: Redis reaches no one, so the waiter must look as soon as its connection ends."""
     session, holder, waiter = stored("s"), node(), node()
@@ -148,7 +146,7 @@ async def kill_pushes(session: Stored) -> None:
     await session.until(lambda s: len(s.client.client_list(_type="pubsub")) == 1)
 
 
-async def test_killed_with_the_grant_in_it(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_killed_with_the_grant_in_it(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     """Attack 14: the push connection breaks when the grant has been sent into it: the waiter looks at once and finds
     that it is the holder."""
     session, holder, waiter = stored("s"), node(), node(proxy.url)
@@ -165,7 +163,7 @@ async def test_killed_with_the_grant_in_it(proxy: FaultyProxy, node: Node, store
 
 
 @pytest.mark.slow
-async def test_subscribing_fails_for_a_moment(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_subscribing_fails_for_a_moment(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     """Attack 14: all connections break and there are no new ones for a moment, so that subscribing again fails: it is
     tried once more before long, not at the lease's end."""
     session, holder, waiter = stored("s"), node(), node(proxy.url)
@@ -184,7 +182,7 @@ async def test_subscribing_fails_for_a_moment(proxy: FaultyProxy, node: Node, st
     assert turns.began[0] - released < PROMISED + SCHEDULING
 
 
-async def test_the_push_overtakes_the_reply(node: Node, stored: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_push_overtakes_the_reply(node: MakeGuard, stored: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attack 14: the grant is pushed on one connection before the reply "queued" has been read on the other: it is kept
     for the waiter that is about to be."""
     session, holder, waiter = stored("s"), node(), node()
@@ -215,7 +213,7 @@ async def test_the_push_overtakes_the_reply(node: Node, stored: Look, monkeypatc
     assert turns.began[0] - released < PROMISED + SCHEDULING
 
 
-async def test_killed_while_it_looks(node: Node, stored: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_killed_while_it_looks(node: MakeGuard, stored: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attack 14: the push connection ends once more while the waiter asks Redis because it had ended: it subscribes and
     asks again after that."""
     session, holder, waiter = stored("s"), node(), node()
@@ -247,7 +245,7 @@ async def test_killed_while_it_looks(node: Node, stored: Look, monkeypatch: pyte
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wait", [PATIENT, WaitPolicy()])
-async def test_the_server_pauses(node: Node, stored: Look, wait: WaitPolicy) -> None:
+async def test_the_server_pauses(node: MakeGuard, stored: Look, wait: WaitPolicy) -> None:
     """Attack 14: CLIENT PAUSE for longer than the lease: its holder stops in time and saves nothing, the waiter has
     the lock when the server goes on."""
     session, holder, waiter = stored("s"), node(), node()
@@ -270,7 +268,7 @@ async def test_the_server_pauses(node: Node, stored: Look, wait: WaitPolicy) -> 
     assert session.free
 
 
-async def test_subscribing_is_forbidden(own_server: Callable[..., EmbeddedServer], node: Node) -> None:
+async def test_subscribing_is_forbidden(own_server: Callable[..., EmbeddedServer], node: MakeGuard) -> None:
     """Attack 14: a user who may not subscribe: waiters look by themselves, no update is lost, none waits for ever."""
     server = own_server(tcp=True)
     if server.version < (6,):
@@ -290,7 +288,7 @@ async def test_subscribing_is_forbidden(own_server: Callable[..., EmbeddedServer
 
 
 async def test_a_push_that_is_read_too_late_is_not_trusted(
-    node: Node, stored: Look, monkeypatch: pytest.MonkeyPatch
+    node: MakeGuard, stored: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Attack 14: the waiter reads its push when the claim is over and another one holds: it asks again instead of
     starting, and has its turn later."""
@@ -332,7 +330,7 @@ async def test_a_push_that_is_read_too_late_is_not_trusted(
     assert session.data == {"n": 2}
 
 
-async def test_a_push_that_comes_too_late_is_not_trusted(redis_url: str, node: Node, stored: Look) -> None:
+async def test_a_push_that_comes_too_late_is_not_trusted(redis_url: str, node: MakeGuard, stored: Look) -> None:
     """Attack 14: a waiter stands still while the lock is handed to it, for longer than its claim; when it reads the
     push another one holds. It asks again instead of starting, and has its turn later: both updates count."""
     session, holder, other = stored("s"), node(), node()

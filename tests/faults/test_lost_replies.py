@@ -12,20 +12,18 @@ from sessionlock import LeasePolicy, RedisUnavailable, SessionGuard, SessionPoli
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.scripts import script
 from sessionlock.transport import cluster
+from tests.harness.deployments import MakeGuard
 from tests.harness.proxy import FaultyProxy
-from tests.harness.stored import Stored
+from tests.harness.stored import Look
 
 pytestmark = pytest.mark.anyio
-
-Look = Callable[[str], Stored]
-Node = Callable[..., SessionGuard]
 
 
 def calls_of(name: str) -> bytes:
     return script(name).sha.encode()
 
 
-async def test_acquire_gets_the_same_grant(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_acquire_gets_the_same_grant(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     """Attack 5: the reply to acquire is lost; asked again, Redis names the same grant with the same fencing token."""
     session, guard = stored("s"), node(proxy.url)
     await guard.inspect("s")  # it is connected
@@ -51,7 +49,7 @@ async def test_acquire_gets_the_same_grant(proxy: FaultyProxy, node: Node, store
 
 @pytest.mark.parametrize("times", [1, 3])
 async def test_acquire_survives_lost_replies_and_requests(
-    proxy: FaultyProxy, node: Node, stored: Look, times: int
+    proxy: FaultyProxy, node: MakeGuard, stored: Look, times: int
 ) -> None:
     """Attack 5: however often replies and requests are lost, there is one grant, and nothing is left of the tries."""
     session = stored("s")
@@ -64,7 +62,7 @@ async def test_acquire_survives_lost_replies_and_requests(
     assert session.free
 
 
-async def test_a_queued_acquire_keeps_one_place(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_a_queued_acquire_keeps_one_place(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     """Attack 5: the reply "queued" is lost; the repeated call is the same waiter in the same place."""
     session, guard = stored("s"), node(proxy.url)
     await guard.inspect("s")  # connected, and
@@ -91,7 +89,7 @@ async def test_a_queued_acquire_keeps_one_place(proxy: FaultyProxy, node: Node, 
     assert session.free
 
 
-async def test_a_handed_over_grant_is_confirmed_once_more(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_a_handed_over_grant_is_confirmed_once_more(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     """Attack 5: a session too large to be pushed is loaded by a second acquire, whose reply is lost: the handed-over
     grant stays what it was."""
     session, guard = stored("s"), node(proxy.url)
@@ -122,7 +120,7 @@ async def test_a_handed_over_grant_is_confirmed_once_more(proxy: FaultyProxy, no
 COUNTING = SessionPolicy(merge={"n": "counter"})
 
 
-async def test_save_and_release_was_already_done(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_save_and_release_was_already_done(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     """Attack 6: the reply to save+release is lost: the block ends well, and what it saved is saved once."""
     session, guard = stored("s"), node(proxy.url)
     async with guard.session_lock("s") as held:
@@ -138,7 +136,9 @@ async def test_save_and_release_was_already_done(proxy: FaultyProxy, node: Node,
 
 
 @pytest.mark.parametrize("others", [1, 5])
-async def test_already_done_however_many_came_since(proxy: FaultyProxy, node: Node, stored: Look, others: int) -> None:
+async def test_already_done_however_many_came_since(
+    proxy: FaultyProxy, node: MakeGuard, stored: Look, others: int
+) -> None:
     """Attack 6: others have held, changed the same key and saved before the call is repeated: it is still answered
     "done", and nothing of theirs is undone."""
     session, guard, other = stored("s"), node(proxy.url), node()
@@ -161,7 +161,7 @@ async def test_already_done_however_many_came_since(proxy: FaultyProxy, node: No
     assert session.free
 
 
-async def test_the_next_one_is_in_the_same_process(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_the_next_one_is_in_the_same_process(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     """Attack 6: the lost reply was also to tell a waiter of this process that the lock is its now: it learns of it all
     the same, though it would not look by itself for a minute."""
     session, guard = stored("s"), node(proxy.url)
@@ -183,7 +183,7 @@ async def test_the_next_one_is_in_the_same_process(proxy: FaultyProxy, node: Nod
     assert session.free
 
 
-async def test_a_lost_release_of_nothing(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_a_lost_release_of_nothing(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     """Attack 6: a block that changed nothing, and a lock without a session, end well, too."""
     session, guard = stored("s"), node(proxy.url)
     dropped = proxy.drop_next_reply(calls_of("release"), times=2)
@@ -195,7 +195,7 @@ async def test_a_lost_release_of_nothing(proxy: FaultyProxy, node: Node, stored:
     assert session.free
 
 
-async def test_an_immediate_save_is_done_once(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_an_immediate_save_is_done_once(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     """Attack 6: the reply to a save in the middle of the block is lost: the repeated call is neither done twice, nor
     taken for a conflict with itself."""
     session, guard = stored("s"), node(proxy.url, session=COUNTING)
@@ -215,7 +215,7 @@ async def test_an_immediate_save_is_done_once(proxy: FaultyProxy, node: Node, st
     assert session.version == 3
 
 
-async def test_a_new_session_is_created_once(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_a_new_session_is_created_once(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     """Attack 6: the reply to create is lost: it is not "exists already", and the data is there."""
     dropped = proxy.drop_next_reply(calls_of("create"))
     created = await node(proxy.url).create({"n": 1}, sid="s")
@@ -225,7 +225,7 @@ async def test_a_new_session_is_created_once(proxy: FaultyProxy, node: Node, sto
     assert stored("s").version == 1
 
 
-async def test_a_lost_leave_taking(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_a_lost_leave_taking(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     """Attack 6: the reply to a cancelled waiter's abandon is lost; repeated, it does not take the lock from the one
     it was handed on to."""
     session, guard = stored("s"), node(proxy.url)
@@ -253,7 +253,7 @@ async def test_a_lost_leave_taking(proxy: FaultyProxy, node: Node, stored: Look)
 @pytest.mark.parametrize("fault", [FaultyProxy.refuse, FaultyProxy.blackhole])
 async def test_what_was_never_sent(
     proxy: FaultyProxy,
-    node: Node,
+    node: MakeGuard,
     stored: Look,
     monkeypatch: pytest.MonkeyPatch,
     scheme: str,
@@ -271,7 +271,7 @@ async def test_what_was_never_sent(
 
 
 @pytest.mark.parametrize("is_done", [True, False])
-async def test_what_was_sent_once(proxy: FaultyProxy, node: Node, stored: Look, is_done: bool) -> None:
+async def test_what_was_sent_once(proxy: FaultyProxy, node: MakeGuard, stored: Look, is_done: bool) -> None:
     """That there was no connection later says nothing of the first try."""
     session, guard = stored("s"), node(proxy.url, retry_for=0.1)
     async with guard.session_lock("s") as held:

@@ -10,13 +10,12 @@ import pytest
 
 from sessionlock import LeaseLost, LeasePolicy, SessionGuard, SessionNotFound, StaleFencingToken
 from tests.harness.commands import connect
+from tests.harness.deployments import MakeGuard
 from tests.harness.faulty import FaultyServer
-from tests.harness.stored import Stored
+from tests.harness.stored import Look, Stored
 
 pytestmark = pytest.mark.anyio
 
-Look = Callable[..., Stored]
-Node = Callable[..., SessionGuard]
 OwnServer = Callable[..., FaultyServer]
 
 LONG = LeasePolicy(ttl=30, claim=30, renew=False, on_lost="flag")
@@ -38,7 +37,7 @@ async def crash(server: FaultyServer, *, empty: bool) -> None:
 # --- a crash without fsync
 
 
-async def test_restarted_empty(own_server: OwnServer, node: Node) -> None:
+async def test_restarted_empty(own_server: OwnServer, node: MakeGuard) -> None:
     """Attack 10: Redis crashes and comes back with nothing while a request holds; another one is granted and saves:
     its fencing token is higher all the same, and the first one's late save is refused."""
     server = own_server()
@@ -57,7 +56,7 @@ async def test_restarted_empty(own_server: OwnServer, node: Node) -> None:
         assert session.free
 
 
-async def test_restarted_empty_and_nobody_came(own_server: OwnServer, node: Node) -> None:
+async def test_restarted_empty_and_nobody_came(own_server: OwnServer, node: MakeGuard) -> None:
     """Attack 10: the same without another request: the lock is not there any more, so nothing is saved, no part of the
     session revived."""
     server = own_server()
@@ -72,7 +71,7 @@ async def test_restarted_empty_and_nobody_came(own_server: OwnServer, node: Node
         assert stored.free
 
 
-async def test_the_holder_learns_of_it(own_server: OwnServer, node: Node) -> None:
+async def test_the_holder_learns_of_it(own_server: OwnServer, node: MakeGuard) -> None:
     """Attack 10: the next renewal finds the lock gone and cancels the body, long before its lease would have ended."""
     server = own_server()
     renewed = LeasePolicy(ttl=1.5)
@@ -83,7 +82,7 @@ async def test_the_holder_learns_of_it(own_server: OwnServer, node: Node) -> Non
             pytest.fail("the body was not told that its lock is gone")
 
 
-async def test_waiters_survive_it(own_server: OwnServer, node: Node) -> None:
+async def test_waiters_survive_it(own_server: OwnServer, node: MakeGuard) -> None:
     """Attack 10: those who waited when Redis lost its queue get their turns soon, none waits for the end of the lease
     (30 s) that nobody remembers."""
     server = own_server()
@@ -107,7 +106,7 @@ async def test_waiters_survive_it(own_server: OwnServer, node: Node) -> None:
 
 
 @pytest.mark.slow
-async def test_restarted_with_an_old_state(own_server: OwnServer, node: Node) -> None:
+async def test_restarted_with_an_old_state(own_server: OwnServer, node: MakeGuard) -> None:
     """Attack 10: Redis comes back as it was some grants ago, with an earlier holder in the lock and a lower fence. New
     fences are higher than those which that state has forgotten; who held at the crash is refused."""
     server = own_server()
@@ -134,7 +133,7 @@ async def test_restarted_with_an_old_state(own_server: OwnServer, node: Node) ->
         assert stored.free
 
 
-async def test_an_old_lock_with_a_newer_fence(node: Node, stored: Look) -> None:
+async def test_an_old_lock_with_a_newer_fence(node: MakeGuard, stored: Look) -> None:
     """Attack 10: a lock that names us although a newer holder has been seen (a replica that had the session, but an
     older lock, was promoted): the fence decides, in both kinds of save."""
     session = stored("s")
@@ -178,7 +177,9 @@ LOSSES = (expire, delete, delete_field, flush, nothing)
 
 
 @pytest.mark.parametrize("lose", LOSSES)
-async def test_the_fence_is_lost_between_requests(node: Node, stored: Look, lose: Callable[[Stored], None]) -> None:
+async def test_the_fence_is_lost_between_requests(
+    node: MakeGuard, stored: Look, lose: Callable[[Stored], None]
+) -> None:
     """Attack 12: the fence expired, was deleted or flushed: the next one is higher than any before."""
     session, guard, highest = stored("s"), node(), 0
     for _ in range(20):
@@ -189,7 +190,9 @@ async def test_the_fence_is_lost_between_requests(node: Node, stored: Look, lose
 
 
 @pytest.mark.parametrize("lose", LOSSES[:-1])
-async def test_the_fence_is_lost_while_somebody_holds(node: Node, stored: Look, lose: Callable[[Stored], None]) -> None:
+async def test_the_fence_is_lost_while_somebody_holds(
+    node: MakeGuard, stored: Look, lose: Callable[[Stored], None]
+) -> None:
     """Attack 12: the same in the middle of a request, whose lease then ends: its late save is refused, whether the
     record knows of a newer fence or not."""
     session = stored("s")
@@ -206,7 +209,7 @@ async def test_the_fence_is_lost_while_somebody_holds(node: Node, stored: Look, 
     assert session.free
 
 
-async def test_fences_only_grow_whatever_is_lost(node: Node, stored: Look) -> None:
+async def test_fences_only_grow_whatever_is_lost(node: MakeGuard, stored: Look) -> None:
     """Attack 12: several nodes, waiting for each other, while the fence is lost now and then."""
     session, highest = stored("s"), 0
     guards = [node() for _ in range(3)]
@@ -225,7 +228,7 @@ async def test_fences_only_grow_whatever_is_lost(node: Node, stored: Look) -> No
     assert session.client.ttl(session.keys.session) != -1
 
 
-async def test_a_fence_ahead_of_the_clock_counts_on(node: Node, stored: Look) -> None:
+async def test_a_fence_ahead_of_the_clock_counts_on(node: MakeGuard, stored: Look) -> None:
     """Attack 12: where the stored fence is ahead of the server's clock, it is the fence that counts on."""
     session = stored("s")
     ahead = session.now_us + 3_600_000_000

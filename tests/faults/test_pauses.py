@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from sessionlock import LeasePolicy, SessionGuard
-from tests.harness.stored import Stored
+from tests.harness.deployments import MakeGuard
+from tests.harness.stored import Look
 from tests.harness.workers import Worker
 
 pytestmark = pytest.mark.anyio
 
 SHORT = {"ttl": 0.3}
 RENEWED = {"ttl": 1.0}  # a busy machine must not miss the renewal by itself
-Look = Callable[[str], Stored]
-Node = Callable[..., SessionGuard]
 
 
 async def other_saves(guard: SessionGuard, sid: str = "s") -> int:
@@ -27,7 +24,7 @@ async def other_saves(guard: SessionGuard, sid: str = "s") -> int:
 
 
 @pytest.mark.parametrize("on_lost", ["cancel", "flag", "unaware"])
-async def test_a_late_save_is_refused(redis_url: str, node: Node, stored: Look, on_lost: str) -> None:
+async def test_a_late_save_is_refused(redis_url: str, node: MakeGuard, stored: Look, on_lost: str) -> None:
     """Attack 1: the holder is stopped beyond its lease, another node saves, the holder goes on and saves. It is
     refused, also when it does not notice by itself how late it is."""
     session = stored("s")
@@ -63,7 +60,7 @@ async def test_a_late_save_is_refused_though_nobody_came(redis_url: str, stored:
 
 
 @pytest.mark.parametrize("aware", [True, False])
-async def test_a_late_immediate_save_is_refused(redis_url: str, node: Node, stored: Look, aware: bool) -> None:
+async def test_a_late_immediate_save_is_refused(redis_url: str, node: MakeGuard, stored: Look, aware: bool) -> None:
     """Attack 1: the same with a save in the middle of the block."""
     session = stored("s")
     async with Worker(redis_url, lease={**SHORT, "on_lost": "flag"}) as worker:
@@ -79,7 +76,7 @@ async def test_a_late_immediate_save_is_refused(redis_url: str, node: Node, stor
     assert session.data == {"theirs": 1}
 
 
-async def test_a_pause_between_check_and_write(redis_url: str, node: Node, stored: Look) -> None:
+async def test_a_pause_between_check_and_write(redis_url: str, node: MakeGuard, stored: Look) -> None:
     """Attack 2: every check of the client has passed, the save is ready to be sent; then the process stands still."""
     session = stored("s")
     async with Worker(redis_url, lease=SHORT) as worker:
@@ -95,7 +92,7 @@ async def test_a_pause_between_check_and_write(redis_url: str, node: Node, store
     assert session.data == {"theirs": 1}
 
 
-async def test_a_pause_before_an_immediate_save(redis_url: str, node: Node, stored: Look) -> None:
+async def test_a_pause_before_an_immediate_save(redis_url: str, node: MakeGuard, stored: Look) -> None:
     """Attack 2: the same with a save in the middle of the block, while the next holder still holds."""
     session = stored("s")
     async with Worker(redis_url, lease=SHORT) as worker:
@@ -113,7 +110,7 @@ async def test_a_pause_before_an_immediate_save(redis_url: str, node: Node, stor
 
 
 @pytest.mark.slow
-async def test_a_pause_before_a_renewal(redis_url: str, node: Node, stored: Look) -> None:
+async def test_a_pause_before_a_renewal(redis_url: str, node: MakeGuard, stored: Look) -> None:
     """Attack 2: a renewal that is sent late neither takes the lock anew nor extends the next holder's lease."""
     session = stored("s")
     async with Worker(redis_url, lease=RENEWED) as worker:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -30,13 +29,12 @@ from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.record_calls import ForceRelease
 from sessionlock.protocol.scripts import in_full, script
 from tests.harness.commands import keys_without_ttl
+from tests.harness.deployments import MakeGuard
 from tests.harness.proxy import FaultyProxy
-from tests.harness.stored import Stored
+from tests.harness.stored import Look, Stored
 
 pytestmark = pytest.mark.anyio
 
-Look = Callable[[str], Stored]
-Node = Callable[..., SessionGuard]
 SESSION = SessionPolicy()
 TTL_MS = {"A": 40_000, "B": 20_000}
 
@@ -147,7 +145,9 @@ async def test_ends_of_a_lease_in_any_order(stored: Look) -> None:
 
 
 @pytest.mark.parametrize("first", ["release", "renew"])
-async def test_a_renewal_and_the_release_on_the_wire(proxy: FaultyProxy, node: Node, stored: Look, first: str) -> None:
+async def test_a_renewal_and_the_release_on_the_wire(
+    proxy: FaultyProxy, node: MakeGuard, stored: Look, first: str
+) -> None:
     """Attack 24: the timer of the watchdog fires while the release is on its way, or the body ends while a renewal is:
     the lock stays free, and nothing is reported as lost."""
     guard, session, leave = node(proxy.url), stored("s"), asyncio.Event()
@@ -179,7 +179,7 @@ async def test_a_renewal_and_the_release_on_the_wire(proxy: FaultyProxy, node: N
 # --- force-release
 
 
-async def test_of_ten_forced_releases_one_wins(node: Node, stored: Look) -> None:
+async def test_of_ten_forced_releases_one_wins(node: MakeGuard, stored: Look) -> None:
     """Attack 25: ten administrators force-release the holder that they all saw, at once: one is told that he did it,
     the lock moves by one waiter, who keeps it; the old holder is told at once and its save is refused."""
     session, nodes = stored("s"), [node() for _ in range(5)]
@@ -222,7 +222,7 @@ async def _heard_once(guard: SessionGuard) -> None:
     assert await guard.runtime().wakeup.pushes.listen(keys_for("sl", "s"), "t")
 
 
-async def test_forced_releases_of_an_older_holder(node: Node, stored: Look) -> None:
+async def test_forced_releases_of_an_older_holder(node: MakeGuard, stored: Look) -> None:
     """Attack 25: ten forced releases name a holder that has ended meanwhile: the present one is left alone."""
     guard, session = node(), stored("s")
     async with guard.session_lock("s") as old:
@@ -242,7 +242,7 @@ async def test_forced_releases_of_an_older_holder(node: Node, stored: Look) -> N
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("saving", ["at the end", "amid", "as incr", "at once"])
 async def test_a_session_destroyed_under_its_lock(
-    redis_url: str, node: Node, stored: Look, known: bool, saving: str
+    redis_url: str, node: MakeGuard, stored: Look, known: bool, saving: str
 ) -> None:
     """Attack 26: somebody logs out while a request holds the session, an old or a new one: its late save is refused
     with SessionDestroyed in whatever way it saves, and the session stays gone."""
@@ -268,7 +268,7 @@ async def test_a_session_destroyed_under_its_lock(
     assert keys_without_ttl(redis_url) == []
 
 
-async def test_a_save_without_the_lock_after_destroying(node: Node, stored: Look) -> None:
+async def test_a_save_without_the_lock_after_destroying(node: MakeGuard, stored: Look) -> None:
     """Attack 26: nor do commits, increments and creations without the lock bring it back."""
     guard, session = node(), stored("s")
     await guard.create({"n": 1}, sid="s")
@@ -286,7 +286,7 @@ async def test_a_save_without_the_lock_after_destroying(node: Node, stored: Look
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_a_tombstone_that_ends_before_the_holder(node: Node, stored: Look, known: bool) -> None:
+async def test_a_tombstone_that_ends_before_the_holder(node: MakeGuard, stored: Look, known: bool) -> None:
     """Attack 26: the holder works for longer than the tombstone stays: what it saves then is refused, too."""
     guard, other, session = node(), node(session=SessionPolicy(tombstone=0.05)), stored("s")
     if known:
@@ -301,7 +301,7 @@ async def test_a_tombstone_that_ends_before_the_holder(node: Node, stored: Look,
     assert session.data == {}
 
 
-async def test_waiters_are_told_at_once_that_it_was_destroyed(node: Node, stored: Look) -> None:
+async def test_waiters_are_told_at_once_that_it_was_destroyed(node: MakeGuard, stored: Look) -> None:
     """Attack 26: fifty waiters on two nodes learn it while the holder still holds, long before their next look."""
     session, nodes = stored("s"), (node(), node())
     seldom = WaitPolicy(stop_after_delay(15), wait_fixed(15))

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import anyio.to_thread
@@ -19,12 +18,10 @@ from sessionlock import LeasePolicy, SessionDestroyed, SessionGuard, WaitPolicy
 from sessionlock.transport.one_server import ServerRoute
 from tests.harness import forking, import_path
 from tests.harness.commands import connect
-from tests.harness.stored import Stored
+from tests.harness.deployments import MakeGuard
+from tests.harness.stored import Look, Stored
 
 pytestmark = pytest.mark.anyio
-
-Look = Callable[[str], Stored]
-Node = Callable[..., SessionGuard]
 
 
 async def add_one(guard: SessionGuard, sid: str) -> None:
@@ -35,7 +32,7 @@ async def add_one(guard: SessionGuard, sid: str) -> None:
 # --- NOSCRIPT
 
 
-async def test_scripts_are_forgotten_before_every_call(redis_url: str, node: Node) -> None:
+async def test_scripts_are_forgotten_before_every_call(redis_url: str, node: MakeGuard) -> None:
     """Attack 20: SCRIPT FLUSH before each step of all that a guard does; each works at the first try."""
     guard, other = node(), node()
     with connect(redis_url) as redis:
@@ -84,7 +81,7 @@ async def test_scripts_are_forgotten_before_every_call(redis_url: str, node: Nod
                 await session.release()
 
 
-async def test_scripts_are_forgotten_amid_a_pipeline(node: Node, stored: Look) -> None:
+async def test_scripts_are_forgotten_amid_a_pipeline(node: MakeGuard, stored: Look) -> None:
     """Attack 20: 200 calls of one tick travel together, and the scripts are forgotten twice amid them: each call is
     done once, for a session of its own or for one that all want."""
     guard, shared = node(), stored("shared")
@@ -108,7 +105,7 @@ async def test_scripts_are_forgotten_amid_a_pipeline(node: Node, stored: Look) -
             assert stored(f"own {number}").data == {"n": round_}
 
 
-async def test_scripts_are_forgotten_all_the_time(redis_url: str, node: Node, stored: Look) -> None:
+async def test_scripts_are_forgotten_all_the_time(redis_url: str, node: MakeGuard, stored: Look) -> None:
     """Attack 20: somebody calls SCRIPT FLUSH again and again while two nodes contend."""
     nodes, flushes = (node(), node()), 0
     with connect(redis_url) as redis:

@@ -6,16 +6,23 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import anyio
 import pytest
 import redis.asyncio
 from redis.asyncio.sentinel import Sentinel
 
-from sessionlock import LeaseLost, LeasePolicy, SessionGuard, SessionLockError
+from sessionlock import LeaseLost, LeasePolicy, SessionGuard
 from sessionlock.protocol.keys import keys_for
 from tests.harness.choice import by_default
 from tests.harness.commands import confirmed_by, keys_without_ttl
-from tests.harness.deployments import LONG, LONG_SECONDS, SID, SIDS, MakeGuard, Tell, fence_of
+from tests.harness.deployments import (
+    FOR_A_WHILE,
+    SID,
+    SIDS,
+    MakeGuard,
+    Tell,
+    held_and_waited_for,
+    only_the_second_saves,
+)
 from tests.harness.ordeal import Ordeal
 from tests.harness.placed import PlacedServer
 from tests.harness.polling import eventually
@@ -56,25 +63,13 @@ async def test_the_master_dies_while_it_is_held_and_waited_for(
     """What the replicas have got by then goes on there: the holder may save, the waiter comes next, nobody hangs."""
     holder = node(sentinels.url, lease=LeasePolicy(ttl=10.0))
     waiter = node(sentinels.url, wait=40.0)
-    fences = []
-
-    async def wait_for_it() -> None:
-        async with waiter.session_lock(SID) as session:
-            fences.append(fence_of(session))
-            session["waited"] = True
-
-    async with anyio.create_task_group() as tasks, holder.session_lock(SID) as session:
-        fences.append(fence_of(session))
-        session["held"] = True
-        tasks.start_soon(wait_for_it)
+    async with held_and_waited_for(holder, waiter):
         await queued(sentinels, SID)
         replicated(sentinels)
         died = time.monotonic()
         sentinels.kill_master()
         await sentinels.new_master()
     tell(f"the waiter had it {time.monotonic() - died:.1f} s after the master's death")
-    assert dict(await holder.read(SID)) == {"held": True, "waited": True}
-    assert fences == sorted(set(fences))
     await nothing_is_left(sentinels, (SID,))
 
 
@@ -101,28 +96,14 @@ async def test_a_lock_that_was_not_replicated_is_lost_and_its_late_save_refused(
     for replica in replicas:
         replica.pause()
     sentinels.master.cut_off_replicas()
-    saved: list[str] = []
-    refused: SessionLockError | None = None
-    fences = []
-    try:
-        async with first.session_lock(SID, lease=LeasePolicy(renew=False)) as session:
-            fences.append(fence_of(session))
-            session["by"] = [*session["by"], "first"]
-            sentinels.kill_master()
-            for replica in replicas:
-                replica.resume()
-            await sentinels.new_master()
-            async with second.session_lock(SID) as other:
-                fences.append(fence_of(other))
-                other["by"] = [*other["by"], "second"]
-            saved.append("second")
-        saved.append("first")
-    except SessionLockError as error:
-        refused = error
-    assert saved == ["second"]
-    assert isinstance(refused, LeaseLost)
-    assert (await second.read(SID))["by"] == ["nobody", "second"]
-    assert fences == sorted(set(fences))
+
+    async def replace_the_master() -> None:
+        sentinels.kill_master()
+        for replica in replicas:
+            replica.resume()
+        await sentinels.new_master()
+
+    await only_the_second_saves(first, second, replace_the_master)
     await nothing_is_left(sentinels, (SID,))
 
 
@@ -190,29 +171,15 @@ async def count_through(sentinels: Sentinels, folder: Path, tell: Tell, *, durab
             await ordeal.progress()
         await ordeal.end()
     accounts = ordeal.accounts(lambda sid: stored(sentinels.master.raw, sid), lossy)
-    missing = sum(len(account.missing) for account in accounts)
-    kept = sum(len(account.kept) for account in accounts)
-    recovered = ", ".join(f"{max(ordeal.pauses(fault)):.2f}" for fault in lossy)
-    tell(f"{kept} kept, {missing} acknowledged and missing, {len(lossy)} kills with recovery in {recovered} s")
-    assert [account.problems for account in accounts] == [[], [], []]
-    if durable:
-        assert missing == 0
+    tell(f"{ordeal.balance(accounts, lossy, lossless=bool(durable))}")
     await nothing_is_left(sentinels, SIDS)
 
 
-@pytest.mark.once
-@pytest.mark.parametrize("durable", [0, 1])
+@FOR_A_WHILE
 async def test_nothing_is_lost_that_a_replica_had(
-    sentinels: Sentinels, tmp_path: Path, tell: Tell, durable: int
+    sentinels: Sentinels, tmp_path: Path, tell: Tell, durable: int, seconds: float
 ) -> None:
-    await count_through(sentinels, tmp_path, tell, durable=durable, seconds=1.0)
-
-
-@LONG
-@pytest.mark.once
-@pytest.mark.parametrize("durable", [0, 1])
-async def test_a_minute_of_faults(sentinels: Sentinels, tmp_path: Path, tell: Tell, durable: int) -> None:
-    await count_through(sentinels, tmp_path, tell, durable=durable, seconds=LONG_SECONDS)
+    await count_through(sentinels, tmp_path, tell, durable=durable, seconds=seconds)
 
 
 @pytest.mark.once

@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import httpx
+import pytest
+from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
 from sessionlock import SessionGuard
@@ -22,6 +26,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 PATIENCE = 10.0
+FAST_API_WARNS = (
+    pytest.mark.filterwarnings("ignore:Using `httpx` with"),
+    pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated"),
+)
 
 
 class Call:
@@ -125,3 +133,25 @@ async def eventually(condition: Callable[[], Any]) -> None:
             if await condition():
                 return
             await asyncio.sleep(0.005)
+
+
+async def stored(guard: SessionGuard, client: Any) -> dict[str, Any]:
+    """What the session of this browser holds."""
+    return dict(await guard.read(client.cookies["session_id"]))
+
+
+def fastapi(guard: SessionGuard, **options: Any) -> FastAPI:
+    app = FastAPI()
+    app.add_middleware(SessionLockMiddleware, guard=guard, **options)
+    return app
+
+
+class Called:
+    """A view; whether anybody has called it."""
+
+    def __init__(self) -> None:
+        self.was = False
+
+    async def __call__(self, request: Request) -> Response:
+        self.was = True
+        return Response()

@@ -14,22 +14,21 @@ guards in the test's own event loop go on living. Nothing here needs redis-cli, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import redis
 from redis.crc import key_slot
 
+from sessionlock.embedded import EmbeddedServer
 from tests.harness.choice import in_chosen_protocol
-from tests.harness.placed import PlacedServer, start_all
+from tests.harness.placed import Group, PlacedServer, start_all
 from tests.harness.polling import eventually, until
 from tests.harness.switchboard import Switchboard
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    pass
 
 __all__ = ["SLOTS", "Cluster", "Node", "slot_of"]
 
@@ -104,7 +103,7 @@ class Node(PlacedServer):
         return dict(line.split(":") for line in told.decode().split())["cluster_state"]
 
 
-class Cluster:
+class Cluster(Group):
     """``masters`` masters with ``replicas`` replicas each.
 
     ``node_timeout_ms``: the servers' cluster-node-timeout. ``config``: further lines for all of them.
@@ -121,7 +120,7 @@ class Cluster:
         partitionable: bool = False,
     ) -> None:
         self._masters = masters
-        self._stack = ExitStack()
+        super().__init__()
         self._config = {
             "cluster-enabled": "yes",
             "cluster-node-timeout": str(node_timeout_ms),
@@ -152,28 +151,13 @@ class Cluster:
 
     # --- its life
 
-    def start(self) -> Self:
-        """Return when all slots are served and all replicas are online; it blocks, for 2 to 3 seconds."""
-        for node in self.nodes:
-            self._stack.callback(node.stop)
-        try:
-            start_all(self.nodes)
-            self._form()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def stop(self) -> None:
-        self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.stop()
+    @property
+    def _members(self) -> Sequence[EmbeddedServer]:
+        return self.nodes
 
     def _form(self) -> None:
+        """All slots are served, and all replicas are online."""
+        start_all(self.nodes)
         masters, replicas = self.nodes[: self._masters], self.nodes[self._masters :]
         for number, node in enumerate(self.nodes):
             node.ask("CLUSTER SET-CONFIG-EPOCH", number + 1)

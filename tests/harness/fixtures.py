@@ -126,6 +126,12 @@ def store() -> Iterator[str]:
 
 
 @pytest.fixture
+async def guard_at_store(store: str) -> AsyncIterator[SessionGuard]:
+    async with SessionGuard.from_url(store) as guard:
+        yield guard
+
+
+@pytest.fixture
 def stored(redis_url: str) -> Iterator[Callable[..., Stored]]:
     """``stored(sid, url=None)``: what the server holds of that session."""
     with ExitStack() as stack:

@@ -19,7 +19,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -33,7 +32,7 @@ import anyio.to_thread
 
 from sessionlock import LeaseLost, LeasePolicy, RedisUnavailable, SessionGuard, SessionLockError, WaitPolicy
 from sessionlock.durability import Wait
-from tests.harness import import_path
+from tests.harness.children import Child
 from tests.harness.history import Writer
 
 if TYPE_CHECKING:
@@ -69,17 +68,12 @@ class Orders:
 # --- the test's side --------------------------------------------------------------------------------------------------
 
 
-class Adder:
+class Adder(Child):
     """One process, as the test sees it."""
 
     def __init__(self, name: str, orders: Orders) -> None:
         self.name = name
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, json.dumps(asdict(orders))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": import_path()},
-        )
+        self._start(__file__, json.dumps(asdict(orders)))
 
     @property
     def halted(self) -> bool:
@@ -91,28 +85,12 @@ class Adder:
     def status(self) -> int | None:
         return self._process.poll()
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     def tell(self, word: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(word.encode() + b"\n")
-        self._process.stdin.flush()
+        self._say(word)
 
     def wait_until_ready(self) -> None:
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"ready\n", f"{self.name} did not start"
-
-    def resume(self) -> None:
-        self._process.send_signal(signal.SIGCONT)
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
 
 
 class Fleet:

@@ -90,6 +90,16 @@ class Ordeal:
         every = self.operations
         return [longest_pause(every[sid], fault) for sid in self._sids]
 
+    def balance(self, accounts: Sequence[Account], killed: Sequence[Fault], *, lossless: bool) -> str:
+        """What to tell of it, when all is in order."""
+        missing = sum(len(account.missing) for account in accounts)
+        kept = sum(len(account.kept) for account in accounts)
+        recovered = ", ".join(f"{max(self.pauses(fault)):.2f}" for fault in killed)
+        assert [account.problems for account in accounts] == [[]] * len(self._sids)
+        if lossless:
+            assert missing == 0
+        return f"{kept} kept, {missing} acknowledged and missing, {len(killed)} kills with recovery in {recovered} s"
+
     # --- how
 
     @property

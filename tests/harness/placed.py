@@ -7,21 +7,24 @@ import os
 import random
 import socket
 import tempfile
-from collections.abc import Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import redis
 
-from sessionlock.embedded import ServerBinary
+from sessionlock.embedded import EmbeddedServer, ServerBinary
+from tests.harness.commands import connect
 from tests.harness.faulty import FaultyServer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-from tests.harness.commands import connect
 
-__all__ = ["PlacedServer", "free_port", "start_all"]
+__all__ = ["Group", "PlacedServer", "free_port", "start_all"]
 
 START_WITHIN = 40.0  # seconds; up to nine start at once, and each of a cluster waits for its disk
 PORTS = Path(tempfile.gettempdir(), f"sessionlock-test-ports-{os.getuid()}")
@@ -141,6 +144,41 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+class Group(ABC):
+    """Servers that start together, by ``_form``, and end together."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+
+    @property
+    @abstractmethod
+    def _members(self) -> Sequence[EmbeddedServer]: ...
+
+    @abstractmethod
+    def _form(self) -> None:
+        """Start them, and return when they are what they shall be together."""
+
+    def start(self) -> Self:
+        """Return when it serves; it blocks, for seconds."""
+        for server in self._members:
+            self._stack.callback(server.stop)
+        try:
+            self._form()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
 
 
 def start_all(servers: Iterable[FaultyServer]) -> None:

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from typing import Any
 
+import pytest
+
 from sessionlock import LeaseLost, LeasePolicy, Quorum, RedisUnavailable, Session, SessionGuard, WaitTimedOut
 from sessionlock.protocol.keys import keys_for
 from tests.harness.choice import in_chosen_protocol
@@ -88,3 +90,12 @@ async def count(guard: SessionGuard, times: int, **options: Any) -> int:
             continue
         done += 1
     return done
+
+
+async def nobody_gets_in(other: SessionGuard, *, seconds: float) -> None:
+    """For that long, whoever asks for the session waits in vain."""
+    began = time.monotonic()
+    while time.monotonic() < began + seconds:
+        with pytest.raises(WaitTimedOut):
+            async with other.session_lock(SID, wait=0.1):
+                pass

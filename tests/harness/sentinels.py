@@ -12,23 +12,21 @@ from __future__ import annotations
 
 import secrets
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import redis
 
-from sessionlock.embedded import ServerBinary, find_server
+from sessionlock.embedded import EmbeddedServer, ServerBinary, find_server
 from tests.harness.choice import in_chosen_protocol
-from tests.harness.placed import PlacedServer, free_port, start_all
+from tests.harness.placed import Group, PlacedServer, free_port, start_all
 from tests.harness.polling import eventually, until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from typing_extensions import Self
 
 __all__ = ["NAME", "Sentinels"]
 
@@ -47,7 +45,7 @@ exec '{server}' "$@" --sentinel
 """
 
 
-class Sentinels:
+class Sentinels(Group):
     """One master, ``replicas`` replicas, ``watchers`` Sentinels of which a majority decides.
 
     ``down_after_ms`` and ``failover_timeout_ms``: the Sentinels' settings of that name. ``min_replicas_to_write``:
@@ -64,7 +62,7 @@ class Sentinels:
         min_replicas_to_write: int = 0,
         config: Mapping[str, str] | None = None,
     ) -> None:
-        self._stack = ExitStack()
+        super().__init__()
         first = PlacedServer("server 0", config=_server_config(min_replicas_to_write, config))
         following = {**_server_config(min_replicas_to_write, config), "replicaof": f"127.0.0.1 {first.port}"}
         self.servers = [
@@ -99,28 +97,16 @@ class Sentinels:
 
     # --- its life
 
-    def start(self) -> Self:
-        """Return when the replicas are online and all Sentinels know all of them; it blocks."""
-        for server in (*self.servers, *self.sentinels):
-            self._stack.callback(server.stop)
-        try:
-            start_all(self.servers)
-            until(lambda: self._all_online, "all replicas are online", FORMED_WITHIN)
-            start_all(self.sentinels)
-            until(lambda: self.is_settled, "all Sentinels see all servers and each other", FORMED_WITHIN)
-        except BaseException:
-            self.stop()
-            raise
-        return self
+    @property
+    def _members(self) -> Sequence[EmbeddedServer]:
+        return (*self.servers, *self.sentinels)
 
-    def stop(self) -> None:
-        self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.stop()
+    def _form(self) -> None:
+        """The replicas are online, and all Sentinels know all of them."""
+        start_all(self.servers)
+        until(lambda: self._all_online, "all replicas are online", FORMED_WITHIN)
+        start_all(self.sentinels)
+        until(lambda: self.is_settled, "all Sentinels see all servers and each other", FORMED_WITHIN)
 
     # --- who is what now
 

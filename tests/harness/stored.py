@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,6 @@ from sessionlock.protocol.keys import keys_for
 from tests.harness.commands import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from typing_extensions import Self
 
 PATIENCE = 10.0
@@ -97,3 +96,7 @@ class Stored:
 
     def __repr__(self) -> str:
         return f"<Stored lock={self.lock} waiting={self.waiting} fence={self.fence} data={self.data}>"
+
+
+Look = Callable[..., Stored]
+"""The fixture ``stored``."""

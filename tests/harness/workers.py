@@ -16,9 +16,7 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 import sys
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -28,45 +26,25 @@ from sessionlock import LeasePolicy, Session, SessionGuard, SessionLockError, Wa
 from sessionlock.lease import Lease
 from sessionlock.protocol.scripts import script
 from sessionlock.transport.wire import Wire
-from tests.harness import import_path
+from tests.harness.children import PATIENCE, Child
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-PATIENCE = 10.0  # seconds until a worker that does not answer fails the test
 Answer = dict[str, Any]
 
 
-class Worker:
+class Worker(Child):
     """The test's side: one process with one guard. ``lease`` are :class:`LeasePolicy` options."""
 
     def __init__(self, url: str, *, lease: dict[str, Any] | None = None, wait: float = 30.0) -> None:
         self._words = json.dumps({"url": url, "lease": lease or {}, "wait": wait})
-        self._process: subprocess.Popen[bytes]
 
     async def __aenter__(self) -> Self:
-        # The very package that is tested here, and these helpers, wherever they were imported from.
-        self._process = subprocess.Popen(  # noqa: ASYNC220  (it takes a millisecond, and Popen can be stopped and reaped)
-            [sys.executable, __file__, self._words],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": import_path()},
-        )
-        try:
+        self._start(__file__, self._words)
+        with self._killed_unless_ready():
             await self.expect("ready")
-        except BaseException:
-            self.kill()
-            raise
         return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.kill()
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
 
     # --- what it does
 
@@ -93,19 +71,11 @@ class Worker:
         self.tell("unaware")
 
     def tell(self, verb: str, **words: Any) -> None:
-        stdin = self._process.stdin
-        assert stdin is not None
-        stdin.write(json.dumps({"verb": verb, **words}).encode() + b"\n")
-        stdin.flush()
+        self._say(json.dumps({"verb": verb, **words}))
 
     async def expect(self, kind: str) -> Answer:
         """Its next answer, which must be of this ``kind``."""
-        stdout = self._process.stdout
-        assert stdout is not None
-        with anyio.fail_after(PATIENCE):
-            line = await anyio.to_thread.run_sync(stdout.readline, abandon_on_cancel=True)
-        assert line, f"the worker ended; {kind!r} was expected"
-        answer: Answer = json.loads(line)
+        answer: Answer = json.loads(await self._line(repr(kind)))
         assert answer["kind"] == kind, f"{kind!r} was expected, not {answer}"
         return answer
 
@@ -119,20 +89,6 @@ class Worker:
         """Return when it has stopped by itself (:meth:`stop_before`)."""
         with anyio.fail_after(PATIENCE):
             await anyio.to_thread.run_sync(self._await_stop, abandon_on_cancel=True)
-
-    def resume(self) -> None:
-        self._process.send_signal(signal.SIGCONT)
-
-    def kill(self) -> None:
-        """SIGKILL; it is gone when this returns."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            try:
-                pipe.close()
-            except BrokenPipeError:
-                pass  # what it was told last it never read
 
     def _await_stop(self) -> None:
         # WNOWAIT leaves it to Popen to reap the process, should it have ended instead of stopping.

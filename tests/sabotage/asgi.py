@@ -1,11 +1,8 @@
-"""Protections of the ASGI face: requests that run again, bodies, other middlewares.
-
-name, number of the attack, file in the package, old text, new text, tests that must fail.
-"""
+"""Protections of the ASGI face: requests that run again, bodies, other middlewares."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from tests.sabotage import Table
 
 SECOND = "tests/integrations/asgi/test_second_run.py::"
 AGAIN = "tests/integrations/asgi/test_again.py::"
@@ -17,9 +14,7 @@ CANCELLING = "integrations/web/cancelling.py"
 AHEAD = "integrations/asgi/ahead.py"
 ASGI = "integrations/asgi/middleware.py"
 
-Texts: TypeAlias = "str | tuple[str, ...]"
-
-SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
+SABOTAGE: Table = [
     (
         "what is sent by a run that was abandoned goes to the client",
         "asgi",

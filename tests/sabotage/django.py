@@ -1,11 +1,8 @@
-"""Protections of Django's face: requests that run again, bodies, what comes late, what cannot be had.
-
-name, number of the attack, file in the package, old text, new text, tests that must fail.
-"""
+"""Protections of Django's face: requests that run again, bodies, what comes late, what cannot be had."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from tests.sabotage import Table
 
 AGAIN = "tests/integrations/django/test_again.py::"
 BODIES = "tests/integrations/django/test_bodies.py::"
@@ -23,9 +20,7 @@ RECORDS = "integrations/django/records.py"
 RUNS = "integrations/django/runs.py"
 SITTING = "integrations/django/sitting.py"
 
-Texts: TypeAlias = "str | tuple[str, ...]"
-
-SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
+SABOTAGE: Table = [
     (
         "a safe request's conflict goes to the browser",
         "django",

@@ -1,19 +1,14 @@
-"""Protections of the Flask face: requests that run again, hooks, lifetimes, identity, bodies, applications' ends.
-
-name, number of the attack, file in the package, old text, new text, tests that must fail.
-"""
+"""Protections of the Flask face: requests that run again, hooks, lifetimes, identity, bodies, applications' ends."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from tests.sabotage import Table
 
 TESTS = "tests/integrations/flask/test_"
 FLASK = "integrations/flask/"
 FAMILY = "integrations/flask_family/"
 
-Texts: TypeAlias = "str | tuple[str, ...]"
-
-SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
+SABOTAGE: Table = [
     (
         "a safe request commits although somebody holds the lock",
         "flask",

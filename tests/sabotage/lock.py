@@ -1,11 +1,8 @@
-"""Protections of waiting, holding and renewing, on the client's side.
-
-name, number of the attack, file in the package, old text, new text, tests that must fail.
-"""
+"""Protections of waiting, holding and renewing, on the client's side."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from tests.sabotage import Table
 
 REPLIES = "tests/faults/test_lost_replies.py::"
 CANCEL = "tests/faults/test_cancellation.py::"
@@ -21,9 +18,7 @@ OBJECTIONS = "tests/conformance/test_objections.py::"
 CHECKUP = "tests/checkup/test_checkup.py::"
 MISHAPS = "tests/faults/test_quorum_mishaps.py::"
 
-Texts: TypeAlias = "str | tuple[str, ...]"
-
-SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
+SABOTAGE: Table = [
     (
         "a local waiter is told by the first reply only",
         6,

@@ -1,11 +1,8 @@
-"""Protections of the scripts that take, hand over, renew and end a lock, and of their queue.
-
-name, number of the attack, file in the package, old text, new text, tests that must fail.
-"""
+"""Protections of the scripts that take, hand over, renew and end a lock, and of their queue."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from tests.sabotage import Table
 
 PAUSES = "tests/faults/test_pauses.py::"
 LATE = "tests/faults/test_late_calls.py::"
@@ -26,9 +23,7 @@ NEVER = "if false then\n"
 NEXT_NUMBER = "  local number = math.max((number_in(last) or 0) + 1, now)\n"
 LOCK_CHECK = "if call('GET', LOCK) ~= token then\n"
 
-Texts: TypeAlias = "str | tuple[str, ...]"
-
-SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
+SABOTAGE: Table = [
     (
         "a renewal extends whatever lock there is",
         2,

@@ -1,11 +1,8 @@
-"""Protections of the scripts that write a session, and of how their replies are read.
-
-name, number of the attack, file in the package, old text, new text, tests that must fail.
-"""
+"""Protections of the scripts that write a session, and of how their replies are read."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from tests.sabotage import Table
 
 PAUSES = "tests/faults/test_pauses.py::"
 LATE = "tests/faults/test_late_calls.py::"
@@ -26,9 +23,7 @@ CHECKS = (LOCK_CHECK, FENCE_CHECK)
 NEVER = "if false then\n"
 COMMIT = "protocol/lua/_commit.lua"
 
-Texts: TypeAlias = "str | tuple[str, ...]"
-
-SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
+SABOTAGE: Table = [
     (
         "a save is not bound to the lock or the fence",
         1,

@@ -1,11 +1,8 @@
-"""Protections of Quart's face: requests that run again, bodies, websockets, errors as answers.
-
-name, number of the attack, file in the package, old text, new text, tests that must fail.
-"""
+"""Protections of Quart's face: requests that run again, bodies, websockets, errors as answers."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from tests.sabotage import Table
 
 SESSIONS = "tests/integrations/quart/test_sessions.py::"
 REQUESTS = "tests/integrations/quart/test_again.py::"
@@ -16,9 +13,7 @@ APPLICATION = "integrations/quart/application.py"
 INTERFACE = "integrations/quart/interface.py"
 SESSION = "integrations/quart/session.py"
 
-Texts: TypeAlias = "str | tuple[str, ...]"
-
-SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
+SABOTAGE: Table = [
     (
         "a second run gets no body",
         "quart",

@@ -1,11 +1,8 @@
-"""Protections of a quorum: the vector, the majority, masters that forget or hang, votes that come late.
-
-name, number of the attack, file in the package, old text, new text, tests that must fail.
-"""
+"""Protections of a quorum: the vector, the majority, masters that forget or hang, votes that come late."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from tests.sabotage import Table
 
 QUORUM = "tests/quorum/test_quorum.py::"
 INSTALL = "tests/protocol/test_install.py::"
@@ -16,9 +13,7 @@ BALLOT = "tests/quorum/test_ballot.py::"
 LOCKS = "tests/quorum/test_locks.py::"
 MISHAPS = "tests/faults/test_quorum_mishaps.py::"
 
-Texts: TypeAlias = "str | tuple[str, ...]"
-
-SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
+SABOTAGE: Table = [
     (
         "the store does not compare the counters",
         "quorum",

@@ -1,18 +1,13 @@
-"""Protections of an application that calls itself.
-
-name, number of the attack, file in the package, old text, new text, tests that must fail.
-"""
+"""Protections of an application that calls itself."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from tests.sabotage import Table
 
 SELF = "tests/selfcalls/test_check.py::"
 PEERS = "tests/selfcalls/test_sockets.py::"
 
-Texts: TypeAlias = "str | tuple[str, ...]"
-
-SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
+SABOTAGE: Table = [
     (
         "who calls itself waits for itself",
         "self-call",

@@ -1,11 +1,8 @@
-"""Protections of what a session knows of its changes.
-
-name, number of the attack, file in the package, old text, new text, tests that must fail.
-"""
+"""Protections of what a session knows of its changes."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from tests.sabotage import Table
 
 IDS = "tests/conformance/test_ids.py::"
 RMW = "tests/session/test_read_modify_write.py::"
@@ -13,9 +10,7 @@ SERIAL = "tests/session/test_serializable.py::"
 
 SESSION = "session/data.py"
 
-Texts: TypeAlias = "str | tuple[str, ...]"
-
-SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
+SABOTAGE: Table = [
     (
         "a record that was made without scripts does not say whose it is",
         "ids",

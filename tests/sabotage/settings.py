@@ -1,11 +1,8 @@
-"""Protections of the set-up: settings that are checked, middlewares in their places, serializers, messages.
-
-name, number of the attack, file in the package, old text, new text, tests that must fail.
-"""
+"""Protections of the set-up: settings that are checked, middlewares in their places, serializers, messages."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from tests.sabotage import Table
 
 CHECKS = "tests/integrations/django/test_checks.py::"
 MESSAGES = "tests/integrations/django/test_messages.py::"
@@ -17,9 +14,7 @@ SERIALIZING = "integrations/django/serializing.py"
 REGISTRY = "integrations/settings/__init__.py"
 FLASK_FAMILY = "integrations/flask_family/application.py"
 
-Texts: TypeAlias = "str | tuple[str, ...]"
-
-SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
+SABOTAGE: Table = [
     (
         "Django: two session middlewares start a server",
         "A10",

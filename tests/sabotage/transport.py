@@ -1,11 +1,8 @@
-"""Protections of connections, of pushes and of what is sent again; and of the look at every server.
-
-name, number of the attack, file in the package, old text, new text, tests that must fail.
-"""
+"""Protections of connections, of pushes and of what is sent again; and of the look at every server."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from tests.sabotage import Table
 
 PUSHES = "tests/faults/test_lost_pushes.py::"
 SCRIPTS = "tests/faults/test_scripts_and_forks.py::"
@@ -13,9 +10,7 @@ REPEATED = "tests/session/test_durability.py::test_a_repeated_save_is_judged_as_
 CHECKUP = "tests/checkup/test_checkup.py::"
 MISHAPS = "tests/faults/test_quorum_mishaps.py::"
 
-Texts: TypeAlias = "str | tuple[str, ...]"
-
-SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
+SABOTAGE: Table = [
     (
         "waiters do not look when their connection ends",
         14,

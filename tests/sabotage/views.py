@@ -1,17 +1,12 @@
-"""Protections of decorated views and of the visitors' cookies.
-
-name, number of the attack, file in the package, old text, new text, tests that must fail.
-"""
+"""Protections of decorated views and of the visitors' cookies."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from tests.sabotage import Table
 
 VISITORS = "tests/views/test_decorator_new_visitors.py::"
 
-Texts: TypeAlias = "str | tuple[str, ...]"
-
-SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
+SABOTAGE: Table = [
     (
         "a decorated view adopts the id of a cookie",
         "B17",

@@ -1,11 +1,8 @@
-"""Protections that all web faces share.
-
-name, number of the attack, file in the package, old text, new text, tests that must fail.
-"""
+"""Protections that all web faces share."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from tests.sabotage import Table
 
 VISIT = "tests/integrations/web/test_request_session.py::"
 TAKEOVER = "tests/integrations/takeover/test_takeover.py::"
@@ -13,9 +10,7 @@ TAKEOVER = "tests/integrations/takeover/test_takeover.py::"
 VISITS = "integrations/web/request_session.py"
 TAKING = "integrations/takeover/taking.py"
 
-Texts: TypeAlias = "str | tuple[str, ...]"
-
-SABOTAGE: list[tuple[str, int | str, str, Texts, Texts, Texts]] = [
+SABOTAGE: Table = [
     (
         "a login keeps the id that it came with",
         "A4",

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from types import SimpleNamespace
@@ -167,11 +167,18 @@ def asked(peer: Peer) -> SimpleNamespace:
     return SimpleNamespace(headers={}, cookies={"sid": "s"}, method="POST", scope={"client": peer})
 
 
-async def test_a_decorated_view(redis_url: str, caller: SessionGuard, asked: SimpleNamespace) -> None:
-    @session_locked(cookie("sid"), guard=caller, wait=LONG)
+def adding(guard: SessionGuard) -> Callable[[SimpleNamespace], Coroutine[Any, Any, None]]:
+    """A decorated view."""
+
+    @session_locked(cookie("sid"), guard=guard, wait=LONG)
     async def view(request: SimpleNamespace, session: Session) -> None:
         session["added"] = True
 
+    return view
+
+
+async def test_a_decorated_view(redis_url: str, caller: SessionGuard, asked: SimpleNamespace) -> None:
+    view = adding(caller)
     async with SessionGuard.from_url(redis_url) as holder:
         await holder.create({}, sid="s")
         async with holder.session_lock("s"):
@@ -262,10 +269,7 @@ async def test_what_goes_wrong_while_it_is_found_out(
     }
     monkeypatch.setattr(failing[where], fail)
 
-    @session_locked(cookie("sid"), guard=caller, wait=LONG)
-    async def view(request: SimpleNamespace, session: Session) -> None:
-        session["added"] = True
-
+    view = adding(caller)
     async with SessionGuard.from_url(redis_url) as holder:
         await holder.create({}, sid="s")
         async with holder.session_lock("s"):

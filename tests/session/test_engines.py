@@ -12,28 +12,26 @@ import pytest
 import redis.asyncio
 from tenacity import AsyncRetrying, stop_after_attempt
 
-from sessionlock import (
+from sessionlock import SessionGuard, SessionPolicy
+from sessionlock.embedded import EmbeddedServer
+from sessionlock.errors import (
     ReadOnlySession,
     RedisUnavailable,
     ScriptsForbidden,
     SessionConflict,
     SessionDestroyed,
-    SessionGuard,
     SessionNotFound,
-    SessionPolicy,
 )
-from sessionlock.embedded import EmbeddedServer
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.scripts import script
 from tests.harness.choice import NO_RESP3, speaks_resp3
 from tests.harness.commands import connect, keys_without_ttl
+from tests.harness.deployments import MakeGuard
 from tests.harness.proxy import FaultyProxy
-from tests.harness.stored import Stored
+from tests.harness.stored import Look
 
 pytestmark = pytest.mark.anyio
 
-Node = Callable[..., SessionGuard]
-Look = Callable[[str], Stored]
 EngineName = Literal["script", "watch"]
 MERGING = SessionPolicy(merge={"n": "counter", "cart": "append"})
 
@@ -45,7 +43,7 @@ def engine(request: pytest.FixtureRequest) -> EngineName:
 
 
 @pytest.fixture
-def guard(node: Node, engine: EngineName) -> SessionGuard:
+def guard(node: MakeGuard, engine: EngineName) -> SessionGuard:
     return node(commit_by=engine)
 
 
@@ -353,7 +351,9 @@ def calls_of(engine: EngineName) -> bytes:
     return script("commit").sha.encode() if engine == "script" else b"EXEC"
 
 
-async def test_a_commit_whose_reply_is_lost(proxy: FaultyProxy, node: Node, engine: EngineName, stored: Look) -> None:
+async def test_a_commit_whose_reply_is_lost(
+    proxy: FaultyProxy, node: MakeGuard, engine: EngineName, stored: Look
+) -> None:
     """It is repeated, and takes effect once."""
     guard = node(proxy.url, commit_by=engine, session=MERGING)
     await node().create({"n": 5, "cart": []}, sid="s")
@@ -367,7 +367,7 @@ async def test_a_commit_whose_reply_is_lost(proxy: FaultyProxy, node: Node, engi
 
 
 async def test_a_commit_whose_reply_is_lost_and_others_commit_meanwhile(
-    proxy: FaultyProxy, node: Node, engine: EngineName, stored: Look
+    proxy: FaultyProxy, node: MakeGuard, engine: EngineName, stored: Look
 ) -> None:
     """The receipt of a commit outlives the commits that follow it."""
     guard, others = node(proxy.url, commit_by=engine, session=MERGING), node(commit_by=engine, session=MERGING)
@@ -389,7 +389,9 @@ async def test_a_commit_whose_reply_is_lost_and_others_commit_meanwhile(
     assert stored("s").data == {"n": 11}
 
 
-async def test_a_request_that_never_arrives(proxy: FaultyProxy, node: Node, engine: EngineName, stored: Look) -> None:
+async def test_a_request_that_never_arrives(
+    proxy: FaultyProxy, node: MakeGuard, engine: EngineName, stored: Look
+) -> None:
     guard = node(proxy.url, commit_by=engine, session=MERGING)
     await node().create({"n": 5}, sid="s")
     async with optimistic(guard) as session:
@@ -399,7 +401,7 @@ async def test_a_request_that_never_arrives(proxy: FaultyProxy, node: Node, engi
     assert stored("s").data == {"n": 6}
 
 
-async def test_a_load_whose_reply_is_lost(proxy: FaultyProxy, node: Node, engine: EngineName) -> None:
+async def test_a_load_whose_reply_is_lost(proxy: FaultyProxy, node: MakeGuard, engine: EngineName) -> None:
     guard = node(proxy.url, commit_by=engine)
     await node().create({"n": 5}, sid="s")
     fault = proxy.drop_next_reply(script("load").sha.encode() if engine == "script" else b"HGETALL")
@@ -407,7 +409,7 @@ async def test_a_load_whose_reply_is_lost(proxy: FaultyProxy, node: Node, engine
     assert fault.count == 1
 
 
-async def test_an_increment_whose_reply_is_lost(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_an_increment_whose_reply_is_lost(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     guard = node(proxy.url)
     await guard.create({"n": 5}, sid="s")
     fault = proxy.drop_next_reply(script("incr").sha.encode())
@@ -419,7 +421,7 @@ async def test_an_increment_whose_reply_is_lost(proxy: FaultyProxy, node: Node, 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["load", "commit"])
 async def test_a_redis_that_does_not_answer(
-    proxy: FaultyProxy, node: Node, engine: EngineName, stored: Look, what: str
+    proxy: FaultyProxy, node: MakeGuard, engine: EngineName, stored: Look, what: str
 ) -> None:
     """``reply_within`` and ``retry_for`` bound every way to Redis."""
     guard = node(proxy.url, commit_by=engine, reply_within=0.3, retry_for=0.3)
@@ -438,7 +440,7 @@ async def test_a_redis_that_does_not_answer(
 
 @pytest.mark.parametrize("word", [b"TIME", b"HGETALL", b"EXEC"])
 async def test_a_redis_that_stops_answering_within_a_transaction(
-    proxy: FaultyProxy, node: Node, stored: Look, word: bytes
+    proxy: FaultyProxy, node: MakeGuard, stored: Look, word: bytes
 ) -> None:
     """Giving up must not wait for an UNWATCH either."""
     guard = node(proxy.url, commit_by="watch", reply_within=0.3, retry_for=0.3)
@@ -465,7 +467,7 @@ async def test_a_redis_that_stops_answering_within_a_transaction(
 
 
 @pytest.mark.parametrize("requests", [40])
-async def test_many_at_once_merge(node: Node, engine: EngineName, stored: Look, requests: int) -> None:
+async def test_many_at_once_merge(node: MakeGuard, engine: EngineName, stored: Look, requests: int) -> None:
     guards = [node(commit_by=engine, session=MERGING) for _ in range(4)]
     await guards[0].create({"n": 0, "cart": []}, sid="s")
     committed = 0
@@ -486,7 +488,7 @@ async def test_many_at_once_merge(node: Node, engine: EngineName, stored: Look, 
     assert committed >= requests / 4
 
 
-async def test_many_transactions_at_once(node: Node, engine: EngineName, stored: Look) -> None:
+async def test_many_transactions_at_once(node: MakeGuard, engine: EngineName, stored: Look) -> None:
     guards = [node(commit_by=engine) for _ in range(4)]
     await guards[0].create({"n": 0}, sid="s")
     patient = AsyncRetrying(stop=stop_after_attempt(200))
@@ -500,7 +502,7 @@ async def test_many_transactions_at_once(node: Node, engine: EngineName, stored:
     assert sorted(seen) == list(range(1, 41)), "each saw a state of its own: serializable"
 
 
-async def test_both_engines_at_once(node: Node, stored: Look) -> None:
+async def test_both_engines_at_once(node: MakeGuard, stored: Look) -> None:
     """Receipts, versions and fences are the same record, whoever writes."""
     guards = [node(commit_by="script", session=MERGING), node(commit_by="watch", session=MERGING)]
     await guards[0].create({"n": 0}, sid="s")
@@ -521,7 +523,7 @@ async def test_both_engines_at_once(node: Node, stored: Look) -> None:
     assert stored("s").free
 
 
-async def test_a_holder_among_many_writers(node: Node, stored: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_holder_among_many_writers(node: MakeGuard, stored: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     """Thirty times in a row somebody without a lock is faster than its save, which comes through nevertheless."""
     holder, other = node(session=MERGING), node(session=MERGING)
     await other.create({"n": 0}, sid="s")

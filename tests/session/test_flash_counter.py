@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
 
-from sessionlock import (
+from sessionlock import FernetCodec, JsonCodec, LeasePolicy, SessionGuard, SessionPolicy
+from sessionlock.errors import (
     CodecError,
     ConfigurationError,
-    FernetCodec,
-    JsonCodec,
     LeaseLost,
-    LeasePolicy,
     ReadOnlySession,
     SessionConflict,
     SessionDestroyed,
-    SessionGuard,
     SessionNotFound,
-    SessionPolicy,
 )
-from tests.harness.stored import Stored
+from tests.harness.deployments import MakeGuard
+from tests.harness.stored import Look
 
 pytestmark = pytest.mark.anyio
 
-Node = Callable[..., SessionGuard]
-Look = Callable[[str], Stored]
 MODES = pytest.mark.parametrize("mode", ["lock", "optimistic", "last_write_wins"])
 
 
@@ -36,7 +30,7 @@ MODES = pytest.mark.parametrize("mode", ["lock", "optimistic", "last_write_wins"
 
 
 @MODES
-async def test_messages_are_delivered_in_order_and_once(node: Node, mode: Any) -> None:
+async def test_messages_are_delivered_in_order_and_once(node: MakeGuard, mode: Any) -> None:
     guard = node()
     async with guard.session_lock("s", mode=mode) as session:
         session.flash("info", "one")
@@ -53,7 +47,7 @@ async def test_messages_are_delivered_in_order_and_once(node: Node, mode: Any) -
         assert session.pop_flashes() == []
 
 
-async def test_nothing_to_pop_is_no_change(node: Node, stored: Look) -> None:
+async def test_nothing_to_pop_is_no_change(node: MakeGuard, stored: Look) -> None:
     guard = node()
     await guard.create({"a": 1}, sid="s")
     async with guard.session_lock("s") as session:
@@ -62,7 +56,7 @@ async def test_nothing_to_pop_is_no_change(node: Node, stored: Look) -> None:
     assert stored("s").version == 1
 
 
-async def test_the_same_message_twice_is_two_messages(node: Node) -> None:
+async def test_the_same_message_twice_is_two_messages(node: MakeGuard) -> None:
     guard = node()
     await guard.create({}, sid="s")
     async with guard.session_lock("s", mode="optimistic") as one:
@@ -74,7 +68,7 @@ async def test_the_same_message_twice_is_two_messages(node: Node) -> None:
 
 
 @MODES
-async def test_a_message_that_two_pop_is_delivered_to_one(node: Node, mode: Any) -> None:
+async def test_a_message_that_two_pop_is_delivered_to_one(node: MakeGuard, mode: Any) -> None:
     guard = node()
     async with guard.session_lock("s") as session:
         session.flash("info", "once")
@@ -93,7 +87,7 @@ async def test_a_message_that_two_pop_is_delivered_to_one(node: Node, mode: Any)
 
 
 @MODES
-async def test_popping_while_another_leaves_one_keeps_that(node: Node, mode: Any) -> None:
+async def test_popping_while_another_leaves_one_keeps_that(node: MakeGuard, mode: Any) -> None:
     guard = node()
     async with guard.session_lock("s") as session:
         session.flash("info", "old")
@@ -105,7 +99,7 @@ async def test_popping_while_another_leaves_one_keeps_that(node: Node, mode: Any
         assert session.pop_flashes() == [("info", "new")]
 
 
-async def test_many_leave_and_many_pop(node: Node) -> None:
+async def test_many_leave_and_many_pop(node: MakeGuard) -> None:
     guards = [node(), node(), node(commit_by="watch")]
     await guards[0].create({}, sid="s")
     delivered: list[Any] = []
@@ -133,7 +127,7 @@ async def test_many_leave_and_many_pop(node: Node) -> None:
     assert sorted(delivered) == sorted(acknowledged)
 
 
-async def test_a_message_that_cannot_be_stored(node: Node, stored: Look) -> None:
+async def test_a_message_that_cannot_be_stored(node: MakeGuard, stored: Look) -> None:
     guard = node()
     with pytest.raises(CodecError, match="_flashes"):
         async with guard.session_lock("s") as session:
@@ -141,7 +135,7 @@ async def test_a_message_that_cannot_be_stored(node: Node, stored: Look) -> None
     assert stored("s").data == {}
 
 
-async def test_read_mode_does_not_pop(node: Node) -> None:
+async def test_read_mode_does_not_pop(node: MakeGuard) -> None:
     guard = node()
     async with guard.session_lock("s") as session:
         session.flash("info", "hello")
@@ -156,7 +150,7 @@ async def test_read_mode_does_not_pop(node: Node) -> None:
 
 
 @MODES
-async def test_an_increment_takes_effect_at_once(node: Node, stored: Look, mode: Any) -> None:
+async def test_an_increment_takes_effect_at_once(node: MakeGuard, stored: Look, mode: Any) -> None:
     guard = node()
     await guard.create({"n": 5, "a": 1}, sid="s")
     async with guard.session_lock("s", mode=mode) as session:
@@ -171,7 +165,7 @@ async def test_an_increment_takes_effect_at_once(node: Node, stored: Look, mode:
 
 
 @MODES
-async def test_an_increment_survives_the_bodys_error(node: Node, stored: Look, mode: Any) -> None:
+async def test_an_increment_survives_the_bodys_error(node: MakeGuard, stored: Look, mode: Any) -> None:
     guard = node()
     await guard.create({"n": 5}, sid="s")
     with pytest.raises(ZeroDivisionError):
@@ -182,7 +176,7 @@ async def test_an_increment_survives_the_bodys_error(node: Node, stored: Look, m
 
 
 @MODES
-async def test_incr_and_plus_together(node: Node, stored: Look, mode: Any) -> None:
+async def test_incr_and_plus_together(node: MakeGuard, stored: Look, mode: Any) -> None:
     guard = node(session=SessionPolicy(merge={"n": "counter"}))
     await guard.create({"n": 5}, sid="s")
     async with guard.session_lock("s", mode=mode) as session:
@@ -193,7 +187,7 @@ async def test_incr_and_plus_together(node: Node, stored: Look, mode: Any) -> No
     assert stored("s").data == {"n": 9}
 
 
-async def test_incr_after_an_unsaved_change_of_that_key(node: Node, stored: Look) -> None:
+async def test_incr_after_an_unsaved_change_of_that_key(node: MakeGuard, stored: Look) -> None:
     """As documented: then everything is saved before."""
     guard = node()
     await guard.create({"n": 5, "a": 1}, sid="s")
@@ -204,7 +198,7 @@ async def test_incr_after_an_unsaved_change_of_that_key(node: Node, stored: Look
 
 
 @pytest.mark.parametrize("mode", ["lock", "optimistic"])
-async def test_incr_in_a_new_session(node: Node, stored: Look, mode: Any) -> None:
+async def test_incr_in_a_new_session(node: MakeGuard, stored: Look, mode: Any) -> None:
     guard = node()
     async with guard.session_lock("s", mode=mode) as session:
         assert session.new
@@ -215,7 +209,7 @@ async def test_incr_in_a_new_session(node: Node, stored: Look, mode: Any) -> Non
 
 
 @pytest.mark.parametrize("value", ["text", 1.5, [1], None, True, 10**15, "5"])
-async def test_what_is_not_a_counter(node: Node, stored: Look, value: Any) -> None:
+async def test_what_is_not_a_counter(node: MakeGuard, stored: Look, value: Any) -> None:
     guard = node()
     await guard.create({"n": value, "a": 1}, sid="s")
     with pytest.raises(SessionConflict, match="'n'"):
@@ -228,7 +222,7 @@ async def test_what_is_not_a_counter(node: Node, stored: Look, value: Any) -> No
 
 
 @pytest.mark.parametrize("by", [1.5, "1", True, None, 10**15])
-async def test_what_is_not_a_step(node: Node, stored: Look, by: Any) -> None:
+async def test_what_is_not_a_step(node: MakeGuard, stored: Look, by: Any) -> None:
     guard = node()
     await guard.create({"n": 1}, sid="s")
     with pytest.raises(ConfigurationError):
@@ -236,7 +230,7 @@ async def test_what_is_not_a_step(node: Node, stored: Look, by: Any) -> None:
     assert stored("s").data == {"n": 1}
 
 
-async def test_the_largest_steps_stay_exact(node: Node, stored: Look) -> None:
+async def test_the_largest_steps_stay_exact(node: MakeGuard, stored: Look) -> None:
     """Beyond 2^53 a double would not."""
     guard = node()
     await guard.create({"n": 10**15 - 1}, sid="s")
@@ -246,7 +240,7 @@ async def test_the_largest_steps_stay_exact(node: Node, stored: Look) -> None:
     assert await guard.incr("t", "n", -(10**15 - 1)) == -2 * 10**15 + 2
 
 
-async def test_no_session(node: Node, stored: Look) -> None:
+async def test_no_session(node: MakeGuard, stored: Look) -> None:
     guard = node()
     with pytest.raises(SessionNotFound):
         await guard.incr("s", "n")
@@ -256,7 +250,7 @@ async def test_no_session(node: Node, stored: Look) -> None:
     assert stored("s").data == {}
 
 
-async def test_an_increment_under_a_lost_lock(node: Node, stored: Look) -> None:
+async def test_an_increment_under_a_lost_lock(node: MakeGuard, stored: Look) -> None:
     guard = node()
     await guard.create({"n": 5}, sid="s")
     with pytest.raises(LeaseLost):
@@ -266,7 +260,7 @@ async def test_an_increment_under_a_lost_lock(node: Node, stored: Look) -> None:
     assert stored("s").data == {"n": 5}
 
 
-async def test_an_increment_of_an_expired_session_does_not_revive_it(node: Node, stored: Look) -> None:
+async def test_an_increment_of_an_expired_session_does_not_revive_it(node: MakeGuard, stored: Look) -> None:
     guard = node()
     await guard.create({"n": 5}, sid="s")
     with pytest.raises(SessionNotFound):
@@ -276,7 +270,7 @@ async def test_an_increment_of_an_expired_session_does_not_revive_it(node: Node,
     assert stored("s").data == {}
 
 
-async def test_in_read_mode(node: Node, stored: Look) -> None:
+async def test_in_read_mode(node: MakeGuard, stored: Look) -> None:
     guard = node()
     await guard.create({"n": 5}, sid="s")
     with pytest.raises(ReadOnlySession):
@@ -285,7 +279,7 @@ async def test_in_read_mode(node: Node, stored: Look) -> None:
     assert stored("s").data == {"n": 5}
 
 
-async def test_a_codec_that_hides_numbers(node: Node, stored: Look) -> None:
+async def test_a_codec_that_hides_numbers(node: MakeGuard, stored: Look) -> None:
     guard = node(codec=FernetCodec(JsonCodec(), Fernet.generate_key()), session=SessionPolicy(merge={"n": "counter"}))
     await guard.create({"n": 5}, sid="s")
     with pytest.raises(ConfigurationError, match="fernet"):
@@ -297,7 +291,7 @@ async def test_a_codec_that_hides_numbers(node: Node, stored: Look) -> None:
     assert (await guard.read("s"))["n"] == 7, "merging needs no digits in Redis"
 
 
-async def test_many_increments_at_once(node: Node, stored: Look) -> None:
+async def test_many_increments_at_once(node: MakeGuard, stored: Look) -> None:
     guards = [node(), node()]
     await guards[0].create({"n": 0}, sid="s")
 

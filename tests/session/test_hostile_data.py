@@ -21,18 +21,16 @@ from sessionlock import (
     MsgspecCodec,
     OrjsonCodec,
     SessionConflict,
-    SessionGuard,
     SessionLockError,
     SessionPolicy,
     SessionTooLarge,
 )
 from sessionlock.protocol.keys import keys_for
-from tests.harness.stored import Stored
+from tests.harness.deployments import MakeGuard
+from tests.harness.stored import Look, Stored
 
 pytestmark = pytest.mark.anyio
 
-Node = Callable[..., SessionGuard]
-Look = Callable[[str], Stored]
 WAYS = ("lock", "read", "optimistic", "optimistic by watch", "last_write_wins", "transaction", "save")
 WRITING = tuple(way for way in WAYS if way != "read")
 KEY = keys_for("sl", "s").session
@@ -45,7 +43,7 @@ CODECS: dict[str, Callable[[], Codec]] = {
 }
 
 
-async def use(node: Node, way: str, body: Callable[[Any], Any], **options: Any) -> None:
+async def use(node: MakeGuard, way: str, body: Callable[[Any], Any], **options: Any) -> None:
     """Open the session in this way and run ``body`` with it."""
     guard = node(commit_by="watch" if way.endswith("watch") else "auto", **options)
     if way == "transaction":
@@ -90,7 +88,9 @@ CORRUPT = {
 
 @pytest.mark.parametrize("codec", ["json", "orjson", "msgspec"])
 @pytest.mark.parametrize("corrupt", CORRUPT)
-async def test_a_corrupt_field_is_an_error_that_names_it(node: Node, stored: Look, corrupt: str, codec: str) -> None:
+async def test_a_corrupt_field_is_an_error_that_names_it(
+    node: MakeGuard, stored: Look, corrupt: str, codec: str
+) -> None:
     guard = node(codec=CODECS[codec]())
     await guard.create({"good": 1, "bad": 1}, sid="s")
     stored("s").client.hset(KEY, "bad", CORRUPT[corrupt])
@@ -105,10 +105,15 @@ async def test_a_corrupt_field_is_an_error_that_names_it(node: Node, stored: Loo
     assert stored("s").free
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_a_corrupt_field_in_every_way_of_opening(node: Node, stored: Look, way: str) -> None:
+async def damaged(node: MakeGuard, stored: Look) -> None:
+    """A session with a field that can be read, and one that cannot."""
     await node().create({"good": 1, "bad": 1}, sid="s")
     stored("s").client.hset(KEY, "bad", b'{"a": ')
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_corrupt_field_in_every_way_of_opening(node: MakeGuard, stored: Look, way: str) -> None:
+    await damaged(node, stored)
     before = raw(stored("s"))
     with pytest.raises(CodecError, match="bad"):
         await use(node, way, lambda session: session["bad"])
@@ -117,27 +122,24 @@ async def test_a_corrupt_field_in_every_way_of_opening(node: Node, stored: Look,
 
 
 @pytest.mark.parametrize("way", WRITING)
-async def test_a_corrupt_field_does_not_hinder_work_on_the_others(node: Node, stored: Look, way: str) -> None:
-    await node().create({"good": 1, "bad": 1}, sid="s")
-    stored("s").client.hset(KEY, "bad", b'{"a": ')
+async def test_a_corrupt_field_does_not_hinder_work_on_the_others(node: MakeGuard, stored: Look, way: str) -> None:
+    await damaged(node, stored)
     await use(node, way, lambda session: session.__setitem__("good", session["good"] + 1))
     fields = raw(stored("s"))
     assert (fields[b"good"], fields[b"bad"]) == (b"2", b'{"a": ')
 
 
 @pytest.mark.parametrize("way", WRITING)
-async def test_a_corrupt_field_can_be_deleted(node: Node, stored: Look, way: str) -> None:
-    await node().create({"good": 1, "bad": 1}, sid="s")
-    stored("s").client.hset(KEY, "bad", b'{"a": ')
+async def test_a_corrupt_field_can_be_deleted(node: MakeGuard, stored: Look, way: str) -> None:
+    await damaged(node, stored)
     await use(node, way, lambda session: session.__delitem__("bad"))
     assert stored("s").data == {"good": 1}
 
 
 @pytest.mark.parametrize("way", WRITING)
-async def test_a_corrupt_field_is_replaced_or_refused(node: Node, stored: Look, way: str) -> None:
+async def test_a_corrupt_field_is_replaced_or_refused(node: MakeGuard, stored: Look, way: str) -> None:
     """Assigning to it never leaves a mixture."""
-    await node().create({"good": 1, "bad": 1}, sid="s")
-    stored("s").client.hset(KEY, "bad", b'{"a": ')
+    await damaged(node, stored)
     try:
         await use(node, way, lambda session: session.__setitem__("bad", 2))
     except CodecError:
@@ -147,7 +149,7 @@ async def test_a_corrupt_field_is_replaced_or_refused(node: Node, stored: Look, 
 
 
 @pytest.mark.parametrize("way", ["lock", "optimistic", "optimistic by watch"])
-async def test_what_somebody_else_wrote_meanwhile_cannot_be_read(node: Node, stored: Look, way: str) -> None:
+async def test_what_somebody_else_wrote_meanwhile_cannot_be_read(node: MakeGuard, stored: Look, way: str) -> None:
     """The merge of a conflict meets it."""
     await node().create({"n": 1, "m": 1}, sid="s")
 
@@ -163,7 +165,7 @@ async def test_what_somebody_else_wrote_meanwhile_cannot_be_read(node: Node, sto
     assert stored("s").free
 
 
-async def test_sealed_fields_that_were_tampered_with(node: Node, stored: Look) -> None:
+async def test_sealed_fields_that_were_tampered_with(node: MakeGuard, stored: Look) -> None:
     guard = node(codec=CODECS["fernet"]())
     await guard.create({"a": 1, "b": 2}, sid="s")
     client = stored("s").client
@@ -183,7 +185,7 @@ async def test_sealed_fields_that_were_tampered_with(node: Node, stored: Look) -
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", ["string", "list", "set", "zset"])
-async def test_a_key_of_another_type(node: Node, stored: Look, way: str, kind: str) -> None:
+async def test_a_key_of_another_type(node: MakeGuard, stored: Look, way: str, kind: str) -> None:
     client = stored("s").client
     make: dict[str, Callable[[], Any]] = {
         "string": lambda: client.set(KEY, b"\x80\x04pickle", px=60_000),
@@ -200,7 +202,7 @@ async def test_a_key_of_another_type(node: Node, stored: Look, way: str, kind: s
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_field_name_that_is_not_utf8(node: Node, stored: Look, way: str) -> None:
+async def test_a_field_name_that_is_not_utf8(node: MakeGuard, stored: Look, way: str) -> None:
     await node().create({"good": 1}, sid="s")
     stored("s").client.hset(KEY, b"\xff\xfe", b"1")
     before = raw(stored("s"))
@@ -211,7 +213,7 @@ async def test_a_field_name_that_is_not_utf8(node: Node, stored: Look, way: str)
 
 
 @pytest.mark.parametrize("way", ["lock", "optimistic", "optimistic by watch"])
-async def test_a_hash_without_our_fields_is_not_ours_to_expire(node: Node, stored: Look, way: str) -> None:
+async def test_a_hash_without_our_fields_is_not_ours_to_expire(node: MakeGuard, stored: Look, way: str) -> None:
     """Somebody else's hash under our key: it is no session, and opening it does not give it a minute to live."""
     client = stored("s").client
     client.hset(KEY, mapping={"name": "theirs", "n": "5"})
@@ -231,7 +233,7 @@ GARBAGE = {"text": b"garbage", "bytes": b"\xff\xfe", "empty": b"", "number": b"-
 
 @pytest.mark.parametrize("garbage", GARBAGE)
 @pytest.mark.parametrize("field", RESERVED)
-async def test_a_reserved_field_that_is_garbage(node: Node, stored: Look, field: str, garbage: str) -> None:
+async def test_a_reserved_field_that_is_garbage(node: MakeGuard, stored: Look, field: str, garbage: str) -> None:
     """It works or it is one of our errors; nothing of the data is half changed, and no lock stays."""
     guards = {"script": node(), "watch": node(commit_by="watch")}
     cases: list[tuple[str, Any]] = [
@@ -261,7 +263,7 @@ async def test_a_reserved_field_that_is_garbage(node: Node, stored: Look, field:
 
 @pytest.mark.parametrize("field", RESERVED)
 @pytest.mark.parametrize("garbage", ["text", "bytes"])
-async def test_administration_of_a_record_with_garbage(node: Node, stored: Look, field: str, garbage: str) -> None:
+async def test_administration_of_a_record_with_garbage(node: MakeGuard, stored: Look, field: str, garbage: str) -> None:
     guard = node()
     await guard.create({"n": 1}, sid="s")
     stored("s").client.hset(KEY, field, GARBAGE[garbage])
@@ -319,7 +321,7 @@ IMPOSSIBLE: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("what", IMPOSSIBLE)
-async def test_a_value_that_cannot_be_stored(node: Node, stored: Look, what: str, codec: str) -> None:
+async def test_a_value_that_cannot_be_stored(node: MakeGuard, stored: Look, what: str, codec: str) -> None:
     guard = node(codec=CODECS[codec]())
     await guard.create({"good": 1}, sid="s")
     before = raw(stored("s"))
@@ -335,7 +337,7 @@ async def test_a_value_that_cannot_be_stored(node: Node, stored: Look, what: str
 
 
 @pytest.mark.parametrize("way", WRITING)
-async def test_it_is_refused_in_every_way_of_writing(node: Node, stored: Look, way: str) -> None:
+async def test_it_is_refused_in_every_way_of_writing(node: MakeGuard, stored: Look, way: str) -> None:
     await node().create({"good": 1}, sid="s")
     before = raw(stored("s"))
     with pytest.raises(CodecError, match=r"bad\.list\[1\]"):
@@ -344,7 +346,7 @@ async def test_it_is_refused_in_every_way_of_writing(node: Node, stored: Look, w
     assert stored("s").free
 
 
-async def test_create_refuses_it_too(node: Node, stored: Look) -> None:
+async def test_create_refuses_it_too(node: MakeGuard, stored: Look) -> None:
     with pytest.raises(CodecError, match="bad"):
         await node().create({"good": 1, "bad": math.nan}, sid="s")
     assert not stored("s").client.exists(KEY)
@@ -354,7 +356,7 @@ async def test_create_refuses_it_too(node: Node, stored: Look) -> None:
 
 
 @pytest.mark.parametrize("way", WRITING)
-async def test_ten_megabytes_are_too_large_before_anything_is_sent(node: Node, stored: Look, way: str) -> None:
+async def test_ten_megabytes_are_too_large_before_anything_is_sent(node: MakeGuard, stored: Look, way: str) -> None:
     await node().create({"good": 1}, sid="s")
     before = raw(stored("s"))
     received = stored("s").client.info("stats")["total_net_input_bytes"]
@@ -365,7 +367,7 @@ async def test_ten_megabytes_are_too_large_before_anything_is_sent(node: Node, s
     assert stored("s").free
 
 
-async def test_many_fields_are_too_large_together(node: Node, stored: Look) -> None:
+async def test_many_fields_are_too_large_together(node: MakeGuard, stored: Look) -> None:
     guard = node(session=SessionPolicy(max_session=10_000))
     await guard.create({"a": "x" * 6_000}, sid="s")
     before = raw(stored("s"))
@@ -383,7 +385,7 @@ async def test_many_fields_are_too_large_together(node: Node, stored: Look) -> N
 
 
 @pytest.mark.parametrize("way", ["lock", "optimistic by watch"])
-async def test_ten_megabytes_that_are_allowed(node: Node, stored: Look, way: str) -> None:
+async def test_ten_megabytes_that_are_allowed(node: MakeGuard, stored: Look, way: str) -> None:
     """Exactly as they were."""
     policy = SessionPolicy(max_field=20_000_000, max_session=40_000_000)
     big = "é" * 5_000_000
@@ -394,7 +396,7 @@ async def test_ten_megabytes_that_are_allowed(node: Node, stored: Look, way: str
     assert stored("s").data["small"] == 5_000_000
 
 
-async def test_a_large_session_for_a_waiter(node: Node) -> None:
+async def test_a_large_session_for_a_waiter(node: MakeGuard) -> None:
     """Too large to be pushed with the lock: the waiter loads it."""
     guard, other = node(session=SessionPolicy(max_field=20_000_000, max_session=40_000_000)), node()
     big = "x" * 5_000_000
@@ -441,7 +443,7 @@ STRANGE = (
 
 
 @pytest.mark.parametrize("way", WRITING)
-async def test_key_names_that_look_like_ours(node: Node, stored: Look, way: str) -> None:
+async def test_key_names_that_look_like_ours(node: MakeGuard, stored: Look, way: str) -> None:
     """Any str is a key; the reserved fields stay what they are."""
     values = {key: [number] for number, key in enumerate(STRANGE)}
     await use(node, way, lambda session: session.update(values))
@@ -462,7 +464,7 @@ async def test_key_names_that_look_like_ours(node: Node, stored: Look, way: str)
 
 
 @pytest.mark.parametrize("key", ["#fence", "##version", "", "a b", "\0"])
-async def test_counting_and_merging_under_such_names(node: Node, key: str) -> None:
+async def test_counting_and_merging_under_such_names(node: MakeGuard, key: str) -> None:
     guard = node(session=SessionPolicy(merge={key: "counter"}))
     await guard.create({key: 5}, sid="s")
     async with guard.session_lock("s") as session:
@@ -472,7 +474,7 @@ async def test_counting_and_merging_under_such_names(node: Node, key: str) -> No
 
 
 @pytest.mark.parametrize("way", WRITING)
-async def test_a_key_with_a_lone_surrogate(node: Node, stored: Look, way: str) -> None:
+async def test_a_key_with_a_lone_surrogate(node: MakeGuard, stored: Look, way: str) -> None:
     await node().create({"good": 1}, sid="s")
     before = raw(stored("s"))
     with pytest.raises(CodecError, match="surrogate"):
@@ -484,7 +486,7 @@ async def test_a_key_with_a_lone_surrogate(node: Node, stored: Look, way: str) -
 
 
 @pytest.mark.parametrize("key", [1, None, b"bytes", 1.5, ("a",), True])
-async def test_keys_that_are_not_text(node: Node, stored: Look, key: Any) -> None:
+async def test_keys_that_are_not_text(node: MakeGuard, stored: Look, key: Any) -> None:
     guard = node()
     await guard.create({"good": 1}, sid="s")
     async with guard.session_lock("s") as session:
@@ -508,7 +510,7 @@ class Name(str):
     pass
 
 
-async def test_a_key_of_a_str_subclass(node: Node, stored: Look) -> None:
+async def test_a_key_of_a_str_subclass(node: MakeGuard, stored: Look) -> None:
     """Stored as the text that it is, or refused; nothing in between."""
     async with node().session_lock("s") as session:
         try:
@@ -539,7 +541,7 @@ EXACT: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("codec", CODECS)
-async def test_exact_round_trips_through_redis(node: Node, codec: str) -> None:
+async def test_exact_round_trips_through_redis(node: MakeGuard, codec: str) -> None:
     guard = node(codec=CODECS[codec]())
     async with guard.session_lock("s") as session:
         session.update(EXACT)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -17,20 +16,18 @@ from sessionlock import (
     Session,
     SessionConflict,
     SessionDestroyed,
-    SessionGuard,
     SessionPolicy,
     SessionTooLarge,
 )
 from sessionlock.protocol import replies as protocol
 from sessionlock.protocol.calls import Change, Save
 from sessionlock.protocol.scripts import script
+from tests.harness.deployments import MakeGuard
 from tests.harness.proxy import FaultyProxy
-from tests.harness.stored import Stored
+from tests.harness.stored import Look
 
 pytestmark = pytest.mark.anyio
 
-Node = Callable[..., SessionGuard]
-Look = Callable[[str], Stored]
 IMMEDIATE = SessionPolicy(save="immediate")
 
 
@@ -43,7 +40,7 @@ async def ticks(count: int = 10) -> None:
 SAVE, RELEASE = script("save").sha.encode(), script("release").sha.encode()
 
 
-async def test_each_change_is_stored_while_the_request_runs(node: Node, stored: Look) -> None:
+async def test_each_change_is_stored_while_the_request_runs(node: MakeGuard, stored: Look) -> None:
     guard, seen = node(), stored("s")
     async with guard.session_lock("s", session=IMMEDIATE) as session:
         session["a"] = 1
@@ -56,7 +53,7 @@ async def test_each_change_is_stored_while_the_request_runs(node: Node, stored: 
         assert seen.lock == session.lease.token, "the lock is kept"
 
 
-async def test_what_the_body_raises_does_not_take_back_what_was_stored(node: Node, stored: Look) -> None:
+async def test_what_the_body_raises_does_not_take_back_what_was_stored(node: MakeGuard, stored: Look) -> None:
     guard, seen = node(), stored("s")
     with pytest.raises(ZeroDivisionError):
         async with guard.session_lock("s", session=IMMEDIATE) as session:
@@ -67,7 +64,7 @@ async def test_what_the_body_raises_does_not_take_back_what_was_stored(node: Nod
     assert seen.free
 
 
-async def test_without_it_nothing_is_stored_before_the_end(node: Node, stored: Look) -> None:
+async def test_without_it_nothing_is_stored_before_the_end(node: MakeGuard, stored: Look) -> None:
     guard = node()
     async with guard.session_lock("s") as session:
         session["a"] = 1
@@ -79,7 +76,7 @@ async def test_without_it_nothing_is_stored_before_the_end(node: Node, stored: L
     assert stored("s").data == {"a": 1, "b": 1}
 
 
-async def test_assignments_of_one_tick_travel_together(node: Node, stored: Look) -> None:
+async def test_assignments_of_one_tick_travel_together(node: MakeGuard, stored: Look) -> None:
     guard = node()
     async with guard.session_lock("s", session=IMMEDIATE) as session:
         for n in range(10):
@@ -89,7 +86,7 @@ async def test_assignments_of_one_tick_travel_together(node: Node, stored: Look)
         assert len(stored("s").data) == 10
 
 
-async def test_saves_are_in_order(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_saves_are_in_order(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     """However slow one is: the next one follows it."""
     guard = node(proxy.url)
     async with guard.session_lock("s", session=IMMEDIATE) as session:
@@ -103,7 +100,7 @@ async def test_saves_are_in_order(proxy: FaultyProxy, node: Node, stored: Look) 
         proxy.delay(0)
 
 
-async def test_a_change_during_a_save_is_not_lost(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_a_change_during_a_save_is_not_lost(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     guard = node(proxy.url)
     async with guard.session_lock("s", session=IMMEDIATE) as session:
         proxy.hold_requests(SAVE)
@@ -117,7 +114,7 @@ async def test_a_change_during_a_save_is_not_lost(proxy: FaultyProxy, node: Node
         assert stored("s").data == {"n": 2, "list": [1, 2], "new": 1}
 
 
-async def test_a_deep_change_during_an_explicit_save(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_a_deep_change_during_an_explicit_save(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     guard = node(proxy.url)
     async with guard.session_lock("s") as session:
         proxy.hold_requests(SAVE)
@@ -132,7 +129,9 @@ async def test_a_deep_change_during_an_explicit_save(proxy: FaultyProxy, node: N
 
 @pytest.mark.parametrize("existed", [True, False])
 @pytest.mark.parametrize("again", [True, False])
-async def test_a_delete_during_a_save(proxy: FaultyProxy, node: Node, stored: Look, existed: bool, again: bool) -> None:
+async def test_a_delete_during_a_save(
+    proxy: FaultyProxy, node: MakeGuard, stored: Look, existed: bool, again: bool
+) -> None:
     guard = node(proxy.url)
     await node().create({"k": 0} if existed else {}, sid="s")
     async with guard.session_lock("s", session=IMMEDIATE) as session:
@@ -147,7 +146,7 @@ async def test_a_delete_during_a_save(proxy: FaultyProxy, node: Node, stored: Lo
     assert stored("s").data == ({"k": 1} if again else {})
 
 
-async def test_setting_again_during_the_save_of_a_delete(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_setting_again_during_the_save_of_a_delete(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     guard = node(proxy.url)
     await node().create({"k": 0}, sid="s")
     async with guard.session_lock("s", session=IMMEDIATE) as session:
@@ -161,7 +160,7 @@ async def test_setting_again_during_the_save_of_a_delete(proxy: FaultyProxy, nod
         assert dict(session) == {"k": 0}
 
 
-async def test_a_save_whose_reply_is_lost(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_a_save_whose_reply_is_lost(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     guard = node(proxy.url)
     await node().create({"n": 1}, sid="s")
     async with guard.session_lock("s", session=IMMEDIATE) as session:
@@ -177,7 +176,7 @@ async def test_a_save_whose_reply_is_lost(proxy: FaultyProxy, node: Node, stored
 # --- errors
 
 
-async def test_an_error_surfaces_at_the_next_save(node: Node, stored: Look) -> None:
+async def test_an_error_surfaces_at_the_next_save(node: MakeGuard, stored: Look) -> None:
     guard = node()
     async with guard.session_lock("s", session=IMMEDIATE) as session:
         session["bad"] = object()
@@ -188,7 +187,7 @@ async def test_an_error_surfaces_at_the_next_save(node: Node, stored: Look) -> N
     assert stored("s").data == {"good": 1}
 
 
-async def test_an_error_surfaces_at_the_end(node: Node, stored: Look) -> None:
+async def test_an_error_surfaces_at_the_end(node: MakeGuard, stored: Look) -> None:
     guard = node()
     with pytest.raises(CodecError, match="bad"):
         async with guard.session_lock("s", session=IMMEDIATE) as session:
@@ -197,7 +196,7 @@ async def test_an_error_surfaces_at_the_end(node: Node, stored: Look) -> None:
     assert stored("s").free
 
 
-async def test_an_error_is_raised_once(node: Node, stored: Look) -> None:
+async def test_an_error_is_raised_once(node: MakeGuard, stored: Look) -> None:
     guard = node()
     async with guard.session_lock("s", session=SessionPolicy(save="immediate", max_field=10)) as session:
         session["k"] = "x" * 20
@@ -208,7 +207,7 @@ async def test_an_error_is_raised_once(node: Node, stored: Look) -> None:
         assert stored("s").data == {"k": "x"}
 
 
-async def test_an_error_nobody_asks_for_does_not_hide_the_bodys_own(node: Node, stored: Look) -> None:
+async def test_an_error_nobody_asks_for_does_not_hide_the_bodys_own(node: MakeGuard, stored: Look) -> None:
     guard = node()
     with pytest.raises(ZeroDivisionError):
         async with guard.session_lock("s", session=IMMEDIATE) as session:
@@ -218,7 +217,7 @@ async def test_an_error_nobody_asks_for_does_not_hide_the_bodys_own(node: Node, 
     assert stored("s").free
 
 
-async def test_a_conflict_of_an_immediate_save(node: Node, stored: Look) -> None:
+async def test_a_conflict_of_an_immediate_save(node: MakeGuard, stored: Look) -> None:
     guard = node()
     await guard.create({"k": 1}, sid="s")
     with pytest.raises(SessionConflict) as caught:
@@ -232,7 +231,7 @@ async def test_a_conflict_of_an_immediate_save(node: Node, stored: Look) -> None
     assert stored("s").free
 
 
-async def test_the_session_is_destroyed_meanwhile(node: Node, stored: Look) -> None:
+async def test_the_session_is_destroyed_meanwhile(node: MakeGuard, stored: Look) -> None:
     guard = node()
     with pytest.raises(SessionDestroyed):
         async with guard.session_lock("s", session=IMMEDIATE) as session:
@@ -245,7 +244,7 @@ async def test_the_session_is_destroyed_meanwhile(node: Node, stored: Look) -> N
     assert stored("s").free
 
 
-async def test_the_lease_is_lost_meanwhile(node: Node, stored: Look) -> None:
+async def test_the_lease_is_lost_meanwhile(node: MakeGuard, stored: Look) -> None:
     guard = node()
     with pytest.raises(LeaseLost):
         async with guard.session_lock("s", lease=LeasePolicy(on_lost="flag"), session=IMMEDIATE) as session:
@@ -258,7 +257,7 @@ async def test_the_lease_is_lost_meanwhile(node: Node, stored: Look) -> None:
 # --- cancellation
 
 
-async def test_a_cancelled_save_is_not_a_lost_one(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_a_cancelled_save_is_not_a_lost_one(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     guard = node(proxy.url)
     await node().create({"n": 1}, sid="s")
     async with guard.session_lock("s") as session:
@@ -272,7 +271,7 @@ async def test_a_cancelled_save_is_not_a_lost_one(proxy: FaultyProxy, node: Node
     assert stored("s").free
 
 
-async def test_a_cancelled_save_and_no_change_after_it(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_a_cancelled_save_and_no_change_after_it(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     guard = node(proxy.url)
     async with guard.session_lock("s") as session:
         proxy.hold_requests(SAVE)
@@ -286,7 +285,7 @@ async def test_a_cancelled_save_and_no_change_after_it(proxy: FaultyProxy, node:
     assert session.version == 1
 
 
-async def test_the_whole_body_is_cancelled_during_a_save(proxy: FaultyProxy, node: Node, stored: Look) -> None:
+async def test_the_whole_body_is_cancelled_during_a_save(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     """It is stored whole or not at all, and no lock is left."""
     guard = node(proxy.url)
 
@@ -311,7 +310,7 @@ async def test_the_whole_body_is_cancelled_during_a_save(proxy: FaultyProxy, nod
 # --- after a merge
 
 
-async def test_a_value_that_is_kept_over_a_merging_save_stays_the_sessions_own(node: Node, stored: Look) -> None:
+async def test_a_value_that_is_kept_over_a_merging_save_stays_the_sessions_own(node: MakeGuard, stored: Look) -> None:
     """The application holds on to ``cart``; a save merges; what it appends to ``cart`` afterwards must not vanish."""
     guard = node(session=SessionPolicy(merge={"cart": "append"}))
     await guard.create({"cart": []}, sid="s")
@@ -330,19 +329,19 @@ async def test_a_value_that_is_kept_over_a_merging_save_stays_the_sessions_own(n
 
 
 async def test_a_change_while_the_end_is_under_way_is_refused_or_stored(
-    proxy: FaultyProxy, node: Node, stored: Look
+    proxy: FaultyProxy, node: MakeGuard, stored: Look
 ) -> None:
     """A task of the handler goes on after the block has begun to end: its change is stored, or it is told."""
     await late_change(proxy, node, stored, SessionPolicy())
 
 
 async def test_an_immediate_change_while_the_end_is_under_way_is_refused_or_stored(
-    proxy: FaultyProxy, node: Node, stored: Look
+    proxy: FaultyProxy, node: MakeGuard, stored: Look
 ) -> None:
     await late_change(proxy, node, stored, IMMEDIATE)
 
 
-async def late_change(proxy: FaultyProxy, node: Node, stored: Look, policy: SessionPolicy) -> None:
+async def late_change(proxy: FaultyProxy, node: MakeGuard, stored: Look, policy: SessionPolicy) -> None:
     guard = node(proxy.url)
     await node().create({}, sid="s")
     told: list[BaseException] = []
@@ -365,7 +364,7 @@ async def late_change(proxy: FaultyProxy, node: Node, stored: Look, policy: Sess
     assert told or stored("s").data.get("late") == 1, "lost without a word"
 
 
-async def test_a_save_behind_the_release_is_not_reported_as_done(node: Node, stored: Look) -> None:
+async def test_a_save_behind_the_release_is_not_reported_as_done(node: MakeGuard, stored: Look) -> None:
     """A save that reaches Redis after its own acquisition was released did nothing, and says so."""
     guard = node()
     async with guard.session_lock("s") as session:
@@ -382,7 +381,7 @@ async def test_a_save_behind_the_release_is_not_reported_as_done(node: Node, sto
 
 
 @pytest.mark.parametrize("mode", ["optimistic", "last_write_wins"])
-async def test_without_the_lock_changes_are_saved_at_the_end(node: Node, stored: Look, mode: Any) -> None:
+async def test_without_the_lock_changes_are_saved_at_the_end(node: MakeGuard, stored: Look, mode: Any) -> None:
     """Documented: without the lock ``immediate`` does not save by itself (a merge may be needed); ``save()`` does."""
     guard = node()
     async with guard.session_lock("s", mode=mode, session=IMMEDIATE) as session:

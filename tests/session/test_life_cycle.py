@@ -9,33 +9,30 @@ from typing import Any
 import anyio
 import pytest
 
-from sessionlock import (
+from sessionlock import LeasePolicy, SessionGuard, SessionPolicy
+from sessionlock.errors import (
     ConfigurationError,
     InvalidSessionId,
     LeaseLost,
-    LeasePolicy,
     LockNotAcquired,
     ReadOnlySession,
     RedisUnavailable,
     ReentrantLock,
     SessionConflict,
     SessionDestroyed,
-    SessionGuard,
     SessionNotFound,
-    SessionPolicy,
     WaitTimedOut,
 )
 from sessionlock.protocol.keys import keys_for, renewed_sid, user_digest, user_key
 from sessionlock.protocol.record_calls import Regenerate
 from sessionlock.protocol.scripts import script
 from tests.harness.commands import connect, keys_without_ttl
+from tests.harness.deployments import MakeGuard
 from tests.harness.proxy import FaultyProxy
-from tests.harness.stored import Stored
+from tests.harness.stored import Look
 
 pytestmark = pytest.mark.anyio
 
-Node = Callable[..., SessionGuard]
-Look = Callable[[str], Stored]
 MODES = pytest.mark.parametrize("mode", ["lock", "optimistic", "last_write_wins"])
 MERGING = SessionPolicy(merge={"n": "counter", "who": "append"})
 
@@ -72,7 +69,7 @@ async def until_dead(guard: SessionGuard, sid: str, within: float = 5.0) -> None
 # --- regenerate
 
 
-async def test_the_new_id_works_and_the_old_one_in_its_grace(node: Node, redis_url: str) -> None:
+async def test_the_new_id_works_and_the_old_one_in_its_grace(node: MakeGuard, redis_url: str) -> None:
     guard = node()
     await guard.create({"a": 1}, sid="old")
     new = await guard.regenerate("old")
@@ -87,7 +84,7 @@ async def test_the_new_id_works_and_the_old_one_in_its_grace(node: Node, redis_u
     assert keys_without_ttl(redis_url) == []
 
 
-async def test_the_old_id_is_dead_after_its_grace(node: Node) -> None:
+async def test_the_old_id_is_dead_after_its_grace(node: MakeGuard) -> None:
     guard = node()
     await guard.create({"a": 1}, sid="old")
     new = await guard.regenerate("old", grace=0.1)
@@ -100,7 +97,7 @@ async def test_the_old_id_is_dead_after_its_grace(node: Node) -> None:
 @pytest.mark.parametrize("engine", ["script", "watch"])
 @MODES
 async def test_a_dead_id_is_refused_also_where_a_new_one_would_begin_a_session(
-    node: Node, stored: Look, mode: Any, engine: Any
+    node: MakeGuard, stored: Look, mode: Any, engine: Any
 ) -> None:
     """``missing="create"`` is for ids without a record; a dead id has one, and must not look like a new visitor's."""
     guard = node(commit_by=engine)
@@ -115,7 +112,7 @@ async def test_a_dead_id_is_refused_also_where_a_new_one_would_begin_a_session(
 
 
 @MODES
-async def test_regenerate_inside_a_block(node: Node, mode: Any) -> None:
+async def test_regenerate_inside_a_block(node: MakeGuard, mode: Any) -> None:
     guard = node()
     await guard.create({"a": 1}, sid="old")
     async with guard.session_lock("old", mode=mode) as session:
@@ -128,7 +125,7 @@ async def test_regenerate_inside_a_block(node: Node, mode: Any) -> None:
     assert dict(await guard.read(new)) == {"a": 1, "before": 1, "after": 1}
 
 
-async def test_regenerate_a_new_session_at_its_first_request(node: Node) -> None:
+async def test_regenerate_a_new_session_at_its_first_request(node: MakeGuard) -> None:
     """A login on the very first request."""
     guard = node()
     async with guard.session_lock("old") as session:
@@ -138,7 +135,7 @@ async def test_regenerate_a_new_session_at_its_first_request(node: Node) -> None
     assert not await opens(guard, "old")
 
 
-async def test_regenerate_twice(node: Node) -> None:
+async def test_regenerate_twice(node: MakeGuard) -> None:
     guard = node()
     await guard.create({"a": 1}, sid="first")
     second = await guard.regenerate("first", grace=30)
@@ -151,7 +148,7 @@ async def test_regenerate_twice(node: Node) -> None:
     assert len({"first", second, third}) == 3
 
 
-async def test_regenerate_twice_in_one_block(node: Node) -> None:
+async def test_regenerate_twice_in_one_block(node: MakeGuard) -> None:
     guard = node()
     await guard.create({"a": 1}, sid="first")
     async with guard.session_lock("first") as session:
@@ -163,7 +160,7 @@ async def test_regenerate_twice_in_one_block(node: Node) -> None:
     assert dict(await guard.read(third)) == {"a": 1, "b": 1}
 
 
-async def test_regenerate_by_the_old_id_in_its_grace(node: Node) -> None:
+async def test_regenerate_by_the_old_id_in_its_grace(node: MakeGuard) -> None:
     guard = node()
     await guard.create({"a": 1}, sid="first")
     second = await guard.regenerate("first", grace=30)
@@ -172,7 +169,7 @@ async def test_regenerate_by_the_old_id_in_its_grace(node: Node) -> None:
         assert dict(await guard.read(sid)) == {"a": 1}
 
 
-async def test_regenerate_by_an_id_that_is_dead(node: Node) -> None:
+async def test_regenerate_by_an_id_that_is_dead(node: MakeGuard) -> None:
     guard = node()
     await guard.create({"a": 1}, sid="first")
     second = await guard.regenerate("first", grace=0)
@@ -181,7 +178,7 @@ async def test_regenerate_by_an_id_that_is_dead(node: Node) -> None:
     assert await opens(guard, second)
 
 
-async def test_no_session_to_regenerate(node: Node, stored: Look) -> None:
+async def test_no_session_to_regenerate(node: MakeGuard, stored: Look) -> None:
     guard = node()
     with pytest.raises(SessionNotFound):
         await guard.regenerate("s")
@@ -191,14 +188,14 @@ async def test_no_session_to_regenerate(node: Node, stored: Look) -> None:
 
 
 @pytest.mark.parametrize("grace", [-1, 86_401, float("nan"), float("inf")])
-async def test_an_impossible_grace(node: Node, grace: float) -> None:
+async def test_an_impossible_grace(node: MakeGuard, grace: float) -> None:
     guard = node()
     await guard.create({}, sid="s")
     with pytest.raises(ConfigurationError):
         await guard.regenerate("s", grace=grace)
 
 
-async def test_a_regenerate_whose_reply_is_lost(proxy: FaultyProxy, node: Node) -> None:
+async def test_a_regenerate_whose_reply_is_lost(proxy: FaultyProxy, node: MakeGuard) -> None:
     guard = node(proxy.url)
     await guard.create({"a": 1}, sid="old")
     fault = proxy.drop_next_reply(script("regenerate").sha.encode())
@@ -208,7 +205,7 @@ async def test_a_regenerate_whose_reply_is_lost(proxy: FaultyProxy, node: Node) 
     assert not await opens(guard, "old")
 
 
-async def test_a_regenerate_that_arrives_once_more_and_late(node: Node) -> None:
+async def test_a_regenerate_that_arrives_once_more_and_late(node: MakeGuard) -> None:
     """A delayed duplicate must not bring an earlier id back in the place of the latest."""
     guard = node()
     await guard.create({"a": 1}, sid="first")
@@ -222,7 +219,7 @@ async def test_a_regenerate_that_arrives_once_more_and_late(node: Node) -> None:
     assert await opens(guard, third), "the latest id must live"
 
 
-async def test_regenerate_under_a_lock_that_was_lost(node: Node, stored: Look) -> None:
+async def test_regenerate_under_a_lock_that_was_lost(node: MakeGuard, stored: Look) -> None:
     guard = node()
     await guard.create({"a": 1}, sid="old")
     with pytest.raises(LeaseLost):
@@ -232,7 +229,7 @@ async def test_regenerate_under_a_lock_that_was_lost(node: Node, stored: Look) -
     assert await opens(guard, "old")
 
 
-async def test_regenerate_races_three_requests(node: Node) -> None:
+async def test_regenerate_races_three_requests(node: MakeGuard) -> None:
     """None is lost, and the old id is dead after its grace."""
     guards = [node(session=MERGING), node(session=MERGING), node(session=MERGING, commit_by="watch")]
     await guards[0].create({"n": 0, "who": []}, sid="old")
@@ -278,7 +275,9 @@ async def waiting(guard: SessionGuard, sid: str, count: int = 1) -> None:
 
 @pytest.mark.parametrize("size", [1, 100_000], ids=["pushed", "too large to be pushed"])
 @pytest.mark.parametrize("grace", [0, 0.05])
-async def test_a_waiter_under_an_old_id_whose_grace_is_over(node: Node, stored: Look, grace: float, size: int) -> None:
+async def test_a_waiter_under_an_old_id_whose_grace_is_over(
+    node: MakeGuard, stored: Look, grace: float, size: int
+) -> None:
     """Session fixation: the intruder knows the id from before the login and waits in the queue during it. With his turn
     comes no session, and the lock goes on."""
     guard, intruder = node(), node()
@@ -307,7 +306,7 @@ async def test_a_waiter_under_an_old_id_whose_grace_is_over(node: Node, stored: 
     assert stored(new).free
 
 
-async def test_a_waiter_under_the_old_id_within_its_grace(node: Node) -> None:
+async def test_a_waiter_under_the_old_id_within_its_grace(node: MakeGuard) -> None:
     guard, other = node(), node()
     await guard.create({"n": 0}, sid="old")
 
@@ -329,7 +328,7 @@ async def test_a_waiter_under_the_old_id_within_its_grace(node: Node) -> None:
 
 @pytest.mark.parametrize("missing", ["create", "reject"])
 @pytest.mark.parametrize("mode", ["lock", "read", "optimistic", "last_write_wins"])
-async def test_a_forged_id_of_an_existing_session(node: Node, stored: Look, mode: Any, missing: Any) -> None:
+async def test_a_forged_id_of_an_existing_session(node: MakeGuard, stored: Look, mode: Any, missing: Any) -> None:
     """The record's name is no secret; without the secret part it opens nothing and changes nothing."""
     guard = node()
     await guard.create({"a": 1}, sid="s")
@@ -349,7 +348,7 @@ async def test_a_forged_id_of_an_existing_session(node: Node, stored: Look, mode
     assert stored("s").free
 
 
-async def test_a_forged_id_of_a_regenerated_session(node: Node) -> None:
+async def test_a_forged_id_of_a_regenerated_session(node: MakeGuard) -> None:
     guard = node()
     await guard.create({"a": 1}, sid="s")
     new = await guard.regenerate("s", grace=0)
@@ -361,7 +360,7 @@ async def test_a_forged_id_of_a_regenerated_session(node: Node) -> None:
 
 
 @pytest.mark.parametrize("mode", ["lock", "optimistic"])
-async def test_a_forged_id_while_the_session_comes_to_be(node: Node, mode: Any) -> None:
+async def test_a_forged_id_while_the_session_comes_to_be(node: MakeGuard, mode: Any) -> None:
     """The owner's first request runs; a forged id of the same record must neither take it over nor lock him out."""
     guard, intruder = node(), node()
     forged = renewed_sid(keys_for("sl", "s"))
@@ -381,7 +380,7 @@ async def test_a_forged_id_while_the_session_comes_to_be(node: Node, mode: Any) 
     assert dict(await guard.read("s")) == {"secret": 1}
 
 
-async def test_an_id_in_the_shape_of_ours_that_is_none(node: Node) -> None:
+async def test_an_id_in_the_shape_of_ours_that_is_none(node: MakeGuard) -> None:
     """It is an id like any other."""
     guard = node()
     for sid in (
@@ -397,7 +396,7 @@ async def test_an_id_in_the_shape_of_ours_that_is_none(node: Node) -> None:
         assert await opens(guard, sid)
 
 
-async def test_create_under_an_id_that_regenerate_gave_out(node: Node, stored: Look) -> None:
+async def test_create_under_an_id_that_regenerate_gave_out(node: MakeGuard, stored: Look) -> None:
     """Such an id names one record and cannot begin another."""
     guard = node()
     await guard.create({"a": 1}, sid="s")
@@ -411,7 +410,7 @@ async def test_create_under_an_id_that_regenerate_gave_out(node: Node, stored: L
 @MODES
 @pytest.mark.parametrize("engine", ["script", "watch"])
 async def test_a_returning_visitor_whose_regenerated_session_expired(
-    node: Node, stored: Look, mode: Any, engine: Any
+    node: MakeGuard, stored: Look, mode: Any, engine: Any
 ) -> None:
     """An id that regenerate() once gave out never begins a session; the visitor gets a fresh id. Nothing is written
     under the old record's name, so its first id, which somebody else may know, is not given new life either."""
@@ -429,7 +428,7 @@ async def test_a_returning_visitor_whose_regenerated_session_expired(
 # --- destroy
 
 
-async def test_destroy(node: Node, stored: Look) -> None:
+async def test_destroy(node: MakeGuard, stored: Look) -> None:
     guard = node()
     await guard.create({"a": 1}, sid="s")
     assert await guard.destroy("s")
@@ -440,7 +439,7 @@ async def test_destroy(node: Node, stored: Look) -> None:
         await guard.create({}, sid="s")
 
 
-async def test_destroy_by_the_new_or_the_old_id(node: Node) -> None:
+async def test_destroy_by_the_new_or_the_old_id(node: MakeGuard) -> None:
     guard = node()
     for grace, by, expected in ((30, "new", True), (30, "old", True), (0, "old", False)):
         sid = f"{grace}{by}"
@@ -450,7 +449,7 @@ async def test_destroy_by_the_new_or_the_old_id(node: Node) -> None:
         assert await opens(guard, new) is not expected
 
 
-async def test_destroyed_under_every_id(node: Node) -> None:
+async def test_destroyed_under_every_id(node: MakeGuard) -> None:
     guard = node()
     await guard.create({"a": 1}, sid="s")
     new = await guard.regenerate("s", grace=30)
@@ -461,7 +460,7 @@ async def test_destroyed_under_every_id(node: Node) -> None:
 
 
 @MODES
-async def test_destroy_inside_a_block(node: Node, stored: Look, mode: Any) -> None:
+async def test_destroy_inside_a_block(node: MakeGuard, stored: Look, mode: Any) -> None:
     guard = node()
     await guard.create({"a": 1}, sid="s")
     async with guard.session_lock("s", mode=mode) as session:
@@ -533,7 +532,7 @@ SLOW: dict[str, Slow] = {
 @pytest.mark.parametrize("engine", ["script", "watch"])
 @pytest.mark.parametrize("slow", SLOW)
 @pytest.mark.parametrize("how", ["destroy", "session.destroy", "destroy_all"])
-async def test_logged_out_stays_logged_out(node: Node, stored: Look, slow: str, engine: Any, how: str) -> None:
+async def test_logged_out_stays_logged_out(node: MakeGuard, stored: Look, slow: str, engine: Any, how: str) -> None:
     """Logout races a slow save: whatever the mode, the save does not bring the session back, and is told."""
     guard, other = node(commit_by=engine), node(commit_by=engine)
     await guard.create({"user": 1, "n": 1}, sid="s")
@@ -555,7 +554,7 @@ async def test_logged_out_stays_logged_out(node: Node, stored: Look, slow: str, 
     assert not await opens(guard, "s")
 
 
-async def test_waiters_are_told_of_the_logout(node: Node) -> None:
+async def test_waiters_are_told_of_the_logout(node: MakeGuard) -> None:
     guard, other = node(), node()
     await guard.create({"user": 1}, sid="s")
 
@@ -573,7 +572,7 @@ async def test_waiters_are_told_of_the_logout(node: Node) -> None:
                     await task
 
 
-async def test_a_holder_that_changed_nothing_learns_of_the_logout(node: Node) -> None:
+async def test_a_holder_that_changed_nothing_learns_of_the_logout(node: MakeGuard) -> None:
     """Its answer was made from a session that is no more."""
     guard = node()
     await guard.create({"user": 1}, sid="s")
@@ -585,7 +584,7 @@ async def test_a_holder_that_changed_nothing_learns_of_the_logout(node: Node) ->
 # --- a user's sessions
 
 
-async def test_the_sessions_of_a_user(node: Node, redis_url: str) -> None:
+async def test_the_sessions_of_a_user(node: MakeGuard, redis_url: str) -> None:
     guard = node()
     for sid in ("a", "b", "c", "other"):
         await guard.create({}, sid=sid)
@@ -599,7 +598,7 @@ async def test_the_sessions_of_a_user(node: Node, redis_url: str) -> None:
         assert not any(b"somebody" in key or b"user1" in key for key in client.scan_iter())
 
 
-async def test_log_out_everywhere_but_here(node: Node) -> None:
+async def test_log_out_everywhere_but_here(node: MakeGuard) -> None:
     guard = node()
     for sid in ("a", "b", "c"):
         await guard.create({}, sid=sid)
@@ -615,7 +614,7 @@ async def test_log_out_everywhere_but_here(node: Node) -> None:
     assert await guard.sessions_of("user") == []
 
 
-async def test_bind_anew_and_unbind(node: Node) -> None:
+async def test_bind_anew_and_unbind(node: MakeGuard) -> None:
     guard = node()
     await guard.create({}, sid="s")
     await guard.bind("s", "one")
@@ -630,7 +629,7 @@ async def test_bind_anew_and_unbind(node: Node) -> None:
     assert await opens(guard, "s")
 
 
-async def test_bind_what_is_not_there(node: Node) -> None:
+async def test_bind_what_is_not_there(node: MakeGuard) -> None:
     guard = node()
     with pytest.raises(SessionNotFound):
         await guard.bind("s", "user")
@@ -641,7 +640,7 @@ async def test_bind_what_is_not_there(node: Node) -> None:
 
 
 @pytest.fixture
-async def indexed(node: Node) -> SessionGuard:
+async def indexed(node: MakeGuard) -> SessionGuard:
     guard = node()
     for sid in ("a", "b"):
         await guard.create({}, sid=sid)
@@ -708,7 +707,7 @@ async def test_repair_among_things_that_are_not_ours(indexed: SessionGuard, stor
 
 
 @pytest.mark.slow
-async def test_the_index_lives_as_long_as_its_sessions(node: Node, stored: Look) -> None:
+async def test_the_index_lives_as_long_as_its_sessions(node: MakeGuard, stored: Look) -> None:
     """A session that is loaded now and then lives on; its user's index must not expire meanwhile."""
     guard = node(session=SessionPolicy(idle=0.6))
     await guard.create({}, sid="s")
@@ -723,7 +722,7 @@ async def test_the_index_lives_as_long_as_its_sessions(node: Node, stored: Look)
     assert len(await guard.sessions_of("user")) == 1
 
 
-async def test_a_user_is_bound_by_two_nodes_at_once(node: Node) -> None:
+async def test_a_user_is_bound_by_two_nodes_at_once(node: MakeGuard) -> None:
     guards = node(), node()
     sids = [f"s{n}" for n in range(20)]
     for sid in sids:
@@ -735,7 +734,7 @@ async def test_a_user_is_bound_by_two_nodes_at_once(node: Node) -> None:
 # --- two sessions at once
 
 
-async def test_a_guests_session_is_merged_into_a_users(node: Node, stored: Look) -> None:
+async def test_a_guests_session_is_merged_into_a_users(node: MakeGuard, stored: Look) -> None:
     guard = node()
     await guard.create({"cart": ["A"]}, sid="guest")
     await guard.create({"cart": ["B"]}, sid="user")
@@ -748,7 +747,7 @@ async def test_a_guests_session_is_merged_into_a_users(node: Node, stored: Look)
     assert stored("guest").free
 
 
-async def test_in_the_order_in_which_they_were_named(node: Node) -> None:
+async def test_in_the_order_in_which_they_were_named(node: MakeGuard) -> None:
     guard = node()
     for n in range(5):
         await guard.create({"n": n}, sid=f"s{n}")
@@ -756,7 +755,7 @@ async def test_in_the_order_in_which_they_were_named(node: Node) -> None:
         assert [session["n"] for session in sessions] == [3, 0, 4, 1]
 
 
-async def test_opposite_orders_do_not_deadlock(node: Node, stored: Look) -> None:
+async def test_opposite_orders_do_not_deadlock(node: MakeGuard, stored: Look) -> None:
     guards = node(), node()
     for sid in ("a", "b", "c"):
         await guards[0].create({"n": 0}, sid=sid)
@@ -773,7 +772,7 @@ async def test_opposite_orders_do_not_deadlock(node: Node, stored: Look) -> None
     assert [stored(sid).data["n"] for sid in ("a", "b", "c")] == [40, 40, 30]
 
 
-async def test_all_or_none(node: Node, stored: Look) -> None:
+async def test_all_or_none(node: MakeGuard, stored: Look) -> None:
     guard, other = node(), node()
     for sid in ("a", "b"):
         await guard.create({"n": 0}, sid=sid)
@@ -787,7 +786,7 @@ async def test_all_or_none(node: Node, stored: Look) -> None:
         assert stored(sid).free
 
 
-async def test_one_of_them_is_missing(node: Node, stored: Look) -> None:
+async def test_one_of_them_is_missing(node: MakeGuard, stored: Look) -> None:
     guard = node()
     await guard.create({"n": 0}, sid="a")
     for pair in (("a", "nobody"), ("nobody", "a")):
@@ -802,7 +801,7 @@ async def test_one_of_them_is_missing(node: Node, stored: Look) -> None:
     assert stored("a").free
 
 
-async def test_cancelled_while_the_second_is_waited_for(node: Node, stored: Look) -> None:
+async def test_cancelled_while_the_second_is_waited_for(node: MakeGuard, stored: Look) -> None:
     guard, other = node(), node()
 
     async def both() -> None:
@@ -822,7 +821,7 @@ async def test_cancelled_while_the_second_is_waited_for(node: Node, stored: Look
         assert stored(later).waiting == []
 
 
-async def test_the_body_raises(node: Node, stored: Look) -> None:
+async def test_the_body_raises(node: MakeGuard, stored: Look) -> None:
     guard = node()
     await guard.create({"n": 0}, sid="a")
     await guard.create({"n": 0}, sid="b")
@@ -835,7 +834,7 @@ async def test_the_body_raises(node: Node, stored: Look) -> None:
         assert stored(sid).free
 
 
-async def test_the_lock_of_one_is_lost(node: Node, stored: Look) -> None:
+async def test_the_lock_of_one_is_lost(node: MakeGuard, stored: Look) -> None:
     guard = node()
     await guard.create({"n": 0}, sid="a")
     await guard.create({"n": 0}, sid="b")
@@ -850,7 +849,7 @@ async def test_the_lock_of_one_is_lost(node: Node, stored: Look) -> None:
             assert stored(sid).free
 
 
-async def test_the_same_session_twice(node: Node) -> None:
+async def test_the_same_session_twice(node: MakeGuard) -> None:
     guard = node()
     await guard.create({}, sid="a")
     new = await guard.regenerate("a")
@@ -861,7 +860,7 @@ async def test_the_same_session_twice(node: Node) -> None:
         guard.session_lock("a", "b", mode="optimistic")  # type: ignore[call-overload]
 
 
-async def test_locking_one_that_this_task_holds(node: Node, stored: Look) -> None:
+async def test_locking_one_that_this_task_holds(node: MakeGuard, stored: Look) -> None:
     guard = node()
     async with guard.session_lock("a"):
         with pytest.raises(ReentrantLock):

@@ -18,10 +18,8 @@ from sessionlock import (
     by_id,
 )
 from sessionlock.session.merge import STRATEGIES, strategy_for
-from tests.harness.stored import Stored
-
-Node = Callable[..., SessionGuard]
-Look = Callable[[str], Stored]
+from tests.harness.deployments import MakeGuard
+from tests.harness.stored import Look
 
 CLASH = object()
 M = MISSING
@@ -155,7 +153,7 @@ async def test_a_strategy_that_does_not_exist(redis_url: str) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("mode", ["lock", "optimistic", "last_write_wins"])
-async def test_a_strategy_that_does_not_exist_in_one_request(node: Node, mode: Any) -> None:
+async def test_a_strategy_that_does_not_exist_in_one_request(node: MakeGuard, mode: Any) -> None:
     guard = node()
     with pytest.raises(ConfigurationError, match="'n'"):
         guard.session_lock("s", mode=mode, session=SessionPolicy(merge={"n": "add"}))
@@ -191,7 +189,7 @@ BOTH = pytest.mark.parametrize("mode", ["lock", "optimistic"])
 @pytest.mark.parametrize(
     "strategy", ["critical", "append", "deliver_once", "union", "by_id", "set_once", "last_write_wins"]
 )
-async def test_deleted_by_both_stays_deleted(node: Node, stored: Look, mode: Any, strategy: str) -> None:
+async def test_deleted_by_both_stays_deleted(node: MakeGuard, stored: Look, mode: Any, strategy: str) -> None:
     guard = node()
     await guard.create({"k": [{"id": 1}], "other": 1}, sid="s")
     await clash(guard, mode, {"k": strategy}, drop("k"), drop("k"))
@@ -201,7 +199,7 @@ async def test_deleted_by_both_stays_deleted(node: Node, stored: Look, mode: Any
 @pytest.mark.anyio
 @BOTH
 @pytest.mark.parametrize("strategy", ["critical", "append", "deliver_once", "union", "set_once", "last_write_wins"])
-async def test_taken_by_both(node: Node, stored: Look, mode: Any, strategy: str) -> None:
+async def test_taken_by_both(node: MakeGuard, stored: Look, mode: Any, strategy: str) -> None:
     """Who looked at it before taking it out did something with it: that must not happen twice."""
     guard = node()
     await guard.create({"k": [{"id": 1}], "other": 1}, sid="s")
@@ -216,7 +214,7 @@ async def test_taken_by_both(node: Node, stored: Look, mode: Any, strategy: str)
 
 @pytest.mark.anyio
 @BOTH
-async def test_a_counter_deleted_by_both_stays_deleted(node: Node, stored: Look, mode: Any) -> None:
+async def test_a_counter_deleted_by_both_stays_deleted(node: MakeGuard, stored: Look, mode: Any) -> None:
     guard = node()
     await guard.create({"k": 5, "other": 1}, sid="s")
     await clash(guard, mode, {"k": "counter"}, drop("k"), drop("k"))
@@ -227,7 +225,7 @@ async def test_a_counter_deleted_by_both_stays_deleted(node: Node, stored: Look,
 @BOTH
 @pytest.mark.parametrize("strategy", ["append", "union", "by_id"])
 async def test_a_list_that_was_deleted_is_not_left_as_an_empty_one(
-    node: Node, stored: Look, mode: Any, strategy: str
+    node: MakeGuard, stored: Look, mode: Any, strategy: str
 ) -> None:
     guard = node()
     await guard.create({"k": [{"id": 1}, {"id": 2}]}, sid="s")
@@ -237,7 +235,7 @@ async def test_a_list_that_was_deleted_is_not_left_as_an_empty_one(
 
 @pytest.mark.anyio
 @BOTH
-async def test_deletes_in_different_keys_do_not_conflict(node: Node, stored: Look, mode: Any) -> None:
+async def test_deletes_in_different_keys_do_not_conflict(node: MakeGuard, stored: Look, mode: Any) -> None:
     guard = node()
     await guard.create({"a": 1, "b": 1, "c": 1}, sid="s")
     await clash(guard, mode, {}, drop("a"), drop("b"))
@@ -246,7 +244,7 @@ async def test_deletes_in_different_keys_do_not_conflict(node: Node, stored: Loo
 
 @pytest.mark.anyio
 @BOTH
-async def test_own_functions(node: Node, stored: Look, mode: Any) -> None:
+async def test_own_functions(node: MakeGuard, stored: Look, mode: Any) -> None:
     guard = node()
     await guard.create({"most": 3, "gone": 1, "new": 1}, sid="s")
     seen: list[Any] = []
@@ -273,7 +271,7 @@ async def test_own_functions(node: Node, stored: Look, mode: Any) -> None:
 @pytest.mark.anyio
 @BOTH
 @pytest.mark.parametrize("error", [Clash, ValueError])
-async def test_an_own_function_that_raises(node: Node, stored: Look, mode: Any, error: type[Exception]) -> None:
+async def test_an_own_function_that_raises(node: MakeGuard, stored: Look, mode: Any, error: type[Exception]) -> None:
     def refuse(base: Any, ours: Any, theirs: Any) -> Any:
         raise error
 
@@ -287,7 +285,7 @@ async def test_an_own_function_that_raises(node: Node, stored: Look, mode: Any, 
 
 @pytest.mark.anyio
 @BOTH
-async def test_an_own_function_whose_result_cannot_be_stored(node: Node, stored: Look, mode: Any) -> None:
+async def test_an_own_function_whose_result_cannot_be_stored(node: MakeGuard, stored: Look, mode: Any) -> None:
     guard = node()
     await guard.create({"k": 1}, sid="s")
     with pytest.raises(CodecError, match="k"):
@@ -298,7 +296,7 @@ async def test_an_own_function_whose_result_cannot_be_stored(node: Node, stored:
 
 @pytest.mark.anyio
 @BOTH
-async def test_a_conflict_names_all_its_keys_with_both_values(node: Node, stored: Look, mode: Any) -> None:
+async def test_a_conflict_names_all_its_keys_with_both_values(node: MakeGuard, stored: Look, mode: Any) -> None:
     guard = node()
     await guard.create({"a": 1, "b": 1, "c": 1, "n": 1, "same": 1}, sid="s")
 
@@ -321,7 +319,7 @@ async def test_a_conflict_names_all_its_keys_with_both_values(node: Node, stored
 
 @pytest.mark.anyio
 @BOTH
-async def test_a_star_declares_all_other_keys(node: Node, stored: Look, mode: Any) -> None:
+async def test_a_star_declares_all_other_keys(node: MakeGuard, stored: Look, mode: Any) -> None:
     guard = node()
     await guard.create({"a": 1, "b": 1}, sid="s")
     merge = {"a": "counter", "*": "last_write_wins"}
@@ -331,7 +329,7 @@ async def test_a_star_declares_all_other_keys(node: Node, stored: Look, mode: An
 
 @pytest.mark.anyio
 @BOTH
-async def test_a_foreign_spelling_of_the_same_value_is_no_change(node: Node, stored: Look, mode: Any) -> None:
+async def test_a_foreign_spelling_of_the_same_value_is_no_change(node: MakeGuard, stored: Look, mode: Any) -> None:
     guard, session = node(), stored("s")
     await guard.create({"k": {"a": 1, "b": [1]}}, sid="s")
     session.client.hset(session.keys.session, "k", '{"a": 1, "b": [1]}')

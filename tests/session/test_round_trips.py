@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from sessionlock import SessionGuard, SessionPolicy
 from tests.harness.commands import CommandCounter
+from tests.harness.deployments import MakeGuard
 
 pytestmark = pytest.mark.anyio
 
-Node = Callable[..., SessionGuard]
 MERGING = SessionPolicy(merge={"n": "counter"})
 
 
 @pytest.fixture
-async def warm(node: Node) -> SessionGuard:
+async def warm(node: MakeGuard) -> SessionGuard:
     """A guard whose connection is open, and a session."""
     guard = node(session=MERGING, commit_by="script")
     await guard.create({"n": 5, "m": 1}, sid="s")
@@ -101,7 +100,7 @@ async def test_immediate_saves_of_one_tick_travel_together(warm: SessionGuard, r
     assert ran.script_calls == 3, "acquire, one save, release"
 
 
-async def test_the_watch_engine_sends_no_script(node: Node, redis_url: str) -> None:
+async def test_the_watch_engine_sends_no_script(node: MakeGuard, redis_url: str) -> None:
     guard = node(commit_by="watch", session=MERGING)
     await guard.create({"n": 5}, sid="s")
     with CommandCounter(redis_url) as ran:

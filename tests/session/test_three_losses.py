@@ -17,12 +17,11 @@ from typing import Any, Literal
 import pytest
 
 from sessionlock import Session, SessionConflict, SessionGuard, SessionPolicy
-from tests.harness.stored import Stored
+from tests.harness.deployments import MakeGuard
+from tests.harness.stored import Look
 
 pytestmark = pytest.mark.anyio
 
-Node = Callable[..., SessionGuard]
-Look = Callable[[str], Stored]
 Loss = Literal["cart", "flash", "counter"]
 LOSSES: tuple[Loss, ...] = ("cart", "flash", "counter")
 MERGING = {"cart": "append", "visits": "counter"}
@@ -158,7 +157,7 @@ CASES = [
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize(("way", "engine"), CASES)
-async def test_nothing_is_lost(node: Node, stored: Look, way: str, engine: Any, loss: Loss) -> None:
+async def test_nothing_is_lost(node: MakeGuard, stored: Look, way: str, engine: Any, loss: Loss) -> None:
     nodes = node(commit_by=engine), node(commit_by=engine)
     await nodes[0].create({"cart": [], "visits": 5}, sid="s")
     meeting = Meeting()
@@ -184,7 +183,7 @@ async def everything_kept(guard: SessionGuard, loss: Loss) -> None:
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("way", ["lock", "optimistic", "transaction", "attempts", "one locked, one optimistic"])
-async def test_nothing_is_lost_in_a_session_that_both_create(node: Node, way: str, loss: Loss) -> None:
+async def test_nothing_is_lost_in_a_session_that_both_create(node: MakeGuard, way: str, loss: Loss) -> None:
     nodes = node(), node()
     meeting = Meeting()
     first, second = WAYS[way]
@@ -236,7 +235,7 @@ COUNTING = [incr_in_lock, incr_optimistic, incr_bare, plus_in_lock, plus_optimis
 
 @pytest.mark.parametrize("second", COUNTING)
 @pytest.mark.parametrize("first", COUNTING)
-async def test_five_becomes_seven(node: Node, stored: Look, first: Any, second: Any) -> None:
+async def test_five_becomes_seven(node: MakeGuard, stored: Look, first: Any, second: Any) -> None:
     nodes = node(), node()
     await nodes[0].create({"visits": 5}, sid="s")
     meeting = Meeting()
@@ -252,7 +251,9 @@ LOSSY = SessionPolicy(merge={"theme": "last_write_wins", "cart": "append"})
 
 @pytest.mark.parametrize("engine", ["script", "watch"])
 @pytest.mark.parametrize("mode", ["optimistic", "last_write_wins"])
-async def test_last_write_wins_loses_where_it_was_declared(node: Node, stored: Look, engine: Any, mode: Any) -> None:
+async def test_last_write_wins_loses_where_it_was_declared(
+    node: MakeGuard, stored: Look, engine: Any, mode: Any
+) -> None:
     """Documented: of two values of a key declared ``last_write_wins`` one is gone, silently."""
     one, two = node(commit_by=engine, session=LOSSY), node(commit_by=engine, session=LOSSY)
     await one.create({"theme": [], "cart": []}, sid="s")
@@ -267,7 +268,7 @@ async def test_last_write_wins_loses_where_it_was_declared(node: Node, stored: L
 
 @pytest.mark.parametrize("engine", ["script", "watch"])
 async def test_last_write_wins_loses_nothing_of_keys_that_were_not_changed(
-    node: Node, stored: Look, engine: Any
+    node: MakeGuard, stored: Look, engine: Any
 ) -> None:
     one, two = node(commit_by=engine, session=LOSSY), node(commit_by=engine, session=LOSSY)
     await one.create({"theme": "base", "cart": [], "user": 1}, sid="s")
@@ -281,7 +282,7 @@ async def test_last_write_wins_loses_nothing_of_keys_that_were_not_changed(
 
 
 @pytest.mark.parametrize("engine", ["script", "watch"])
-async def test_the_mode_does_not_weaken_keys_that_were_not_declared(node: Node, stored: Look, engine: Any) -> None:
+async def test_the_mode_does_not_weaken_keys_that_were_not_declared(node: MakeGuard, stored: Look, engine: Any) -> None:
     """A key's strategy is stronger than a request's mode: an undeclared key is critical in last_write_wins, too."""
     one, two = node(commit_by=engine), node(commit_by=engine)
     await one.create({"user": 1}, sid="s")
@@ -294,7 +295,7 @@ async def test_the_mode_does_not_weaken_keys_that_were_not_declared(node: Node, 
     assert stored("s").data == {"user": 2}
 
 
-async def test_the_lock_keeps_even_keys_declared_last_write_wins(node: Node, stored: Look) -> None:
+async def test_the_lock_keeps_even_keys_declared_last_write_wins(node: MakeGuard, stored: Look) -> None:
     """Two requests that both hold the lock never overlap, so there is no last write to win."""
     one, two = node(session=LOSSY), node(session=LOSSY)
     await one.create({"theme": []}, sid="s")
@@ -308,7 +309,7 @@ async def test_the_lock_keeps_even_keys_declared_last_write_wins(node: Node, sto
     assert sorted(stored("s").data["theme"]) == ["one", "two"]
 
 
-async def test_a_holder_overwrites_a_key_declared_last_write_wins(node: Node, stored: Look) -> None:
+async def test_a_holder_overwrites_a_key_declared_last_write_wins(node: MakeGuard, stored: Look) -> None:
     """Documented: declared so, the holder's value wins over a commit that landed while it held the lock."""
     one, two = node(session=LOSSY), node(session=LOSSY)
     await one.create({"theme": "base"}, sid="s")
@@ -319,7 +320,7 @@ async def test_a_holder_overwrites_a_key_declared_last_write_wins(node: Node, st
     assert stored("s").data == {"theme": "one"}
 
 
-async def test_last_write_wins_does_not_revive_a_session(node: Node, stored: Look) -> None:
+async def test_last_write_wins_does_not_revive_a_session(node: MakeGuard, stored: Look) -> None:
     guard = node(session=LOSSY)
     await guard.create({"theme": "base"}, sid="s")
     with pytest.raises(Exception, match="destroyed"):

@@ -79,14 +79,14 @@ SET_ON_A_FRAMEWORKS = {
 # What a user imports from the one framework at hand, under the name that all frameworks share.
 EACH_FRAMEWORK_HAS_ITS_OWN = {
     "LockedSession",
-    "SessionLock",
-    "SessionLockConfig",
-    "SessionLockInterface",
-    "SessionLockMiddleware",
     "locked_session",
     "locks_session",
+    "SessionLock",
     "session_lock",
+    "SessionLockConfig",
     "session_lock_exempt",
+    "SessionLockInterface",
+    "SessionLockMiddleware",
     "session_policy",
     "session_readonly",
     "setup",

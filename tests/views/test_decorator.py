@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
 
@@ -33,6 +29,7 @@ import sessionlock
 from sessionlock import ConfigurationError, Session, SessionGuard, SessionNotFound, blocking
 from sessionlock.decorator import session_locked
 from sessionlock.views.session_id import cookie, header
+from tests.harness.programs import run_program
 
 if TYPE_CHECKING:
     from http import client as not_imported
@@ -49,23 +46,17 @@ class Foreign:
 
 
 @pytest.fixture
-async def guard(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SessionGuard]:
-    """The default guard; the session exists and its cart is empty."""
-    monkeypatch.setattr("sessionlock.default._default", None)
-    async with SessionGuard.from_url(redis_url) as guard:
-        sessionlock.configure(guard)
-        await guard.create({"cart": []}, sid=SID)
-        yield guard
-        await anyio.to_thread.run_sync(blocking.default_guard().close)
+async def guard(default_guard: SessionGuard) -> SessionGuard:
+    """The session exists and its cart is empty."""
+    await default_guard.create({"cart": []}, sid=SID)
+    return default_guard
 
 
 @pytest.fixture
-def threads(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[blocking.SessionGuard]:
+def threads(threads: blocking.SessionGuard) -> blocking.SessionGuard:
     """The same, where no loop runs."""
-    monkeypatch.setattr("sessionlock.default._default", None)
-    with blocking.configure(redis_url) as guard:
-        guard.create({"cart": []}, sid=SID)
-        yield guard
+    threads.create({"cart": []}, sid=SID)
+    return threads
 
 
 def request(cookies: Mapping[str, str] = COOKIES, **headers: str) -> SimpleNamespace:
@@ -225,6 +216,7 @@ from django.urls import path
 from django.utils.decorators import method_decorator
 from django.views import View
 
+from tests.harness.programs import run_program
 import sessionlock
 from sessionlock import blocking
 from sessionlock.decorator import cookie, header, session_locked
@@ -296,14 +288,7 @@ print("fine")
 
 
 def test_django(redis_url: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", DJANGO, redis_url],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(sessionlock.__file__).parent.parent)},
-    )
+    done = run_program("-c", DJANGO, redis_url)
     assert (done.stdout.strip(), done.returncode) == ("fine", 0), done.stderr
 
 
@@ -638,17 +623,10 @@ def test_guards_of_both_faces(threads: blocking.SessionGuard) -> None:
 
 
 def test_no_framework_is_imported() -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys, sessionlock.decorator, sessionlock.blocking, threading\n"
-            "known = {'flask', 'quart', 'django', 'starlette', 'fastapi', 'aiohttp', 'sanic', 'litestar'}\n"
-            "print(known & set(sys.modules), threading.active_count())",
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": str(Path(sessionlock.__file__).parent.parent)},
+    done = run_program(
+        "-c",
+        "import sys, sessionlock.decorator, sessionlock.blocking, threading\n"
+        "known = {'flask', 'quart', 'django', 'starlette', 'fastapi', 'aiohttp', 'sanic', 'litestar'}\n"
+        "print(known & set(sys.modules), threading.active_count())",
     )
-    assert done.stdout == "set() 1\n"
+    assert (done.returncode, done.stdout) == (0, "set() 1\n"), done.stderr

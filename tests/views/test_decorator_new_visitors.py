@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from http.cookies import Morsel, SimpleCookie
-from pathlib import Path
 from typing import Annotated, Any, cast
 
-import anyio.to_thread
 import flask
 import flask.views
 import httpx
@@ -28,28 +23,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
-import sessionlock
 from sessionlock import ConfigurationError, Session, SessionGuard, SessionNotFound, SessionPolicy, blocking
 from sessionlock.decorator import session_locked
 from sessionlock.views.session_id import cookie
+from tests.harness.programs import run_program
 
 locked = session_locked(cookie("session_id"))
 
 
 @pytest.fixture
-async def guard(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SessionGuard]:
-    monkeypatch.setattr("sessionlock.default._default", None)
-    async with SessionGuard.from_url(redis_url) as guard:
-        sessionlock.configure(guard)
-        yield guard
-        await anyio.to_thread.run_sync(blocking.default_guard().close)
-
-
-@pytest.fixture
-def threads(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[blocking.SessionGuard]:
-    monkeypatch.setattr("sessionlock.default._default", None)
-    with blocking.configure(redis_url) as guard:
-        yield guard
+def guard(default_guard: SessionGuard) -> SessionGuard:
+    return default_guard
 
 
 async def records(redis_url: str) -> int:
@@ -358,6 +342,7 @@ from django.http import HttpResponse, JsonResponse
 from django.urls import path
 from django.views import View
 
+from tests.harness.programs import run_program
 import sessionlock
 from sessionlock import blocking
 from sessionlock.decorator import cookie, session_locked
@@ -444,14 +429,7 @@ print("fine")
 
 
 def test_django(redis_url: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", DJANGO, redis_url],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(sessionlock.__file__).parent.parent)},
-    )
+    done = run_program("-c", DJANGO, redis_url)
     assert (done.stdout.strip(), done.returncode) == ("fine", 0), done.stderr
 
 

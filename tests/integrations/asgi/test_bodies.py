@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from sessionlock import LeasePolicy, SessionGuard
 from sessionlock.integrations.asgi import SessionLockMiddleware
 from sessionlock.integrations.web.rules import RoutePolicy
-from tests.harness.asgi_calls import Call, app_of, browser, eventually
+from tests.harness.asgi_calls import Call, Called, app_of, browser, eventually
 from tests.harness.sites import Site
 
 pytestmark = pytest.mark.anyio
@@ -141,19 +141,13 @@ async def test_no_file_is_left_open(guard: SessionGuard, sid: str, monkeypatch: 
 
 
 async def test_a_client_that_goes_away_while_it_sends(guard: SessionGuard, sid: str) -> None:
-    called = False
-
-    async def view(request: Request) -> Response:
-        nonlocal called
-        called = True
-        return Response()
-
+    view = Called()
     async with Call(app_of(guard, view), "POST", sid=sid) as call:
         call.body(PART, more=True)
         call.tell("http.disconnect")
         await call.ended()
         assert call.sent == []
-    assert not called
+    assert not view.was
     assert await free(guard, sid)
 
 

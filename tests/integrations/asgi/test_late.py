@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from authlib.integrations.base_client import MismatchingStateError
 from authlib.integrations.starlette_client import OAuth
-from fastapi import BackgroundTasks, FastAPI
+from fastapi import BackgroundTasks
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -22,28 +22,14 @@ from wtforms import StringField
 
 from sessionlock import SessionGuard
 from sessionlock.integrations.asgi import SessionLockMiddleware
-from tests.harness.asgi_calls import app_of, browser
+from tests.harness.asgi_calls import FAST_API_WARNS, app_of, browser, fastapi, stored
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.filterwarnings("ignore:Using `httpx` with"),
-    pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated"),
-]
+pytestmark = [pytest.mark.anyio, *FAST_API_WARNS]
 
 
 @pytest.fixture
 async def sid(guard: SessionGuard) -> str:
     return (await guard.create({"cart": ["a"]})).sid
-
-
-async def stored(guard: SessionGuard, client: Any) -> dict[str, Any]:
-    return dict(await guard.read(client.cookies["session_id"]))
-
-
-def fastapi(guard: SessionGuard, **options: Any) -> FastAPI:
-    app = FastAPI()
-    app.add_middleware(SessionLockMiddleware, guard=guard, **options)
-    return app
 
 
 # --- late -------------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from sessionlock import (
 from sessionlock.integrations.asgi import SessionLockMiddleware
 from sessionlock.integrations.web.problems import Problem, Problems
 from sessionlock.integrations.web.rules import RoutePolicy
-from tests.harness.asgi_calls import Call, app_of, browser, eventually
+from tests.harness.asgi_calls import Call, Called, app_of, browser, eventually
 from tests.harness.asgi_shops import SHOPS, guarded
 from tests.harness.faulty import FaultyServer
 
@@ -551,13 +551,7 @@ async def test_an_application_that_calls_itself(
 
 
 async def test_a_client_that_leaves_leaves_the_queue(guard: SessionGuard, sid: str) -> None:
-    called = False
-
-    async def view(request: Request) -> Response:
-        nonlocal called
-        called = True
-        return Response()
-
+    view = Called()
     app = app_of(guard, view, wait=30)
     async with guard.session_lock(sid), Call(app, "POST", sid=sid) as call:
         call.body()
@@ -565,7 +559,7 @@ async def test_a_client_that_leaves_leaves_the_queue(guard: SessionGuard, sid: s
         call.tell("http.disconnect")
         await call.ended()
         assert (await guard.inspect(sid)).waiters == ()
-    assert not called
+    assert not view.was
     assert call.sent == []
     assert await free(guard, sid)
 

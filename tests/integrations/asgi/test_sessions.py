@@ -13,7 +13,6 @@ from typing import Any
 
 import orjson
 import pytest
-from fastapi import FastAPI
 from fastapi.encoders import jsonable_encoder
 from fastapi.responses import ORJSONResponse
 from jinja2 import DictLoader, Environment
@@ -24,30 +23,15 @@ from starlette.templating import Jinja2Templates
 from typing_extensions import TypedDict
 
 from sessionlock import SessionGuard, SessionNotFound, SessionPolicy
-from sessionlock.integrations.asgi import SessionLockMiddleware
 from sessionlock.views.cookies import CookieSettings
-from tests.harness.asgi_calls import app_of, browser
+from tests.harness.asgi_calls import FAST_API_WARNS, app_of, browser, fastapi
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.filterwarnings("ignore:Using `httpx` with"),
-    pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated"),
-]
+pytestmark = [pytest.mark.anyio, *FAST_API_WARNS]
 
 
 @pytest.fixture
 async def sid(guard: SessionGuard) -> str:
     return (await guard.create({"cart": ["a"]})).sid
-
-
-async def stored(guard: SessionGuard, client: Any) -> dict[str, Any]:
-    return dict(await guard.read(client.cookies["session_id"]))
-
-
-def fastapi(guard: SessionGuard, **options: Any) -> FastAPI:
-    app = FastAPI()
-    app.add_middleware(SessionLockMiddleware, guard=guard, **options)
-    return app
 
 
 # --- a dict -----------------------------------------------------------------------------------------------------------

@@ -32,6 +32,14 @@ def client() -> Client:
 
 
 @pytest.fixture
+def who_put() -> Client:
+    """A browser whose session holds ``first``, for a module whose site has ``/put``."""
+    client = Client()
+    client.post("/put?first=1")
+    return client
+
+
+@pytest.fixture
 def holder(redis_url: str) -> Iterator[Callable[[str], Any]]:
     """``with holder(sid)``: another node holds the session."""
     with BlockingGuard.from_url(redis_url) as guard:

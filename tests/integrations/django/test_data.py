@@ -7,7 +7,6 @@ import math
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
 from datetime import timedelta
-from enum import Enum, IntEnum
 from typing import Any
 
 import pytest
@@ -28,6 +27,7 @@ from sessionlock.integrations.django.store import SessionStore
 from sessionlock.protocol.keys import keys_for
 from tests.harness.commands import connect
 from tests.harness.django_site import configure, override_settings
+from tests.harness.values import Colour, Items, Level, Token
 
 Request = Any
 
@@ -40,10 +40,8 @@ def site(server: EmbeddedServer, flush: None) -> Iterator[None]:
 
 
 @pytest.fixture
-def client() -> Client:
-    client = Client()
-    client.post("/put?first=1")
-    return client
+def client(who_put: Client) -> Client:
+    return who_put
 
 
 def seconds_left(url: str, client: Any) -> float:
@@ -151,22 +149,6 @@ def test_an_old_spelling_says_where_it_is() -> None:
 # --- values: what Django's serializer takes, in the form that it gives back
 
 
-class Color(str, Enum):
-    RED = "red"
-
-
-class Level(IntEnum):
-    HIGH = 3
-
-
-class Token(dict[str, Any]):
-    """As OAuth libraries have it."""
-
-
-class Items(list[Any]):
-    pass
-
-
 class Name(str):
     def __str__(self) -> str:
         return "shown otherwise"
@@ -176,8 +158,8 @@ TAKEN = [
     {1: "a", None: "b", False: "c", 1.5: "d"},
     {"outer": [{2: {3: 4}}]},
     {1: "a", "1": "b"},
-    Color.RED,
-    [Level.HIGH, {Color.RED: Level.HIGH}],
+    Colour.RED,
+    [Level.HIGH, {Colour.RED: Level.HIGH}],
     Token(access_token="x", expires_in=3600),
     OrderedDict(b=1, a=2),
     defaultdict(list, {"x": [1]}),
@@ -213,7 +195,7 @@ def test_nan(client: Client) -> None:
     assert math.isnan(SessionStore(store.session_key)["value"]["ratio"])
 
 
-@pytest.mark.parametrize("key", [1, 0, True, None, 2.5, Level.HIGH, Color.RED, Name("key")], ids=repr)
+@pytest.mark.parametrize("key", [1, 0, True, None, 2.5, Level.HIGH, Colour.RED, Name("key")], ids=repr)
 def test_keys_that_are_no_str(client: Client, key: Any) -> None:
     (expected,) = JSONSerializer().loads(JSONSerializer().dumps({key: 0}))
     for store in (SessionStore(client.cookies["sessionid"].value), SessionStore()):

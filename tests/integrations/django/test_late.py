@@ -7,7 +7,7 @@ import copy
 import logging
 import pickle
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -40,10 +40,8 @@ def site(server: EmbeddedServer, flush: None) -> Iterator[None]:
 
 
 @pytest.fixture
-def client() -> Client:
-    client = Client()
-    client.post("/put?first=1")
-    return client
+def client(who_put: Client) -> Client:
+    return who_put
 
 
 def finish_threads() -> None:
@@ -66,25 +64,34 @@ def put(request: Request) -> HttpResponse:
     return HttpResponse()
 
 
+def begin(job: Callable[[], None]) -> None:
+    """In a thread; the test looks at what it met."""
+
+    def run() -> None:
+        try:
+            job()
+        except BaseException as error:
+            met.append(error)
+
+    threads.append(threading.Thread(target=run))
+    threads[0].start()
+
+
 def exports(request: Request) -> HttpResponse:
     """Begins a job, as people do it without a queue: the thread tells in the session how far it is."""
     request.session["job"] = "begun"
     list_of_steps = request.session.setdefault("steps", [])
 
     def job() -> None:
-        try:
-            go_on.wait(10)
-            list_of_steps.append("one")
-            request.session["job"] = "half"
-            request.session.save()
-            request.session["job"] = "done"
-            request.session["seen"] = request.session.get("first")
-            request.session.save()
-        except BaseException as error:
-            met.append(error)
+        go_on.wait(10)
+        list_of_steps.append("one")
+        request.session["job"] = "half"
+        request.session.save()
+        request.session["job"] = "done"
+        request.session["seen"] = request.session.get("first")
+        request.session.save()
 
-    threads.append(threading.Thread(target=job))
-    threads[0].start()
+    begin(job)
     return HttpResponse()
 
 
@@ -92,15 +99,11 @@ def exports_late(request: Request) -> HttpResponse:
     """The thread is the first to touch the session."""
 
     def job() -> None:
-        try:
-            go_on.wait(10)
-            request.session["job"] = request.session["first"]
-            request.session.save()
-        except BaseException as error:
-            met.append(error)
+        go_on.wait(10)
+        request.session["job"] = request.session["first"]
+        request.session.save()
 
-    threads.append(threading.Thread(target=job))
-    threads[0].start()
+    begin(job)
     return HttpResponse()
 
 
@@ -109,19 +112,15 @@ def saves_on(request: Request) -> HttpResponse:
     started = threading.Event()
 
     def job() -> None:
-        try:
-            for step in range(100):
-                request.session["step"] = step
-                request.session[f"step {step % 7}"] = step
-                request.session.pop(f"step {(step + 3) % 7}", None)
-                seen.append(step)
-                request.session.save()
-                started.set()
-        except BaseException as error:
-            met.append(error)
+        for step in range(100):
+            request.session["step"] = step
+            request.session[f"step {step % 7}"] = step
+            request.session.pop(f"step {(step + 3) % 7}", None)
+            seen.append(step)
+            request.session.save()
+            started.set()
 
-    threads.append(threading.Thread(target=job))
-    threads[0].start()
+    begin(job)
     assert started.wait(10)
     request.session["own"] = True
     return HttpResponse()

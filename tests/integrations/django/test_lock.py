@@ -81,31 +81,28 @@ def test_redis_is_gone(client: Client, own_server: Callable[..., EmbeddedServer]
             assert (response.status_code, response["Retry-After"]) == (503, "1")
 
 
-def test_a_safe_request_that_changes_something_is_merged(client: Client, pool: ThreadPoolExecutor) -> None:
-    waiting = pool.submit(twin_of(client).get, "/wait")
+def overtaken(client: Client, pool: ThreadPoolExecutor, path: str, *, by: str) -> Any:
+    """What a GET in another tab is answered, while which a POST comes and goes."""
+    waiting = pool.submit(twin_of(client).get, path)
     entered()
-    client.post("/add/x")
+    client.post(by)
     go_on()
-    assert waiting.result(10).status_code == 200
+    return waiting.result(10)
+
+
+def test_a_safe_request_that_changes_something_is_merged(client: Client, pool: ThreadPoolExecutor) -> None:
+    assert overtaken(client, pool, "/wait", by="/add/x").status_code == 200
     assert (client.session["cart"], client.session["waited"]) == (["first", "x"], True)
 
 
 def test_or_runs_again(client: Client, pool: ThreadPoolExecutor) -> None:
-    waiting = pool.submit(twin_of(client).get, "/wait")
-    entered()
-    client.post("/put/waited/no")
-    go_on()
-    assert waiting.result(10).status_code == 200
+    assert overtaken(client, pool, "/wait", by="/put/waited/no").status_code == 200
     assert client.session["waited"] is True
 
 
 @pytest.mark.parametrize("path", ["/once_wait", "/exempt_wait"])
 def test_or_is_refused_where_it_must_not_run_twice(client: Client, pool: ThreadPoolExecutor, path: str) -> None:
-    waiting = pool.submit(twin_of(client).get, path)
-    entered()
-    client.post("/put/waited/no")
-    go_on()
-    answer = waiting.result(10)
+    answer = overtaken(client, pool, path, by="/put/waited/no")
     assert (answer.status_code, answer.json()["status"]) == (409, 409)
     assert client.session["waited"] == "no"
 

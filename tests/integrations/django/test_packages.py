@@ -33,9 +33,8 @@ def site(request: pytest.FixtureRequest, store: str, tmp_path_factory: pytest.Te
 
 
 @pytest.fixture
-async def guard(store: str) -> AsyncIterator[SessionGuard]:
-    async with SessionGuard.from_url(store) as guard:
-        yield guard
+def guard(guard_at_store: SessionGuard) -> SessionGuard:
+    return guard_at_store
 
 
 @pytest.fixture

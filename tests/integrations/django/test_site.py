@@ -198,28 +198,28 @@ def test_somebody_else_logs_in_and_finds_nothing(client: Client) -> None:
     assert not SessionStore().exists(before)
 
 
-def test_a_late_request_does_not_undo_a_logout(client: Client, pool: ThreadPoolExecutor) -> None:
+def logged_out_under(client: Client, pool: ThreadPoolExecutor, path: str) -> tuple[Client, Any]:
+    """Another tab asks for ``path``, and while that runs the user logs out: that tab, and its answer."""
     client.post("/login/ada")
     late = twin_of(client)
     late.raise_request_exception = False
-    waiting = pool.submit(late.get, "/wait")
+    waiting = pool.submit(late.get, path)
     entered()
     client.post("/logout")
     go_on()
-    assert waiting.result(10).status_code == 200  # it ran again, as the stranger that the visitor is by now
+    return late, waiting.result(10)
+
+
+def test_a_late_request_does_not_undo_a_logout(client: Client, pool: ThreadPoolExecutor) -> None:
+    late, answer = logged_out_under(client, pool, "/wait")
+    assert answer.status_code == 200  # it ran again, as the stranger that the visitor is by now
     assert not SessionStore().exists(sid_of(client))
     assert late.get("/who").content == b""
 
 
 def test_a_late_request_that_must_not_run_twice_is_told_of_a_logout(client: Client, pool: ThreadPoolExecutor) -> None:
-    client.post("/login/ada")
-    late = twin_of(client)
-    late.raise_request_exception = False
-    waiting = pool.submit(late.get, "/once_wait")
-    entered()
-    client.post("/logout")
-    go_on()
-    assert waiting.result(10).status_code == 400  # SessionInterrupted, as in Django
+    late, answer = logged_out_under(client, pool, "/once_wait")
+    assert answer.status_code == 400  # SessionInterrupted, as in Django
     assert not SessionStore().exists(sid_of(late))
 
 

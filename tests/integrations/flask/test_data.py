@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from decimal import Decimal
-from enum import Enum, IntEnum
 from typing import Any, NamedTuple
 
 import pytest
@@ -24,22 +23,7 @@ from sessionlock.errors import CodecError
 from sessionlock.integrations.flask.handle import GuardedSession
 from sessionlock.integrations.flask.session import LockedSession
 from tests.harness.flask_apps import asked, close, guard_of, guarded, sid_of
-
-
-class Colour(str, Enum):
-    RED = "red"
-
-
-class Level(IntEnum):
-    HIGH = 3
-
-
-class Token(dict[str, Any]):
-    """As Authlib's OAuth2Token."""
-
-
-class Items(list[Any]):
-    pass
+from tests.harness.values import Colour, Items, Level, Token
 
 
 class Point(NamedTuple):

@@ -177,6 +177,19 @@ def test_a_message_of_the_login_view(app: Flask) -> None:
 # --- flashes, as everybody shows them
 
 
+def told_that_it_is_saved(app: Flask) -> str:
+    """The id of a session in which that message waits."""
+
+    @app.post("/say")
+    def say() -> str:
+        flash("saved")
+        return ""
+
+    client = app.test_client()
+    client.post("/say")
+    return sid_of(client)
+
+
 def test_messages_of_one_tab_do_not_cost_what_another_stores(app: Flask) -> None:
     """A page shows the last message, while a form stores a cart (A2)."""
 
@@ -191,14 +204,7 @@ def test_messages_of_one_tab_do_not_cost_what_another_stores(app: Flask) -> None
         asked(app, sid, "/buy", "POST")
         return "|".join(map(str, shown))
 
-    @app.post("/say")
-    def say() -> str:
-        flash("saved")
-        return ""
-
-    client = app.test_client()
-    client.post("/say")
-    sid = sid_of(client)
+    sid = told_that_it_is_saved(app)
     assert asked(app, sid, "/show").text == "saved"
     with guard_of(app) as guard:
         assert dict(guard.read(sid)) == {"cart": ["book"]}
@@ -206,18 +212,11 @@ def test_messages_of_one_tab_do_not_cost_what_another_stores(app: Flask) -> None
 
 def test_messages_in_three_tabs(app: Flask) -> None:
     app.add_url_rule("/show", view_func=lambda: "|".join(map(str, get_flashed_messages())))
-
-    @app.post("/say")
-    def say() -> str:
-        flash("saved")
-        return ""
-
-    client = app.test_client()
-    client.post("/say")
-    answers = together(app, sid_of(client), ["/show"] * 3)
+    sid = told_that_it_is_saved(app)
+    answers = together(app, sid, ["/show"] * 3)
     assert [answer.status_code for answer in answers] == [200] * 3
     assert sorted(answer.text for answer in answers) == ["", "", "saved"]
-    assert client.get("/show").text == ""
+    assert asked(app, sid, "/show").text == ""
 
 
 # --- sockets

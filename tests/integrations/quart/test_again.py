@@ -64,6 +64,11 @@ class Somebody:
             async with self.guard.session_lock(self.sid) as other:
                 other["n"] += 10
 
+    async def interferes_with_adding_one(self) -> None:
+        n = session["n"]
+        await self.interferes()
+        session["n"] = n + 1
+
     async def stored(self) -> Any:
         return (await self.guard.read(self.sid))["n"]
 
@@ -154,9 +159,7 @@ async def test_a_body_comes_twice(guard: SessionGuard, sid: str, somebody: Someb
             got = await request.get_json()
         else:
             got = {"raw": b"".join([part async for part in request.body]).decode()}
-        n = session["n"]
-        await somebody.interferes()
-        session["n"] = n + 1
+        await somebody.interferes_with_adding_one()
         return got
 
     kinds: dict[str, Any] = {"form": {"form": {"q": "x"}}, "json": {"json": {"q": "x"}}, "stream": {"data": "text"}}
@@ -174,9 +177,7 @@ async def test_a_body_that_comes_while_the_view_runs(guard: SessionGuard, sid: s
         async for part in request.body:
             got.append(part)
             break
-        n = session["n"]
-        await somebody.interferes()
-        session["n"] = n + 1
+        await somebody.interferes_with_adding_one()
         return ""
 
     async with Call(app, "GET", "/", headers=[(b"cookie", f"session={sid}".encode())]) as call:
@@ -197,9 +198,7 @@ async def test_a_body_too_long_to_be_kept(guard: SessionGuard, sid: str, somebod
 
     @app.get("/")
     async def search() -> str:
-        n = session["n"]
-        await somebody.interferes()
-        session["n"] = n + 1
+        await somebody.interferes_with_adding_one()
         return ""
 
     answer = await app.test_client().get("/", **with_cookie(sid), data="longer")
@@ -213,9 +212,7 @@ async def test_it_may_be_turned_off(guard: SessionGuard, sid: str, somebody: Som
     @app.get("/")
     @session_policy(on_conflict="answer")
     async def count() -> str:
-        n = session["n"]
-        await somebody.interferes()
-        session["n"] = n + 1
+        await somebody.interferes_with_adding_one()
         return ""
 
     assert (await app.test_client().get("/", **with_cookie(sid))).status_code == 409
@@ -229,9 +226,7 @@ async def test_a_route_that_counts_is_learnt(guard: SessionGuard, sid: str, some
     @app.get("/")
     async def count() -> str:
         locked.append(session.sessionlock.lease is not None)  # type: ignore[attr-defined]
-        n = session["n"]
-        await somebody.interferes()
-        session["n"] = n + 1
+        await somebody.interferes_with_adding_one()
         return ""
 
     for _ in range(2):
@@ -247,9 +242,7 @@ async def test_a_save_of_its_own_that_meets_a_conflict(
 
     @app.get("/")
     async def count() -> str:
-        n = session["n"]
-        await somebody.interferes()
-        session["n"] = n + 1
+        await somebody.interferes_with_adding_one()
         try:
             await session.sessionlock.save()  # type: ignore[attr-defined]
         except SessionConflict:
@@ -275,9 +268,7 @@ async def test_no_handler_of_the_applications_takes_it_for_an_error(
 
     @app.get("/")
     async def count() -> str:
-        n = session["n"]
-        await somebody.interferes()
-        session["n"] = n + 1
+        await somebody.interferes_with_adding_one()
         return "fine"
 
     assert await (await app.test_client().get("/", **with_cookie(sid))).get_data(as_text=True) == "fine"
@@ -290,9 +281,7 @@ async def test_a_test_client_that_keeps_the_context(guard: SessionGuard, sid: st
     async def count() -> str:
         assert not hasattr(g, "run")
         g.run = somebody.runs
-        n = session["n"]
-        await somebody.interferes()
-        session["n"] = n + 1
+        await somebody.interferes_with_adding_one()
         return ""
 
     async with app.test_client() as client:
@@ -410,9 +399,7 @@ async def test_a_refused_save_keeps_what_hooks_added(guard: SessionGuard, sid: s
     @app.get("/clash")
     @session_policy(on_conflict="answer")
     async def clash() -> ResponseReturnValue:
-        n = session["n"]
-        await somebody.interferes()
-        session["n"] = n + 1
+        await somebody.interferes_with_adding_one()
         return "done", 201, {"ETag": '"x"', "Content-Language": "en"}
 
     answer = await app.test_client().get("/clash", **with_cookie(sid))

@@ -68,6 +68,13 @@ def lives(redis_url: str, guard: SessionGuard) -> float:
         return float(redis.pttl(key)) / 1000
 
 
+def shorten(url: str, guard: SessionGuard, milliseconds: int) -> None:
+    """Let the only record end by then."""
+    with connect(url) as redis:
+        (key,) = redis.keys(f"{guard.prefix}*:session")
+        redis.pexpire(key, milliseconds)
+
+
 # --- a session as Quart has it ----------------------------------------------------------------------------------------
 
 
@@ -355,9 +362,7 @@ async def test_static_files_renew_nothing(guard: SessionGuard, redis_url: str, t
 
     client = app.test_client()
     await client.post("/begin")
-    with connect(redis_url) as redis:
-        (key,) = redis.keys(f"{guard.prefix}*:session")
-        redis.pexpire(key, 20 * 86_400_000)
+    shorten(redis_url, guard, 20 * 86_400_000)
     answer = await client.get("/static/style.css")
     assert answer.status_code == 200
     assert "Set-Cookie" not in answer.headers
@@ -379,9 +384,7 @@ async def test_without_refresh_only_a_change_renews(
         return ""
 
     await client.post("/begin")
-    with connect(redis_url) as redis:
-        (key,) = redis.keys(f"{guard.prefix}*:session")
-        redis.pexpire(key, 20_000)
+    shorten(redis_url, guard, 20_000)
     for _ in range(2):
         assert "Set-Cookie" not in (await client.get("/cart")).headers
     assert lives(redis_url, guard) <= 20
@@ -407,9 +410,7 @@ async def test_modified_renews_cookie_and_record(
         return ""
 
     await client.post("/begin")
-    with connect(redis_url) as redis:
-        (key,) = redis.keys(f"{guard.prefix}*:session")
-        redis.pexpire(key, 20_000)
+    shorten(redis_url, guard, 20_000)
     assert "Expires=" in (await client.get("/here")).headers["Set-Cookie"]
     assert lives(redis_url, guard) > 90
 

@@ -270,8 +270,7 @@ async def test_also_when_it_was_saved_in_between(guard: SessionGuard, request_of
     async with request_of("POST", sid) as visit:
         del visit.mapping["a"]
         await visit.mapping.sessionlock.save()
-        await visit.finish()
-        assert visit.answer.clears_cookie
+        await finish_without_cookie(visit)
     assert not (await guard.inspect(sid)).exists
 
 
@@ -286,10 +285,8 @@ async def test_clear_is_a_logout(guard: SessionGuard, request_of: Requests, meth
         visit.mapping.clear()
         async with guard.session_lock(sid, mode="optimistic") as other:
             other["cart"] = ["A"]
-        await visit.finish()
-        assert visit.answer.clears_cookie
-    with pytest.raises(SessionDestroyed):
-        await guard.read(sid)
+        await finish_without_cookie(visit)
+    await assert_destroyed(guard, sid)
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -503,6 +500,16 @@ async def _taken_away(guard: SessionGuard, visit: Visit) -> None:
 # --- steps from threads, and steps that nobody awaited
 
 
+async def finish_without_cookie(visit: Any) -> None:
+    await visit.finish()
+    assert visit.answer.clears_cookie
+
+
+async def assert_destroyed(guard: SessionGuard, sid: str) -> None:
+    with pytest.raises(SessionDestroyed):
+        await guard.read(sid)
+
+
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_destroy_and_regenerate_from_a_thread(guard: SessionGuard, request_of: Requests, method: str) -> None:
     sid = await made(guard, a=1)
@@ -511,8 +518,7 @@ async def test_destroy_and_regenerate_from_a_thread(guard: SessionGuard, request
         assert new == visit.session.sid != sid
         assert await asyncio.to_thread(lambda: visit.mapping.sessionlock.incr("a")) == 2
         await asyncio.to_thread(lambda: visit.mapping.sessionlock.destroy())
-        await visit.finish()
-        assert visit.answer.clears_cookie
+        await finish_without_cookie(visit)
     with pytest.raises(SessionNotFound):
         await guard.read(new)
 
@@ -522,10 +528,8 @@ async def test_a_logout_that_nobody_awaited_takes_place(guard: SessionGuard, req
     sid = await made(guard, a=1)
     async with request_of(method, sid) as visit:
         visit.mapping.sessionlock.destroy()
-        await visit.finish()
-        assert visit.answer.clears_cookie
-    with pytest.raises(SessionDestroyed):
-        await guard.read(sid)
+        await finish_without_cookie(visit)
+    await assert_destroyed(guard, sid)
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -544,10 +548,8 @@ async def test_a_goodbye_after_the_end(guard: SessionGuard, request_of: Requests
     async with request_of(method, visit.session.sid) as visit:
         await visit.mapping.sessionlock.destroy()
         visit.mapping.clear()
-        await visit.finish()
-        assert visit.answer.clears_cookie
-    with pytest.raises(SessionDestroyed):
-        await guard.read(sid)
+        await finish_without_cookie(visit)
+    await assert_destroyed(guard, sid)
 
 
 async def test_released_and_then_destroyed(guard: SessionGuard, request_of: Requests) -> None:
@@ -555,10 +557,8 @@ async def test_released_and_then_destroyed(guard: SessionGuard, request_of: Requ
     async with request_of("POST", sid) as visit:
         await visit.mapping.sessionlock.release()
         await visit.mapping.sessionlock.destroy()
-        await visit.finish()
-        assert visit.answer.clears_cookie
-    with pytest.raises(SessionDestroyed):
-        await guard.read(sid)
+        await finish_without_cookie(visit)
+    await assert_destroyed(guard, sid)
 
 
 @pytest.mark.parametrize("how", ["release", "save", "regenerate before", "regenerate after"])
