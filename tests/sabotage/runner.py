@@ -58,6 +58,8 @@ class Sabotage(NamedTuple):
     """What stands there instead; as many as ``old``."""
     tests: str | Sequence[str]
     """Node ids below the repository's root; of a parametrized test named without brackets one case must fail."""
+    server: str = ""
+    """By its name (``python -m tests.servers list``), where the sabotage shows itself on that server only."""
 
     @property
     def node_ids(self) -> tuple[str, ...]:
@@ -212,13 +214,17 @@ def smoke(folder: Path) -> None:
 Outcomes = dict[str, dict[str, Any]]
 
 
-def run_tests(folder: Path, node_ids: Sequence[str], within: float, *, one_case: bool = False) -> Outcomes:
+def run_tests(
+    folder: Path, node_ids: Sequence[str], within: float, *, server: str = "", one_case: bool = False
+) -> Outcomes:
     """What happened to each collected test, by phase. ``one_case``: skip a test's other cases when one has failed."""
     config = ["-c", str(ROOT / "setup.cfg"), "--rootdir", str(ROOT)]
     flags = ["-p", "sabotage_probe", "-p", "no:cacheprovider", "-q", "--tb=short"]
     wanted = [str(ROOT / node_id) for node_id in node_ids]
     command = [sys.executable, "-m", "pytest", *config, *flags, *wanted]
     told = {"SABOTAGE_TESTS": json.dumps(list(node_ids)), "SABOTAGE_ONE_CASE": "yes" if one_case else "no"}
+    if server:
+        told["SESSIONLOCK_TEST_SERVER"] = server
     status, said = run(command, folder, within, told)
     if status is None:
         raise Mistake(f"the tests did not end within {within:g} s; each needs a deadline of its own:\n{said[-1500:]}")
@@ -243,7 +249,7 @@ def judge(entry: Sabotage) -> list[str]:
     with copied() as folder:
         mutate(folder, entry)
         smoke(folder)
-        outcomes = run_tests(folder, entry.node_ids, WITHIN, one_case=True)
+        outcomes = run_tests(folder, entry.node_ids, WITHIN, server=entry.server, one_case=True)
     reasons = []
     for node_id in entry.node_ids:
         failed = [told["why"] for told in cases(outcomes, node_id) if told.get("call") == "failed"]
@@ -253,15 +259,18 @@ def judge(entry: Sabotage) -> list[str]:
 
 def failing_anyway(entries: Iterable[Sabotage]) -> set[str]:
     """The named tests that do not pass on an unchanged copy."""
-    node_ids = sorted({node_id for entry in entries for node_id in entry.node_ids})
-    with copied() as folder:
-        smoke(folder)
-        outcomes = run_tests(folder, node_ids, WITHIN + 10 * len(node_ids))
+    by_server: dict[str, set[str]] = {}
+    for entry in entries:
+        by_server.setdefault(entry.server, set()).update(entry.node_ids)
     bad = set()
-    for node_id in node_ids:
-        for told in cases(outcomes, node_id):
-            if "failed" in (told.get("setup"), told.get("call"), told.get("teardown")):
-                bad.add(node_id)
+    for server, node_ids in by_server.items():
+        with copied() as folder:
+            smoke(folder)
+            outcomes = run_tests(folder, sorted(node_ids), WITHIN + 10 * len(node_ids), server=server)
+        for node_id in node_ids:
+            for told in cases(outcomes, node_id):
+                if "failed" in (told.get("setup"), told.get("call"), told.get("teardown")):
+                    bad.add(node_id)
     return bad
 
 
