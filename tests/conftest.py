@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from sessionlock.embedded import EmbeddedServerUnavailable, find_server
 from tests.harness.choice import choose_server, in_chosen_protocol
@@ -15,6 +16,17 @@ from tests.harness.commands import connect
 from tests.harness.faulty import FaultyServer
 
 pytest_plugins = ["tests.harness.fixtures", "tests.harness.tiers"]
+
+
+# A real server in the loop, and a busy machine: an example's time says nothing about the code.
+_UNHURRIED: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+}
+settings.register_profile("ci", max_examples=500, print_blob=True, **_UNHURRIED)
+settings.register_profile("nightly", max_examples=10_000, print_blob=True, **_UNHURRIED)
+settings.register_profile("quick", max_examples=50, **_UNHURRIED)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 def pytest_configure() -> None:
