@@ -13,7 +13,7 @@ from tenacity import stop_after_delay, wait_fixed
 
 from sessionlock import LeasePolicy, SessionGuard, WaitPolicy, WaitTimedOut
 from sessionlock.lock import waiting as wakeup
-from sessionlock.protocol import replies as protocol
+from sessionlock.protocol import calls
 from sessionlock.protocol.keys import keys_for
 from tests.harness.commands import CommandCounter, connect
 from tests.harness.deployments import MakeGuard
@@ -143,7 +143,7 @@ async def test_a_patient_waiter_is_not_taken_for_dead(
     node: MakeGuard, stored: Look, turns: Turns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Attack 17: it waits for much longer than after which a waiter that was not heard of is taken for dead."""
-    monkeypatch.setattr(protocol, "PATIENCE", 0.3)
+    monkeypatch.setattr(calls, "PATIENCE", 0.3)
     monkeypatch.setattr(wakeup, "HEARD_OF_EVERY", 0.1)
     session = stored("s")
     one, other = node(), node()
