@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -211,7 +211,7 @@ class _Middleware(SessionLockMiddleware):
             problems=config.problems,
             read_from=config.read_from,
         )
-        self.rules = config.rules
+        self.face = replace(self.face, rules=config.rules)
         self._around_answers = lambda answer: answer
         self._config = config
 

@@ -21,9 +21,6 @@ TOO_LONG_TODAY = {
     "quorum/election",
 }
 TOO_MANY_ATTRIBUTES_TODAY = {
-    "integrations/asgi/middleware: SessionLockMiddleware",
-    "integrations/django/runs: Run",
-    "integrations/django/sitting: Sitting",
     "lease: Lease",
     "quorum/election: QuorumAcquisition",
     "quorum/master: Master",
@@ -36,9 +33,6 @@ PRIVATE_TODAY = {
 SET_FROM_OUTSIDE_TODAY = {
     "checkup/findings: refused",
     "integrations/asgi/middleware: sid",
-    "integrations/django/middleware: on_loss",
-    "integrations/django/middleware: store",
-    "integrations/django/middleware: told",
     "integrations/web/request_session: replaced",
     "lock/runtime: crowded",
     "protocol/replies: replaced",

@@ -93,8 +93,7 @@ class SessionLockMiddleware:
         self._own_guard = SessionGuard.from_url(guard) if isinstance(guard, str) else None
         self._guard = self._own_guard or guard
         self.cookie = CookieSettings(cookie) if isinstance(cookie, str) else cookie or CookieSettings()
-        face = FaceSettings.of(options)
-        self.rules, self.problems, self.identity, self._origin = face.rules, face.problems, face.identity, face.origin
+        self.face = FaceSettings.of(options)
         self._codec: tuple[SessionGuard, Codec] | None = None
         self._checked = False
         self._wrong: ConfigurationError | None = None
@@ -122,14 +121,14 @@ class SessionLockMiddleware:
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         http = scope["type"] == "http"
         method, path = scope["method"] if http else "WEBSOCKET", _path(scope)
-        policy = self.rules.policy_for(method, path)
+        policy = self.face.rules.policy_for(method, path)
         if policy.mode == "off":
             await self.app(scope, receive, send)
             return
         if "session" in scope:
             scope = self._beside(scope)
         scope[OURS] = self, scope.get("root_path", "")
-        cookies, origin = header_of(scope, b"cookie", "; "), self._origin
+        cookies, origin = header_of(scope, b"cookie", "; "), self.face.origin
         asked = Asked.of(
             self.guard,
             self.cookie,
@@ -139,8 +138,8 @@ class SessionLockMiddleware:
             path=path,
             https=scope.get("scheme") in ("https", "wss"),
             client=partial(client_of_scope, scope),
-            rules=self.rules,
-            identity=self.identity,
+            rules=self.face.rules,
+            identity=self.face.identity,
             codec=self.codec(scope),
             origin=origin,
             old_cookie=value_of(cookies, origin.cookie or self.cookie.name) if origin is not None else None,
@@ -151,7 +150,7 @@ class SessionLockMiddleware:
             return
         exchange = Exchange(
             visit,
-            self.problems,
+            self.face.problems,
             scope,
             receive,
             send,
@@ -166,7 +165,7 @@ class SessionLockMiddleware:
         try:
             await visit.open()
         except SessionLockError as error:
-            problem = self.problems.answer(error, header_of(scope, b"accept", ", "))
+            problem = self.face.problems.answer(error, header_of(scope, b"accept", ", "))
             if problem is None:
                 raise
             tell(error, visit.label)
@@ -210,8 +209,8 @@ class SessionLockMiddleware:
             elif kind in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
                 if self._own_guard is not None:
                     await self._own_guard.aclose()
-                if self._origin is not None:
-                    await self._origin.aclose()
+                if self.face.origin is not None:
+                    await self.face.origin.aclose()
             await send(message)
 
         self._checked = True

@@ -20,7 +20,7 @@ from ...views.cookies import usable_sid
 from ..web.rules import RequestMode
 from . import settings
 from .homes import Home, LoopHome, Work, check_no_loop, home_of_this_loop, home_of_threads
-from .sitting import Data, Sitting
+from .sitting import Data, Prepared, Sitting
 
 __all__ = ["Control"]
 
@@ -38,14 +38,14 @@ class Control(Sitting):
     """
 
     def __repr__(self) -> str:
-        return f"<Control mode={self._mode!r} lease={self.lease!r}>"
+        return f"<Control mode={self._prepared.mode!r} lease={self.lease!r}>"
 
     # --- for applications
 
     @property
     def mode(self) -> RequestMode:
         """``"lock"``, ``"optimistic"``, ``"read"`` or ``"last_write_wins"``."""
-        return self._mode
+        return self._prepared.mode
 
     @property
     def lease(self) -> Lease | None:
@@ -70,7 +70,7 @@ class Control(Sitting):
     @property
     def saves_on_error(self) -> bool:
         """Whether it is saved even if the answer is a 5xx."""
-        return bool(self._options.get("save_on_error"))
+        return bool(self._prepared.options.get("save_on_error"))
 
     @property
     def outdated(self) -> bool:
@@ -89,7 +89,7 @@ class Control(Sitting):
     @property
     def doomed(self) -> bool:
         """Whether the answer was made of an empty session in place of the one that could not be opened."""
-        return self._doomed
+        return self.trouble.doomed
 
     def prepare(
         self,
@@ -104,13 +104,12 @@ class Control(Sitting):
         """Say how the session is to be opened, before it is. ``client`` tells who sent the request. ``yields``: it can
         be run again, so rather than to disturb who holds the lock it meets a conflict.
         """
-        self._home, self._mode, self._options, self._label, self._client = home, mode, options, label, client
-        self._yields = yields
+        self._prepared = Prepared(home, mode, options, label, client, yields)
         self._outer = _handled.get()
         _handled.set(self)
 
     def begin(self) -> None:
-        """Open it now. It does not count as accessed. What prevents that is :attr:`failure`, not raised.
+        """Open it now. It does not count as accessed. What prevents that is told by :attr:`trouble`, not raised.
 
         That is ReentrantLock, too: the request being handled here holds this very session and would wait for itself.
         """
@@ -122,7 +121,7 @@ class Control(Sitting):
             self._store._session_cache = self._where.run(self.open)
             self._note_nesting(key)
         except SessionLockError as error:
-            self._could_not_open(error)
+            self.trouble.could_not_open(self._presentable(error))
 
     async def abegin(self) -> None:
         """As :meth:`begin`."""
@@ -134,20 +133,21 @@ class Control(Sitting):
             self._store._session_cache = await self._where_here.call(self.open)
             self._note_nesting(key)
         except SessionLockError as error:
-            self._could_not_open(error)
+            self.trouble.could_not_open(self._presentable(error))
 
     def instead(self) -> Data | None:
         """What is loaded in place of a session that could not be opened: first its failure, raised where the request
         touches it, so that it may be handled there; then nothing, for what looks into the session on the way out. An
         answer that is made of that nothing is not sent.
         """
-        if not self._unopened:
+        trouble = self.trouble
+        if not trouble.unopened:
             return None
-        assert self.failure is not None
-        if not self.told:
-            self.told = True
-            raise self.failure
-        self._doomed = True
+        assert trouble.failure is not None
+        if not trouble.told:
+            trouble.tell()
+            raise trouble.failure
+        trouble.doom()
         return {}
 
     def ends(self) -> tuple[bool, int]:
@@ -164,12 +164,12 @@ class Control(Sitting):
 
     def uncount(self) -> None:
         """The request is run again: take back what it has counted, or it would count twice."""
-        if self._counted:
+        if self.course.counted:
             self._where.run(self._uncount)
 
     async def auncount(self) -> None:
         """As :meth:`uncount`."""
-        if self._counted:
+        if self.course.counted:
             await self._where_here.call(self._uncount)
 
     def finish(self, save: bool) -> None:
@@ -178,7 +178,7 @@ class Control(Sitting):
         Raises:
             UpdateError: it was destroyed meanwhile. LeaseLost, SessionConflict, RedisUnavailable, CodecError ...
         """
-        if save or self._has_lock or self._mode == "read":
+        if save or self._has_lock or self._prepared.mode == "read":
             self._where.run(self._in_turn, True, self._finish, save)
 
     async def afinish(self, save: bool) -> None:
@@ -211,7 +211,7 @@ class Control(Sitting):
         if late:
             log.warning(
                 "%s changed %s of session %s after its answer had begun, and did not call save(): that is not saved",
-                self._label,
+                self._prepared.label,
                 ", ".join(map(repr, late)),
                 self._record.session.name if self._record is not None else "",
             )
@@ -243,7 +243,7 @@ class Control(Sitting):
     async def _in_turn(self, guard: SessionGuard, in_view: bool, work: Work[T], *args: Any) -> T:
         """A thread of the request's may save while the request itself does: one after the other."""
         async with self._turn:
-            self._in_view = in_view
+            self.course.note(in_view=in_view)
             result: T = await work(guard, *args)
         return result
 
@@ -254,13 +254,13 @@ class Control(Sitting):
     # --- who waits for whom
 
     def _refuse_nested(self, key: str) -> None:
-        if self._mode == "lock" and usable_sid(key) is not None:
+        if self._prepared.mode == "lock" and usable_sid(key) is not None:
             refuse_nested(self._where.guard, key)
 
     def _note_nesting(self, key: str) -> None:
         held = self._held
         if held is not None:
-            self._nesting = Held(self._where.guard, key, lambda: not held.over, self._label or "")
+            self._nesting = Held(self._where.guard, key, lambda: not held.over, self._prepared.label or "")
             self._nesting.enter()
 
     def _forget_nesting(self) -> None:
@@ -272,18 +272,18 @@ class Control(Sitting):
     @property
     def _where(self) -> Home:
         """For a caller that blocks."""
-        home = self._home
+        home = self._prepared.home
         if home is None:
             check_no_loop()
             return home_of_threads()
-        if isinstance(home, LoopHome) and self._over and (home.here() or home.loop.is_closed()):
+        if isinstance(home, LoopHome) and self.course.over and (home.here() or home.loop.is_closed()):
             return home_of_threads()  # no lock binds it to that loop any more
         return home
 
     @property
     def _where_here(self) -> Home:
         """For a caller that awaits."""
-        home = self._home
+        home = self._prepared.home
         if home is None or (isinstance(home, LoopHome) and home.loop.is_closed()):
             return home_of_this_loop()
         return home

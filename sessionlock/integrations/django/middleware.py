@@ -128,7 +128,7 @@ class SessionLockMiddleware(SessionMiddleware):  # type: ignore[misc]
                 # Also without a lock: views that are coroutines then find the data there, without awaiting it.
                 await session.sessionlock.abegin()
                 with anyio.CancelScope() as unless_lost:
-                    session.sessionlock.on_loss = unless_lost.cancel
+                    session.sessionlock.when_lost(unless_lost.cancel)
                     response = await self.get_response(request)
                 if response is None:
                     raise session.sessionlock.loss()
@@ -148,10 +148,10 @@ class SessionLockMiddleware(SessionMiddleware):  # type: ignore[misc]
         session = getattr(request, "session", None)
         checks.beside(request, request.sessionlock_run.store)
         control = session.sessionlock if isinstance(session, SessionStore) else None
-        if control is None or control.failure is None or control.told:
+        if control is None or control.trouble.failure is None or control.trouble.told:
             return None
-        answer = answers.problem(control.failure, request)
-        control.told = answer is not None
+        answer = answers.problem(control.trouble.failure, request)
+        control.trouble.tell(answer is not None)
         return answer
 
     async def _aprocess_view(self, request: Any, *_: Any) -> Any:
@@ -162,9 +162,9 @@ class SessionLockMiddleware(SessionMiddleware):  # type: ignore[misc]
         control = getattr(getattr(request, "session", None), "sessionlock", None)
         if (
             control is not None
-            and control.clash is exception
+            and control.trouble.clash is exception
             and request.sessionlock_run.may_run_again
-            and not control.kept
+            and not control.course.kept
         ):
             return HttpResponse(status=409)  # not sent: the request is run again
         answer = answers.problem(exception, request) if isinstance(exception, SessionLockError) else None
@@ -178,7 +178,7 @@ class SessionLockMiddleware(SessionMiddleware):  # type: ignore[misc]
         session.sessionlock.prepare(home, run.mode, run.policy.options(), run.label, client, yields=run.may_run_again)
         request.session = session
         request.sessionlock_run = run
-        run.store = session
+        run.opened(session)
         return session
 
     def _stands_inside_itself(self, request: Any) -> bool:
@@ -197,7 +197,7 @@ class SessionLockMiddleware(SessionMiddleware):  # type: ignore[misc]
             raise error
         if response is not None:
             answers.replaced(answer, response)
-        if session.sessionlock.renewed and session.session_key is not None:
+        if session.sessionlock.login.is_done and session.session_key is not None:
             # A login, say, whose other changes were not saved: by its old key the browser would find nothing.
             _set_cookie(answer, session, _lifetime(*session.sessionlock.ends()))
         return answer
@@ -229,8 +229,8 @@ class Ending:
         cookie = request.COOKIES.get(django_settings.SESSION_COOKIE_NAME)
         # The browser of a request that came with a replaced key has another, or will have in a moment: a new session's
         # must not take its place.
-        late = opened.sessionlock.replaced
-        self.deletes_cookie = cookie is not None and empty and self.accessed and not opened.sessionlock.replaced
+        late = opened.sessionlock.course.replaced
+        self.deletes_cookie = cookie is not None and empty and self.accessed and not opened.sessionlock.course.replaced
         self.saves = not (empty or failed or refused) and (
             django_settings.SESSION_SAVE_EVERY_REQUEST or _changed(current)
         )
@@ -239,19 +239,19 @@ class Ending:
             log.warning("%s came with a session key that has been replaced; what it changed is not saved", run.label)
             self.saves, self._is_refused = False, request.method not in SAFE_METHODS
         # The session has another key, whether or not this run is sent, and the rest of it is saved.
-        moved = current is opened and (run.is_second or opened.sessionlock.renewed)
+        moved = current is opened and (run.is_second or opened.sessionlock.login.is_done)
         self.tells = self.saves or (moved and opened.session_key not in (None, cookie))
 
     def _refuse_errors(self) -> None:
         """A response that was made of what the session met is not sent."""
         control, response = self.opened.sessionlock, self.response
         failed = answers.made_of_an_error(response)
-        if control.clash is not None and self._may_run_again and (failed or response.status_code == 409):
+        if control.trouble.clash is not None and self._may_run_again and (failed or response.status_code == 409):
             raise _RunAgain(response)
-        failure = control.failure
-        if failure is None or not control.told or answers.is_ours(response):
+        failure = control.trouble.failure
+        if failure is None or not control.trouble.told or answers.is_ours(response):
             return
-        if (control.doomed or failed) and answers.is_one(failure):
+        if (control.trouble.doomed or failed) and answers.is_one(failure):
             raise failure
 
     def expires(self, at_browser_close: bool, age: int) -> None:
@@ -290,7 +290,7 @@ class Ending:
 
     @property
     def _may_run_again(self) -> bool:
-        return self.run.may_run_again and not self.opened.sessionlock.kept
+        return self.run.may_run_again and not self.opened.sessionlock.course.kept
 
     def _conflict(self, error: Exception) -> Exception:
         if self._may_run_again:
@@ -302,7 +302,7 @@ class Ending:
         response = self.response
         if self.deletes_cookie:
             response.delete_cookie(django_settings.SESSION_COOKIE_NAME, **_where())
-        elif self._cookie is not None and not _outdated(self.current) and not self.opened.sessionlock.ended:
+        elif self._cookie is not None and not _outdated(self.current) and not self.opened.sessionlock.course.ended:
             _set_cookie(response, self.current, self._cookie)
         if self.accessed or self.deletes_cookie or self._cookie is not None:
             patch_vary_headers(response, ("Cookie",))

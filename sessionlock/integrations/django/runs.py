@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from io import BytesIO
 from tempfile import SpooledTemporaryFile
 from typing import Any
@@ -38,21 +39,23 @@ class Run:
         mode = self.policy.mode_for(request.method)
         self.mode: RequestMode = "read" if mode == "off" else mode  # Django has no requests without a session
         # By route, not by path: what one page of a kind does, the others do.
-        self._route = self.label if match is None else f"{request.method} {match.route}"
-        self._learnt = learnt
+        route = self.label if match is None else f"{request.method} {match.route}"
+        self._learn = partial(learnt.add, route)
         self._before: _Before | None = None
         self._began = time.monotonic()
-        self._runs = 1
-        self._discarded: list[Any] = []
+        self._discarded: list[Any] = []  # responses of earlier runs
         self.store: Any = None
-        """The session that was opened."""
         self.over = False
         self.may_run_again = self.policy.may_run_again(request.method) and usable_sid(self.key) is not None
-        if self.may_run_again and self._route in learnt:
+        if self.may_run_again and route in learnt:
             self.mode = "lock"
         self._spool = self._spooled(request)
         if self.may_run_again:
             self._before = _Before(request)
+
+    def opened(self, store: Any) -> None:
+        """``store`` is the session that was opened."""
+        self.store = store
 
     def receive(self) -> None:
         """Receive the request's body, before its lock is taken."""
@@ -64,18 +67,17 @@ class Run:
     @property
     def is_second(self) -> bool:
         """Whether the request was run before."""
-        return self._runs > 1
+        return bool(self._discarded)
 
     def again(self, request: Any, response: Any) -> None:
         """Put the request back, as if it came just now, to be run under the lock. ``response`` is not sent."""
         assert self._before is not None
         key = self.store.session_key
         self._discarded.append(response)
-        self._learnt.add(self._route, time.monotonic() - self._began)
+        self._learn(time.monotonic() - self._began)
         self._before.restore(request, self._spool)
         self.key, self.mode = key, "lock"
-        self._runs += 1
-        self.may_run_again = self._runs < MOST_RUNS
+        self.may_run_again = len(self._discarded) < MOST_RUNS - 1
         self._began = time.monotonic()
 
     def ended(self, response: Any) -> Any:

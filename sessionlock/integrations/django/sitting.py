@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from django.contrib.sessions.backends.base import CreateError, UpdateError
@@ -19,7 +19,7 @@ from ...protocol.keys import new_sid
 from ...selfcalls.nesting import Held
 from ...selfcalls.sockets import Client
 from ..takeover.taking import TakeOver
-from ..web.identity import Persons
+from ..web.identity import Login
 from ..web.rules import RequestMode
 from . import answers, records, settings
 from .content import Content, name_of
@@ -32,43 +32,110 @@ LOGGED_IN = "_auth_user_id"  # django.contrib.auth.SESSION_KEY, whose module nee
 Data = MutableMapping[str, Any]
 
 
-class Sitting:
-    """One store's use of its session. What it keeps of the data stands where Django keeps it, in the store."""
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """How a request's session is to be opened. ``home``: the event loop that does it; None: the caller's.
 
-    def __init__(self, store: Any) -> None:
-        self._store = store
-        self._record: Record | None = None
-        self._held: HeldRecord | None = None  # the lock that was taken, whatever became of the session
-        self._nesting: Held | None = None
-        self._home: Home | None = None
-        self._mode: RequestMode = "optimistic"
-        self._options: Mapping[str, Any] = {}
-        self._label: str | None = None
-        self._client: Client | None = None
-        self._yields = False
+    ``yields``: it can be run again, so rather than to disturb who holds the lock it meets a conflict.
+    """
+
+    home: Home | None = None
+    mode: RequestMode = "optimistic"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    label: str | None = None
+    client: Client | None = None
+    yields: bool = False
+
+
+class Trouble:
+    """What a request met. ``failure``: what kept it from its session, or from saving it; ``told``: whether that was
+    raised, or answered, already. ``clash``: what a step met because of somebody else's change.
+    """
+
+    def __init__(self) -> None:
         self.failure: SessionLockError | None = None
-        """What kept the request from its session, or from saving it."""
         self.told = False
-        """Whether :attr:`failure` was raised, or answered, already."""
         self.clash: Exception | None = None
-        """What a save, or another step, met because of somebody else's change."""
-        self.renewed = False
-        """Whether this request gave the session a new key."""
+        # Whether the session could not be opened; and whether the answer was made of an empty one in its place.
+        self.unopened = self.doomed = False
+
+    def opened(self) -> None:
+        """There is a session now."""
+        self.unopened, self.failure = False, None
+
+    def could_not_open(self, error: SessionLockError) -> None:
+        """``error`` is told to whoever touches the session."""
+        self.unopened, self.failure = True, error
+
+    def raised(self, error: SessionLockError) -> None:
+        """The application has met ``error``."""
+        self.failure, self.told = error, True
+
+    def tell(self, told: bool = True) -> None:
+        """:attr:`failure` is raised, or answered."""
+        self.told = told
+
+    def met(self, clash: Exception) -> None:
+        """Somebody else's change was in the way."""
+        self.clash = clash
+
+    def doom(self) -> None:
+        """The request goes on with an empty session: its answer is not sent."""
+        self.doomed = True
+
+
+class Course:
+    """How far the request is."""
+
+    def __init__(self) -> None:
         self.replaced = False
         """Whether it came with a key that was replaced by another, which the browser has or will have in a moment."""
         self.ended = False
         """Whether the session was found to be no more when the request was over."""
         self.kept = False
         """Whether the application has saved something by itself, so that the request must not run again."""
-        self._counted: list[tuple[str, int]] = []
-        self.on_loss: Callable[[], object] | None = None
-        """Called, on the session's loop, when the lease is lost in a request that has changed the session by then."""
-        self._came: str | None = None  # the key under which it was opened
-        self._persons: Persons | None = None
+        self.over = False
+        """Whether the answer has begun."""
+        self.taken = False
+        """Whether a session that the visitor had before was looked for."""
+        self.counted: list[tuple[str, int]] = []
+        """What the application has counted, in case the request runs again."""
+        self.in_view = True
+        """Whether it is the view that has its turn, and not a thread that it has begun."""
+
+    def note(self, **noted: bool) -> None:
+        """Set any of these."""
+        for name, value in noted.items():
+            setattr(self, name, value)
+
+    def take_counted(self) -> list[tuple[str, int]]:
+        """What was counted; it is forgotten."""
+        counted, self.counted = self.counted, []
+        return counted
+
+
+class Sitting:
+    """One store's use of its session. What it keeps of the data stands where Django keeps it, in the store."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self._prepared = Prepared()
+        # The session as it is now; and the lock that was taken, whatever became of the session.
+        self._record: Record | None = None
+        self._held: HeldRecord | None = None
+        self._nesting: Held | None = None
+        self.trouble = Trouble()
+        self.course = Course()
+        self.login = Login(())
+        self._on_loss: Callable[[], object] | None = None
         self._outer: Any = None  # of the request that this one is made in
         self._turn = asyncio.Lock()
-        self._in_view = True  # and not in a thread that the view has begun; of what has its turn
-        self._unopened = self._doomed = self._over = self._taken = False
+
+    def when_lost(self, on_loss: Callable[[], object]) -> None:
+        """``on_loss`` is called, on the session's loop, when the lease is lost in a request that has changed its
+        session by then.
+        """
+        self._on_loss = on_loss
 
     async def load(self, guard: SessionGuard) -> Data:
         """What a store loads: the request's own session, or what is stored now if it has that already."""
@@ -91,29 +158,32 @@ class Sitting:
         if key is None:
             return self._nothing(guard)
         # One lock a request: a thread of it may come when that has been given up.
-        mode = self._mode if self._held is None else "optimistic"
-        how = Opening(self._policy(guard), mode, self._options, self._label, self._lost, self._client, self._yields)
+        said = self._prepared
+        mode = said.mode if self._held is None else "optimistic"
+        how = Opening(self._policy(guard), mode, said.options, said.label, self._lost, said.client, said.yields)
         old = self._old(guard, key)
         try:
             if old is not None and old.origin.write_back and await old.differs(key):
                 await old.exchange(key)
             self._record = await how.open(guard, key)
         except (SessionNotFound, InvalidSessionId) as error:
-            self.replaced = getattr(error, "replaced", False)
-            taken = None if old is None or self.replaced or self._taken else await old.take()
-            self._taken = True
+            replaced = getattr(error, "replaced", False)
+            taken = None if old is None or replaced or self.course.taken else await old.take()
+            self.course.note(replaced=replaced, taken=True)
             store._session_key = taken
             if taken is None:
                 return self._nothing(guard)
             store.modified = store.modified or taken != key  # there is a cookie to be set
             return await self.open(guard)
         except SessionLockError as error:
-            self._could_not_open(error)
+            self.trouble.could_not_open(self._presentable(error))
             raise
         if isinstance(self._record, HeldRecord):
             self._held = self._record
-        self._unopened, self.failure, self._came = False, None, key
-        self._persons = Persons(settings.current().identity, self._record.session)
+        self.trouble.opened()
+        self.login = self.login.anew(settings.current().identity)
+        self.login.came(key)
+        self.login.watch(self._record.session)
         return Content(self._record.session)
 
     async def save(self, guard: SessionGuard, must_create: bool) -> None:
@@ -136,15 +206,15 @@ class Sitting:
         """What the application has saved by itself would be done twice, were the request to run again later. So it runs
         again before, under the lock, where nobody's change can be in the way.
         """
-        if self._over or not record.session.changed_keys():
+        if self.course.over or not record.session.changed_keys():
             return
-        if isinstance(record, FreeRecord) and not self._in_view:
+        if isinstance(record, FreeRecord) and not self.course.in_view:
             record.yield_no_more()  # a thread of the request's, which nothing runs again
-        elif self._yields and isinstance(record, FreeRecord):
+        elif self._prepared.yields and isinstance(record, FreeRecord):
             raise SessionConflict(
                 f"session {record.session.name} is saved before the request ends: that takes the lock"
             )
-        self.kept = True
+        self.course.note(kept=True)
 
     async def create(self, guard: SessionGuard) -> None:
         """Store what there is under a new key."""
@@ -194,7 +264,7 @@ class Sitting:
 
     def check_writable(self) -> None:
         """Raises ReadOnlySession in a view that only reads."""
-        if self._mode == "read":
+        if self._prepared.mode == "read":
             raise ReadOnlySession("this view reads its session only (session_readonly); a change would be lost")
 
     # --- the work
@@ -206,12 +276,11 @@ class Sitting:
             raise SessionNotFound("this session is not stored yet; save() it before counting in it")
         record = await self._opened(guard, data)
         counted = await record.incr(key, by)
-        self._counted.append((key, by))
+        self.course.counted.append((key, by))
         return counted
 
     async def _uncount(self, guard: SessionGuard) -> None:
-        counted, self._counted = self._counted, []
-        for key, by in counted:
+        for key, by in self.course.take_counted():
             with suppress(SessionNotFound, SessionConflict):
                 await guard.incr(self._store.session_key, key, -by)
 
@@ -221,7 +290,7 @@ class Sitting:
             await self._tell_old(guard)
 
     async def _settle(self, guard: SessionGuard, save: bool) -> None:
-        if self._mode == "read" and save and not self._store.modified:
+        if self._prepared.mode == "read" and save and not self._store.modified:
             return await self._live_on(guard)
         record = self._record
         if not save:
@@ -236,14 +305,14 @@ class Sitting:
         ttl = self._seconds_to_live(data)
         if ttl <= 0:
             return await record.destroy()
-        grace = self._grace_for_another(record)
+        grace = self.login.grace(record.session)
         if grace is not None:
             await self._renew(record, grace)
         changed = self._store.modified or self._unsaved()
         try:
             await record.finish(ttl)
         except SessionNotFound as error:
-            self.ended = True
+            self.course.note(ended=True)
             if changed:
                 raise UpdateError(str(error)) from None
 
@@ -255,7 +324,7 @@ class Sitting:
             try:
                 await self._record.live(self._seconds_to_live(data))
             except SessionNotFound:
-                self.ended = True
+                self.course.note(ended=True)
 
     async def _store_new(self, guard: SessionGuard, data: Data, ttl: float, must_create: bool) -> None:
         store = self._store
@@ -281,7 +350,7 @@ class Sitting:
                 "The session was ended while this request was handled, perhaps by logging out elsewhere."
             ) from None
         finally:
-            self.renewed = True
+            self.login.done()
 
     async def _leave(self, _: object, error: BaseException | None) -> None:
         held = self._held
@@ -291,14 +360,10 @@ class Sitting:
         else:
             await held.leave(type(error), error, error.__traceback__)
 
-    def _grace_for_another(self, record: Record) -> float | None:
-        """Not None, if another user is logged in than before, in a way that Django's ``login()`` knows nothing of."""
-        return None if self.renewed or self._persons is None else self._persons.grace_for_another(record.session)
-
     def _lost(self) -> None:
         """A request that only looks is not ended: nothing of it can be refused."""
-        if self.on_loss is not None and not self._over and self._unsaved():
-            self.on_loss()
+        if self._on_loss is not None and not self.course.over and self._unsaved():
+            self._on_loss()
 
     def _unsaved(self) -> list[str]:
         """What would be lost now. A change that cannot be saved is one."""
@@ -316,7 +381,7 @@ class Sitting:
 
     async def _tell_old(self, guard: SessionGuard) -> None:
         """Old nodes know the session, too: by its key as it is now."""
-        key, before = self._store._session_key, self._came
+        key, before = self._store._session_key, self.login.came_by
         if before is not None and before != key and (old := self._old(guard, before)) is not None:
             await old.end()
         if key is not None and (old := self._old(guard, key)) is not None and old.origin.write_back:
@@ -356,15 +421,15 @@ class Sitting:
 
     def _settled(self) -> None:
         """The answer has begun: whoever uses the session still (a thread, a stream) does so without a lock."""
-        self._over, self._yields = True, False
+        self.course.note(over=True)
+        mode: RequestMode = "read" if self._prepared.mode == "read" else "optimistic"
+        self._prepared = replace(self._prepared, mode=mode, yields=False)
         if isinstance(self._record, FreeRecord):
             self._record.yield_no_more()
-        if self._mode != "read":
-            self._mode = "optimistic"
 
     def _nothing(self, guard: SessionGuard) -> Data:
         """The data of a session that is not stored."""
-        return Content(records.empty(guard, self._policy(guard))) if self._mode == "read" else {}
+        return Content(records.empty(guard, self._policy(guard))) if self._prepared.mode == "read" else {}
 
     def _seconds_to_live(self, data: Data) -> float:
         return float(self._store.get_expiry_age(expiry=data.get(settings.EXPIRY_KEY)))
@@ -375,21 +440,17 @@ class Sitting:
 
     # --- what went wrong
 
-    def _could_not_open(self, error: SessionLockError) -> None:
-        self._unopened = True
-        self.failure = self._presentable(error)
-
     def _note(self, error: Exception) -> None:
         if isinstance(error, (SessionConflict, UpdateError, SessionInterrupted)):
-            self.clash = error
+            self.trouble.met(error)
         if isinstance(error, SessionLockError):
-            self.failure, self.told = self._presentable(error), True
+            self.trouble.raised(self._presentable(error))
 
     def _presentable(self, error: SessionLockError) -> SessionLockError:
         """For Django, too, it is a request that cannot be served now, not a bug: where a middleware meets it, it is
         neither logged as a crash nor sent to who collects those. Only under our middleware, which answers it.
         """
-        if self._home is None or self._over or isinstance(error, BadRequest):
+        if self._prepared.home is None or self.course.over or isinstance(error, BadRequest):
             return error
         if not answers.is_one(error):
             return error

@@ -89,6 +89,12 @@ class Login:
         self.came_by: str | None = None
         """The id of the stored session that the request came to, if there was one."""
 
+    def anew(self, keys: Iterable[str]) -> Login:
+        """For the same request, once the session was opened again."""
+        other = Login(keys)
+        other._is_told, other.is_done = self._is_told, self.is_done
+        return other
+
     def came(self, sid: str) -> None:
         """The request came to the stored session of this id."""
         self.came_by = sid
