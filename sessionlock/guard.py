@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import os
@@ -26,8 +27,9 @@ from .lock.runtime import Runtime, Runtimes
 from .lock.topology import OpenTopology
 from .observe import Observer, harmless
 from .policies import LeasePolicy, SessionPolicy, WaitPolicy, check_seconds, seconds_until_stop
-from .protocol.keys import check_prefix, new_sid
+from .protocol.keys import check_prefix, check_sid, keys_for, new_sid
 from .session.commit_watch import engine_for
+from .session.data import SessionFormat
 from .session.mapping import Session
 from .session.merge import check_strategies
 from .session.unlocked import Attempt, BeginningContext, Unlocked, UnlockedContext, UnlockedMode, attempts
@@ -225,7 +227,7 @@ class SessionGuard(GuardOperations):
             raise ConfigurationError("several sessions are only held together in mode 'lock'")
         if serializable:
             raise ConfigurationError("serializable is for mode 'optimistic'; under the lock nobody else saves")
-        how = self.format_of(session, codec)
+        how = SessionFormat(codec or self.codec, session or self.session_policy, self._exact)
         request = self._request(sids[0], how.policy, missing, lease, wait, name)
         first = SessionContext(self.runtime, request, sids[0], how, save_on_error=save_on_error, on_load=self.on_load)
         if len(sids) == 1:
@@ -271,7 +273,7 @@ class SessionGuard(GuardOperations):
             raise ConfigurationError(f"missing must be 'create' or 'reject', not {missing!r}")
         node = self._label or node_name()
         return LockRequest(
-            keys=self.keys_of(sid),
+            keys=keys_for(self.prefix, check_sid(sid)),
             label=f"{node} {check_label(label)}" if label else node,
             lease=lease or self.lease_policy,
             wait=self.wait_policy if wait is None else _patience(wait),
@@ -392,6 +394,14 @@ class SessionGuard(GuardOperations):
         return BeginningContext(self._unlocked(new_sid() if sid is None else sid, mode, "create", policy, codec))
 
     # --- life
+
+    def runtime(self) -> Runtime:
+        """This process' and event loop's part; a fork or another loop gets its own, and it ends with its loop."""
+        loop = asyncio.get_running_loop()
+        runtime = self._runtimes.latest
+        if runtime is None or runtime.loop is not loop or self._runtimes.pid != os.getpid():
+            runtime = self._runtimes.of(loop)
+        return runtime
 
     async def aclose(self) -> None:
         """Close the guard's connections, and its client if :meth:`from_url` made it.

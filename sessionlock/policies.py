@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from tenacity import stop_after_attempt, stop_after_delay, stop_any, wait_exponential, wait_random
@@ -34,7 +35,7 @@ def check_seconds(name: str, value: float, *, least: float = 0.001) -> None:
         raise ConfigurationError(f"{name} must be between {least} s and ten years, not {value!r} s")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LeasePolicy:
     """How long a lock is held.
 
@@ -64,15 +65,15 @@ class LeasePolicy:
         if self.on_lost not in ("cancel", "flag"):
             raise ConfigurationError(f"LeasePolicy.on_lost must be 'cancel' or 'flag', not {self.on_lost!r}")
 
-    @property
+    @cached_property
     def ttl_ms(self) -> int:
         return math.ceil(self.ttl * 1000)
 
-    @property
+    @cached_property
     def claim_ms(self) -> int:
         return min(self.ttl_ms, math.ceil(self.claim * 1000))
 
-    @property
+    @cached_property
     def margin(self) -> float:
         assert self.safety_margin is not None
         return self.safety_margin
@@ -87,7 +88,7 @@ def _default_wait() -> wait_base:
     return wait_exponential(multiplier=0.25, max=1.0) + wait_random(0, 0.05)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class WaitPolicy:
     """How a request waits for its turn, and when it gives up: tenacity objects.
 
@@ -129,7 +130,7 @@ class WaitPolicy:
         """Take the lock if it is free; otherwise raise at once, without entering the queue."""
         return cls(stop=stop_after_attempt(1), max_waiters=max_waiters)
 
-    @property
+    @cached_property
     def queues(self) -> bool:
         """Whether a busy lock is waited for at all."""
         return not (isinstance(self.stop, stop_after_attempt) and self.stop.max_attempt_number <= 1)
@@ -147,7 +148,7 @@ def seconds_until_stop(stop: object, elapsed: float) -> float:
     return math.inf
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SessionPolicy:
     """How a session lives and how it is saved.
 
@@ -180,20 +181,20 @@ class SessionPolicy:
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"SessionPolicy.{name} must be at least 1 byte")
 
-    @property
+    @cached_property
     def idle_ms(self) -> int:
         return math.ceil(self.idle * 1000)
 
-    @property
+    @cached_property
     def absolute_ms(self) -> int:
         """0 for no absolute end."""
         return 0 if self.absolute is None else math.ceil(self.absolute * 1000)
 
-    @property
+    @cached_property
     def refresh_ms(self) -> int:
         """Remaining life below which a load starts the idle time anew."""
         return math.floor(self.idle_ms * self.refresh_below)
 
-    @property
+    @cached_property
     def tombstone_ms(self) -> int:
         return math.ceil(self.tombstone * 1000)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from ..checkup.findings import Capabilities
@@ -47,15 +47,16 @@ class GuardOperations:
         self._reply_within = reply_within
         self._exact = exact
         self._runtimes = runtimes
-        # This process' and event loop's part; a fork or another loop gets its own, and it ends with its loop.
-        self.runtime: Callable[[], Runtime] = runtimes.current
 
     def _copy(self) -> Self:
         """With connections of its own."""
         twin = copy.copy(self)
         twin._runtimes = self._runtimes.twin()
-        twin.runtime = twin._runtimes.current
         return twin
+
+    def runtime(self) -> Runtime:
+        """That of the running event loop."""
+        raise NotImplementedError
 
     def keys_of(self, sid: str) -> SessionKeys:
         """Raises :class:`~sessionlock.InvalidSessionId`."""

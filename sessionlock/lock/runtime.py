@@ -132,24 +132,18 @@ class Runtimes:
 
     def __init__(self, make: Callable[[], Runtime]) -> None:
         self._make = make
-        self._latest: Runtime | None = None
         self._by_loop: dict[int, Runtime] = {}
+        # The one that was asked for last: most guards have one loop. Only of this process, if that is still ``pid``.
+        self.latest: Runtime | None = None
+        self.pid = os.getpid()
         # A fork inherits its parent's: they are kept, for closing their connections is not the child's to do.
-        self._pid = os.getpid()
         self._inherited: dict[int, Runtime] = {}
 
     def __len__(self) -> int:
         return len(self._by_loop)
 
-    def current(self) -> Runtime:
-        """The one of the running event loop; made when it is first asked for."""
-        loop = asyncio.get_running_loop()
-        runtime = self._latest
-        if runtime is None or runtime.loop is not loop or self._pid != os.getpid():
-            runtime = self._latest = self._of(loop)
-        return runtime
-
-    def _of(self, loop: asyncio.AbstractEventLoop) -> Runtime:
+    def of(self, loop: asyncio.AbstractEventLoop) -> Runtime:
+        """That of the running event loop; made when it is first asked for."""
         self._leave_inheritance()
         for key, known in list(self._by_loop.items()):
             if known.loop.is_closed():
@@ -157,11 +151,12 @@ class Runtimes:
         runtime = self._by_loop.get(id(loop))
         if runtime is None or runtime.loop is not loop:
             runtime = self._by_loop[id(loop)] = self._make()
+        self.latest = runtime
         return runtime
 
     def _leave_inheritance(self) -> None:
-        if self._pid != os.getpid():
-            self._pid, self._inherited, self._by_loop = os.getpid(), self._by_loop, {}
+        if self.pid != os.getpid():
+            self.pid, self._inherited, self._by_loop = os.getpid(), self._by_loop, {}
 
     def twin(self) -> Runtimes:
         """Others of the same make."""
@@ -170,7 +165,7 @@ class Runtimes:
     async def aclose(self) -> None:
         """Those of other threads' event loops are closed there, soon."""
         self._leave_inheritance()
-        runtimes, self._by_loop, self._latest = self._by_loop, {}, None
+        runtimes, self._by_loop, self.latest = self._by_loop, {}, None
         for runtime in runtimes.values():
             if runtime.loop is asyncio.get_running_loop():
                 await runtime.aclose()

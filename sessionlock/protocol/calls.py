@@ -25,6 +25,7 @@ from ..policies import LeasePolicy, SessionPolicy
 from . import replies
 from .keys import SessionKeys
 from .replies import Abandoned, Acquired, Saved
+from .scripts import SCRIPTS
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
@@ -34,7 +35,20 @@ else:
         return lambda decorator: decorator
 
 
-__all__ = ["PATIENCE", "Abandon", "Acquire", "Call", "Change", "Release", "Renew", "Save", "Word", "fingerprint"]
+__all__ = [
+    "PATIENCE",
+    "Abandon",
+    "Acquire",
+    "Call",
+    "Change",
+    "Release",
+    "Renew",
+    "Save",
+    "Word",
+    "by_hash",
+    "fingerprint",
+    "in_full",
+]
 
 C = TypeVar("C")
 T_co = TypeVar("T_co", covariant=True)
@@ -95,6 +109,18 @@ class Call(Generic[T_co]):
     def outcome(self, reply: Any) -> T_co:
         """Raises CodecError: what is stored is not as this library writes it."""
         raise NotImplementedError
+
+
+def by_hash(call: Call[Any]) -> tuple[Any, ...]:
+    """The command that runs a script which the server has seen before; else it answers NOSCRIPT."""
+    keys = call.redis_keys
+    return ("EVALSHA", SCRIPTS[call.script].sha, len(keys), *keys, *call.words())
+
+
+def in_full(call: Call[Any]) -> tuple[Any, ...]:
+    """The same for a server that has not, or has restarted since."""
+    keys = call.redis_keys
+    return ("EVAL", SCRIPTS[call.script].text, len(keys), *keys, *call.words())
 
 
 @dataclass_transform(frozen_default=True)

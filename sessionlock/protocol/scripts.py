@@ -5,11 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from importlib import resources
-from typing import Any
 
-from .calls import Call
-
-__all__ = ["Script", "by_hash", "in_full", "script"]
+__all__ = ["SCRIPTS", "Script", "script"]
 
 USES = re.compile(r"^-- uses  (.+)$", re.MULTILINE)
 
@@ -26,19 +23,7 @@ class Script:
 
 def script(name: str) -> Script:
     """The script ``lua/<name>.lua`` behind the parts (``lua/_<part>.lua``) that its ``uses`` line names."""
-    return _SCRIPTS[name]
-
-
-def by_hash(call: Call[Any]) -> tuple[Any, ...]:
-    """The command that runs a script which the server has seen before; else it answers NOSCRIPT."""
-    keys = call.redis_keys
-    return ("EVALSHA", _SCRIPTS[call.script].sha, len(keys), *keys, *call.words())
-
-
-def in_full(call: Call[Any]) -> tuple[Any, ...]:
-    """The same for a server that has not, or has restarted since."""
-    keys = call.redis_keys
-    return ("EVAL", _SCRIPTS[call.script].text, len(keys), *keys, *call.words())
+    return SCRIPTS[name]
 
 
 def _read() -> dict[str, Script]:
@@ -53,4 +38,4 @@ def _read() -> dict[str, Script]:
     return {name: whole(text) for name, text in texts.items() if not name.startswith("_")}
 
 
-_SCRIPTS = _read()
+SCRIPTS = _read()

@@ -21,11 +21,11 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ..errors import CodecError, RedisUnavailable
-from ..protocol.calls import Abandon, Acquire, Call
+from ..protocol.calls import Abandon, Acquire, Call, by_hash, in_full
 from ..protocol.keys import new_token
 from ..protocol.quorum_calls import Adopt, Dismiss, Vote
 from ..protocol.replies import Handover, pushed
-from ..protocol.scripts import by_hash, in_full, script
+from ..protocol.scripts import script
 from ..transport.executor import Executor
 from ..transport.pushes import ProcessChannel
 from ..transport.tasks import resolve

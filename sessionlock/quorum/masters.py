@@ -9,10 +9,9 @@ from functools import partial
 from typing import Any
 
 from ..lock.waiting import WaitingRooms
-from ..protocol.calls import Abandon, Call
+from ..protocol.calls import Abandon, Call, by_hash
 from ..protocol.quorum_calls import Dismiss
 from ..protocol.replies import Handover
-from ..protocol.scripts import by_hash
 from ..transport.wire import pack
 from .config import Quorum, master_name
 from .master import Master, NoVote

@@ -58,7 +58,7 @@ class SessionFormat:
 
     def base(self, key: str, before: bytes | None) -> bytes | str:
         """What the store compares with ``before`` when ``key`` is committed."""
-        if strategy_for(self.policy.merge, key) is last_write_wins:
+        if self.policy.merge and strategy_for(self.policy.merge, key) is last_write_wins:
             return "*"
         return fingerprint(before, exact=self.exact)
 

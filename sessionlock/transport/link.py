@@ -12,8 +12,7 @@ from typing import Any
 
 import hiredis
 
-from ..protocol.calls import Call
-from ..protocol.scripts import by_hash, in_full
+from ..protocol.calls import Call, by_hash, in_full
 from .tasks import fetch_error
 from .wire import Wire, unsent
 

@@ -11,9 +11,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from ..protocol.calls import Call
+from ..protocol.calls import Call, by_hash, in_full
 from ..protocol.keys import SessionKeys
-from ..protocol.scripts import by_hash, in_full
 from .link import Link
 from .wire import Wire, WireUnsupported
 

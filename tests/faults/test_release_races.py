@@ -24,10 +24,10 @@ from sessionlock import (
     StaleFencingToken,
     WaitPolicy,
 )
-from sessionlock.protocol.calls import Abandon, Acquire, Call, Change, Release, Renew
+from sessionlock.protocol.calls import Abandon, Acquire, Call, Change, Release, Renew, in_full
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.record_calls import ForceRelease
-from sessionlock.protocol.scripts import in_full, script
+from sessionlock.protocol.scripts import script
 from tests.harness.commands import keys_without_ttl
 from tests.harness.deployments import MakeGuard
 from tests.harness.proxy import FaultyProxy

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from sessionlock.protocol.calls import Call
-from sessionlock.protocol.scripts import in_full
+from sessionlock.protocol.calls import Call, in_full
 
 if TYPE_CHECKING:
     from typing_extensions import Self

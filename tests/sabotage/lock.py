@@ -196,8 +196,8 @@ SABOTAGE: Table = [
     (
         "a child goes on with its parent's connections",
         21,
-        "lock/runtime.py",
-        "if runtime is None or runtime.loop is not loop or self._pid != os.getpid():",
+        "guard.py",
+        "if runtime is None or runtime.loop is not loop or self._runtimes.pid != os.getpid():",
         "if runtime is None:",
         (
             SCRIPTS + "test_a_fork_after_the_guard_was_used",
