@@ -19,7 +19,6 @@ from .codecs.fernet import FernetCodec
 from .codecs.json import JsonCodec
 from .decorator import session_locked
 from .default import configure, default_guard, session_lock
-from .durability import Safety, Wait
 from .errors import (
     CodecError,
     ConfigurationError,
@@ -45,7 +44,7 @@ from .errors import (
 from .guard import SessionGuard
 from .lease import Lease
 from .lock.inspection import HolderInfo, SessionInfo
-from .policies import LeasePolicy, SessionPolicy, WaitPolicy
+from .policies import LeasePolicy, Replicated, Replication, SessionPolicy, WaitPolicy
 from .session.mapping import Session
 from .session.merge import MISSING, Clash, by_id
 from .urls import MemoryStoreWarning
@@ -80,7 +79,8 @@ __all__ = [
     "ReadOnlySession",
     "RedisUnavailable",
     "ReentrantLock",
-    "Safety",
+    "Replicated",
+    "Replication",
     "ScriptsForbidden",
     "Session",
     "SessionConflict",
@@ -92,7 +92,6 @@ __all__ = [
     "SessionPolicy",
     "SessionTooLarge",
     "StaleFencingToken",
-    "Wait",
     "WaitPolicy",
     "WaitTimedOut",
     "__version__",
@@ -108,11 +107,17 @@ __all__ = [
 if not TYPE_CHECKING:  # a type checker would take any name for one of ours
 
     def __getattr__(name: str) -> object:
-        """``Quorum`` is loaded when somebody wants it: most guards have one Redis."""
+        """``Quorum`` is loaded when somebody wants it: most guards have one Redis. And what has a new name."""
         if name == "Quorum":
             from .quorum.config import Quorum
 
             return Quorum
+        if name in ("Wait", "Safety"):
+            from warnings import warn
+
+            now = Replicated if name == "Wait" else Replication
+            warn(f"sessionlock.{name} is {now.__name__} now", DeprecationWarning, stacklevel=2)
+            return now
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, overload
 from tenacity import AsyncRetrying
 
 from .codecs.base import Codec, default_codec
-from .durability import Wait
 from .errors import ConfigurationError
 from .lock.context import LockContext, SessionContext, SessionsContext
 from .lock.holders import node_name
@@ -26,7 +25,7 @@ from .lock.request import LockRequest, check_label
 from .lock.runtime import Runtime, Runtimes
 from .lock.topology import OpenTopology
 from .observe import Observer, harmless
-from .policies import LeasePolicy, SessionPolicy, WaitPolicy, check_seconds, seconds_until_stop
+from .policies import LeasePolicy, Replicated, SessionPolicy, WaitPolicy, check_seconds, seconds_until_stop
 from .protocol.keys import check_prefix, check_sid, keys_for, new_sid
 from .session.commit_watch import engine_for
 from .session.data import SessionFormat
@@ -60,7 +59,7 @@ class GuardOptions(TypedDict, total=False):
     retry_for: float
     push_limit: int
     commit_by: Literal["auto", "script", "watch"]
-    durability: Wait | None
+    durability: Replicated | None
     check: bool | None
     quorum: Quorum | None
     observer: Observer | None
@@ -75,7 +74,7 @@ class SessionGuard(GuardOperations):
     during which a Redis that does not answer is tried again before :class:`~sessionlock.RedisUnavailable`;
     ``reply_within``: seconds for one reply. ``push_limit``: sessions larger than this many bytes are not pushed with
     a grant but loaded. ``commit_by``: how the modes without a lock save: ``"script"``, ``"watch"``
-    (WATCH/MULTI/EXEC), or ``"auto"``. ``durability``: a :class:`~sessionlock.Wait` for replicas behind every save.
+    (WATCH/MULTI/EXEC), or ``"auto"``. ``durability``: a :class:`~sessionlock.Replicated`, to wait for replicas.
     ``check``: whether each process looks once at the server (at every master of a Cluster or a quorum), beside its
     first call, logs what weakens a promise, and refuses a server that cannot do (default: yes, unless the environment
     has ``SESSIONLOCK_CHECK=0``).
@@ -97,7 +96,7 @@ class SessionGuard(GuardOperations):
         retry_for: float = 4.5,
         push_limit: int = 65_536,
         commit_by: Literal["auto", "script", "watch"] = "auto",
-        durability: Wait | None = None,
+        durability: Replicated | None = None,
         check: bool | None = None,
         quorum: Quorum | None = None,
         observer: Observer | None = None,
@@ -114,8 +113,8 @@ class SessionGuard(GuardOperations):
             raise ConfigurationError(f"push_limit must be a number of bytes, not {push_limit!r}")
         if commit_by not in ("auto", "script", "watch"):
             raise ConfigurationError(f"commit_by must be auto, script or watch, not {commit_by!r}")
-        if durability is not None and not isinstance(durability, Wait):
-            raise ConfigurationError(f"durability must be a Wait, such as Wait(replicas=1), not {durability!r}")
+        if durability is not None and not isinstance(durability, Replicated):
+            raise ConfigurationError(f"durability must be Replicated(replicas=…), not {durability!r}")
         self._label = check_label(name)
         self._client = client
         self._owned: list[Any] = []  # clients that are ours to close

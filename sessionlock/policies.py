@@ -15,12 +15,12 @@ from tenacity import stop_after_attempt, stop_after_delay, stop_any, wait_expone
 from tenacity.stop import stop_base
 from tenacity.wait import wait_base
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, NotDurable
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
-__all__ = ["LeasePolicy", "SessionPolicy", "WaitPolicy", "seconds_until_stop"]
+__all__ = ["LeasePolicy", "Replicated", "Replication", "SessionPolicy", "WaitPolicy", "seconds_until_stop"]
 
 SaveMoment = Literal["end_of_request", "immediate"]
 DAY = 86_400.0
@@ -198,3 +198,75 @@ class SessionPolicy:
     @cached_property
     def tombstone_ms(self) -> int:
         return math.ceil(self.tombstone * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Replicated:
+    """How far a save must have come before it counts as done: ``WAIT`` and ``WAITAOF``, sent right behind it.
+
+    Wait until a save has reached ``replicas`` replicas, for ``within`` seconds at the most.
+
+    ``aof``: wait until it is in the append-only files on the disks of the master and of so many replicas (``WAITAOF``:
+    Redis 7.2 and newer, with ``appendonly yes``). ``required``: raise :class:`~sessionlock.NotDurable` on a shortfall
+    instead of only telling it in ``session.saved``.
+
+    Sent in one go with the save, so it costs no round trip to the master, only the replicas' answers. It makes the
+    loss of an acknowledged save in a failover improbable, not impossible: the replica that is promoted may be one
+    that had not answered. What the save changed is visible to others at once, shortfall or not.
+    """
+
+    replicas: int = 1
+    within: float = 0.5
+    aof: bool = False
+    required: bool = False
+
+    def __post_init__(self) -> None:
+        least = 0 if self.aof else 1
+        if isinstance(self.replicas, bool) or not isinstance(self.replicas, int) or not least <= self.replicas <= 100:
+            raise ConfigurationError(
+                "Replicated.replicas must be a whole number from 1 to 100 (with aof=True from 0), not"
+                f" {self.replicas!r}"
+            )
+        check_seconds("Replicated.within", self.within)
+
+    @property
+    def command(self) -> tuple[str | int, ...]:
+        """What is sent behind a save."""
+        within_ms = math.ceil(self.within * 1000)
+        return ("WAITAOF", 1, self.replicas, within_ms) if self.aof else ("WAIT", self.replicas, within_ms)
+
+    def judge(self, reply: Any) -> Replication:
+        """What Redis answered to :attr:`command`; None: nothing."""
+        if reply is None:
+            return Replication(0, False if self.aof else None, False, self)
+        if isinstance(reply, list):
+            on_disk, replicas = bool(reply[0]), int(reply[1])
+            return Replication(replicas, on_disk, on_disk and replicas >= self.replicas, self)
+        return Replication(int(reply), None, int(reply) >= self.replicas, self)
+
+
+@dataclass(frozen=True, slots=True)
+class Replication:
+    """How far a save had come when it was acknowledged: on how many ``replicas``, and whether on the master's disk
+    (``on_disk``; None: not asked).
+
+    ``enough``: whether that is what ``wanted`` asked for.
+    """
+
+    replicas: int
+    on_disk: bool | None
+    enough: bool
+    wanted: Replicated
+
+    def raise_for_shortfall(self) -> None:
+        """Raise :class:`~sessionlock.NotDurable` on a shortfall, if what was wanted is required."""
+        if self.enough or not self.wanted.required:
+            return
+        disk = "" if self.on_disk is None else f" and {'' if self.on_disk else 'not '}on the master's disk"
+        raise NotDurable(
+            f"the session was saved, but {self.wanted.within:g} s later on {self.replicas} of {self.wanted.replicas}"
+            f" replicas{disk}. If the master fails now, the save may be lost; others see it already",
+            safety=self,
+        )
+
+    insist = raise_for_shortfall  # its former name; it goes with the next release

@@ -447,7 +447,7 @@ class SessionContext(_LockBlock):
             await self._without_saving()
         self._session.close("was destroyed")
         if safety is not None:
-            safety.insist()
+            safety.raise_for_shortfall()
 
 
 class SessionsContext:

@@ -8,7 +8,7 @@ from typing import Any
 from ..checkup.findings import Capabilities
 from ..checkup.targets import checkup_of_store
 from ..checkup.vetting import Vetting
-from ..durability import Wait
+from ..policies import Replicated
 from ..protocol.keys import new_token
 from ..transport.clients import close_client, own_client
 from ..transport.cluster import ClusterRoute
@@ -34,7 +34,7 @@ class OneStore:
         prefix: str,
         reply_within: float,
         retry_for: float,
-        durability: Wait | None,
+        durability: Replicated | None,
         check: bool,
         background: Background,
         on_break: Callable[[], None],

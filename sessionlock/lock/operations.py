@@ -101,7 +101,7 @@ class GuardOperations:
                     break
                 continue
             if safety is not None:
-                safety.insist()
+                safety.raise_for_shortfall()
             unlocked = "was not loaded under a lock"
             return Session(chosen, keys.digest, snapshot, how, read_only=unlocked, saved=safety)
         raise taken
@@ -115,7 +115,7 @@ class GuardOperations:
         """
         outcome = await self._stored(sid).increment(key, by)
         if outcome.safety is not None:
-            outcome.safety.insist()
+            outcome.safety.raise_for_shortfall()
         return cast(int, outcome.value)
 
     async def regenerate(self, sid: str, *, grace: float = 30.0) -> str:
@@ -140,7 +140,7 @@ class GuardOperations:
         """
         existed, safety = await self._stored(sid).destroy()
         if safety is not None:
-            safety.insist()
+            safety.raise_for_shortfall()
         return existed
 
     async def inspect(self, sid: str) -> SessionInfo:

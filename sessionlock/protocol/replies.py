@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
-from ..durability import Safety
 from ..errors import CodecError, SessionDestroyed, SessionNotFound
+from ..policies import Replication
 from .keys import SessionKeys
 
 __all__ = [
@@ -114,9 +114,9 @@ class Committed:
     changed: bool = True
     value: int | None = None  # of the counter, after an increment
     handover: Handover | None = None  # the grant of a waiter of this process, after a release
-    safety: Safety | None = None  # how far it came, when that was waited for
+    safety: Replication | None = None  # how far it came, when that was waited for
 
-    def came_so_far(self, safety: Safety | None) -> None:
+    def came_so_far(self, safety: Replication | None) -> None:
         self.safety = safety
 
 

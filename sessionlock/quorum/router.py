@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from ..durability import Safety
 from ..errors import QuorumNotReached, RedisUnavailable
+from ..policies import Replication
 from ..protocol.calls import Abandon, Call, Release, Renew
 from ..protocol.keys import SessionKeys, keys_for, new_sid
 from ..protocol.quorum_calls import Dismiss
@@ -72,7 +72,7 @@ class QuorumExecutor(Executor):
         special = self._at_masters_too.get(type(call))
         return await self.store.run(call) if special is None else await special(call)
 
-    async def save(self, call: Call[T]) -> tuple[T, Safety | None]:
+    async def save(self, call: Call[T]) -> tuple[T, Replication | None]:
         """As :meth:`Executor.save`."""
         saving = self.store.save(call)
         if isinstance(call, Release):
@@ -134,8 +134,8 @@ class QuorumExecutor(Executor):
         return await self.store.run(call), None
 
     async def _saved_and_released(
-        self, call: Release, saving: Coroutine[Any, Any, tuple[T, Safety | None]]
-    ) -> tuple[T, Safety | None]:
+        self, call: Release, saving: Coroutine[Any, Any, tuple[T, Replication | None]]
+    ) -> tuple[T, Replication | None]:
         """The store saves and unlocks; then, without being waited for, the masters hand the lock on."""
         try:
             outcome, safety = await saving

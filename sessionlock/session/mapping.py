@@ -8,10 +8,9 @@ import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from ..durability import Safety
 from ..errors import ReadOnlySession
 from ..lease import Lease
-from ..policies import SessionPolicy
+from ..policies import Replication, SessionPolicy
 from ..protocol.calls import Change
 from ..protocol.replies import Committed, Snapshot
 from .block import Actions
@@ -58,7 +57,7 @@ class Session(MutableMapping[str, Any]):
     clock in microseconds; empty for a new one.
     """
 
-    saved: Safety | None
+    saved: Replication | None
     """How safe the last save was, where the guard waits for replicas (``durability``)."""
 
     # Most requests leave these as they are: what a face does besides, and steps that nobody has awaited yet.
@@ -77,7 +76,7 @@ class Session(MutableMapping[str, Any]):
         at_home: AtHome | None = None,
         lease: Lease | None = None,
         read_only: str | None = None,
-        saved: Safety | None = None,
+        saved: Replication | None = None,
     ) -> None:
         self.sid = sid
         self.lease = lease
@@ -385,12 +384,12 @@ class Session(MutableMapping[str, Any]):
         """A save met a conflict that could not be merged."""
         self.happened.conflicted = True
 
-    def was_renewed(self, sid: str, safety: Safety | None) -> None:
+    def was_renewed(self, sid: str, safety: Replication | None) -> None:
         """It has a new id. Raises :class:`~sessionlock.NotDurable` as :meth:`was_saved` does."""
         self.sid = sid
         self.saved = safety
         if safety is not None:
-            safety.insist()
+            safety.raise_for_shortfall()
 
     def was_saved(self, changes: list[Change], outcome: Committed) -> None:
         """``changes`` are in the store now: later differences count from here.
@@ -403,7 +402,7 @@ class Session(MutableMapping[str, Any]):
             self.happened.ended = outcome.version == 0
         if outcome.safety is not None:
             self.saved = outcome.safety
-            outcome.safety.insist()
+            outcome.safety.raise_for_shortfall()
 
     def was_counted(self, key: str, outcome: Committed) -> int:
         """An increment was committed; returns the new value."""

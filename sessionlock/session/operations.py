@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..codecs.base import keeps_counters
-from ..durability import Safety
 from ..errors import ConfigurationError, SessionConflict, StaleFencingToken
 from ..lease import Lease
+from ..policies import Replication
 from ..protocol.calls import Change
 from ..protocol.keys import SessionKeys, keys_for, new_token, renewed_sid
 from ..protocol.record_calls import Create, Destroy, Expire, Increment, Regenerate
@@ -33,7 +33,7 @@ class NewId(NamedTuple):
 
     sid: str
     keys: SessionKeys
-    safety: Safety | None
+    safety: Replication | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class StoredSession:
     keys: SessionKeys
     how: SessionFormat
 
-    async def create(self, changes: list[Change]) -> tuple[Snapshot, Safety | None]:
+    async def create(self, changes: list[Change]) -> tuple[Snapshot, Replication | None]:
         """Store a new record.
 
         Raises:
@@ -125,7 +125,7 @@ class StoredSession:
             raise refusal(self.keys.digest, outcome.kind)
         return outcome.current
 
-    async def destroy(self, *, replaced: bool = False, durably: bool = True) -> tuple[bool, Safety | None]:
+    async def destroy(self, *, replaced: bool = False, durably: bool = True) -> tuple[bool, Replication | None]:
         """End the session at once, whoever holds its lock. Returns whether there was one.
 
         ``replaced``: a new session has taken its place, and whoever still comes with its id is told that.

@@ -231,7 +231,7 @@ class UnlockedContext:
         _, safety = await self._stored.destroy(replaced=replaced)
         self.close("was destroyed")
         if safety is not None:
-            safety.insist()
+            safety.raise_for_shortfall()
 
     @property
     def _stored(self) -> StoredSession:

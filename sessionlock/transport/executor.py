@@ -20,8 +20,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from ..checkup.capabilities import server_name, with_advice
-from ..durability import Safety, Wait
 from ..errors import RedisUnavailable, ScriptsForbidden
+from ..policies import Replicated, Replication
 from ..protocol.calls import Abandon, Call
 from ..protocol.keys import SessionKeys, new_token
 from ..protocol.replies import Committed
@@ -58,7 +58,7 @@ class Executor:
         *,
         reply_within: float,
         retry_for: float,
-        durability: Wait | None = None,
+        durability: Replicated | None = None,
         on_break: Callable[[], None] = lambda: None,
     ) -> None:
         if durability is not None:
@@ -107,7 +107,7 @@ class Executor:
         """
         return await self.route.ask(*words)
 
-    async def save(self, call: Call[T]) -> tuple[T, Safety | None]:
+    async def save(self, call: Call[T]) -> tuple[T, Replication | None]:
         """As :meth:`run`; and how far the save came, when that is waited for."""
         if self._durability is None:
             return await self.run(call), None
@@ -332,7 +332,7 @@ class _Repetition:
         return None if tries.cancelled() else tries
 
 
-def _told(outcome: T, safety: Safety | None) -> tuple[T, Safety | None]:
+def _told(outcome: T, safety: Replication | None) -> tuple[T, Replication | None]:
     """What was committed also tells by itself how far it came."""
     if isinstance(outcome, Committed):
         outcome.came_so_far(safety)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 
-from sessionlock import RedisUnavailable, SessionGuard, Wait
+from sessionlock import RedisUnavailable, Replicated, SessionGuard
 from sessionlock.blocking import SessionGuard as BlockingGuard
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.scripts import script
@@ -401,7 +401,7 @@ async def test_a_holder_in_an_outage(own_server: OwnServer, node: MakeGuard) -> 
 
 async def test_saves_that_wait_for_the_disk(own_server: OwnServer, node: MakeGuard) -> None:
     server = own_server(config={"appendonly": "yes"})
-    guard = node(server.url, retry_for=0.3, durability=Wait(replicas=0, aof=True, within=0.2))
+    guard = node(server.url, retry_for=0.3, durability=Replicated(replicas=0, aof=True, within=0.2))
     if server.version < (7, 2):
         pytest.skip("WAITAOF is of Redis 7.2")
     await use(guard)

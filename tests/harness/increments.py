@@ -31,7 +31,7 @@ import anyio
 import anyio.to_thread
 
 from sessionlock import LeaseLost, LeasePolicy, RedisUnavailable, SessionGuard, SessionLockError, WaitPolicy
-from sessionlock.durability import Wait
+from sessionlock.policies import Replicated
 from tests.harness.children import Child
 from tests.harness.history import Writer
 
@@ -193,7 +193,7 @@ class Counting:
         wait = WaitPolicy.seconds(PATIENCE, max_waiters=1000)
         options: dict[str, Any] = {"lease": lease, "wait": wait, "reply_within": self._orders.reply_within}
         if self._orders.durable:
-            options["durability"] = Wait(replicas=self._orders.durable, required=True)
+            options["durability"] = Replicated(replicas=self._orders.durable, required=True)
         async with SessionGuard.from_url(self._orders.url, **options) as guard:
 
             async def add_one(name: str, sid: str) -> None:

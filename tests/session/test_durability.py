@@ -1,4 +1,4 @@
-"""``durability=Wait(...)``: WAIT follows each save on the same trip, a shortfall is told or raised."""
+"""``durability=Replicated(...)``: WAIT follows each save on the same trip, a shortfall is told or raised."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sessionlock import ConfigurationError, NotDurable, SessionGuard, Wait
+from sessionlock import ConfigurationError, NotDurable, Replicated, SessionGuard
 from sessionlock.protocol.scripts import script
 from tests.harness.commands import CommandCounter, connect
 from tests.harness.faulty import FaultyServer
@@ -32,7 +32,7 @@ async def pair(own_server: OwnServer) -> tuple[FaultyServer, FaultyServer]:
 
 async def test_every_kind_of_save_waits(pair: tuple[FaultyServer, FaultyServer]) -> None:
     master, _ = pair
-    async with SessionGuard.from_url(master.tcp_url, durability=Wait(replicas=1, within=10.0)) as guard:
+    async with SessionGuard.from_url(master.tcp_url, durability=Replicated(replicas=1, within=10.0)) as guard:
         async with guard.session_lock("s") as session:
             session["n"] = 1
         assert session.saved is not None
@@ -50,7 +50,7 @@ async def test_every_kind_of_save_waits(pair: tuple[FaultyServer, FaultyServer])
 async def test_it_travels_with_the_save(pair: tuple[FaultyServer, FaultyServer]) -> None:
     """One WAIT per save, none for a request that changed nothing."""
     master, _ = pair
-    async with SessionGuard.from_url(master.tcp_url, durability=Wait(replicas=1, within=10.0)) as guard:
+    async with SessionGuard.from_url(master.tcp_url, durability=Replicated(replicas=1, within=10.0)) as guard:
         async with guard.session_lock("s") as session:
             session["n"] = 0
         with CommandCounter(master.unix_url) as ran:
@@ -65,7 +65,7 @@ async def test_it_travels_with_the_save(pair: tuple[FaultyServer, FaultyServer])
 @pytest.mark.slow
 async def test_a_shortfall_is_told(pair: tuple[FaultyServer, FaultyServer]) -> None:
     master, replica = pair
-    async with SessionGuard.from_url(master.tcp_url, durability=Wait(replicas=1, within=0.1)) as guard:
+    async with SessionGuard.from_url(master.tcp_url, durability=Replicated(replicas=1, within=0.1)) as guard:
         replica.pause()
         try:
             async with guard.session_lock("s") as session:
@@ -80,7 +80,7 @@ async def test_a_shortfall_is_told(pair: tuple[FaultyServer, FaultyServer]) -> N
 @pytest.mark.slow
 async def test_a_shortfall_is_raised_where_safety_is_required(pair: tuple[FaultyServer, FaultyServer]) -> None:
     master, _ = pair
-    wait = Wait(replicas=2, within=0.5, required=True)
+    wait = Replicated(replicas=2, within=0.5, required=True)
     async with SessionGuard.from_url(master.tcp_url, durability=wait) as guard:
         with pytest.raises(NotDurable, match=r"[01] of 2 replicas") as told:
             async with guard.session_lock("s") as session:
@@ -97,7 +97,7 @@ async def test_a_shortfall_is_raised_where_safety_is_required(pair: tuple[Faulty
 async def test_a_new_id_is_judged_as_well(pair: tuple[FaultyServer, FaultyServer], mode: Any) -> None:
     """It is known all the same: the browser must be told, for the session answers to nothing else soon."""
     master, _ = pair
-    wait = Wait(replicas=2, within=0.2, required=True)
+    wait = Replicated(replicas=2, within=0.2, required=True)
     async with (
         SessionGuard.from_url(master.tcp_url) as plain,
         SessionGuard.from_url(master.tcp_url, durability=wait) as guard,
@@ -144,7 +144,7 @@ async def test_a_repeated_save_is_judged_as_well(pair: tuple[FaultyServer, Fault
     """Its reply was lost, so it is repeated on another connection, which has written nothing itself: WAIT must not say
     there that all is well while the replica hangs."""
     master, replica = pair
-    wait = Wait(replicas=1, within=0.1, required=True)
+    wait = Replicated(replicas=1, within=0.1, required=True)
     async with FaultyProxy(master.tcp_url) as proxy, SessionGuard.from_url(master.tcp_url) as other:
         await other.create({"n": 1}, sid="s")
         async with SessionGuard.from_url(proxy.url, durability=wait) as guard:
@@ -163,12 +163,12 @@ async def test_a_repeated_save_is_judged_as_well(pair: tuple[FaultyServer, Fault
 async def test_on_disk(own_server: OwnServer) -> None:
     own = own_server(tcp=True, config={"appendonly": "yes"})
     if own.version < (7, 2):
-        async with SessionGuard.from_url(own.tcp_url, durability=Wait(replicas=0, aof=True)) as guard:
+        async with SessionGuard.from_url(own.tcp_url, durability=Replicated(replicas=0, aof=True)) as guard:
             with pytest.raises(Exception, match="WAITAOF"):
                 async with guard.session_lock("s") as session:
                     session["n"] = 1
         return
-    async with SessionGuard.from_url(own.tcp_url, durability=Wait(replicas=0, aof=True, within=3)) as guard:
+    async with SessionGuard.from_url(own.tcp_url, durability=Replicated(replicas=0, aof=True, within=3)) as guard:
         async with guard.session_lock("s") as session:
             session["n"] = 1
         assert session.saved is not None
@@ -178,4 +178,4 @@ async def test_on_disk(own_server: OwnServer) -> None:
 @pytest.mark.parametrize("senseless", [{"replicas": 0}, {"replicas": -1}, {"replicas": True}, {"within": 0}])
 def test_what_makes_no_sense_is_refused(senseless: dict[str, int]) -> None:
     with pytest.raises(ConfigurationError):
-        Wait(**senseless)  # type: ignore[arg-type]
+        Replicated(**senseless)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from tests.structure.package import MODULES, tree
 LAYERS = (
     "version errors",
     "observe",
-    "policies durability",
+    "policies",
     "protocol codecs lease",
     "transport",
     "checkup",
@@ -28,7 +28,7 @@ LAYERS = (
     "integrations",
     "cli",
 )
-FOLLOWS = {("durability", "policies"), ("urls", "embedded"), ("blocking", "views")}
+FOLLOWS = {("urls", "embedded"), ("blocking", "views")}
 # To be turned around: taken out of here one by one.
 UPWARDS = {
     ("transport", "checkup"),

@@ -165,3 +165,10 @@ def test_no_package_of_the_test_extra_stands_in_for_our_folders() -> None:
     program = "import importlib; print(importlib.import_module('tests.sabotage').__file__)"
     told = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
     assert Path(told.stdout.strip()) == root / "tests" / "sabotage" / "__init__.py"
+
+
+@pytest.mark.parametrize(("former", "now"), [("Wait", "Replicated"), ("Safety", "Replication")])
+def test_a_former_name_works_and_warns(former: str, now: str) -> None:
+    """For one release."""
+    with pytest.warns(DeprecationWarning, match=now):
+        assert getattr(sessionlock, former) is getattr(sessionlock, now)

@@ -7,10 +7,9 @@ from dataclasses import MISSING, fields, is_dataclass
 from inspect import Parameter, signature
 from typing import Any, NamedTuple
 
-from ...durability import Wait
 from ...errors import ConfigurationError
 from ...guard import SessionGuard
-from ...policies import LeasePolicy, SessionPolicy, WaitPolicy
+from ...policies import LeasePolicy, Replicated, SessionPolicy, WaitPolicy
 from ...quorum.config import Quorum
 from ...views.cookies import CookieSettings
 from ..web.problems import Problems
@@ -59,7 +58,7 @@ PARTS = (
             "commit_by": Field(
                 "`auto` `script` `watch`", "", "How saves without the lock are made: a script, or WATCH/MULTI/EXEC"
             ),
-            "durability": Field("`Wait`", "", "For which replicas, and whose disks, a save waits", "no replica"),
+            "durability": Field("`Replicated`", "", "For which replicas, and whose disks, a save waits", "no replica"),
             "check": Field(
                 "bool",
                 "",
@@ -173,8 +172,8 @@ PARTS = (
         },
     ),
     Part(
-        Wait,
-        "Wait(…)",
+        Replicated,
+        "Replicated(…)",
         "",
         {
             "replicas": Field("int", "replicas", "That must have a save before it counts as done"),

@@ -16,7 +16,7 @@ from django.core.management import call_command
 from django.db.models import TextChoices
 from django.utils.safestring import mark_safe
 
-from sessionlock import CodecError, NotDurable, SessionConflict, Wait
+from sessionlock import CodecError, NotDurable, Replicated, SessionConflict
 from sessionlock.integrations.django.homes import home_of_threads
 from sessionlock.integrations.django.store import SessionStore
 from sessionlock.protocol.keys import keys_for
@@ -204,7 +204,7 @@ def test_cycle_key_of_a_user_has_a_grace(twin: Twin) -> None:
         assert not twin.exists(second)
 
 
-DURABLE = {"durability": Wait(replicas=1, within=0.05, required=True)}
+DURABLE = {"durability": Replicated(replicas=1, within=0.05, required=True)}
 
 
 def test_cycle_key_without_enough_replicas(twin: Twin) -> None:
