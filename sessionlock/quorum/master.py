@@ -28,8 +28,7 @@ from ..protocol.replies import Handover, pushed
 from ..protocol.scripts import script
 from ..transport.executor import Executor
 from ..transport.pushes import ProcessChannel
-from ..transport.tasks import resolve
-from ..transport.wire import Wire, pack
+from ..transport.wire import Wire, pack, resolve
 
 __all__ = ["Answered", "Master", "NoVote"]
 

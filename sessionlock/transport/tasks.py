@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from contextvars import Context
 from typing import Any, TypeVar
 
-__all__ = ["detached", "fetch_error", "resolve"]
+__all__ = ["detached", "fetch_error"]
 
 T = TypeVar("T")
 
@@ -24,14 +24,3 @@ def detached(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     its application, say.
     """
     return Context().run(asyncio.ensure_future, work)
-
-
-def resolve(failure: type[Exception], future: asyncio.Future[Any], answer: Any) -> None:
-    """What was waited for has come: ``answer``, an error where it is a ``failure``."""
-    if future.done():
-        return
-    if isinstance(answer, failure):
-        future.set_exception(answer)
-        future.exception()  # a caller that was cancelled will not fetch it
-    else:
-        future.set_result(answer)

@@ -21,9 +21,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from .tasks import detached, resolve
+from .tasks import detached
 
-__all__ = ["Wire", "WireUnsupported", "pack", "unsent", "was_unsent"]
+__all__ = ["Wire", "WireUnsupported", "pack", "resolve", "unsent", "was_unsent"]
 
 E = TypeVar("E", bound=BaseException)
 T = TypeVar("T")
@@ -52,6 +52,17 @@ def unsent(error: E) -> E:
 
 def was_unsent(error: BaseException) -> bool:
     return _UNSENT in error.__dict__
+
+
+def resolve(failure: type[Exception], future: asyncio.Future[Any], answer: Any) -> None:
+    """What was waited for has come: ``answer``, an error where it is a ``failure``."""
+    if future.done():
+        return
+    if isinstance(answer, failure):
+        future.set_exception(answer)
+        future.exception()  # a caller that was cancelled will not fetch it
+    else:
+        future.set_result(answer)
 
 
 class WireUnsupported(Exception):
