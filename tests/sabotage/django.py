@@ -107,7 +107,7 @@ SABOTAGE: Table = [
         CONTROL,
         "        return _handled.get() is self\n",
         "        return True\n",
-        LATE + "test_a_thread_while_the_answer_is_made",
+        LATE + "test_steps_of_one_session_take_turns",
     ),
     (
         "what is not sent is not closed",
@@ -171,7 +171,7 @@ SABOTAGE: Table = [
         CONTROL,
         "        async with self._turn:\n            self.course.note(in_view=in_view)\n",
         "        if True:\n            self.course.note(in_view=in_view)\n",
-        LATE + "test_a_thread_while_the_answer_is_made",
+        LATE + "test_steps_of_one_session_take_turns",
     ),
     (
         "async views under WSGI are refused",

@@ -282,6 +282,21 @@ async def test_a_thread_beside_an_asgi_server(method: str, server: EmbeddedServe
     await close()
 
 
+@pytest.mark.anyio
+async def test_steps_of_one_session_take_turns() -> None:
+    """Its view and a thread of its view use one session: what each of them does is done before the other begins."""
+    at_work: list[int] = []
+
+    async def step(guard: Any, number: int) -> None:
+        at_work.append(number)
+        await asyncio.sleep(0)
+        assert at_work == [number]
+        at_work.clear()
+
+    control = SessionStore().sessionlock
+    await asyncio.gather(*(control._in_turn(None, True, step, number) for number in range(3)))
+
+
 # --- streams
 
 
