@@ -8,7 +8,7 @@ import logging
 import pickle
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
@@ -293,8 +293,8 @@ async def test_steps_of_one_session_take_turns() -> None:
         assert at_work == [number]
         at_work.clear()
 
-    control = SessionStore().sessionlock
-    await asyncio.gather(*(control._in_turn(None, True, step, number) for number in range(3)))
+    control, nobody = SessionStore().sessionlock, cast(Any, None)
+    await asyncio.gather(*(control._in_turn(nobody, True, step, number) for number in range(3)))
 
 
 # --- streams
