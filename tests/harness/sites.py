@@ -5,7 +5,7 @@
     with Site("flask", store_url, folder) as site:
         async with site.visitor() as visitor: ...      # a browser with connections to both workers
 
-``NAMES`` are the sites. What the shop answers to is told in :mod:`tests.harness.asgi_shops`.
+``NAMES`` are the sites. What the shop answers stands in :mod:`tests.harness.shop_contract`.
 """
 
 from __future__ import annotations

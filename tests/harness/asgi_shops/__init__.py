@@ -2,10 +2,11 @@
 
 For a server: ``uvicorn tests.harness.asgi_shops:served``.
 
-POST /add puts an item into the cart and takes a moment over it, GET /cart shows it, POST /empty empties the session,
-POST /boom changes the cart and then fails. In server processes also: POST /brief, an /add that waits only briefly; POST
-/hold, POST /events, GET and POST /poll, which last until their gate opens; a websocket /echo; and POST /call, which
-calls what it is told with the cookie that it got. ``tests.harness.sites`` starts them, and other frameworks' shops.
+What every shop answers stands in :mod:`tests.harness.shop_contract`. POST /add puts an item into the cart and takes a
+moment over it, GET /cart shows it, POST /empty empties the session, POST /boom changes the cart and then fails. In
+server processes also: POST /brief, an /add that waits only briefly; POST /hold, POST /events, GET and POST /poll, which
+last until their gate opens; a websocket /echo; and POST /call, which calls what it is told with the cookie that it got.
+``tests.harness.sites`` starts them, and other frameworks' shops.
 """
 
 from __future__ import annotations

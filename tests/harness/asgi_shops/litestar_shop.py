@@ -18,6 +18,11 @@ async def add(request: Asked) -> dict[str, Any]:
     return await handlers.add(request.session, request.query_params["item"])
 
 
+@get("/add")
+async def adding(request: Asked) -> dict[str, Any]:
+    return await handlers.add(request.session, request.query_params["item"])
+
+
 @get("/cart")
 async def cart(request: Asked) -> list[str]:
     return handlers.cart(request.session)
@@ -72,7 +77,7 @@ async def echo(socket: WebSocket[Any, Any, Any]) -> None:
         pass
 
 
-HANDLERS = [add, cart, pid, empty, boom, hold, call, events, poll, echo]
+HANDLERS = [add, adding, cart, pid, empty, boom, hold, call, events, poll, echo]
 
 
 def shop(middleware: Callable[[Any], Any], **options: Any) -> Litestar:
