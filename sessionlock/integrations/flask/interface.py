@@ -21,15 +21,16 @@ from ...blocking.portal import portal
 from ...errors import ConfigurationError, SessionLockError
 from ...guard import SessionGuard
 from ...selfcalls.sockets import client_of_environ
+from ...session.block import digest_of
 from ..flask_family.answers import become
 from ..flask_family.application import AppSettings, expect_still_there
 from ..flask_family.hooks import SessionHooks
 from ..flask_family.session import use_of
+from ..web.learning import Remembered
 from ..web.problems import tell
 from ..web.request_session import RunAgain, Visit
 from ..web.rules import RoutePolicy, label_of
 from .again import FlaskRun, prepare_body, receive_body, run_request
-from .permanence import Temporary
 from .session import FlaskUse, LockedSession, renew
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ __all__ = ["SessionLockInterface"]
 
 log: logging.Logger = logging.getLogger("sessionlock.web")
 
+MOST = 10_000  # sessions that are known not to be permanent
+LONGEST = 60.0  # seconds for which that is believed
 SESSION = "sessionlock.session"  # in a request's environ
 OPENED = "_sessionlock_session"  # in a request context
 
@@ -53,7 +56,8 @@ class SessionLockInterface(SessionHooks, SessionInterface):
     def __init__(self, app: Flask, settings: AppSettings) -> None:
         super().__init__(app, settings)
         self._app = weakref.ref(app)  # which has this one: many short-lived applications must not be kept by a cycle
-        self._temporary = Temporary()
+        # Sessions that are known not to be permanent: a request which does not use its session need not ask again.
+        self._temporary = Remembered(MOST)
 
     # --- the guard
 
@@ -111,7 +115,7 @@ class SessionLockInterface(SessionHooks, SessionInterface):
         if visit is None and response.status_code < 500:
             visit = self._renewed(app, session)
         elif visit is not None and visit.saved:
-            self._temporary.note(visit.session.sid, use.is_permanent, visit.lifetime.idle)
+            self._note(visit.session.sid, use.is_permanent, visit.lifetime.idle)
         self._tell_headers(app, session, visit, response)
 
     def teardown(self, error: BaseException | None) -> None:
@@ -217,7 +221,7 @@ class SessionLockInterface(SessionHooks, SessionInterface):
         request = current_request
         sid = self._sid(app, request)
         endpoint = (request.endpoint or "static").rpartition(".")[2]
-        if sid is None or endpoint == "static" or sid in self._temporary:
+        if sid is None or endpoint == "static" or digest_of(sid) in self._temporary:
             return None
         if not app.config["SESSION_REFRESH_EACH_REQUEST"]:
             return None
@@ -230,8 +234,15 @@ class SessionLockInterface(SessionHooks, SessionInterface):
         except SessionLockError as error:
             app.logger.debug("sessionlock: a session that was not used was not renewed: %s", error)
             permanent = False
-        self._temporary.note(sid, permanent, self._lifetime(app).idle)
+        self._note(sid, permanent, self._lifetime(app).idle)
         return visit if permanent else None
+
+    def _note(self, sid: str, permanent: bool, idle: float) -> None:
+        """Another process may make the session permanent, so it is not believed for long."""
+        if permanent:
+            self._temporary.forget(digest_of(sid))
+        else:
+            self._temporary.note(digest_of(sid), min(LONGEST, idle / 4))
 
     @staticmethod
     def _body_limit(request: Request, limit: int) -> int:

@@ -4,39 +4,55 @@ from __future__ import annotations
 
 import time
 
-__all__ = ["Learnt", "Rerun"]
+__all__ = ["Learnt", "Remembered", "Rerun"]
 
 MOST = 512  # labels; beyond them the oldest is forgotten
 FORGET_AFTER = 300.0  # seconds
 SLOW = 1.0  # seconds; a request of this length would hold up its visitor's others more often than it meets a conflict
 
 
-class Learnt:
-    """Labels (see :func:`.rules.label_of`), bounded in number and time. Safe to share between threads."""
+class Remembered:
+    """Words that are known for a while, bounded in number: beyond ``most`` the oldest goes. Safe to share between
+    threads.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._until: dict[str, float] = {}
 
-    def add(self, label: str, took: float = 0.0) -> None:
-        """A safe request of this route, which ran for ``took`` seconds, met a conflict."""
-        if took >= SLOW:
-            return
-        self._until.pop(label, None)
-        self._until[label] = time.monotonic() + FORGET_AFTER
-        while len(self._until) > MOST:
-            self._until.pop(next(iter(self._until), label), None)
+    def note(self, word: str, seconds: float) -> None:
+        """Know it for so long from now on."""
+        self._until.pop(word, None)
+        self._until[word] = time.monotonic() + seconds
+        while len(self._until) > self._most:
+            self._until.pop(next(iter(self._until), word), None)
 
-    def __contains__(self, label: str) -> bool:
-        until = self._until.get(label)
+    def forget(self, word: str) -> None:
+        self._until.pop(word, None)
+
+    def __contains__(self, word: str) -> bool:
+        until = self._until.get(word)
         if until is None:
             return False
         if until > time.monotonic():
             return True
-        self._until.pop(label, None)
+        self.forget(word)
         return False
 
     def __len__(self) -> int:
         return len(self._until)
+
+
+class Learnt(Remembered):
+    """Labels (see :func:`.rules.label_of`)."""
+
+    def __init__(self) -> None:
+        super().__init__(MOST)
+
+    def add(self, label: str, took: float = 0.0) -> None:
+        """A safe request of this route, which ran for ``took`` seconds, met a conflict."""
+        if took < SLOW:
+            self.note(label, FORGET_AFTER)
 
 
 class Rerun:
