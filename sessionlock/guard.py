@@ -27,11 +27,12 @@ from .lock.topology import OpenTopology
 from .observe import Observer, harmless
 from .policies import LeasePolicy, Replicated, SessionPolicy, WaitPolicy, check_seconds, seconds_until_stop
 from .protocol.keys import check_prefix, check_sid, keys_for, new_sid
-from .session.commit_watch import engine_for
+from .session.commits import engine_for
 from .session.data import SessionFormat
 from .session.mapping import Session
 from .session.merge import check_strategies
-from .session.unlocked import Attempt, BeginningContext, Unlocked, UnlockedContext, UnlockedMode, attempts
+from .session.transaction import Attempt, attempts
+from .session.unlocked import BeginningContext, Unlocked, UnlockedContext, UnlockedMode
 from .urls import client_from_url, is_fake
 
 if TYPE_CHECKING:

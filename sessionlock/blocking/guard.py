@@ -52,7 +52,7 @@ from ..lease import Lease
 from ..lock.inspection import SessionInfo
 from ..lock.options import LockOptions, SharedOptions, TransactionOptions, ViewOptions
 from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
-from ..session.unlocked import Attempt as AsyncAttempt
+from ..session.transaction import Attempt as AsyncAttempt
 from ..session.unlocked import UnlockedMode
 from ..views import wrap as views
 from ..views.session_id import SidFrom

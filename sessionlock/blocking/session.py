@@ -12,7 +12,7 @@ from ..lease import Lease
 from ..lock.request import OnWait
 from ..session.block import Actions
 from ..session.mapping import Session as AsyncSession
-from ..session.unlocked import Attempt as AsyncAttempt
+from ..session.transaction import Attempt as AsyncAttempt
 from ..views.block import SessionOfThread
 from .portal import Portal
 

@@ -12,7 +12,7 @@ import anyio
 
 from ..errors import RedisUnavailable
 from ..observe import Observer
-from ..session.commit_watch import Engine
+from ..session.commits import Engine
 from ..transport.executor import Executor
 from ..transport.tasks import fetch_error
 from .holders import Holders

@@ -1,8 +1,7 @@
-"""Two ways to load and commit without the lock, behind one interface.
+"""Commits without the lock by WATCH, MULTI and EXEC: more round trips, for Redis users who may not run scripts.
 
-:class:`ScriptEngine` does each in one round trip. :class:`WatchEngine` needs no scripts (WATCH, MULTI, EXEC: more
-round trips) and is for Redis users whose ACL forbids them. Both compare what was read of the changed fields with
-what is there, refuse the whole commit on any difference, and can be repeated after a lost reply.
+What was read of the changed fields is compared with what is there; on any difference the whole commit is refused. It
+can be repeated after a lost reply.
 """
 
 from __future__ import annotations
@@ -10,37 +9,32 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from redis.exceptions import RedisError, WatchError
 from tenacity import (
     AsyncRetrying,
-    retry_if_exception,
     retry_if_exception_type,
     stop_after_attempt,
-    stop_after_delay,
     wait_random,
-    wait_random_exponential,
 )
 
 from ..checkup.capabilities import with_advice
 from ..errors import (
     CodecError,
     RedisUnavailable,
-    ScriptsForbidden,
     SessionConflict,
 )
 from ..policies import SessionPolicy
 from ..protocol.calls import Change, fingerprint
 from ..protocol.keys import SessionKeys, key_of_field, new_token
-from ..protocol.record_calls import Commit, Load
 from ..protocol.replies import Committed, Conflict, Refused, Snapshot, admitted, ended, not_admitted
 from ..transport.executor import Executor
 from ..transport.one_server import LOST
-from ..transport.outages import worth_repeating
+from ..transport.outages import while_lost
 from ..transport.tasks import fetch_error
 
-__all__ = ["Engine", "ScriptEngine", "WatchEngine", "engine_for"]
+__all__ = ["WatchEngine"]
 
 T = TypeVar("T")
 RECEIPT_US = 60_000_000
@@ -51,33 +45,10 @@ OF_A_RECORD = (b"#created", b"#version", b"#expires", b"#user", b"#indexed", b"#
 MOST_TRIES = 100  # a WATCH is undone by any write to the record, a lock's grant included
 
 
-class Engine(Protocol):
-    async def load(self, keys: SessionKeys, policy: SessionPolicy) -> Snapshot | Refused: ...
-
-    async def commit(
-        self, keys: SessionKeys, created: str, changes: list[Change], policy: SessionPolicy, expected: int | None
-    ) -> Committed | Conflict | Refused: ...
-
-
-class ScriptEngine:
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
-
-    async def load(self, keys: SessionKeys, policy: SessionPolicy) -> Snapshot | Refused:
-        return await self._executor.run(Load(keys, policy))
-
-    async def commit(
-        self, keys: SessionKeys, created: str, changes: list[Change], policy: SessionPolicy, expected: int | None
-    ) -> Committed | Conflict | Refused:
-        call = Commit(keys, new_token(), created, expected, policy, changes)
-        outcome, _ = await self._executor.save(call)
-        return outcome
-
-
 class WatchEngine:
-    """``client``: a ``redis.asyncio`` client. Keeps to the same record, receipts included, as the scripts do.
+    """An :class:`~.commits.Engine` that keeps to the same record as the scripts do, receipts included.
 
-    ``executor``: knows of outages of the same server.
+    ``client``: a ``redis.asyncio`` client. ``executor``: knows of outages of the same server.
     """
 
     def __init__(self, client: Any, executor: Executor, *, reply_within: float, retry_for: float) -> None:
@@ -91,12 +62,7 @@ class WatchEngine:
             wait=wait_random(0, 0.02),
             reraise=True,
         )
-        self._lost = AsyncRetrying(
-            retry=retry_if_exception(worth_repeating),
-            stop=stop_after_delay(retry_for),
-            wait=wait_random_exponential(multiplier=0.02, max=0.5),
-            reraise=True,
-        )
+        self._lost = while_lost(retry_for)
 
     async def load(self, keys: SessionKeys, policy: SessionPolicy) -> Snapshot | Refused:
         return await self._mapped(self._load, keys, policy)
@@ -280,36 +246,3 @@ def _write_receipt(pipe: Any, keys: SessionKeys, op: str, current: Snapshot, now
         pipe.zremrangebyrank(keys.receipts, 0, -MOST_RECEIPTS - 1)
         pipe.pexpire(keys.receipts, RECEIPT_MS)
     pipe.hset(keys.session, "#commit", f"{op} {now}")
-
-
-class _Whichever:
-    """Scripts, until Redis says that this user may not run them."""
-
-    def __init__(self, scripts: ScriptEngine, watch: WatchEngine) -> None:
-        self._engine: Engine = scripts
-        self._watch = watch
-
-    async def load(self, keys: SessionKeys, policy: SessionPolicy) -> Snapshot | Refused:
-        try:
-            return await self._engine.load(keys, policy)
-        except ScriptsForbidden:
-            self._engine = self._watch
-            return await self._engine.load(keys, policy)
-
-    async def commit(
-        self, keys: SessionKeys, created: str, changes: list[Change], policy: SessionPolicy, expected: int | None
-    ) -> Committed | Conflict | Refused:
-        try:
-            return await self._engine.commit(keys, created, changes, policy, expected)
-        except ScriptsForbidden:
-            self._engine = self._watch
-            return await self._engine.commit(keys, created, changes, policy, expected)
-
-
-def engine_for(commit_by: str, client: Any, executor: Executor, *, reply_within: float, retry_for: float) -> Engine:
-    """``commit_by``: script, watch, or auto: the script engine, from the first ``NOPERM`` on the WATCH engine."""
-    scripts = ScriptEngine(executor)
-    if commit_by == "script":
-        return scripts
-    watch = WatchEngine(client, executor, reply_within=reply_within, retry_for=retry_for)
-    return watch if commit_by == "watch" else _Whichever(scripts, watch)

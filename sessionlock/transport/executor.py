@@ -17,7 +17,7 @@ import hiredis
 from redis.asyncio import RedisCluster
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
+from tenacity import AsyncRetrying, stop_after_delay
 
 from ..checkup.capabilities import server_name, with_advice
 from ..errors import RedisUnavailable, ScriptsForbidden
@@ -27,7 +27,7 @@ from ..protocol.keys import SessionKeys, new_token
 from ..protocol.replies import Committed
 from .cluster import ClusterRoute
 from .one_server import LOST, ClientRoute, NotNow, Route, ServerRoute, meant
-from .outages import NO_RESP3, Circuit, Trouble, is_outage, worth_repeating
+from .outages import NO_RESP3, Circuit, Trouble, is_outage, while_lost, worth_repeating
 from .tasks import fetch_error
 from .wire import Wire, was_unsent
 
@@ -70,12 +70,7 @@ class Executor:
         self._cuts = retry_for > reply_within  # else one more try gets its time
         self._vet: Callable[[], bool] | None = None
         self._closed = False
-        self._retrying = AsyncRetrying(
-            retry=retry_if_exception(worth_repeating),
-            stop=stop_after_delay(retry_for),
-            wait=wait_random_exponential(multiplier=0.02, max=0.5),
-            reraise=True,
-        )
+        self._retrying = while_lost(retry_for)
 
     async def run(self, call: Call[T]) -> T:
         """What the script answered."""

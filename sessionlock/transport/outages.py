@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 
 import hiredis
 from redis.exceptions import AuthenticationError, ResponseError
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from ..checkup.capabilities import with_advice
 from ..errors import RedisUnavailable
@@ -22,7 +23,7 @@ from .breaker import Breaker
 from .one_server import LOST, NotNow, meant
 from .wire import was_unsent
 
-__all__ = ["Circuit", "Trouble", "is_outage", "worth_repeating"]
+__all__ = ["Circuit", "Trouble", "is_outage", "while_lost", "worth_repeating"]
 
 log = logging.getLogger("sessionlock")
 
@@ -42,6 +43,18 @@ def worth_repeating(error: BaseException) -> bool:
     # redis-py takes a wrong password for a lost connection.
     hopeless = isinstance(error, AuthenticationError) or NO_RESP3.search(str(error))
     return isinstance(error, (*LOST, NotNow)) and not hopeless
+
+
+def while_lost(seconds: float) -> AsyncRetrying:
+    """Tries again for so long what is worth repeating, at random times so that those who failed together do not return
+    together.
+    """
+    return AsyncRetrying(
+        retry=retry_if_exception(worth_repeating),
+        stop=stop_after_delay(seconds),
+        wait=wait_random_exponential(multiplier=0.02, max=0.5),
+        reraise=True,
+    )
 
 
 def is_outage(error: BaseException) -> bool:
