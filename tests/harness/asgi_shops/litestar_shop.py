@@ -23,6 +23,11 @@ async def adding(request: Asked) -> dict[str, Any]:
     return await handlers.add(request.session, request.query_params["item"])
 
 
+@get("/count")
+async def count(request: Asked) -> dict[str, Any]:
+    return await handlers.count(request.session)
+
+
 @get("/cart")
 async def cart(request: Asked) -> list[str]:
     return handlers.cart(request.session)
@@ -77,7 +82,7 @@ async def echo(socket: WebSocket[Any, Any, Any]) -> None:
         pass
 
 
-HANDLERS = [add, adding, cart, pid, empty, boom, hold, call, events, poll, echo]
+HANDLERS = [add, adding, count, cart, pid, empty, boom, hold, call, events, poll, echo]
 
 
 def shop(middleware: Callable[[Any], Any], **options: Any) -> Litestar:
