@@ -132,7 +132,7 @@ SABOTAGE: Table = [
     (
         "connections keep the request that came first",
         "flask",
-        "transport/wire.py",
+        "transport/tasks.py",
         "    return Context().run(asyncio.ensure_future, work)\n",
         "    return asyncio.ensure_future(work)\n",
         TESTS + "setup.py::test_many_applications_that_were_used",

@@ -124,7 +124,7 @@ class SessionHooks:
         ``PERMANENT_SESSION_LIFETIME`` seconds; a guard that was handed over with another ``idle`` than the default may
         shorten that. Without ``SESSION_REFRESH_EACH_REQUEST`` they are counted from the last change.
         """
-        idle, policy = _idle(app), self._guard_for(app).session_policy
+        idle, policy = _idle(app), (self._guard or self._guard_for(app)).session_policy
         if not self._owns_guard and policy.idle != SessionPolicy().idle:
             idle = min(idle, policy.idle)
         below = (1.0 if locked else policy.refresh_below) if app.config["SESSION_REFRESH_EACH_REQUEST"] else 0.0
