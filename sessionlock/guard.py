@@ -359,7 +359,7 @@ class SessionGuard(GuardOperations):
         sid: str,
         mode: UnlockedMode,
         *,
-        missing: Missing = "reject",
+        missing: Missing = "create",
         session: SessionPolicy | None = None,
         codec: Codec | None = None,
         expected_version: int | None = None,

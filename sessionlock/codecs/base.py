@@ -12,22 +12,9 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from .fast import MsgspecCodec, OrjsonCodec
-from .fernet import FernetCodec
 from .json import JsonCodec
-from .tags import MAX_DEPTH
 
-__all__ = [
-    "MAX_DEPTH",
-    "Codec",
-    "FernetCodec",
-    "JsonCodec",
-    "MsgspecCodec",
-    "OrjsonCodec",
-    "Sealing",
-    "default_codec",
-    "keeps_counters",
-]
+__all__ = ["Codec", "Sealing", "default_codec", "keeps_counters"]
 
 
 class Codec(Protocol):

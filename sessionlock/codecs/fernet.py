@@ -10,12 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING
 
-from ..errors import CodecError
-
-if TYPE_CHECKING:
-    from .base import Codec
+from ..errors import CodecError, ConfigurationError
+from .base import Codec
 
 __all__ = ["FernetCodec"]
 
@@ -31,7 +28,7 @@ class FernetCodec:
     Sealing the same value twice gives different bytes. To tell whether a value changed, compare the encodings
     of ``inner``, which ``unseal`` gives back. A sealed int is no number to Redis: HINCRBY refuses it.
 
-    Raises ImportError when ``cryptography`` is not installed, ValueError for no key or a malformed one.
+    Raises ConfigurationError for no key or a malformed one, ImportError when ``cryptography`` is not installed.
     """
 
     def __init__(self, inner: Codec, keys: str | bytes | Iterable[str | bytes]) -> None:
@@ -41,10 +38,13 @@ class FernetCodec:
             raise ImportError('cryptography is not installed; pip install "sessionlock[crypto]" brings it') from exc
         ring = [keys] if isinstance(keys, (str, bytes)) else list(keys)
         if not ring:
-            raise ValueError("FernetCodec needs at least one key")
+            raise ConfigurationError("FernetCodec needs at least one key")
         self.name = f"fernet({inner.name})"
         self.inner = inner
-        self._box = fernet.MultiFernet([fernet.Fernet(key) for key in ring])
+        try:
+            self._box = fernet.MultiFernet([fernet.Fernet(key) for key in ring])
+        except ValueError as error:  # it does not show the key
+            raise ConfigurationError(f"FernetCodec was given a malformed key: {error}") from None
         self._invalid: type[Exception] = fernet.InvalidToken
 
     def encode(self, key: str, value: object) -> bytes:

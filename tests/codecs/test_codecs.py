@@ -31,7 +31,7 @@ from sessionlock.codecs import (
 )
 from sessionlock.codecs import json as codec_json
 from sessionlock.codecs import tags as codec_tags
-from sessionlock.errors import CodecError
+from sessionlock.errors import CodecError, ConfigurationError
 from tests.harness import stable_name
 
 ENGINES: dict[str, type[Codec]] = {"json": JsonCodec, "orjson": OrjsonCodec, "msgspec": MsgspecCodec}
@@ -833,8 +833,9 @@ def test_sealing_refuses_what_the_inner_codec_refuses(fernet: Any) -> None:
 
 @pytest.mark.parametrize("keys", [[], "", b"short", ["not a key"]])
 def test_a_bad_key_is_noticed_at_once(fernet: Any, keys: Any) -> None:
-    with pytest.raises(ValueError, match=r"."):
+    with pytest.raises(ConfigurationError, match=r"key") as refused:
         FernetCodec(JsonCodec(), keys)
+    assert isinstance(refused.value, ValueError)
 
 
 def test_a_random_uuid_for_good_measure(codec: Codec) -> None:

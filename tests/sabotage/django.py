@@ -81,8 +81,8 @@ SABOTAGE: Table = [
         "a safe request disturbs the holder of the lock",
         "django",
         RECORDS,
-        "block = guard.unlocked(sid, mode, session=policy, yields=yields)",
-        "block = guard.unlocked(sid, mode, session=policy)",
+        'block = guard.unlocked(sid, mode, missing="reject", session=policy, yields=yields)',
+        'block = guard.unlocked(sid, mode, missing="reject", session=policy)',
         AGAIN + "test_who_holds_the_lock_is_not_disturbed",
     ),
     (

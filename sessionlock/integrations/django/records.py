@@ -89,7 +89,7 @@ class HeldRecord:
 
     def afterwards(self, guard: SessionGuard) -> FreeRecord:
         """The same session without the lock, which has been given up: for what uses it when the answer has begun."""
-        block = guard.unlocked(self.session.sid, "optimistic", session=self._policy)
+        block = guard.unlocked(self.session.sid, "optimistic", missing="reject", session=self._policy)
         block.take_over(self.session)
         return FreeRecord(block, self.outdated)
 
@@ -149,7 +149,7 @@ class FreeRecord:
     async def open(
         cls, guard: SessionGuard, sid: str, policy: SessionPolicy, mode: UnlockedMode, *, yields: bool = False
     ) -> FreeRecord:
-        block = guard.unlocked(sid, mode, session=policy, yields=yields)
+        block = guard.unlocked(sid, mode, missing="reject", session=policy, yields=yields)
         await block.__aenter__()
         return cls(block, block.outdated)
 
@@ -221,7 +221,7 @@ def empty(guard: SessionGuard, policy: SessionPolicy) -> Session:
 async def exists(guard: SessionGuard, sid: str, policy: SessionPolicy) -> bool:
     """Whether there is a session of this id."""
     try:
-        await guard.unlocked(sid, "read", session=policy).__aenter__()
+        await guard.unlocked(sid, "read", missing="reject", session=policy).__aenter__()
     except SessionNotFound:
         return False
     return True

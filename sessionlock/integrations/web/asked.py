@@ -129,7 +129,7 @@ class Asked:
     def _loaded(self, sid: str, mode: Any, yields: bool) -> SessionBlock:
         mode = "read" if mode == "off" else mode
         yields = yields and held_here(self.guard, sid) is None  # or the holder would wait for itself
-        return self.guard.unlocked(sid, mode, session=self.lifetime, codec=self.codec, yields=yields)
+        return self.guard.unlocked(sid, mode, missing="reject", session=self.lifetime, codec=self.codec, yields=yields)
 
     def beginning(self, mode: Any = "optimistic") -> SessionBlock:
         """An empty session, stored under an id of its own if something is put in."""
