@@ -16,7 +16,7 @@ from tenacity import AsyncRetrying
 
 from .codecs.base import Codec, default_codec
 from .errors import ConfigurationError
-from .lock.context import LockContext, SessionContext, SessionsContext
+from .lock.blocks import LockContext, SessionContext, SessionsContext
 from .lock.holders import node_name
 from .lock.one_store import OneStore
 from .lock.operations import GuardOperations

@@ -4,40 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable
 from types import TracebackType
 
 import anyio
 
 from .. import observe
-from ..errors import ConfigurationError, LeaseLost, RedisUnavailable, SessionLockError
+from ..errors import LeaseLost, RedisUnavailable, SessionLockError
 from ..lease import Lease
-from ..observe import Event, Observer
-from ..protocol.calls import Abandon, Change, Release, Save
+from ..observe import Event
+from ..protocol.calls import Abandon, Change, Release
 from ..protocol.keys import SessionKeys
-from ..protocol.record_calls import Inspect
-from ..protocol.replies import Committed, Conflict, Granted, Refused, Saved, Snapshot, outdated
-from ..session.block import used_twice
+from ..protocol.replies import Committed, Conflict, Refused, Saved, Snapshot, outdated
+from ..session.block import Actions, used_twice
 from ..session.data import SessionFormat
 from ..session.mapping import Session
-from ..session.operations import StoredSession
 from ..session.unlocked import too_many_merges
-from .observed import acquire_observed, tell_loss
+from .holders import lease_of
+from .observed import acquire_observed
 from .refusals import lease_lost, not_saved
 from .request import LockRequest, OnWait
 from .runtime import Runtime
 
-__all__ = ["LockContext", "SessionContext", "SessionsContext"]
+__all__ = ["MOST_MERGES", "LockBlock", "SessionLockBlock", "note"]
 
 # How often in a row writers without a lock may be faster than a holder's save. More often than they give up themselves,
 # for the others who want the lock wait for this save.
 MOST_MERGES = 100
 
 
-class _LockBlock:
+class LockBlock:
     """What ``async with guard.lock`` and ``guard.session_lock`` have in common: one acquisition, one lease."""
 
     def __init__(self, runtime: Callable[[], Runtime], request: LockRequest) -> None:
@@ -65,7 +61,7 @@ class _LockBlock:
             granted = await acquisition.run()
         else:
             granted = await acquire_observed(runtime.observer, request, runtime.holders, acquisition)
-        lease = self._lease = _lease(acquisition.token, granted, request, runtime.observer)
+        lease = self._lease = lease_of(request, acquisition.token, granted, runtime.observer)
         runtime.holders.add(request.keys, acquisition.token, request.label)
         runtime.watchdog.watch(lease, request)
         return lease, granted.snapshot
@@ -163,7 +159,8 @@ class _LockBlock:
         self._runtime.watchdog.forget(lease)
         self._runtime.holders.remove(self._request.keys, lease.token)
         lease.mark_released()
-        self._tell(observe.LockReleased, time.monotonic() - lease.since)
+        if self._runtime.observer is not None:
+            self._tell(observe.LockReleased, time.monotonic() - lease.since)
 
     def _tell(self, event: Callable[..., Event], *about: object) -> None:
         observer = self._runtime.observer
@@ -176,59 +173,8 @@ class _LockBlock:
         return lease_lost(lease, fence)
 
 
-def _lease(token: str, granted: Granted, request: LockRequest, observer: Observer | None) -> Lease:
-    policy = request.lease
-    return Lease(
-        request.keys.digest,
-        token,
-        granted.fence,
-        granted_at=granted.asked_at,
-        granted_for=granted.trusted_for,
-        ttl=policy.ttl,
-        safety_margin=policy.margin,
-        max_hold=policy.max_hold,
-        confirmed=granted.trusted_for >= policy.ttl,
-        tell_loss=None if observer is None else partial(tell_loss, observer, request),
-    )
-
-
-class LockContext(_LockBlock):
-    """Returned by :meth:`SessionGuard.lock`; one use."""
-
-    async def __aenter__(self) -> Lease:
-        lease, _ = await self._enter()
-        self._guard_body()
-        return lease
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        ended_by_loss = self._end_body(kind, error, tb)
-        lease = self._the_lease
-        if lease.released:
-            return
-        failed = error is not None
-        self._runtime.watchdog.forget(lease)  # a renewal that is under way would find that it has been given up
-        try:
-            outcome = await self._give_up([], "", cancelled=failed)
-            refused = isinstance(outcome, Refused) and outcome.kind == "lost"
-            fence = outcome.fence if isinstance(outcome, Refused) else 0
-            loss = self._loss(fence) if ended_by_loss or lease.is_lost or refused else None
-        except SessionLockError as trouble:
-            if failed and not ended_by_loss:
-                _note(error, trouble)
-                return
-            raise
-        finally:
-            self._finish()
-        if loss is not None:
-            if not failed or ended_by_loss:
-                raise loss from None
-            _note(error, loss)
-
-
-class SessionContext(_LockBlock):
-    """Returned by :meth:`SessionGuard.session_lock` in mode ``lock``; one use. Does what its session asks for."""
+class SessionLockBlock(LockBlock, Actions):
+    """The lock around load – handle – save. What its session asks for in between is in :mod:`.blocks`."""
 
     def __init__(
         self,
@@ -250,14 +196,6 @@ class SessionContext(_LockBlock):
         self._saves = 0
         self.outdated = False
         """Whether it was opened by an id that has been replaced."""
-
-    def sibling(self, sid: str, keys: SessionKeys) -> SessionContext:
-        """The like for another session."""
-        request = replace(self._request, keys=keys)
-        how = self._how
-        return SessionContext(
-            self._find_runtime, request, sid, how, save_on_error=self._save_on_error, on_load=self._on_load
-        )
 
     async def __aenter__(self) -> Session:
         lease, snapshot = await self._enter()
@@ -299,18 +237,7 @@ class SessionContext(_LockBlock):
                 else:
                     await self._without_saving()
             except SessionLockError as trouble:
-                _note(error, trouble)
-
-    @property
-    def keys(self) -> SessionKeys:
-        """The session's keys, by its newest id."""
-        return self._request.keys
-
-    async def discard(self) -> None:
-        """Release without saving; any task may do it, and more than once."""
-        if not self._the_lease.released:
-            self._the_lease.when_lost(None)
-            await self._without_saving()
+                note(error, trouble)
 
     # --- the last moment
 
@@ -322,7 +249,8 @@ class SessionContext(_LockBlock):
             if self._the_lease.is_lost:
                 kept = False
                 raise self._loss(await self._without_saving())
-            await self._saves_done()
+            if self._saving is not None:
+                await self._saves_done()
             session.close("is being saved and released")
             for _ in range(MOST_MERGES):
                 changes = session.data.changes()
@@ -339,10 +267,20 @@ class SessionContext(_LockBlock):
         finally:
             self._end()
 
+    async def _saves_done(self) -> None:
+        """Wait for the save under way; raises its error, once. A cancelled waiter does not stop the save."""
+        saving = self._saving
+        if saving is None:
+            return
+        await asyncio.wait([saving])
+        if self._saving is saving:
+            self._saving = None
+            saving.result()
+
     def _saved(self, changes: list[Change], outcome: Committed | Refused) -> None:
         if isinstance(outcome, Committed):
             self._session.was_saved(changes, outcome)
-            if changes:
+            if changes and self._runtime.observer is not None:
                 self._tell(observe.ChangesSaved, len(changes), outcome.version)
         elif outcome.kind == "lost":
             raise self._loss(outcome.fence)
@@ -365,122 +303,8 @@ class SessionContext(_LockBlock):
         self._finish()
         self._session.close("was saved and released already")
 
-    # --- what the session asks for
 
-    async def release(self) -> None:
-        if not self._the_lease.released:
-            self._the_lease.when_lost(None)
-            await self._save_and_release()
-
-    def changed(self) -> None:
-        """Save soon. Changes made before the task starts, in this tick, travel with the first."""
-        if self._saving is None or (self._saving.done() and not _failed(self._saving)):
-            self._saving = self._runtime.background(self._save_all())
-            self._saving.add_done_callback(_failed)
-
-    async def save(self) -> None:
-        await self._saves_done()
-        if self._session.modified:
-            self.changed()
-            await self._saves_done()
-
-    async def _saves_done(self) -> None:
-        """Wait for the save under way; raises its error, once. A cancelled waiter does not stop the save."""
-        saving = self._saving
-        if saving is None:
-            return
-        await asyncio.wait([saving])
-        if self._saving is saving:
-            self._saving = None
-            saving.result()
-
-    async def _save_all(self) -> None:
-        """Save until nothing is left: what is changed meanwhile follows in the next call, in order."""
-        session, lease = self._session, self._the_lease
-        merges = 0
-        while changes := session.data.changes():
-            if lease.is_lost:
-                raise self._loss(await self._highest_fence())
-            self._saves += 1
-            op = f"{lease.token}.{self._saves}"
-            call = Save(
-                self._request.keys, lease.token, lease.fencing_token, op, session.created, self._how.policy, changes
-            )
-            outcome, _ = await self._runtime.executor.save(call)
-            if not isinstance(outcome, Conflict):
-                self._saved(changes, outcome)
-                continue
-            merges += 1
-            if merges > MOST_MERGES:
-                raise too_many_merges(session, MOST_MERGES)
-            self._merge(outcome)
-
-    async def _highest_fence(self) -> int:
-        return (await self._runtime.executor.run(Inspect(self._request.keys))).fence
-
-    async def incr(self, key: str, by: int) -> int:
-        await self._saves_done()
-        session = self._session
-        outcome = await self._stored.increment(key, by, lease=self._the_lease, created=session.created)
-        return session.was_counted(key, outcome)
-
-    async def regenerate(self, grace: float) -> str:
-        new = await self._stored.regenerate(grace, lease=self._the_lease, loss=self._loss)
-        self._request = replace(self._request, keys=new.keys)
-        self._session.was_renewed(new.sid, new.safety)
-        return new.sid
-
-    @property
-    def _stored(self) -> StoredSession:
-        return StoredSession(self._runtime.executor, self._request.keys, self._how)
-
-    async def expire(self, ttl: float) -> bool:
-        return await self._stored.expire(ttl)
-
-    async def end_old_ids(self, grace: float) -> None:
-        await self._stored.end_old_ids(grace, lease=None if self._the_lease.released else self._the_lease)
-
-    async def destroy(self, *, replaced: bool = False) -> None:
-        _, safety = await self._stored.destroy(replaced=replaced)
-        self._the_lease.when_lost(None)
-        if not self._the_lease.released:
-            await self._without_saving()
-        self._session.close("was destroyed")
-        if safety is not None:
-            safety.raise_for_shortfall()
-
-
-class SessionsContext:
-    """Several sessions at once, ``async with guard.session_lock(a, b) as (first, second)``; all or none.
-
-    The locks are taken in the order of their names in Redis, the same on every node: no deadlock. They are saved and
-    released one by one; the saves are not one transaction.
-    """
-
-    def __init__(self, contexts: Sequence[SessionContext]) -> None:
-        self._contexts = {context.keys.digest: context for context in contexts}
-        if len(self._contexts) < len(contexts):
-            raise ConfigurationError("the same session was named twice; it cannot be locked twice at once")
-        self._stack = AsyncExitStack()
-
-    async def __aenter__(self) -> tuple[Session, ...]:
-        async with AsyncExitStack() as stack:
-            sessions = {name: await stack.enter_async_context(self._contexts[name]) for name in sorted(self._contexts)}
-            self._stack = stack.pop_all()
-        return tuple(sessions[name] for name in self._contexts)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        await self._stack.__aexit__(kind, error, tb)
-
-
-def _failed(save: asyncio.Task[None]) -> bool:
-    """Whether a save ended badly; asking also tells asyncio that its error will be raised elsewhere."""
-    return save.cancelled() or save.exception() is not None
-
-
-def _note(error: BaseException | None, trouble: SessionLockError) -> None:
+def note(error: BaseException | None, trouble: SessionLockError) -> None:
     """The body's own exception comes first; what happened to the lock is told beside it (Python 3.11+)."""
     add_note = getattr(error, "add_note", None)
     if add_note is not None:

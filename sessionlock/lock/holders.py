@@ -7,12 +7,17 @@ import os
 import socket
 import weakref
 from contextvars import ContextVar
-from functools import lru_cache
+from functools import lru_cache, partial
 
+from .. import observe
 from ..errors import ReentrantLock
+from ..lease import Lease
+from ..observe import Observer
 from ..protocol.keys import SessionKeys
+from ..protocol.replies import Granted
+from .request import LockRequest
 
-__all__ = ["Holders", "held_by_us", "node_name", "on_behalf_of"]
+__all__ = ["Holders", "held_by_us", "lease_of", "node_name", "on_behalf_of"]
 
 # Who asks for a lock, where that is not the task that runs the request: a thread that waits for this task.
 on_behalf_of: ContextVar[object] = ContextVar("sessionlock_on_behalf_of")
@@ -28,6 +33,23 @@ def node_name() -> str:
 @lru_cache(maxsize=1)
 def _node_name(pid: int) -> str:
     return f"{socket.gethostname()}:{pid}"
+
+
+def lease_of(request: LockRequest, token: str, granted: Granted, observer: Observer | None) -> Lease:
+    """What the holder knows of its lock."""
+    policy = request.lease
+    return Lease(
+        request.keys.digest,
+        token,
+        granted.fence,
+        granted_at=granted.asked_at,
+        granted_for=granted.trusted_for,
+        ttl=policy.ttl,
+        safety_margin=policy.margin,
+        max_hold=policy.max_hold,
+        confirmed=granted.trusted_for >= policy.ttl,
+        tell_loss=None if observer is None else partial(_tell_loss, observer, request),
+    )
 
 
 class Holders:
@@ -75,3 +97,7 @@ def held_by_us(keys: SessionKeys, label: str) -> str | None:
 
 def _owner() -> object:
     return on_behalf_of.get(None) or asyncio.current_task()
+
+
+def _tell_loss(observer: Observer, request: LockRequest, lease: Lease) -> None:
+    observer(observe.LockLost(request.digest, request.label, lease.fencing_token, lease.lost_because or ""))

@@ -6,14 +6,13 @@ import time
 
 from .. import observe
 from ..errors import SessionLockError, WaitTimedOut
-from ..lease import Lease
 from ..observe import Observer
 from ..protocol.replies import Granted
 from .holders import Holders
 from .request import LockRequest
 from .topology import Acquiring
 
-__all__ = ["acquire_observed", "tell_loss"]
+__all__ = ["acquire_observed"]
 
 
 async def acquire_observed(
@@ -36,7 +35,3 @@ async def acquire_observed(
         raise
     observer(observe.LockGranted(session, label, time.monotonic() - began, granted.fence))
     return granted
-
-
-def tell_loss(observer: Observer, request: LockRequest, lease: Lease) -> None:
-    observer(observe.LockLost(request.digest, request.label, lease.fencing_token, lease.lost_because or ""))

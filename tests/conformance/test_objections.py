@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sessionlock import SessionGuard, WaitPolicy, WaitTimedOut
-from sessionlock.lock.context import SessionContext
+from sessionlock.lock.blocks import SessionContext
 from sessionlock.lock.request import LockRequest, Question
 from sessionlock.protocol.replies import Holder
 from tests.conformance.topologies import Node, Record

@@ -215,7 +215,7 @@ SABOTAGE: Table = [
     (
         "the end of a lock does not look whether it was lost",
         22,
-        "lock/context.py",
+        "lock/blocks.py",
         "loss = self._loss(fence) if ended_by_loss or lease.is_lost or refused else None",
         "loss = self._loss(fence) if ended_by_loss else None",
         LOOP + "test_a_lock_alone_tells_when_the_loop_was_blocked",
@@ -349,7 +349,7 @@ SABOTAGE: Table = [
     (
         "a lease that is being given up is renewed",
         "quorum",
-        "lock/context.py",
+        "lock/blocks.py",
         "self._runtime.watchdog.forget(lease)  # a renewal",
         "# a renewal",
         MISHAPS + "test_renewed_while_it_is_given_up",

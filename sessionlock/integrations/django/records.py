@@ -13,7 +13,7 @@ from typing import Any
 
 from ...errors import SessionNotFound
 from ...guard import SessionGuard
-from ...lock.context import SessionContext
+from ...lock.blocks import SessionContext
 from ...policies import LeasePolicy, SessionPolicy
 from ...selfcalls.check import refusing
 from ...selfcalls.nesting import held_here

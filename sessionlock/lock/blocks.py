@@ -1,0 +1,187 @@
+"""What a guard hands out to hold locks with: a lock alone, one session, several at once.
+
+The path from the grant to the release is in :mod:`.context`; here is what goes on while the body runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from types import TracebackType
+
+from ..errors import ConfigurationError, SessionLockError
+from ..lease import Lease
+from ..protocol.calls import Save
+from ..protocol.keys import SessionKeys
+from ..protocol.record_calls import Inspect
+from ..protocol.replies import Conflict, Refused
+from ..session.mapping import Session
+from ..session.operations import StoredSession
+from ..session.unlocked import too_many_merges
+from .context import MOST_MERGES, LockBlock, SessionLockBlock, note
+
+__all__ = ["LockContext", "SessionContext", "SessionsContext"]
+
+
+class LockContext(LockBlock):
+    """Returned by :meth:`SessionGuard.lock`; one use."""
+
+    async def __aenter__(self) -> Lease:
+        lease, _ = await self._enter()
+        self._guard_body()
+        return lease
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        ended_by_loss = self._end_body(kind, error, tb)
+        lease = self._the_lease
+        if lease.released:
+            return
+        failed = error is not None
+        self._runtime.watchdog.forget(lease)  # a renewal that is under way would find that it has been given up
+        try:
+            outcome = await self._give_up([], "", cancelled=failed)
+            refused = isinstance(outcome, Refused) and outcome.kind == "lost"
+            fence = outcome.fence if isinstance(outcome, Refused) else 0
+            loss = self._loss(fence) if ended_by_loss or lease.is_lost or refused else None
+        except SessionLockError as trouble:
+            if failed and not ended_by_loss:
+                note(error, trouble)
+                return
+            raise
+        finally:
+            self._finish()
+        if loss is not None:
+            if not failed or ended_by_loss:
+                raise loss from None
+            note(error, loss)
+
+
+class SessionContext(SessionLockBlock):
+    """Returned by :meth:`SessionGuard.session_lock` in mode ``lock``; one use. Does what its session asks for."""
+
+    def sibling(self, sid: str, keys: SessionKeys) -> SessionContext:
+        """The like for another session."""
+        request = replace(self._request, keys=keys)
+        how = self._how
+        return SessionContext(
+            self._find_runtime, request, sid, how, save_on_error=self._save_on_error, on_load=self._on_load
+        )
+
+    @property
+    def keys(self) -> SessionKeys:
+        """The session's keys, by its newest id."""
+        return self._request.keys
+
+    async def discard(self) -> None:
+        """Release without saving; any task may do it, and more than once."""
+        if not self._the_lease.released:
+            self._the_lease.when_lost(None)
+            await self._without_saving()
+
+    # --- what the session asks for
+
+    async def release(self) -> None:
+        if not self._the_lease.released:
+            self._the_lease.when_lost(None)
+            await self._save_and_release()
+
+    def changed(self) -> None:
+        """Save soon. Changes made before the task starts, in this tick, travel with the first."""
+        if self._saving is None or (self._saving.done() and not _failed(self._saving)):
+            self._saving = self._runtime.background(self._save_all())
+            self._saving.add_done_callback(_failed)
+
+    async def save(self) -> None:
+        await self._saves_done()
+        if self._session.modified:
+            self.changed()
+            await self._saves_done()
+
+    async def _save_all(self) -> None:
+        """Save until nothing is left: what is changed meanwhile follows in the next call, in order."""
+        session, lease = self._session, self._the_lease
+        merges = 0
+        while changes := session.data.changes():
+            if lease.is_lost:
+                raise self._loss(await self._highest_fence())
+            self._saves += 1
+            op = f"{lease.token}.{self._saves}"
+            call = Save(
+                self._request.keys, lease.token, lease.fencing_token, op, session.created, self._how.policy, changes
+            )
+            outcome, _ = await self._runtime.executor.save(call)
+            if not isinstance(outcome, Conflict):
+                self._saved(changes, outcome)
+                continue
+            merges += 1
+            if merges > MOST_MERGES:
+                raise too_many_merges(session, MOST_MERGES)
+            self._merge(outcome)
+
+    async def _highest_fence(self) -> int:
+        return (await self._runtime.executor.run(Inspect(self._request.keys))).fence
+
+    async def incr(self, key: str, by: int) -> int:
+        await self._saves_done()
+        session = self._session
+        outcome = await self._stored.increment(key, by, lease=self._the_lease, created=session.created)
+        return session.was_counted(key, outcome)
+
+    async def regenerate(self, grace: float) -> str:
+        new = await self._stored.regenerate(grace, lease=self._the_lease, loss=self._loss)
+        self._request = replace(self._request, keys=new.keys)
+        self._session.was_renewed(new.sid, new.safety)
+        return new.sid
+
+    @property
+    def _stored(self) -> StoredSession:
+        return StoredSession(self._runtime.executor, self._request.keys, self._how)
+
+    async def expire(self, ttl: float) -> bool:
+        return await self._stored.expire(ttl)
+
+    async def end_old_ids(self, grace: float) -> None:
+        await self._stored.end_old_ids(grace, lease=None if self._the_lease.released else self._the_lease)
+
+    async def destroy(self, *, replaced: bool = False) -> None:
+        _, safety = await self._stored.destroy(replaced=replaced)
+        self._the_lease.when_lost(None)
+        if not self._the_lease.released:
+            await self._without_saving()
+        self._session.close("was destroyed")
+        if safety is not None:
+            safety.raise_for_shortfall()
+
+
+class SessionsContext:
+    """Several sessions at once, ``async with guard.session_lock(a, b) as (first, second)``; all or none.
+
+    The locks are taken in the order of their names in Redis, the same on every node: no deadlock. They are saved and
+    released one by one; the saves are not one transaction.
+    """
+
+    def __init__(self, contexts: Sequence[SessionContext]) -> None:
+        self._contexts = {context.keys.digest: context for context in contexts}
+        if len(self._contexts) < len(contexts):
+            raise ConfigurationError("the same session was named twice; it cannot be locked twice at once")
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> tuple[Session, ...]:
+        async with AsyncExitStack() as stack:
+            sessions = {name: await stack.enter_async_context(self._contexts[name]) for name in sorted(self._contexts)}
+            self._stack = stack.pop_all()
+        return tuple(sessions[name] for name in self._contexts)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self._stack.__aexit__(kind, error, tb)
+
+
+def _failed(save: asyncio.Task[None]) -> bool:
+    """Whether a save ended badly; asking also tells asyncio that its error will be raised elsewhere."""
+    return save.cancelled() or save.exception() is not None
