@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Any
 
 from ..transport.cluster import ClusterRoute
-from ..transport.executor import Executor
+from ..transport.executor import RedisExecutor
 from ..transport.link import Link
 from .capabilities import Checkup, client_kind, server_name
 from .probe import Ask
@@ -19,7 +19,7 @@ from .probe import Ask
 __all__ = ["checkup_of_store"]
 
 
-def checkup_of_store(client: Any, executor: Executor, *, prefix: str, reply_within: float) -> Checkup:
+def checkup_of_store(client: Any, executor: RedisExecutor, *, prefix: str, reply_within: float) -> Checkup:
     """Of the server, or all masters of the cluster, that ``executor`` leads to."""
     kind, name, route = client_kind(client), server_name(client), executor.route
     if isinstance(route, ClusterRoute):

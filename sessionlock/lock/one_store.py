@@ -12,7 +12,7 @@ from ..policies import Replicated
 from ..protocol.keys import new_token
 from ..transport.clients import close_client, own_client
 from ..transport.cluster import ClusterRoute
-from ..transport.executor import Executor
+from ..transport.executor import RedisExecutor
 from ..transport.pushes import ClusterPushes, ProcessChannel, Pushes
 from .acquire import Acquisition
 from .topology import Background
@@ -43,7 +43,7 @@ class OneStore:
         self._prefix = prefix
         self._reply_within = reply_within
         self.client = own_client(client)
-        self.executor = Executor(
+        self.executor = RedisExecutor(
             self.client, reply_within=reply_within, retry_for=retry_for, durability=durability, on_break=on_break
         )
         checkup = checkup_of_store(self.client, self.executor, prefix=prefix, reply_within=reply_within)

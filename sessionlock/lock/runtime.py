@@ -13,7 +13,7 @@ import anyio
 from ..errors import RedisUnavailable
 from ..observe import Observer
 from ..session.commits import Engine
-from ..transport.executor import Executor
+from ..transport.calling import Executor
 from ..transport.tasks import fetch_error
 from .holders import Holders
 from .topology import OpenTopology

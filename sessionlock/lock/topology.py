@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..checkup.findings import Capabilities
 from ..protocol.replies import Granted
-from ..transport.executor import Executor
+from ..transport.calling import Executor
 from ..transport.pushes import Pushes
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ Background = Callable[[Coroutine[Any, Any, Any]], "asyncio.Task[Any]"]
 class Acquiring(Protocol):
     """One try to become the holder. ``token`` names it wherever the lock is kept."""
 
-    token: str
+    @property
+    def token(self) -> str: ...
 
     async def run(self) -> Granted:
         """Wait for the grant. Whatever ends it early leaves neither a lock nor a queue entry behind."""

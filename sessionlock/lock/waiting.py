@@ -21,16 +21,54 @@ from ..transport.pushes import TRY_AGAIN_AFTER, Pushes
 __all__ = [
     "HEARD_OF_EVERY",
     "LATEST_AFTER_EXPIRY",
-    "SOONEST_AFTER_EXPIRY",
+    "Bell",
+    "Room",
     "Waiter",
     "WaitingRooms",
     "Wakeup",
+    "soon_after_expiry",
 ]
 
 W = TypeVar("W")
 LATEST_AFTER_EXPIRY = 0.05  # seconds, spread over the waiters that look when a lease has run out
 SOONEST_AFTER_EXPIRY = 0.005
 HEARD_OF_EVERY = PATIENCE / 3
+
+
+def soon_after_expiry() -> float:
+    """Seconds after the end of a lease at which one of many that wait for it looks."""
+    return random.uniform(SOONEST_AFTER_EXPIRY, LATEST_AFTER_EXPIRY)
+
+
+class Bell:
+    """Wakes the one that sleeps beside it."""
+
+    __slots__ = ("_sleep",)
+
+    def __init__(self) -> None:
+        self._sleep: asyncio.Future[None] | None = None
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether somebody sleeps, and has not been woken."""
+        return self._sleep is not None and not self._sleep.done()
+
+    def ring(self) -> None:
+        if self._sleep is not None and not self._sleep.done():
+            self._sleep.set_result(None)
+
+    async def silent_until(self, until: float) -> bool:
+        """Sleep; True when the time (monotonic) was up, False when woken before."""
+        loop = asyncio.get_running_loop()
+        self._sleep = sleep = loop.create_future()
+        timer = loop.call_later(max(0.0, until - time.monotonic()), self.ring) if until < float("inf") else None
+        try:
+            await sleep
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._sleep = None
+        return time.monotonic() >= until
 
 
 class Room(Generic[W]):
@@ -88,7 +126,7 @@ class WaitingRooms(Generic[W]):
 class Waiter:
     """One queued acquisition of this process."""
 
-    __slots__ = ("_look", "_wake", "claim", "handover", "last", "last_heard", "room", "token")
+    __slots__ = ("_bell", "_look", "claim", "handover", "last", "last_heard", "room", "token")
 
     def __init__(self, token: str, room: Room[Waiter], claim: float) -> None:
         self.token = token
@@ -98,7 +136,7 @@ class Waiter:
         self.last: Queued | None = None
         self.last_heard = 0.0
         self._look = False
-        self._wake: asyncio.Future[None] | None = None
+        self._bell = Bell()
 
     def heard(self, queued: Queued) -> None:
         """Redis told where this waiter stands."""
@@ -136,40 +174,21 @@ class Waiter:
             now = time.monotonic()
             until = min(started + seconds, self.last_heard + HEARD_OF_EVERY)
             if was_foremost:
-                spread = random.uniform(SOONEST_AFTER_EXPIRY, LATEST_AFTER_EXPIRY)
-                until = min(until, started + self.claim, max(self.room.lease_ends, now) + spread)
+                until = min(until, started + self.claim, max(self.room.lease_ends, now) + soon_after_expiry())
                 if deaf:
                     until = min(until, started + TRY_AGAIN_AFTER)
-            if until <= now or await self._woken_before(until):
+            if until <= now or await self._bell.silent_until(until):
                 return
             if self.foremost and not was_foremost:
                 started = time.monotonic()  # it is this one's turn to look, from now on
 
-    async def _woken_before(self, until: float) -> bool:
-        """False when woken, True when the time was up."""
-        loop = asyncio.get_running_loop()
-        self._wake = wake = loop.create_future()
-        timer = loop.call_later(max(0.0, until - time.monotonic()), _set, wake)
-        try:
-            await wake
-        finally:
-            timer.cancel()
-            self._wake = None
-        return time.monotonic() >= until
-
     def wake(self) -> None:
-        if self._wake is not None:
-            _set(self._wake)
+        self._bell.ring()
 
     def look(self) -> None:
         """Ask Redis at once: pushes may have been missed."""
         self._look = True
         self.wake()
-
-
-def _set(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 class Wakeup:

@@ -13,7 +13,7 @@ from ..errors import RedisUnavailable
 from ..lease import Lease
 from ..observe import Observer
 from ..protocol.calls import Renew
-from ..transport.executor import Executor
+from ..transport.calling import Executor
 from .request import LockRequest
 
 __all__ = ["Watchdog"]

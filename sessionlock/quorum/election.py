@@ -1,282 +1,122 @@
-"""From "I want this session" to a majority of independent masters, and from there to the session's store.
+"""The native engine's election. Each master runs our scripts: it votes, queues, and pushes its lock to who is next.
 
-Uncontended: all masters are asked at once and the answers of a majority suffice; then the store is told, which loads
-the session. A lock alone needs no store: the masters agree on its fencing token. Contended: one ticket for the same
-place in all queues, a subscription at each master, and votes that are counted as they are pushed. Whatever ends it
-early leaves neither a lock nor a queue entry at a master that answers.
+::
+
+    voting ──majority──▶ won
+       ├── does not wait ──▶ asking who holds it, or for what became free ──▶ won, or refused
+       └── waits ──▶ queued at each master ──pushes, looks──▶ won
+                        └── destroyed, queue full, time is up, no majority has a say ──▶ refused
+
+Queued, it has one ticket for the same place in all queues and a subscription at each master, and votes are counted as
+they are pushed. A minority of them is handed on in time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
-from collections.abc import Callable
-from functools import lru_cache, partial
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 from .. import observe
-from ..errors import QuorumNotReached, RedisUnavailable, SessionLockError
+from ..errors import SessionLockError
 from ..lock.patience import Patience
-from ..lock.refusals import not_granted, outrun, queue_full, refused
-from ..lock.request import LockRequest, OnWait
-from ..lock.runtime import Runtime
-from ..lock.self_call import SelfCallCheck
-from ..lock.waiting import HEARD_OF_EVERY, LATEST_AFTER_EXPIRY, SOONEST_AFTER_EXPIRY
-from ..protocol import replies as protocol
-from ..protocol.calls import Abandon, Acquire
-from ..protocol.keys import SessionKeys, new_token
-from ..protocol.quorum_calls import Adopt, Install, RaiseFence, Vote
+from ..lock.refusals import queue_full, refused
+from ..lock.waiting import HEARD_OF_EVERY, LATEST_AFTER_EXPIRY, Room, soon_after_expiry
+from ..protocol.calls import Acquire
+from ..protocol.keys import new_token
+from ..protocol.quorum_calls import Vote
 from ..protocol.record_calls import ForceRelease
 from ..protocol.replies import Acquired, Busy, Granted, Handover, Queued, Voted
-from .ballot import Ballot, Won
+from .ballot import Won
 from .master import Master, NoVote
-from .masters import Masters, Voter
-from .router import QuorumExecutor, lock_keys
+from .masters import Voter
+from .poll import Contest, Reach
 
-__all__ = ["QuorumAcquisition"]
+__all__ = ["NativeElection"]
 
-T = TypeVar("T")
-
-
-_keys_at_masters = lru_cache(maxsize=4096)(lock_keys)
+UNKNOWN = "0"  # the ticket of whom no master has queued yet
 
 
-class QuorumAcquisition(Voter):
-    """One try to become the holder. ``token`` names it at the masters and at the store."""
+class NativeElection:
+    """By votes and queues. See :class:`.poll.Election`."""
 
-    def __init__(
-        self, runtime: Runtime, executor: QuorumExecutor, wanted: LockRequest, on_wait: OnWait | None = None
-    ) -> None:
+    def __init__(self, contest: Contest) -> None:
         self.token = new_token()
-        self._runtime = runtime
-        self._executor = executor
-        self._wanted = wanted
-        self._on_wait = on_wait
-        self._retry_for = executor.retry_for
-        self._masters: Masters = executor.masters
-        self._keys: SessionKeys = _keys_at_masters(wanted.keys)
-        self._by_name = {master.name: master for master in self._masters.all}
-        self._listens = False
-        self._without_store = wanted.session is None
-        self._begin()
-
-    def _begin(self) -> None:
-        self._ballot = Ballot(list(self._by_name), claim=self._wanted.lease.claim_ms / 1000)
-        self._installing = False
-        self._full: Busy | None = None
-        self._ticket = "0"
-        self._change: asyncio.Future[None] | None = None
-        self._deciding = False  # only a decision is worth waking up for
-        self._told_to_look = False
-        self._destroyed = False
+        self.poll = contest.poll()
+        self.once = True
+        self._contest = contest
+        self._reach = Reach(contest.router, contest.request.digest)
+        # While it is queued. The room is that of this process' waiters for the session.
+        self._room: Room[Voter] | None = None
+        self._ticket = UNKNOWN
         self._heard_at = 0.0
-        self._unreached_since: float | None = None
-        self._over = False
-        self._once = True  # no master was asked more than once under this token
+        self._told_to_look = False
+        self._refusal: SessionLockError | None = None  # why waiting is of no use
 
-    async def run(self) -> Granted:
-        """Wait for the grant.
-
-        Raises:
-            WaitTimedOut, QueueFull, LockNotAcquired: not granted; nothing was left behind.
-            SessionNotFound, SessionDestroyed: there is nothing to lock.
-            QuorumNotReached: too few masters answer. RedisUnavailable: the store does not.
-        """
-        try:
-            granted = await self._elected_and_installed()
-            self._over = True
-            return granted
-        except BaseException as error:
-            await self._abandon(wait=not isinstance(error, RedisUnavailable))
-            raise
-        finally:
-            self._leave()
-
-    def _leave(self) -> None:
-        self._masters.leave(self._keys.digest, self.token)
-        if self._listens:
-            self._listens = False
-            self._runtime.wakeup.pushes.no_more(self._wanted.keys, self.token)
-
-    async def _elected_and_installed(self) -> Granted:
-        patience = Patience(self._wanted)
-        take_effect = self._agree if self._without_store else self._install
-        while True:
-            won = await self._elect(patience)
-            self._executor.reached()
-            granted = await take_effect(won)
-            if granted is None and (more := await self._with_stragglers(won)) is not None:
-                granted = await take_effect(more)
-            if granted is not None:
-                return granted
-            # A later holder was there first: the majority had been lost. Begin again, under another name.
-            await self._abandon(wait=False)
-            self._leave()
-            await self._breathe(patience)
-            self.token = new_token()
-            self._begin()
-
-    async def _with_stragglers(self, won: Won) -> Won | None:
-        """The majority with the votes that came after it, if any: they outvote a master whose clock was set back."""
-        await self._change_before(time.monotonic() + LATEST_AFTER_EXPIRY)
-        more = self._ballot.won(time.monotonic())
-        return more if more is not None and len(more.vector) > len(won.vector) else None
-
-    async def _breathe(self, patience: Patience) -> None:
-        """Between two elections: not at full speed, and no longer than is to be waited."""
-        pause = await patience.next_pause() if self._wanted.wait.queues else None
-        if pause is None:
-            raise outrun(self._wanted.digest, patience.elapsed())
-        await asyncio.sleep(min(pause, patience.left(), random.uniform(SOONEST_AFTER_EXPIRY, LATEST_AFTER_EXPIRY)))
-
-    async def _elect(self, patience: Patience) -> Won:
+    async def elect(self, patience: Patience) -> Won:
         return await self._first_round() or await self._wait(patience)
 
-    # --- a fencing token
+    async def end(self) -> None:
+        """Calls to a master arrive in the order in which they were sent."""
 
-    async def _agree(self, won: Won) -> Granted | None:
-        """For a lock alone: the highest counter that was given, known to a majority. None when it was lost meanwhile.
-
-        Whoever gets the lock later has a vote of one of that majority, and there a higher counter; so the highest that
-        it is given is higher. Masters give the same counter when they can: then nothing has to be asked.
-        """
-        if won.agreed < self._masters.majority and not await self._raise_fence(won):
-            return None
-        self._executor.without_store.add(self.token)
-        self._not_to_be_relied_upon()
-        return Granted(won.fence, 0, won.asked_at, won.trusted_for, protocol.EMPTY)
-
-    async def _raise_fence(self, won: Won) -> bool:
-        """Whether a majority knows it now. Of those that won it only: another may have been a later holder's before."""
-        majority = self._masters.majority
-        members = {name for name, _ in won.vector}
-
-        def raised(answers: dict[str, Any]) -> int:
-            return sum(answers[name] is True for name in members & answers.keys())
-
-        def enough(answers: dict[str, Any]) -> bool:
-            still_out = len(members - answers.keys())
-            return raised(answers) >= majority or raised(answers) + still_out < majority
-
-        call = RaiseFence(self._keys, self.token, won.fence)
-        return raised(await self._masters.ask(call, enough)) >= majority
-
-    # --- the store
-
-    async def _install(self, won: Won) -> Granted | None:
-        """The majority takes effect where the session is. None when a later one did."""
-        wanted = self._wanted
-        self._installing = True
-        asked_at = time.monotonic()
-        call = Install(
-            wanted.keys,
-            self.token,
-            max(1, int((won.until - asked_at) * 1000) + 1),
-            won.vector,
-            self._ballot.majority,
-            wanted.session,
-            channel=self._runtime.wakeup.pushes.channel(wanted.keys),
-            label=wanted.label,
-            missing=wanted.missing,
-        )
-        outcome = await self._executor.run(call)
-        if isinstance(outcome, protocol.Refused):
-            self._installing = False  # the store has nothing under this token
-        if isinstance(outcome, Granted):
-            self._not_to_be_relied_upon()
-            return Granted(outcome.fence, outcome.server_us, won.asked_at, won.trusted_for, outcome.snapshot)
-        assert isinstance(outcome, protocol.Refused)
-        if outcome.kind == "stale":
-            return None
-        raise refused(wanted.digest, outcome.kind)
-
-    def _not_to_be_relied_upon(self) -> None:
-        """A renewal must not count masters to which a give-back is still on its way."""
-        spoiled = self._ballot.spoiled()
-        if spoiled:
-            self._executor.spoiled[self.token] = spoiled
-
-    async def _abandon(self, *, wait: bool) -> None:
-        """Give up whatever there is under this token, at the store and at the masters."""
-        self._over = True
-        self._executor.forget(self.token)
-        call = Abandon(self._wanted.keys, self.token, push_limit=0, once=self._once)
-        await self._runtime.see_through(self._abandon_all(call), wait=wait)
-
-    async def _abandon_all(self, call: Abandon) -> None:
-        """What does not answer is not waited for; its locks run out."""
-        at_masters = self._masters.settle(call)
-        if self._installing:
-            await self._executor.store.run(call)
-        await at_masters
+    def leave(self) -> None:
+        self.poll.close()
+        contest = self._contest
+        if self._room is not None:
+            self._room = None
+            contest.masters.leave(contest.keys.digest, self.token)
+            if not contest.is_lock_alone:
+                contest.runtime.wakeup.pushes.no_more(contest.request.keys, self.token)
 
     # --- asking
 
     async def _first_round(self) -> Won | None:
         """One parallel round trip. None when others hold it, and it is to be waited for."""
+        contest, request = self._contest, self._contest.request
         # A store has a counter of its own: with one, the masters need not give the same.
-        proposed = self._masters.proposal() if self._without_store else 0
+        proposed = contest.masters.proposal() if contest.is_lock_alone else 0
         call = Vote(
-            self._keys,
+            contest.keys,
             self.token,
-            self._wanted.lease,
-            label=self._wanted.label,
+            request.lease,
+            label=request.label,
             proposed=proposed,
             asked_at=time.monotonic(),
         )
-        self._ask_all(call, self._voted)
-        await self._until_decided()
-        won = self._ballot.won(time.monotonic())
-        if won is not None:
-            self._executor.voted_once.add(self.token)
-        elif not self._wanted.wait.queues:
-            return await self._second_round()
-        return won
+        self.poll.ask_all(call, self._voted)
+        await self.poll.until_decided()
+        won = self.poll.won()
+        return won if won is not None or request.wait.queues else await self._second_round()
 
     async def _second_round(self) -> Won:
         """For who does not wait: a vote does not tell who holds the lock, or it may be free by now."""
-        self._once = False
-        self._ask_all(self._acquire(), self._answered)
-        await self._until_decided()
-        won = self._ballot.won(time.monotonic())
+        self.once = False
+        self.poll.ask_all(self._acquire(), self._answered)
+        await self.poll.until_decided()
+        won = self.poll.won()
         if won is None:
-            raise self._not_now()
+            raise self.poll.not_now(self._contest.request.digest)
         return won
-
-    def _ask_all(self, call: Vote | Acquire | Adopt, answered: Callable[[Master, Any], None]) -> None:
-        for name in self._by_name:
-            self._ballot.asked(name)
-        self._masters.send(call, self._mine(answered))
-
-    def _mine(self, answered: Callable[..., None]) -> Callable[..., None]:
-        """What was asked for under an earlier token has been given up, and counts no more."""
-        token = self.token
-
-        def heard(*told: Any) -> None:
-            if not self._over and self.token == token:
-                answered(*told)
-
-        return heard
 
     def _voted(self, master: Master, outcome: Voted | NoVote) -> None:
         if isinstance(outcome, Granted):
             self._granted(master, outcome)
         elif isinstance(outcome, NoVote):
-            self._ballot.silent(master.name, str(outcome))
+            self.poll.ballot.silent(master.name, str(outcome))
         else:
-            self._ballot.taken(master.name)
-            if self._ticket != "0":
+            self.poll.ballot.taken(master.name)
+            if self._ticket != UNKNOWN:
                 self._queue_at(master)  # asked before this acquisition knew that it has to wait
-        self._changed()
+        self.poll.changed()
 
     def _ask(self, master: Master) -> asyncio.Future[Any]:
         """Get into that master's queue, or back into it, or its lock; done when it has answered."""
-        self._once = False
-        self._ballot.asked(master.name)
-        ticket = self._ballot.ticket(master.name) or self._ticket
-        call = self._acquire(master.pushes.channel(self._keys), ticket)
-        told = self._mine(partial(self._answered, master))
+        self.once = False
+        self.poll.ballot.asked(master.name)
+        ticket = self.poll.ballot.ticket(master.name) or self._ticket
+        call = self._acquire(master.pushes.channel(self._contest.keys), ticket)
+        told = self.poll.while_open(partial(self._answered, master))
         done = asyncio.get_running_loop().create_future()
 
         def answered(reply: Any) -> None:
@@ -287,237 +127,167 @@ class QuorumAcquisition(Voter):
         master.send(call, answered)
         return done
 
-    def _acquire(self, channel: str = "-", ticket: str = "0") -> Acquire:
+    def _acquire(self, channel: str = "-", ticket: str = UNKNOWN) -> Acquire:
         """``channel`` "-": not to be queued."""
-        wanted = self._wanted
+        request = self._contest.request
         return Acquire(
-            self._keys,
+            self._contest.keys,
             self.token,
-            wanted.lease,
+            request.lease,
             None,
             channel=channel,
-            label=wanted.label,
+            label=request.label,
             queueing=channel != "-",
-            max_waiters=wanted.wait.max_waiters,
+            max_waiters=request.wait.max_waiters,
             ticket=ticket,
             asked_at=time.monotonic(),
         )
 
     def _answered(self, master: Master, outcome: Acquired | NoVote) -> None:
-        name = master.name
+        name, ballot = master.name, self.poll.ballot
         if isinstance(outcome, Granted):
             self._granted(master, outcome)
         elif isinstance(outcome, Queued):
-            self._ballot.queued(name, outcome)
+            ballot.queued(name, outcome)
             self._heard_at = time.monotonic()
-            if self._ticket == "0":
+            if self._ticket == UNKNOWN:
                 self._ticket = outcome.ticket
         elif isinstance(outcome, Busy):
-            self._ballot.busy(name, outcome)
+            ballot.busy(name, outcome)
             if outcome.full:
-                self._full = outcome
-            elif self._ticket != "0":
+                self._refusal = self._refusal or queue_full(self._contest.request.digest, outcome)
+            elif self._ticket != UNKNOWN:
                 self._queue_at(master)  # asked before this acquisition knew that it has to wait
         elif isinstance(outcome, NoVote):
-            self._ballot.silent(name, str(outcome))
+            ballot.silent(name, str(outcome))
         else:
-            self._ballot.silent(name, f"refused the acquire call: {outcome.kind}")
-        self._changed()
+            ballot.silent(name, f"refused the acquire call: {outcome.kind}")
+        self.poll.changed()
 
     def _granted(self, master: Master, granted: Granted) -> None:
-        master.ahead_us = granted.server_us - int(granted.asked_at * 1_000_000)
-        self._ballot.granted(master.name, granted)
+        master.told_time(granted.server_us, granted.asked_at)
+        self.poll.ballot.granted(master.name, granted)
+
+    # --- pushes (see masters.Voter)
 
     def pushed(self, master: Master, push: Handover) -> None:
         if push.kind == "G":
-            self._ballot.pushed(master.name, push, time.monotonic())
-            self._changed()
+            self.poll.ballot.pushed(master.name, push, time.monotonic())
+            self.poll.changed()
         elif push.kind == "D":
-            self._destroyed = True
-            self._changed()
+            self._refusal = refused(self._contest.request.digest, "destroyed")
+            self.poll.changed()
         # L tells of a grant that was given back, or taken by force: the next renewal or look finds out.
 
     def gap(self, master: Master) -> None:
-        if self._ballot.ticket(master.name) is not None:
+        if self.poll.ballot.ticket(master.name) is not None:
             self.look()
 
     def look(self) -> None:
         self._told_to_look = True
-        self._changed()
-
-    def _changed(self) -> None:
-        change = self._change
-        if change is None or change.done() or (self._deciding and not self._ballot.decided(time.monotonic())):
-            return
-        change.set_result(None)
-
-    async def _change_before(self, until: float) -> None:
-        """Return when something changed, at ``until`` (monotonic) at the latest."""
-        loop = asyncio.get_running_loop()
-        self._change = change = loop.create_future()
-        timer = loop.call_later(max(0.0, until - time.monotonic()), self._changed) if until < float("inf") else None
-        try:
-            await change
-        finally:
-            if timer is not None:
-                timer.cancel()
-            self._change = None
-
-    async def _until_decided(self) -> None:
-        self._deciding = True
-        try:
-            while not self._ballot.decided(time.monotonic()):
-                await self._change_before(float("inf"))  # every call to a master ends
-        finally:
-            self._deciding = False
+        self.poll.changed()
 
     # --- waiting
 
     async def _wait(self, patience: Patience) -> Won:
-        self._masters.expect(self.token, self)
-        self._masters.join(self._keys.digest, self.token, self)
-        if not self._without_store:
+        contest = self._contest
+        self._room = contest.masters.join(contest.keys.digest, self.token, self)
+        if not contest.is_lock_alone:
             # A process that waits also hears from the store when a lease is taken from it.
-            self._listens = True
-            self._runtime.background(self._runtime.wakeup.pushes.listen(self._wanted.keys, self.token))
+            contest.runtime.background(contest.runtime.wakeup.pushes.listen(contest.request.keys, self.token))
         await self._queue_up()
         self._tell_queued()
-        with self._self_call() as self_call:
+        with contest.self_call(self.look) as self_call:
             while True:
-                won = self._ballot.won(time.monotonic())
+                won = self.poll.won()
                 if won is not None:
                     return won
-                self._check_worth_waiting()
-                self._hear(self_call)
+                if self._refusal is not None:
+                    raise self._refusal
+                self._reach.check(self.poll, has_majority=self.poll.ballot.reached())
+                self.poll.hear(self_call)
                 pause = await patience.next_pause()
                 if pause is None:
-                    raise self._not_now(patience.elapsed())
+                    raise self.poll.not_now(contest.request.digest, patience.elapsed())
                 await self._pause(time.monotonic() + min(pause, patience.left()))
-                if self._ballot.won(time.monotonic()) is None and self._is_to_look():
+                if self.poll.won() is None and self._is_to_look():
                     await self._look()
 
     def _tell_queued(self) -> None:
-        observer, holder = self._runtime.observer, self._ballot.holder()
-        if observer is not None and self._ticket != "0":
-            ahead, who = self._ballot.position() or 0, None if holder is None else holder.label
-            observer(observe.LockQueued(self._wanted.digest, self._wanted.label, int(self._ticket), ahead, who))
-
-    def _self_call(self) -> SelfCallCheck:
-        return SelfCallCheck(self._runtime, self._wanted, self._on_wait, self.look)
-
-    def _hear(self, self_call: SelfCallCheck) -> None:
-        if self_call.untold and (holder := self._ballot.holder()) is not None:
-            self_call.consider(holder)
-        self_call.check()
-
-    def _check_worth_waiting(self) -> None:
-        if self._destroyed:
-            raise refused(self._wanted.digest, "destroyed")
-        if self._full is not None:
-            raise queue_full(self._wanted.digest, self._full)
-        self._check_reached()
+        observer, request, ballot = self._contest.runtime.observer, self._contest.request, self.poll.ballot
+        if observer is not None and self._ticket != UNKNOWN:
+            holder = ballot.holder()
+            ahead, who = ballot.position() or 0, None if holder is None else holder.label
+            observer(observe.LockQueued(request.digest, request.label, int(self._ticket), ahead, who))
 
     async def _queue_up(self) -> None:
         """Into all queues at the same place: the ticket of the first master that answers is shown to the others."""
-        for name in self._ballot.to_ask(time.monotonic()):
-            await self._join(self._by_name[name])
-            if self._ballot.won(time.monotonic()) is not None or self._full is not None:
+        for name in self.poll.ballot.to_ask(time.monotonic()):
+            await self._join(self.poll.by_name[name])
+            if self.poll.won() is not None or self._refusal is not None:
                 return
-            if self._ticket != "0":
+            if self._ticket != UNKNOWN:
                 break
-        for name in self._ballot.to_ask(time.monotonic()):
-            if self._ballot.ticket(name) is None:
-                self._queue_at(self._by_name[name])
-        await self._until_decided()
+        for name in self.poll.ballot.to_ask(time.monotonic()):
+            if self.poll.ballot.ticket(name) is None:
+                self._queue_at(self.poll.by_name[name])
+        await self.poll.until_decided()
 
     def _queue_at(self, master: Master) -> None:
-        if master.pushes.hears(self._keys):
+        if master.pushes.hears(self._contest.keys):
             self._ask(master)
         else:
-            self._ballot.asked(master.name)  # at once, so that nobody else asks it meanwhile
-            self._runtime.background(self._join(master))
+            self.poll.ballot.asked(master.name)  # at once, so that nobody else asks it meanwhile
+            self._contest.runtime.background(self._join(master))
 
     async def _join(self, master: Master) -> None:
         """Subscribe before queueing: a releaser drops whom it cannot reach."""
-        token = self.token
-        self._ballot.asked(master.name)
-        await master.pushes.listen(self._keys, token)
-        if not self._over and self.token == token:
+        self.poll.ballot.asked(master.name)
+        await master.pushes.listen(self._contest.keys, self.token)
+        if self.poll.is_open:
             await asyncio.wait([self._ask(master)])
+
+    @property
+    def _is_foremost(self) -> bool:
+        """Whether it looks on behalf of all of this process that wait for that session."""
+        return self._room is not None and self._room.foremost() is self
 
     def _is_to_look(self) -> bool:
         told, self._told_to_look = self._told_to_look, False
-        overdue = time.monotonic() - self._heard_at >= HEARD_OF_EVERY
-        return told or overdue or self._masters.foremost(self._keys.digest, self)
+        return told or self._is_foremost or time.monotonic() - self._heard_at >= HEARD_OF_EVERY
 
     async def _look(self) -> None:
         """Ask all again that have not granted for long enough; the tickets give places back that were lost."""
-        for name in self._ballot.to_ask(time.monotonic()):
-            self._queue_at(self._by_name[name])
-        await self._until_decided()
+        for name in self.poll.ballot.to_ask(time.monotonic()):
+            self._queue_at(self.poll.by_name[name])
+        await self.poll.until_decided()
 
     async def _pause(self, until: float) -> None:
         """Until there is a majority, or something to look at; a minority of grants is handed on in time."""
-        ballot = self._ballot
+        ballot = self.poll.ballot
         started = time.monotonic()
         if self._heard_at:
             # Not at once, though: where no master answers now, the looks that follow end without waiting for anything.
             until = min(until, max(self._heard_at + HEARD_OF_EVERY, started + LATEST_AFTER_EXPIRY))
-        while ballot.won(now := time.monotonic()) is None and not self._interrupted:
+        while ballot.won(now := time.monotonic()) is None and not self._told_to_look and self._refusal is None:
             end = until
-            if self._masters.foremost(self._keys.digest, self):
-                spread = random.uniform(SOONEST_AFTER_EXPIRY, LATEST_AFTER_EXPIRY)
-                looks_at = max(ballot.look_at(now), started) + spread
-                end = min(end, started + self._wanted.lease.claim_ms / 1000, looks_at)
+            if self._is_foremost:
+                looks_at = max(ballot.look_at(now), started) + soon_after_expiry()
+                end = min(end, started + self._contest.request.lease.claim_ms / 1000, looks_at)
             if now >= end:
                 return
             for name in ballot.give_back(now):
-                self._give_back(self._by_name[name])
-            await self._change_before(min(end, ballot.hold_until(now)))
-
-    @property
-    def _interrupted(self) -> bool:
-        return self._told_to_look or self._destroyed or self._full is not None
+                self._give_back(self.poll.by_name[name])
+            await self.poll.change_before(min(end, ballot.hold_until(now)))
 
     def _give_back(self, master: Master) -> None:
         """Hand a grant on that is of no use without others, and get into that queue again."""
-        call = ForceRelease(self._keys, self.token, push_limit=0)
-        master.send(call, self._mine(partial(self._gave_back, master)))
+        call = ForceRelease(self._contest.keys, self.token, push_limit=0)
+        master.send(call, self.poll.while_open(partial(self._gave_back, master)))
 
     def _gave_back(self, master: Master, reply: Any) -> None:
         answered = not isinstance(reply, NoVote)
-        self._ballot.gave_back(master.name, answered=answered)
+        self.poll.ballot.gave_back(master.name, answered=answered)
         if answered:
             self._queue_at(master)
-        self._changed()
-
-    # --- giving up
-
-    def _check_reached(self) -> None:
-        """A majority that does not answer is waited for as long as one Redis would be; not at all in an outage."""
-        if self._has_a_majority():
-            self._unreached_since = None
-            return
-        now = time.monotonic()
-        if self._unreached_since is None:
-            self._unreached_since = now
-        error = self._not_reached()
-        if self._executor.unreached(self._unreached_since, error) or now - self._unreached_since >= self._retry_for:
-            raise error
-
-    def _has_a_majority(self) -> bool:
-        return self._ballot.reached()
-
-    def _not_now(self, waited: float | None = None) -> SessionLockError:
-        if not self._ballot.reached():
-            return self._not_reached()
-        return not_granted(self._wanted.digest, self._ballot.holder(), waited=waited, position=self._ballot.position())
-
-    def _not_reached(self) -> QuorumNotReached:
-        answers = {self._by_name[name].label: said for name, said in self._ballot.answers(time.monotonic()).items()}
-        told = "; ".join(f"{label}: {said}" for label, said in answers.items())
-        return QuorumNotReached(
-            f"session {self._wanted.digest}: fewer than {self._ballot.majority} of {len(answers)} masters have a say"
-            f" now ({told}). Nothing was changed; try again",
-            answers=answers,
-        )
+        self.poll.changed()

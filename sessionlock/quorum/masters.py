@@ -6,9 +6,9 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
-from ..lock.waiting import WaitingRooms
+from ..lock.waiting import Room, WaitingRooms
 from ..protocol.calls import Abandon, Call, by_hash
 from ..protocol.quorum_calls import Dismiss
 from ..protocol.replies import Handover
@@ -22,19 +22,16 @@ NEAR_US = 500_000
 PROPOSED_AHEAD_US = 10_000  # for the way there, which may be longer than it was when the clock was told
 
 
-class Voter:
-    """What waits for pushes: an acquisition that is under way."""
+class Voter(Protocol):
+    """What waits for pushes: an election that is under way."""
 
-    def pushed(self, master: Master, push: Handover) -> None:
-        raise NotImplementedError
+    def pushed(self, master: Master, push: Handover) -> None: ...
 
     def look(self) -> None:
         """It is this one's turn to look."""
-        raise NotImplementedError
 
     def gap(self, master: Master) -> None:
         """Pushes of that master may have been missed."""
-        raise NotImplementedError
 
 
 class Masters:
@@ -62,22 +59,18 @@ class Masters:
 
     # --- who waits here
 
-    def expect(self, token: str, voter: Voter) -> None:
+    def join(self, digest: str, token: str, voter: Voter) -> Room[Voter]:
         """Pushes for ``token`` may come from now on."""
         self._voters[token] = voter
-
-    def join(self, digest: str, token: str, voter: Voter) -> None:
-        self._rooms.room(digest).enter(token, voter)
+        room = self._rooms.room(digest)
+        room.enter(token, voter)
+        return room
 
     def leave(self, digest: str, token: str) -> None:
         self._voters.pop(token, None)
         successor = self._rooms.leave(digest, token)
         if successor is not None:
             successor.look()
-
-    def foremost(self, digest: str, voter: Voter) -> bool:
-        """Whether it looks on behalf of all of this process that wait for that session."""
-        return self._rooms.foremost(digest) is voter
 
     def _pushed(self, master: Master, push: Handover) -> None:
         voter = self._voters.get(push.token)

@@ -18,22 +18,27 @@ import json
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
+
+import hiredis
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, ResponseError
 
 from ..errors import ConfigurationError
 from ..lock.patience import Patience
 from ..lock.self_call import SelfCallCheck
 from ..protocol.calls import Abandon
+from ..protocol.keys import new_token
 from ..protocol.quorum_calls import Adopt
 from ..protocol.record_calls import Inspect
 from ..protocol.replies import Busy, Granted, Voted
-from .ballot import Ballot, Won
-from .election import QuorumAcquisition
+from .ballot import Won
 from .master import Master, NoVote
+from .poll import Contest, Poll, Reach
 
-__all__ = ["PotteryAcquisition"]
+__all__ = ["PotteryElection"]
 
 LONGEST_PAUSE = 0.2  # seconds between two tries, at random up to this
 
@@ -51,33 +56,90 @@ def _redlock(prefix: str) -> Any:
     return type("SessionRedlock", (AIORedlock,), {"__slots__": (), "_KEY_PREFIX": prefix})
 
 
-class PotteryAcquisition(QuorumAcquisition):
-    """One try after the other, each under a token that pottery draws."""
+class _PlainClient(Redis):
+    """redis-py's commands over the connection that this process has to a master anyway: one answer or none, soon."""
 
-    _trying: asyncio.Task[bool] | None = None
-    _lock: Any = None
-    _tried: Sequence[Master] = ()
+    def __init__(self, master: Master) -> None:
+        super().__init__(connection_pool=master.client.connection_pool)
+        self._master = master
 
-    async def _elect(self, patience: Patience) -> Won:
-        with self._self_call() as self_call:
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """The bare reply: what becomes of it in redis-py is not needed."""
+        try:
+            reply = await self._master.command(*str(args[0]).split(), *args[1:])  # "SCRIPT LOAD" is two words
+        except NoVote as why:
+            raise RedisConnectionError(str(why)) from None
+        if isinstance(reply, hiredis.ReplyError):
+            raise NoScriptError(str(reply)) if str(reply).startswith("NOSCRIPT") else ResponseError(str(reply))
+        return reply
+
+
+class _Try:
+    """One object of pottery's, which serves once. ``token``: what pottery calls its lock's value."""
+
+    def __init__(self, contest: Contest) -> None:
+        keys, everyone = contest.keys, contest.masters
+        available = [master for master in everyone.all if master.available]
+        self._masters: Sequence[Master] = available if len(available) >= everyone.majority else everyone.all
+        self._lock = _redlock(keys.prefix)(
+            key=keys.lock.decode().removeprefix(f"{keys.prefix}:"),
+            masters=[master.client if master.is_fake else _PlainClient(master) for master in self._masters],
+            auto_release_time=contest.request.lease.ttl_ms / 1000,
+            num_extensions=0,  # renewing is the watchdog's
+        )
+        self.task: asyncio.Task[bool] = contest.runtime.background(self._lock.acquire(blocking=False))
+
+    @property
+    def all_are_available(self) -> bool:
+        return all(master.available for master in self._masters)
+
+    def take_over(self) -> str:
+        """Its token, which from here on is ours to give up."""
+        token: str = self._lock._uuid
+        for master in self._masters:
+            master.noted(token)
+        return token
+
+
+class PotteryElection:
+    """One try after the other, each under a token that pottery draws. See :class:`.poll.Election`."""
+
+    once = False  # pottery asks, and then each master numbers its grant
+
+    def __init__(self, contest: Contest) -> None:
+        self.token = new_token()
+        self.poll = contest.poll()
+        self._contest = contest
+        self._reach = Reach(contest.router, contest.request.digest)
+        self._trying: _Try | None = None
+
+    async def elect(self, patience: Patience) -> Won:
+        with self._contest.self_call(lambda: None) as self_call:
             while True:
                 won = await self._try()
                 if won is not None:
                     return won
-                if not self._wanted.wait.queues:
+                if not self._contest.request.wait.queues:
                     raise await self._refusal()
-                if not self._has_a_majority():
-                    await self._ask_who_holds()  # for the error to tell
-                self._check_reached()
-                if self_call.untold:
-                    await self._ask_who_holds()
-                self._hear(self_call)
+                if self_call.untold or not self._has_a_majority():
+                    await self._ask_who_holds()  # for the error, or the objection, to tell
+                self._reach.check(self.poll, has_majority=self._has_a_majority())
+                self.poll.hear(self_call)
                 pause = await patience.next_pause()
                 if pause is None:
                     raise await self._refusal(patience.elapsed())
                 won = await self._try_until(time.monotonic() + min(pause, patience.left()), self_call)
                 if won is not None:
                     return won
+
+    async def end(self) -> None:
+        """Cut off, a try would leave locks behind that arrive at their masters after everything else."""
+        if self._trying is not None:
+            await asyncio.wait([self._trying.task])
+            self.token = self._trying.take_over()
+
+    def leave(self) -> None:
+        self.poll.close()
 
     async def _try_until(self, until: float, self_call: SelfCallCheck) -> Won | None:
         while (left := until - time.monotonic()) > 0:
@@ -90,77 +152,53 @@ class PotteryAcquisition(QuorumAcquisition):
         return None
 
     async def _try(self) -> Won | None:
-        keys, ttl = self._keys, self._wanted.lease.ttl_ms / 1000
-        masters = [master for master in self._masters.all if master.available]
-        self._tried = masters if len(masters) >= self._masters.majority else self._masters.all
-        self._lock = _redlock(keys.prefix)(
-            key=keys.lock.decode().removeprefix(f"{keys.prefix}:"),
-            masters=[master.plain() for master in self._tried],
-            auto_release_time=ttl,
-            num_extensions=0,  # renewing is the watchdog's
-        )
-        self._once = False
-        self._trying = self._runtime.background(self._lock.acquire(blocking=False))
-        taken = await asyncio.shield(self._trying)
+        trying = self._trying = _Try(self._contest)
+        taken = await asyncio.shield(trying.task)
         self._trying = None
         if taken:
-            self._take_over()
+            self.token = trying.take_over()
             return await self._numbered()
-        if not all(master.available for master in self._tried):
-            self._take_over()  # where pottery's own release did not arrive
+        if not trying.all_are_available:
+            self.token = trying.take_over()  # where pottery's own release did not arrive
             self._settle()
         return None
 
-    def _take_over(self) -> None:
-        """From here on it is ours to give up."""
-        self.token = self._lock._uuid
-        for master in self._tried:
-            master.noted(self.token)
-
     async def _numbered(self) -> Won | None:
         """Each master's counter for the lock that pottery took there. What follows is as if it had granted it."""
-        self._ballot = Ballot([master.name for master in self._masters.all], claim=self._wanted.lease.claim_ms / 1000)
-        call = Adopt(self._keys, self.token, label=self._wanted.label, asked_at=time.monotonic())
-        self._ask_all(call, self._adopted)
-        await self._until_decided()
-        won = self._ballot.won(time.monotonic())
+        self.poll = self._contest.poll()
+        call = Adopt(self._contest.keys, self.token, label=self._contest.request.label, asked_at=time.monotonic())
+        self.poll.ask_all(call, partial(self._adopted, self.poll))
+        await self.poll.until_decided()
+        won = self.poll.won()
         if won is None:
             self._settle()
         return won
 
     def _settle(self) -> None:
-        self._masters.settle(Abandon(self._wanted.keys, self.token, push_limit=0))
+        self._contest.masters.settle(Abandon(self._contest.request.keys, self.token, push_limit=0))
 
-    def _adopted(self, master: Master, outcome: Voted | NoVote) -> None:
+    def _adopted(self, poll: Poll, master: Master, outcome: Voted | NoVote) -> None:
         if isinstance(outcome, Granted):
-            self._ballot.granted(master.name, outcome)
+            poll.ballot.granted(master.name, outcome)
         elif isinstance(outcome, NoVote):
-            self._ballot.silent(master.name, str(outcome))
+            poll.ballot.silent(master.name, str(outcome))
         else:
-            self._ballot.silent(master.name, "did not give its lock to this one")
-        self._changed()
-
-    async def _abandon_all(self, call: Abandon) -> None:
-        if self._trying is not None:
-            # Cut off, it would leave locks behind that arrive at their masters after everything else.
-            await asyncio.wait([self._trying])
-            self._take_over()
-            call = replace(call, token=self.token)
-        await super()._abandon_all(call)
+            poll.ballot.silent(master.name, "did not give its lock to this one")
+        poll.changed()
 
     def _has_a_majority(self) -> bool:
-        return sum(master.available for master in self._masters.all) >= self._masters.majority
+        masters = self._contest.masters
+        return sum(master.available for master in masters.all) >= masters.majority
 
     async def _refusal(self, waited: float | None = None) -> Exception:
         await self._ask_who_holds()
-        return self._not_now(waited)
+        return self.poll.not_now(self._contest.request.digest, waited)
 
     async def _ask_who_holds(self) -> None:
         """A try by pottery does not tell."""
-        self._ballot = Ballot([master.name for master in self._masters.all], claim=self._wanted.lease.claim_ms / 1000)
-        views = await self._masters.ask(Inspect(self._keys))
-        for name, view in views.items():
+        self.poll = self._contest.poll()
+        for name, view in (await self._contest.masters.ask(Inspect(self._contest.keys))).items():
             if isinstance(view, NoVote):
-                self._ballot.silent(name, str(view))
+                self.poll.ballot.silent(name, str(view))
             elif view.holder is not None:
-                self._ballot.busy(name, Busy(view.holder, 0, False))
+                self.poll.ballot.busy(name, Busy(view.holder, 0, False))

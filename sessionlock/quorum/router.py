@@ -7,7 +7,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from ..errors import QuorumNotReached, RedisUnavailable
@@ -18,21 +18,36 @@ from ..protocol.quorum_calls import Dismiss
 from ..protocol.record_calls import Destroy, ForceRelease, Inspect
 from ..protocol.replies import Abandoned, Committed, Conflict, Holder, Inspected, Refused, Saved
 from ..transport.breaker import Breaker
-from ..transport.executor import Executor
+from ..transport.calling import Executor
 from ..transport.tasks import fetch_error
-from .config import Quorum
 from .master import NoVote
 from .masters import Masters
 
 log = logging.getLogger("sessionlock")
 
-__all__ = ["QuorumExecutor"]
+__all__ = ["CallRouter", "ElectionResult", "lock_keys"]
 
 T = TypeVar("T")
 ALONE = "locks alone"
 
 
-class QuorumExecutor(Executor):
+@dataclass(frozen=True, slots=True)
+class ElectionResult:
+    """What is to be known of a holder until its end.
+
+    ``once``: the token was in one call to each master. ``without_store``: the store knows nothing of it. ``spoiled``:
+    masters whose lock may be taken back at any time.
+    """
+
+    once: bool = False
+    without_store: bool = False
+    spoiled: frozenset[str] = frozenset()
+
+
+UNKNOWN = ElectionResult()
+
+
+class CallRouter:
     """Runs calls where they belong: what is about the session at its store, what is about the lock also at the masters.
 
     ``store``: whose route, and so what is known of the server, is this one's. ``background``: runs what nobody waits
@@ -42,23 +57,17 @@ class QuorumExecutor(Executor):
     def __init__(
         self,
         store: Executor,
-        quorum: Quorum,
         masters: Masters,
         background: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
         *,
         retry_for: float,
     ) -> None:
-        self.route = store.route
         self.store = store
-        self.circuit = store.circuit
-        self.retry_for = retry_for
-        self._breaker = Breaker()
-        self.engine = quorum.engine
         self.masters = masters
+        self.retry_for = retry_for
         self._background = background
-        self.voted_once: set[str] = set()  # holders whose tokens were in one call to each master
-        self.without_store: set[str] = set()  # holders of which the store knows nothing
-        self.spoiled: dict[str, frozenset[str]] = {}  # holder -> masters whose lock may be taken back at any time
+        self._breaker = Breaker()
+        self._elected: dict[str, ElectionResult] = {}  # of those that hold a lock, by token
         self._at_masters_too: dict[type[Call[Any]], Callable[[Any], Awaitable[Any]]] = {
             Release: self._release,
             Renew: self._renew,
@@ -82,6 +91,24 @@ class QuorumExecutor(Executor):
             self.masters.settle(Dismiss(call.keys))
         return outcome, safety
 
+    # --- of the store only
+
+    async def elsewise(self, key: bytes, do: Callable[[], Awaitable[T]], tried_for: SessionKeys | None = None) -> T:
+        """As :meth:`Executor.elsewise`."""
+        return await self.store.elsewise(key, do, tried_for)
+
+    @property
+    def deaf(self) -> bool:
+        return self.store.deaf
+
+    @property
+    def crowded(self) -> bool:
+        return self.store.crowded
+
+    @crowded.setter
+    def crowded(self, crowded: bool) -> None:
+        self.store.crowded = crowded
+
     # --- outages of the masters; those of the store are its own executor's
 
     def unreached(self, since: float, error: QuorumNotReached) -> bool:
@@ -90,9 +117,7 @@ class QuorumExecutor(Executor):
             log.error(
                 "no session can be locked: %s. Every lock fails at once until they are back; this is told once", error
             )
-        is_open = self._breaker.state == "open"
-        self._breaker.refused += is_open
-        return is_open
+        return self._breaker.refuses()
 
     def reached(self) -> None:
         """A majority has granted a lock."""
@@ -169,23 +194,23 @@ class QuorumExecutor(Executor):
 
     def group(self, keys: SessionKeys, token: str) -> object:
         """Locks alone are renewed by themselves: they must not wait for the store, nor end with it."""
-        return ALONE if token in self.without_store else self.store.group(keys, token)
+        return ALONE if self._result(token).without_store else self.store.group(keys, token)
 
     def give_up(self, call: Release, enough: Callable[[list[Any]], bool] | None = None) -> asyncio.Future[list[Any]]:
         """As :meth:`Masters.settle`, for the token of a ``release``."""
-        once = call.token in self.voted_once
-        self.forget(call.token)
+        once = self._elected.pop(call.token, UNKNOWN).once
         return self.masters.settle(Abandon(call.keys, call.token, push_limit=0, once=once), enough)
 
-    def forget(self, token: str) -> None:
-        """It holds nothing any more."""
-        self.voted_once.discard(token)
-        self.without_store.discard(token)
-        self.spoiled.pop(token, None)
+    def elected(self, token: str, result: ElectionResult) -> None:
+        """``token`` holds the lock from now on."""
+        self._elected[token] = result
+
+    def _result(self, token: str) -> ElectionResult:
+        return self._elected.get(token, UNKNOWN)
 
     async def _renew(self, call: Renew) -> list[int | None]:
         """Extended, where a majority of masters and the store say so; None while that is not known."""
-        if any(token in self.without_store for token in call.tokens):
+        if any(self._result(token).without_store for token in call.tokens):
             return await self._renew_at_masters(call)
         at_store = self._background(self.store.run(call))
         at_store.add_done_callback(fetch_error)
@@ -207,7 +232,7 @@ class QuorumExecutor(Executor):
         told = {name: answer for name, answer in answers.items() if not isinstance(answer, NoVote)}
         result: list[int | None] = []
         for number, token in enumerate(call.tokens):
-            spoiled = self.spoiled.get(token, frozenset())
+            spoiled = self._result(token).spoiled
             yes = sum(held[number] != 0 and name not in spoiled for name, held in told.items())
             lost = len(told) - yes > len(self.masters.all) - self.masters.majority
             result.append(1 if yes >= self.masters.majority else 0 if lost else None)

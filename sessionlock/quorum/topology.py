@@ -12,13 +12,15 @@ from ..checkup.vetting import Vetting
 from ..lock.request import LockRequest, OnWait
 from ..lock.runtime import Runtime
 from ..lock.topology import Acquiring, Background, OpenTopology, Topology
-from ..transport.executor import Executor
+from ..transport.executor import RedisExecutor
 from ..transport.pushes import Pushes
+from .acquisition import QuorumAcquisition
 from .config import Quorum
-from .election import QuorumAcquisition
+from .election import NativeElection
 from .masters import Masters
-from .pottery import PotteryAcquisition
-from .router import QuorumExecutor
+from .poll import Contest, Election
+from .pottery import PotteryElection
+from .router import CallRouter
 
 __all__ = ["QuorumTopology"]
 
@@ -41,8 +43,10 @@ class QuorumTopology:
         self._store: Topology = open_store(background=background, on_break=on_break)
         self.client = self._store.client
         self._masters = Masters(quorum, prefix=prefix, lease_ttl=lease_ttl)
-        self.executor = QuorumExecutor(self._store.executor, quorum, self._masters, background, retry_for=retry_for)
-        self._acquisition = PotteryAcquisition if quorum.engine == "pottery" else QuorumAcquisition
+        self.executor = CallRouter(self._store.executor, self._masters, background, retry_for=retry_for)
+        self._election: Callable[[Contest], Election] = (
+            PotteryElection if quorum.engine == "pottery" else NativeElection
+        )
         name = "quorum " + ",".join(sorted(quorum.masters))
         checkup = Checkup(None, name, client="quorum", prefix=prefix, everyone=_ways_to_all(quorum))
         self._vetting = Vetting(checkup)
@@ -51,7 +55,7 @@ class QuorumTopology:
             self._vetting.look_soon()
 
     def acquisition(self, runtime: Runtime, request: LockRequest, on_wait: OnWait | None, /) -> Acquiring:
-        return self._acquisition(runtime, self.executor, request, on_wait)
+        return QuorumAcquisition(self._election, self.executor, runtime, request, on_wait)
 
     def listener(self, *, on_message: Callable[[bytes], None], on_gap: Callable[[], None]) -> Pushes:
         return self._store.listener(on_message=on_message, on_gap=on_gap)
@@ -73,7 +77,7 @@ def _ways_to_all(quorum: Quorum) -> Callable[[], AbstractAsyncContextManager[Map
         async with AsyncExitStack() as stack:
             asks: dict[str, Ask] = {}
             for label, client in quorum.masters.items():
-                executor = Executor(client, reply_within=quorum.reply_within, retry_for=quorum.reply_within)
+                executor = RedisExecutor(client, reply_within=quorum.reply_within, retry_for=quorum.reply_within)
                 stack.push_async_callback(executor.aclose)
                 asks[f"quorum master {label}"] = executor.ask
             yield asks

@@ -29,7 +29,7 @@ from ..policies import SessionPolicy
 from ..protocol.calls import Change, fingerprint
 from ..protocol.keys import SessionKeys, key_of_field, new_token
 from ..protocol.replies import Committed, Conflict, Refused, Snapshot, admitted, ended, not_admitted
-from ..transport.executor import Executor
+from ..transport.calling import Executor
 from ..transport.one_server import LOST
 from ..transport.outages import while_lost
 from ..transport.tasks import fetch_error

@@ -10,7 +10,7 @@ from ..protocol.calls import Change
 from ..protocol.keys import SessionKeys, new_token
 from ..protocol.record_calls import Commit, Load
 from ..protocol.replies import Committed, Conflict, Refused, Snapshot
-from ..transport.executor import Executor
+from ..transport.calling import Executor
 from .commit_watch import WatchEngine
 
 __all__ = ["Engine", "engine_for"]

@@ -18,7 +18,7 @@ from ..protocol.calls import Change
 from ..protocol.keys import SessionKeys, keys_for, new_token, renewed_sid
 from ..protocol.record_calls import Create, Destroy, Expire, Increment, Regenerate
 from ..protocol.replies import Committed, Conflict, Refused, Snapshot, refusal
-from ..transport.executor import Executor
+from ..transport.calling import Executor
 from .data import SessionFormat, field_of
 
 __all__ = ["NEW", "NewId", "StoredSession"]

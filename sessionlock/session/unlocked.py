@@ -18,7 +18,7 @@ from ..observe import Observer
 from ..protocol.calls import Change
 from ..protocol.keys import SessionKeys
 from ..protocol.replies import EMPTY, Committed, Conflict, Refused, Snapshot, outdated, refusal
-from ..transport.executor import Executor
+from ..transport.calling import Executor
 from .block import Actions, used_twice
 from .commits import Engine
 from .data import ALL_KEYS, SessionData, SessionFormat, listed

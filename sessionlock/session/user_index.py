@@ -18,7 +18,7 @@ from ..policies import SessionPolicy
 from ..protocol.keys import RECORD, SessionKeys, keys_of_record, user_digest, user_key
 from ..protocol.record_calls import Bind
 from ..protocol.replies import Refused, Snapshot, refusal
-from ..transport.executor import Executor
+from ..transport.calling import Executor
 from ..transport.one_server import LOST
 
 __all__ = ["UserIndex"]

@@ -47,6 +47,11 @@ class Breaker:
         self.state, self.looks, self.refused = "open", 0, 0
         return True
 
+    def refuses(self) -> bool:
+        """Whether a call fails at once now; it is counted."""
+        self.refused += self.state == "open"
+        return self.state == "open"
+
     def silent(self) -> float:
         """A look was in vain. Returns the pause before the next one."""
         pause = min(FIRST_PAUSE * 2.0 ** min(self.looks, 10), LONGEST_PAUSE)

@@ -31,7 +31,7 @@ from .outages import NO_RESP3, Circuit, Trouble, is_outage, while_lost, worth_re
 from .tasks import fetch_error
 from .wire import Wire, was_unsent
 
-__all__ = ["Executor"]
+__all__ = ["RedisExecutor"]
 
 T = TypeVar("T")
 FAILURES = (RedisError, hiredis.ReplyError, NotNow, *LOST)
@@ -40,7 +40,7 @@ NO_SCRIPTS = re.compile(r"^NOPERM .*(run|execute|use|access).*'?(evalsha|eval)\b
 MOST_PARKED = 2000  # calls that give something up and wait for the end of an outage to do so
 
 
-class Executor:
+class RedisExecutor:
     """Runs :class:`~sessionlock.protocol.Call` objects over one client, for one event loop.
 
     ``client``: a ``redis.asyncio`` client. ``reply_within``: seconds to wait for one reply. ``retry_for``: seconds

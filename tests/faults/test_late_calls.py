@@ -13,7 +13,7 @@ from sessionlock import LeaseLost, LeasePolicy, RedisUnavailable, SessionGuard, 
 from sessionlock.lease import Lease
 from sessionlock.protocol.calls import Call
 from sessionlock.protocol.scripts import script
-from sessionlock.transport.executor import Executor
+from sessionlock.transport.executor import RedisExecutor
 from tests.harness.deployments import MakeGuard
 from tests.harness.proxy import FaultyProxy
 from tests.harness.stored import Look, Stored
@@ -145,15 +145,15 @@ async def test_an_older_acquisition_is_replayed(node: MakeGuard, stored: Look, m
     """Attack 4: the same task of the same node holds again, and every call of its former acquisition comes once more,
     in every order: also while it is free, and after it was saved."""
     calls: list[Call[Any]] = []
-    once = Executor._send
+    once = RedisExecutor._send
 
-    async def recorded(self: Executor, call: Call[Any]) -> object:
+    async def recorded(self: RedisExecutor, call: Call[Any]) -> object:
         calls.append(call)
         return await once(self, call)
 
     # Nothing but lock and fence is in the way of these keys.
     guard, session = node(session=SessionPolicy(merge=dict.fromkeys(("n", "old"), "last_write_wins"))), stored("s")
-    monkeypatch.setattr(Executor, "_send", recorded)
+    monkeypatch.setattr(RedisExecutor, "_send", recorded)
     async with guard.session_lock("s", lease=LeasePolicy(ttl=0.9)) as older:
         older["n"] = 1
         await older.save()

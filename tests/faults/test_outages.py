@@ -475,7 +475,7 @@ async def test_closing_in_an_outage_leaves_nothing_running(own_server: OwnServer
         await use(guard)
         server.pause()
         await refused(guard)
-        circuit: Circuit = guard.runtime().executor.circuit
+        circuit: Circuit = guard.runtime().executor.circuit  # type: ignore[attr-defined]
         trouble = circuit.any_open()
         assert trouble is not None
     assert not circuit.troubles

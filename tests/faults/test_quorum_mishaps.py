@@ -65,12 +65,12 @@ async def test_given_up_while_a_lost_connection_is_opened_again(three: Place, pr
         await until(lambda: not master.available)
     proxy.accept()
     proxy.delay(0.03)  # longer than the vote of the others and the body
-    await until(lambda: time.monotonic() >= master._not_before)
+    await until(lambda: time.monotonic() >= master.connection.back_off.not_before)
     async with guard.lock(SID):
         pass
     await until(lambda: master.available)
     await until(three.is_free)
-    await until(lambda: not master._perhaps_here)
+    await until(lambda: not master.debts.perhaps_here)
 
 
 async def test_renewed_while_it_is_given_up(three: Place, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,8 +180,8 @@ async def test_a_master_that_refuses(three: Place) -> None:
     for _ in range(20):
         async with guard.lock(SID):
             pass
-    assert not master._debts
-    await until(lambda: not master._perhaps_here)
+    assert not master.debts.owed
+    await until(lambda: not master.debts.perhaps_here)
     raw.replicaof("NO", "ONE")
 
 

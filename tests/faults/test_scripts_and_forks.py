@@ -86,7 +86,7 @@ async def test_scripts_are_forgotten_amid_a_pipeline(node: MakeGuard, stored: Lo
     done once, for a session of its own or for one that all want."""
     guard, shared = node(), stored("shared")
     await add_one(guard, "warm")
-    route = guard.runtime().executor.route
+    route = guard.runtime().executor.route  # type: ignore[attr-defined]
     assert isinstance(route, ServerRoute)
     wire = await route.link.wire()
 

@@ -53,7 +53,7 @@ async def counted(place: Place) -> AsyncIterator[list[CommandCounter]]:
 async def arriving(masters: Any, calls: int) -> None:
     """So many calls wait for each connection that is being opened."""
     with anyio.fail_after(10):
-        while any(len(master._arriving) != calls for master in masters.all):
+        while any(len(master.connection.arriving) != calls for master in masters.all):
             await asyncio.sleep(0)  # a connection is opened faster than any pause ends
 
 
@@ -306,7 +306,7 @@ class TestHolding:
             with pytest.raises(asyncio.CancelledError):
                 await task
             await arriving(masters, 0)
-            await until(lambda: not any(master._perhaps_here for master in masters.all))  # noqa: B023
+            await until(lambda: not any(master.debts.perhaps_here for master in masters.all))  # noqa: B023
             assert three.is_free()
             receipts = [three.at(number).client.hget(KEYS.session, "#commit") for number in range(3)]
             assert receipts == [None] * 3, "what gives a vote up found none, and expects it still"

@@ -84,7 +84,7 @@ SABOTAGE: Table = [
         "nobody looks at the lease's end",
         14,
         "lock/waiting.py",
-        "until = min(until, started + self.claim, max(self.room.lease_ends, now) + spread)",
+        "until = min(until, started + self.claim, max(self.room.lease_ends, now) + soon_after_expiry())",
         "until = min(until, started + self.claim)",
         (
             PUSHES + "test_the_only_push_is_lost",
@@ -143,8 +143,8 @@ SABOTAGE: Table = [
         "looking at the lease's end is spread over two seconds",
         15,
         "lock/waiting.py",
-        "spread = random.uniform(SOONEST_AFTER_EXPIRY, LATEST_AFTER_EXPIRY)",
-        "spread = random.uniform(SOONEST_AFTER_EXPIRY, 2.0)",
+        "return random.uniform(SOONEST_AFTER_EXPIRY, LATEST_AFTER_EXPIRY)",
+        "return random.uniform(SOONEST_AFTER_EXPIRY, 2.0)",
         DEAD + "test_the_holder_dies",
     ),
     (

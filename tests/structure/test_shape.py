@@ -17,13 +17,9 @@ ATTRIBUTES = 12
 ROOT_MODULES = 11
 NAMED_TUPLES = ("_asdict", "_fields", "_make", "_replace")  # public, whatever they look like
 
-TOO_LONG_TODAY = {
-    "quorum/election",
-}
+TOO_LONG_TODAY: set[str] = set()
 TOO_MANY_ATTRIBUTES_TODAY = {
     "lease: Lease",
-    "quorum/election: QuorumAcquisition",
-    "quorum/master: Master",
     "transport/pushes: ProcessChannel",
     "transport/wire: Wire",
 }
@@ -36,8 +32,6 @@ SET_FROM_OUTSIDE_TODAY = {
     "integrations/web/request_session: replaced",
     "lock/runtime: crowded",
     "protocol/replies: replaced",
-    "quorum/election: ahead_us",
-    "quorum/router: refused",
     "transport/executor: parked",
     "transport/executor: refused",
     "transport/executor: unsent",

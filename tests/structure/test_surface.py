@@ -110,7 +110,7 @@ def test_every_exception_of_the_package_is_in_the_tree() -> None:
 
 # Told within the package and caught there, or by what a user hands in (a merge function).
 INTERNAL = [
-    "master.NoVote",
+    "connection.NoVote",
     "merge.Clash",
     "one_server.NotNow",
     "pushes.SubscribingRefused",
