@@ -1,0 +1,42 @@
+"""What docs/architecture.md says of the tree is true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+DOCUMENTS = sorted((*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")))
+LINES = 1000
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+def reading_set() -> list[Path]:
+    """The files of the numbered list at its beginning."""
+    return [
+        (ARCHITECTURE.parent / target).resolve()
+        for line in ARCHITECTURE.read_text(encoding="utf-8").splitlines()
+        if re.match(r"\d\. \[`", line)
+        for target in LINK.findall(line)
+    ]
+
+
+def test_how_it_works_can_be_read_in_an_hour() -> None:
+    files = reading_set()
+    assert len(files) == 5
+    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) <= LINES
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    targets = [target for target in LINK.findall(document.read_text(encoding="utf-8")) if "://" not in target]
+    assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+def test_every_folder_is_on_the_map() -> None:
+    text = ARCHITECTURE.read_text(encoding="utf-8")
+    folders = {path.parent.name for path in (ROOT / "sessionlock").glob("*/__init__.py")}
+    assert {folder for folder in folders if f"  {folder}/ " not in text} == set()
