@@ -8,27 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from redis.exceptions import RedisError, WatchError
-from tenacity import (
-    AsyncRetrying,
-    retry_if_exception_type,
-    stop_after_attempt,
-    wait_random,
-)
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
 
 from ..checkup.capabilities import with_advice
-from ..errors import (
-    CodecError,
-    RedisUnavailable,
-    SessionConflict,
-)
+from ..errors import CodecError, RedisUnavailable, SessionConflict
 from ..policies import SessionPolicy
 from ..protocol.calls import Change, fingerprint
-from ..protocol.keys import SessionKeys, key_of_field, new_token
-from ..protocol.replies import Committed, Conflict, Refused, Snapshot, admitted, ended, not_admitted
+from ..protocol.keys import SessionKeys, key_of_field
+from ..protocol.record_calls import Commit, Load
+from ..protocol.replies import Committed, Conflict, Refused, Saved, Snapshot, admitted, ended, not_admitted
 from ..transport.calling import Executor
 from ..transport.one_server import LOST
 from ..transport.outages import while_lost
@@ -36,6 +28,7 @@ from ..transport.tasks import fetch_error
 
 __all__ = ["WatchEngine"]
 
+C = TypeVar("C", Load, Commit)
 T = TypeVar("T")
 RECEIPT_US = 60_000_000
 RECEIPT_MS = 60_000
@@ -64,37 +57,37 @@ class WatchEngine:
         )
         self._lost = while_lost(retry_for)
 
-    async def load(self, keys: SessionKeys, policy: SessionPolicy) -> Snapshot | Refused:
-        return await self._mapped(self._load, keys, policy)
+    async def load(self, call: Load) -> Snapshot | Refused:
+        return await self._mapped(self._load, call)
 
-    async def commit(
-        self, keys: SessionKeys, created: str, changes: list[Change], policy: SessionPolicy, expected: int | None
-    ) -> Committed | Conflict | Refused:
-        return await self._mapped(self._commit, keys, new_token(), created, changes, policy, expected)
+    async def commit(self, call: Commit) -> Saved:
+        return await self._mapped(self._commit, call)
 
-    async def _mapped(self, do: Callable[..., Awaitable[T]], *args: Any) -> T:
+    async def _mapped(self, do: Callable[[C], Coroutine[Any, Any, T]], call: C) -> T:
+        keys = call.keys
+
         async def within_time() -> T:
             deadline = time.monotonic() + max(self._retry_for, self._reply_within)
-            answer: T = await self._lost(self._disturbed, self._in_time, deadline, do, *args)
+            answer: T = await self._lost(self._disturbed, self._in_time, deadline, do, call)
             return answer
 
         try:
-            return await self._executor.elsewise(args[0].session, within_time, tried_for=args[0])
+            return await self._executor.elsewise(keys.session, within_time, tried_for=keys)
         except ValueError:
             raise CodecError(
                 "a stored session has a reserved field that is not as this library writes it; nothing was changed"
             ) from None
         except WatchError:
             raise SessionConflict(
-                f"session {args[0].digest} was written by others {MOST_TRIES} times in a row; nothing was saved"
-            ).about(args[0].digest) from None
+                f"session {keys.digest} was written by others {MOST_TRIES} times in a row; nothing was saved"
+            ).about(keys.digest) from None
         except (RedisError, *LOST) as error:
             raise RedisUnavailable(with_advice(f"Redis did not carry out the transaction: {error}", error)) from error
 
-    async def _in_time(self, deadline: float, do: Callable[..., Awaitable[T]], *args: Any) -> T:
+    async def _in_time(self, deadline: float, do: Callable[[C], Coroutine[Any, Any, T]], call: C) -> T:
         within = min(self._reply_within, max(0.0, deadline - time.monotonic()))
         # Not wait_for: it would wait for the cancelled attempt, whose clean-up asks the silent Redis to UNWATCH.
-        attempt = asyncio.ensure_future(_awaited(do, *args))
+        attempt = asyncio.ensure_future(do(call))
         try:
             await asyncio.wait([attempt], timeout=within)
             if attempt.done():
@@ -105,7 +98,8 @@ class WatchEngine:
                 attempt.add_done_callback(fetch_error)
         raise TimeoutError(f"no answer within {within:.2g} s")
 
-    async def _load(self, keys: SessionKeys, policy: SessionPolicy) -> Snapshot | Refused:
+    async def _load(self, call: Load) -> Snapshot | Refused:
+        keys, policy = call.keys, call.session
         async with self._client.pipeline(transaction=False) as pipe:
             _raw(pipe, "HGETALL", keys.session)
             pipe.pttl(keys.session)
@@ -123,35 +117,28 @@ class WatchEngine:
             return snapshot._replace(touched=True)
         return snapshot
 
-    async def _commit(
-        self,
-        keys: SessionKeys,
-        op: str,
-        created: str,
-        changes: list[Change],
-        policy: SessionPolicy,
-        expected: int | None,
-    ) -> Committed | Conflict | Refused:
+    async def _commit(self, call: Commit) -> Saved:
+        keys, changes = call.keys, list(call.changes)
         async with self._client.pipeline(transaction=True) as pipe:
             ends = changes[-1].op == "e"
             yields = any(change.op == "f" for change in changes)
             await pipe.watch(keys.session, *((keys.lock, keys.queue) if ends or yields else ()))
             now = _microseconds(await pipe.time())
             current = _snapshot(await _raw(pipe, "HGETALL", keys.session))
-            if await self._finished(pipe, keys, op, current):
+            if await self._finished(pipe, keys, call.op, current):
                 return Committed(current.version, current.created, repeated=True)
             if b"#destroyed" in current.fields:
                 return Refused(ended(current.fields, now))
             if not admitted(keys, current.fields, now):
                 return Refused(not_admitted(keys, current.fields, now))
             held = yields and bool(await pipe.exists(keys.lock))
-            refused = _refusal(current, created, changes, expected, held)
+            refused = _refusal(current, call, held)
             if refused is not None:
                 return refused
             ends = ends and _leaves_nothing(current, changes) and not await pipe.exists(keys.lock, keys.queue)
             pipe.multi()
-            _apply(pipe, keys, current, changes, policy, now)
-            _write_receipt(pipe, keys, op, current, now)
+            _apply(pipe, call, current, now)
+            _write_receipt(pipe, keys, call.op, current, now)
             if ends:
                 pipe.hdel(keys.session, *OF_A_RECORD)
                 pipe.pexpire(keys.session, RECEIPT_MS)
@@ -162,10 +149,6 @@ class WatchEngine:
         if current.fields.get(b"#commit", b"").startswith(op.encode() + b" "):
             return True
         return await pipe.zscore(keys.receipts, op) is not None
-
-
-async def _awaited(do: Callable[..., Awaitable[T]], *args: Any) -> T:
-    return await do(*args)
 
 
 def _raw(pipe: Any, *words: Any) -> Any:
@@ -187,16 +170,14 @@ def _idle_ms(snapshot: Snapshot, policy: SessionPolicy, now: int) -> int:
     return policy.idle_ms if expires is None else max(1, min(policy.idle_ms, (int(expires) - now) // 1000))
 
 
-def _refusal(
-    current: Snapshot, created: str, changes: list[Change], expected: int | None, held: bool
-) -> Conflict | Refused | None:
-    if expected is not None and expected != current.version:
+def _refusal(current: Snapshot, call: Commit, held: bool) -> Conflict | Refused | None:
+    if call.expected_version is not None and call.expected_version != current.version:
         return Conflict(current.version, {}, current)
-    if created and created != current.created:
+    if call.created and call.created != current.created:
         return Refused("gone")
     theirs = {
         change.field: current.fields.get(change.field)
-        for change in changes
+        for change in call.changes
         if (change.base != "*" and not _unchanged(current.fields.get(change.field), change.base))
         or (change.op == "n" and len(_own_fields(current)) != int(change.value))
         or (change.op == "f" and held)
@@ -217,10 +198,9 @@ def _unchanged(raw: bytes | None, base: bytes | str) -> bool:
     return base in (fingerprint(raw), fingerprint(raw, exact=True))
 
 
-def _apply(
-    pipe: Any, keys: SessionKeys, current: Snapshot, changes: list[Change], policy: SessionPolicy, now: int
-) -> None:
-    for change in changes:
+def _apply(pipe: Any, call: Commit, current: Snapshot, now: int) -> None:
+    keys, policy = call.keys, call.session
+    for change in call.changes:
         if change.op == "d":
             pipe.hdel(keys.session, change.field)
         elif change.op == "i":

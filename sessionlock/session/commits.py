@@ -5,11 +5,8 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from ..errors import ScriptsForbidden
-from ..policies import SessionPolicy
-from ..protocol.calls import Change
-from ..protocol.keys import SessionKeys, new_token
 from ..protocol.record_calls import Commit, Load
-from ..protocol.replies import Committed, Conflict, Refused, Snapshot
+from ..protocol.replies import Refused, Saved, Snapshot
 from ..transport.calling import Executor
 from .commit_watch import WatchEngine
 
@@ -19,11 +16,9 @@ __all__ = ["Engine", "engine_for"]
 class Engine(Protocol):
     """Commits are refused whole if a changed field is not as it was read; they can be repeated after a lost reply."""
 
-    async def load(self, keys: SessionKeys, policy: SessionPolicy) -> Snapshot | Refused: ...
+    async def load(self, call: Load) -> Snapshot | Refused: ...
 
-    async def commit(
-        self, keys: SessionKeys, created: str, changes: list[Change], policy: SessionPolicy, expected: int | None
-    ) -> Committed | Conflict | Refused: ...
+    async def commit(self, call: Commit) -> Saved: ...
 
 
 class ScriptEngine:
@@ -32,13 +27,10 @@ class ScriptEngine:
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
 
-    async def load(self, keys: SessionKeys, policy: SessionPolicy) -> Snapshot | Refused:
-        return await self._executor.run(Load(keys, policy))
+    async def load(self, call: Load) -> Snapshot | Refused:
+        return await self._executor.run(call)
 
-    async def commit(
-        self, keys: SessionKeys, created: str, changes: list[Change], policy: SessionPolicy, expected: int | None
-    ) -> Committed | Conflict | Refused:
-        call = Commit(keys, new_token(), created, expected, policy, changes)
+    async def commit(self, call: Commit) -> Saved:
         outcome, _ = await self._executor.save(call)
         return outcome
 
@@ -50,21 +42,19 @@ class _Whichever:
         self._engine: Engine = scripts
         self._watch = watch
 
-    async def load(self, keys: SessionKeys, policy: SessionPolicy) -> Snapshot | Refused:
+    async def load(self, call: Load) -> Snapshot | Refused:
         try:
-            return await self._engine.load(keys, policy)
+            return await self._engine.load(call)
         except ScriptsForbidden:
             self._engine = self._watch
-            return await self._engine.load(keys, policy)
+            return await self._engine.load(call)
 
-    async def commit(
-        self, keys: SessionKeys, created: str, changes: list[Change], policy: SessionPolicy, expected: int | None
-    ) -> Committed | Conflict | Refused:
+    async def commit(self, call: Commit) -> Saved:
         try:
-            return await self._engine.commit(keys, created, changes, policy, expected)
+            return await self._engine.commit(call)
         except ScriptsForbidden:
             self._engine = self._watch
-            return await self._engine.commit(keys, created, changes, policy, expected)
+            return await self._engine.commit(call)
 
 
 def engine_for(commit_by: str, client: Any, executor: Executor, *, reply_within: float, retry_for: float) -> Engine:

@@ -16,7 +16,8 @@ from .. import observe
 from ..errors import ConfigurationError, ReadOnlySession, SessionConflict, SessionLockError
 from ..observe import Observer
 from ..protocol.calls import Change
-from ..protocol.keys import SessionKeys
+from ..protocol.keys import SessionKeys, new_token
+from ..protocol.record_calls import Commit, Load
 from ..protocol.replies import EMPTY, Committed, Conflict, Refused, Snapshot, outdated, refusal
 from ..transport.calling import Executor
 from .block import Actions, used_twice
@@ -77,7 +78,7 @@ class Unlocked:
 
     async def load(self) -> Snapshot:
         """Raises :class:`~sessionlock.SessionDestroyed`, :class:`~sessionlock.SessionNotFound`."""
-        outcome = await self.guard.runtime().engine.load(self.keys, self.how.policy)
+        outcome = await self.guard.runtime().engine.load(Load(self.keys, self.how.policy))
         if isinstance(outcome, Snapshot):
             return outcome
         if outcome.kind == "missing" and self.missing == "create" and self.mode != "read":
@@ -110,7 +111,14 @@ class Unlocked:
                 if self.yields and data.needs_the_lock(changes):
                     checks.append(Change("f", ALL_KEYS, b"", "*"))
                 outcome = await engine.commit(
-                    self.keys, session.created, [*checks, *changes], self.how.policy, self.expected_version
+                    Commit(
+                        self.keys,
+                        new_token(),
+                        session.created,
+                        self.expected_version,
+                        self.how.policy,
+                        [*checks, *changes],
+                    )
                 )
                 if isinstance(outcome, Refused):
                     raise refusal(self.keys.digest, outcome.kind)
