@@ -47,6 +47,7 @@ def test_every_benchmark_reports_full_rows_and_loses_nothing(reports: dict[str, 
         assert report["lost"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.server
 def test_uncontended_counts_the_round_trips(reports: dict[str, dict[str, Any]]) -> None:
     report = reports["uncontended"]
@@ -55,6 +56,7 @@ def test_uncontended_counts_the_round_trips(reports: dict[str, dict[str, Any]]) 
     assert _measured(report, "round trips per uncontended guarded cycle") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.server
 def test_hot_session_is_fair_and_exact(reports: dict[str, dict[str, Any]]) -> None:
     report = reports["hot_session"]

@@ -13,6 +13,8 @@ import pytest
 
 import sessionlock
 
+pytestmark = pytest.mark.server
+
 HERE = Path(__file__).parent
 FILES = [str(HERE / name) for name in ("as_written.py", "wrong.py")]
 STRICT = {

@@ -12,6 +12,8 @@ import pytest
 
 import sessionlock
 
+pytestmark = pytest.mark.server
+
 PROGRAM = """
 from aiohttp import web
 from flask import Flask
