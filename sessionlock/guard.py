@@ -33,7 +33,7 @@ from .session.mapping import Session
 from .session.merge import check_strategies
 from .session.transaction import Attempt, attempts
 from .session.unlocked import BeginningContext, Unlocked, UnlockedContext, UnlockedMode
-from .urls import client_from_url, is_fake
+from .urls import client_from_url
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -135,7 +135,6 @@ class SessionGuard(GuardOperations):
             codec=codec or default_codec(),
             push_limit=push_limit,
             reply_within=reply_within,
-            exact=is_fake(client),
             runtimes=Runtimes(partial(Runtime, topology, engine, told)),
         )
 
@@ -227,7 +226,7 @@ class SessionGuard(GuardOperations):
             raise ConfigurationError("several sessions are only held together in mode 'lock'")
         if serializable:
             raise ConfigurationError("serializable is for mode 'optimistic'; under the lock nobody else saves")
-        how = SessionFormat(codec or self.codec, session or self.session_policy, self._exact)
+        how = SessionFormat(codec or self.codec, session or self.session_policy)
         request = self._request(sids[0], how.policy, missing, lease, wait, name)
         first = SessionContext(self.runtime, request, sids[0], how, save_on_error=save_on_error, on_load=self.on_load)
         if len(sids) == 1:

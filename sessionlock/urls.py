@@ -158,8 +158,3 @@ def _memory_client(url: str) -> Any:
     )
     server = _memory_servers.setdefault(urlsplit(url).netloc, FakeServer())
     return FakeAsyncRedis(server=server)
-
-
-def is_fake(client: Any) -> bool:
-    """Whether this is fakeredis, which lacks a few things of a server (connections, ``redis.sha1hex``)."""
-    return type(client).__module__.startswith("fakeredis")

@@ -8,7 +8,7 @@ from contextlib import suppress
 from redis.exceptions import RedisError
 
 from ..errors import RedisUnavailable
-from ..transport.one_server import LOST, NotNow
+from ..transport.route import LOST, NotNow
 from ..transport.tasks import detached
 from .capabilities import Checkup, with_advice
 from .findings import Capabilities

@@ -37,7 +37,6 @@ class GuardOperations:
         codec: Codec,
         push_limit: int,
         reply_within: float,
-        exact: bool,
         runtimes: Runtimes,
     ) -> None:
         self.prefix = prefix
@@ -45,7 +44,6 @@ class GuardOperations:
         self.codec = codec
         self._push_limit = push_limit
         self._reply_within = reply_within
-        self._exact = exact
         self._runtimes = runtimes
 
     def _copy(self) -> Self:
@@ -64,7 +62,7 @@ class GuardOperations:
 
     def format_of(self, session: SessionPolicy | None = None, codec: Codec | None = None) -> SessionFormat:
         """How a session is written; None: as the guard has it."""
-        return SessionFormat(codec or self.codec, session or self.session_policy, self._exact)
+        return SessionFormat(codec or self.codec, session or self.session_policy)
 
     async def create(
         self,

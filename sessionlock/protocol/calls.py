@@ -73,14 +73,14 @@ class Change(NamedTuple):
     base: bytes | str
 
 
-def fingerprint(raw: bytes | None, *, exact: bool = False) -> bytes | str:
-    """What a commit is compared by: a field's bytes when short (or ``exact``), else their SHA-1; ``""`` if absent.
+def fingerprint(raw: bytes | None) -> bytes | str:
+    """What a commit is compared by: a field's bytes when short, else their SHA-1; ``""`` if absent.
 
     Content instead of a counter, so that changes by HINCRBY and by foreign writers are noticed too.
     """
     if raw is None:
         return ""
-    if exact or len(raw) <= SHORT:
+    if len(raw) <= SHORT:
         return b"=" + raw
     return "#" + hashlib.sha1(raw, usedforsecurity=False).hexdigest()
 

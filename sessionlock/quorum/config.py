@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ..errors import ConfigurationError
 from ..policies import check_seconds
-from ..transport.wire import Wire
+from ..transport.clients import address_of
 
 __all__ = ["Quorum", "address_of", "master_name"]
 
@@ -111,17 +111,6 @@ def _is_label(name: str) -> bool:
 def _plain(client: Any) -> bool:
     kwargs = getattr(getattr(client, "connection_pool", None), "connection_kwargs", None)
     return isinstance(kwargs, dict) and "connection_pool" not in kwargs and hasattr(client, "execute_command")
-
-
-def address_of(client: Any) -> str:
-    """``host:port/db`` or the socket's path; the same in every process, whatever the order of configuration."""
-    settings = client.connection_pool.connection_kwargs
-    database = settings.get("db") or 0
-    if not Wire.fits(client):
-        return f"fake {id(settings.get('server') or client)}/{database}"
-    if settings.get("path"):
-        return f"{settings['path']}/{database}"
-    return f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}/{database}"
 
 
 def master_name(label: str) -> str:

@@ -14,12 +14,11 @@ from typing import Any
 import hiredis
 from redis.exceptions import RedisError
 
-from ..errors import CodecError, RedisUnavailable
+from ..errors import CodecError
 from ..protocol.calls import Abandon, Acquire, Call, by_hash, in_full
 from ..protocol.keys import new_token
 from ..protocol.quorum_calls import Adopt, Dismiss, Vote
 from ..protocol.replies import Handover, pushed
-from ..transport.executor import RedisExecutor
 from ..transport.pushes import ProcessChannel
 from ..transport.wire import Wire, pack, resolve
 from .connection import Answered, Connection, NoVote, VoteRefused
@@ -57,11 +56,6 @@ class Master:
             client, reply_within=reply_within, rejoin_after=rejoin_after, on_open=lambda wire: self.debts.settle(wire)
         )
         self.debts = Debts(self.connection, lambda wire, call, answered: self._send(call, answered, None, wire))
-        # Fakes, whose connections cannot be taken over, do not restart either.
-        self._by_client = (
-            None if Wire.fits(client) else RedisExecutor(client, reply_within=reply_within, retry_for=0.001)
-        )
-        self._tasks: set[asyncio.Task[None]] = set()
         # And back.
         self._on_push = on_push
         self.pushes = ProcessChannel(
@@ -89,12 +83,7 @@ class Master:
     @property
     def reached(self) -> bool:
         """Whether there ever was a connection."""
-        return self.connection.last is not None or self.is_fake
-
-    @property
-    def is_fake(self) -> bool:
-        """Whether there is no connection, only its client."""
-        return self._by_client is not None
+        return self.connection.last is not None
 
     # --- calls
 
@@ -111,12 +100,7 @@ class Master:
         What a vote grants shall count, so it must have been up for long enough. ``packed``: the call as
         it is sent, for many masters at once. ``late``: as in :meth:`Connection.use`.
         """
-        if self._by_client is not None:
-            task = asyncio.get_running_loop().create_task(_ask_client(self._by_client, call, answered))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        else:
-            self.connection.use(partial(self._send, call, answered, packed), answered, late=late)
+        self.connection.use(partial(self._send, call, answered, packed), answered, late=late)
 
     def command(self, *words: Any) -> asyncio.Future[Any]:
         """The reply to one plain command, an error reply as an exception object; fails with :class:`NoVote`."""
@@ -157,34 +141,16 @@ class Master:
 
     def noted(self, token: str) -> None:
         """A plain command, as pottery sends it, took a lock here, or may have."""
-        if not self.is_fake:
-            self.debts.perhaps_here.add(token)
+        self.debts.perhaps_here.add(token)
 
     def settle(self, call: Abandon | Dismiss, answered: Answered, *, packed: bytes | None = None) -> None:
         """As :meth:`send`; without an answer it is asked again when the master is back, however late that is."""
-        if not self.is_fake:
-            answered = partial(self.debts.settled, call, answered)
-        self.send(call, answered, packed=packed, late=True)
+        self.send(call, partial(self.debts.settled, call, answered), packed=packed, late=True)
 
     async def aclose(self) -> None:
         self.debts.close()
         await self.pushes.aclose()
-        for task in list(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(list(self._tasks))
         await self.connection.aclose()
-        if self._by_client is not None:
-            await self._by_client.aclose()
-
-
-async def _ask_client(executor: RedisExecutor, call: Call[Any], answered: Answered) -> None:
-    try:
-        outcome = await executor.run(call)
-    except (RedisUnavailable, CodecError) as error:
-        answered(NoVote(str(error)))
-    else:
-        answered(outcome)
 
 
 def _outcome(call: Call[Any], reply: Any) -> Any:

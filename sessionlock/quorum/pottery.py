@@ -83,7 +83,7 @@ class _Try:
         self._masters: Sequence[Master] = available if len(available) >= everyone.majority else everyone.all
         self._lock = _redlock(keys.prefix)(
             key=keys.lock.decode().removeprefix(f"{keys.prefix}:"),
-            masters=[master.client if master.is_fake else _PlainClient(master) for master in self._masters],
+            masters=[_PlainClient(master) for master in self._masters],
             auto_release_time=contest.request.lease.ttl_ms / 1000,
             num_extensions=0,  # renewing is the watchdog's
         )

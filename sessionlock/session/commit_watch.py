@@ -22,8 +22,8 @@ from ..protocol.keys import SessionKeys, key_of_field
 from ..protocol.record_calls import Commit, Load
 from ..protocol.replies import Committed, Conflict, Refused, Saved, Snapshot, admitted, ended, not_admitted
 from ..transport.calling import Executor
-from ..transport.one_server import LOST
 from ..transport.outages import while_lost
+from ..transport.route import LOST
 from ..transport.tasks import fetch_error
 
 __all__ = ["WatchEngine"]
@@ -195,7 +195,7 @@ def _leaves_nothing(current: Snapshot, changes: list[Change]) -> bool:
 
 
 def _unchanged(raw: bytes | None, base: bytes | str) -> bool:
-    return base in (fingerprint(raw), fingerprint(raw, exact=True))
+    return base == fingerprint(raw)
 
 
 def _apply(pipe: Any, call: Commit, current: Snapshot, now: int) -> None:

@@ -26,14 +26,13 @@ SCALARS = frozenset({str, int, float, bool, type(None), bytes})
 
 
 class SessionFormat:
-    """How a session is written. ``exact``: whole values are compared (fakeredis has no redis.sha1hex)."""
+    """How a session is written."""
 
-    __slots__ = ("codec", "exact", "policy", "sealing")
+    __slots__ = ("codec", "policy", "sealing")
 
-    def __init__(self, codec: Codec, policy: SessionPolicy, exact: bool = False) -> None:
+    def __init__(self, codec: Codec, policy: SessionPolicy) -> None:
         self.codec = codec
         self.policy = policy
-        self.exact = exact
         self.sealing = cast(Sealing, codec) if hasattr(codec, "unseal") else None
 
     def encoded_if_changed(self, key: str, value: Any, before: bytes | None) -> bytes | None:
@@ -60,7 +59,7 @@ class SessionFormat:
         """What the store compares with ``before`` when ``key`` is committed."""
         if self.policy.merge and strategy_for(self.policy.merge, key) is last_write_wins:
             return "*"
-        return fingerprint(before, exact=self.exact)
+        return fingerprint(before)
 
 
 class SessionData:

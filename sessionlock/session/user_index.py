@@ -19,7 +19,7 @@ from ..protocol.keys import RECORD, SessionKeys, keys_of_record, user_digest, us
 from ..protocol.record_calls import Bind
 from ..protocol.replies import Refused, Snapshot, refusal
 from ..transport.calling import Executor
-from ..transport.one_server import LOST
+from ..transport.route import LOST
 
 __all__ = ["UserIndex"]
 

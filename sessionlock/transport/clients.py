@@ -13,9 +13,9 @@ from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis, RedisCl
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 
-from .wire import Wire
+from .fake import fake_server
 
-__all__ = ["close_client", "own_client"]
+__all__ = ["address_of", "close_client", "own_client"]
 
 try:
     from redis.driver_info import DriverInfo
@@ -31,7 +31,7 @@ def own_client(client: Any) -> Any:
     if type(client) is RedisCluster:
         return _own_cluster(client)
     pool = getattr(client, "connection_pool", None)
-    if pool is None or not Wire.fits(client):
+    if pool is None or fake_server(client) is not None:
         return client
     if type(pool) is SentinelConnectionPool:
         return Redis(connection_pool=_own_sentinel_pool(pool))
@@ -39,6 +39,14 @@ def own_client(client: Any) -> Any:
         kwargs = _with_driver(pool.connection_kwargs)
         return Redis(connection_pool=ConnectionPool(connection_class=pool.connection_class, **kwargs))
     return client
+
+
+def address_of(client: Any) -> str:
+    """``host:port/db`` of one server, or its socket's path; the same in every process."""
+    settings = client.connection_pool.connection_kwargs
+    fake = fake_server(client)
+    where = settings.get("path") or f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}"
+    return f"{where if fake is None else f'fake {id(fake)}'}/{settings.get('db') or 0}"
 
 
 def _with_driver(kwargs: dict[str, Any]) -> dict[str, Any]:

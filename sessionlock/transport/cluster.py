@@ -19,16 +19,15 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ..protocol.calls import Call
 from ..protocol.keys import SessionKeys
 from .link import Link
-from .one_server import LOST, NotNow, meant
+from .route import LOST, NotNow, meant
 from .tasks import fetch_error
-from .wire import WireUnsupported, unsent
+from .wire import unsent
 
 __all__ = ["Address", "ClusterRoute", "SlotMap", "slot_of"]
 
@@ -169,8 +168,6 @@ class ClusterRoute:
             except LOST:
                 self._suspect, self._failed = True, address
                 raise
-            except WireUnsupported:
-                raise RedisConnectionError("the connections of this cluster client cannot be taken over") from None
         raise NotNow(f"the cluster redirected {MOST_REDIRECTIONS} times; its nodes disagree about slot {slot}")
 
     def _meant(self, error: hiredis.ReplyError) -> Exception:
@@ -205,8 +202,6 @@ class ClusterRoute:
                 self.map.learn(reply, address)
             except hiredis.ReplyError as error:
                 trouble = error
-            except WireUnsupported:
-                trouble = RedisConnectionError("the connections of this cluster client cannot be taken over")
             except asyncio.TimeoutError:
                 trouble = RedisTimeoutError(f"{address.host}:{address.port} did not answer within {MAP_WITHIN:g} s")
             except (RedisError, NotNow, OSError) as error:

@@ -26,10 +26,11 @@ from ..protocol.calls import Abandon, Call
 from ..protocol.keys import SessionKeys, new_token
 from ..protocol.replies import Committed
 from .cluster import ClusterRoute
-from .one_server import LOST, ClientRoute, NotNow, Route, ServerRoute, meant
+from .one_server import ServerRoute
 from .outages import NO_RESP3, Circuit, Trouble, is_outage, while_lost, worth_repeating
+from .route import LOST, NotNow, Route, meant
 from .tasks import fetch_error
-from .wire import Wire, was_unsent
+from .wire import was_unsent
 
 __all__ = ["RedisExecutor"]
 
@@ -342,9 +343,7 @@ def _for_nothing(keys: SessionKeys) -> Abandon:
 def _route(client: Any, reply_within: float, on_break: Callable[[], None]) -> Route:
     if isinstance(client, RedisCluster):
         return ClusterRoute(client, reply_within=reply_within, on_break=on_break)
-    if Wire.fits(client):
-        return ServerRoute(client, reply_within=reply_within, on_break=on_break)
-    return ClientRoute(client)
+    return ServerRoute(client, reply_within=reply_within, on_break=on_break)
 
 
 def _mapped(error: Exception, call: Call[Any], *, sent: bool = True) -> RedisUnavailable:

@@ -38,7 +38,6 @@ class Link:
 
         Raises:
             hiredis.ReplyError: an error reply. redis.exceptions.RedisError, OSError: the connection was lost.
-            WireUnsupported: this client's connections are of a kind that cannot be taken over.
         """
         wire = self._wire
         if wire is None or wire.closed:

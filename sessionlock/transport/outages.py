@@ -20,7 +20,7 @@ from ..checkup.capabilities import with_advice
 from ..errors import RedisUnavailable
 from ..protocol.keys import SessionKeys
 from .breaker import Breaker
-from .one_server import LOST, NotNow, meant
+from .route import LOST, NotNow, meant
 from .wire import was_unsent
 
 __all__ = ["Circuit", "Trouble", "is_outage", "while_lost", "worth_repeating"]

@@ -18,15 +18,15 @@ from redis.exceptions import RedisError
 
 from ..protocol.keys import SessionKeys, new_token
 from .cluster import Address, ClusterRoute
-from .one_server import NotNow
+from .route import NotNow
 from .tasks import detached, fetch_error
-from .wire import Wire, WireUnsupported
+from .wire import Wire
 
 __all__ = ["TRY_AGAIN_AFTER", "ClusterPushes", "ProcessChannel", "Pushes", "ShardChannels"]
 
 PROVEN_WITHIN = 1.0  # seconds for a push connection to show that it lives, when there is doubt
 TRY_AGAIN_AFTER = 1.0  # seconds between attempts to subscribe where that fails
-FAILED = (RedisError, hiredis.ReplyError, OSError, WireUnsupported, NotNow)
+FAILED = (RedisError, hiredis.ReplyError, OSError, NotNow)
 
 
 class Pushes(Protocol):
@@ -54,8 +54,8 @@ class Pushes(Protocol):
 class ProcessChannel:
     """One subscription to one channel, however many wait.
 
-    ``connect``: a coroutine that makes a :class:`Wire` with these hooks; None when the client must do it by its own
-    pubsub object. ``on_message`` gets each message, ``on_gap`` is called when messages may have been missed.
+    ``connect``: a coroutine that makes a :class:`Wire` with these hooks; else one like those of ``client`` is made.
+    ``on_message`` gets each message, ``on_gap`` is called when messages may have been missed.
     """
 
     def __init__(
@@ -73,12 +73,10 @@ class ProcessChannel:
         self._reply_within = reply_within
         self._on_message = on_message
         self._on_gap = on_gap
-        self._connect = connect or (self._connect_by_pool if Wire.fits(client) else None)
+        self._connect = connect or self._connect_by_pool
         self._listening = False
         self._starting: asyncio.Task[None] | None = None
         self._wire: Wire | None = None
-        self._pump: asyncio.Task[None] | None = None
-        self._pubsub: Any = None
         self._confirmed: asyncio.Future[None] | None = None
         self._not_before = 0.0
         self._closed = False
@@ -113,38 +111,18 @@ class ProcessChannel:
     async def _subscribe(self) -> None:
         try:
             with anyio.fail_after(self._reply_within):
-                if self._connect is not None:
-                    await self._subscribe_by_wire(self._connect)
-                else:
-                    await self._subscribe_by_client()
+                self._confirmed = asyncio.get_running_loop().create_future()
+                self._wire = await self._connect(on_push=self._on_push, on_close=self._lost)
+                self._wire.tell(("SUBSCRIBE", self._name))
+                await self._confirmed
             self._listening = True
             self._on_gap()  # whoever could not be reached has been dropped from the queue
         except FAILED:
             self._not_before = time.monotonic() + TRY_AGAIN_AFTER
             self._drop()
 
-    async def _subscribe_by_wire(self, connect: Callable[..., Any]) -> None:
-        self._confirmed = asyncio.get_running_loop().create_future()
-        self._wire = await connect(on_push=self._on_push, on_close=self._lost)
-        self._wire.tell(("SUBSCRIBE", self._name))
-        await self._confirmed
-
     async def _connect_by_pool(self, **hooks: Any) -> Wire:
         return await Wire.open(self._client.connection_pool.make_connection, reply_within=self._reply_within, **hooks)
-
-    async def _subscribe_by_client(self) -> None:
-        self._pubsub = self._client.pubsub()
-        await self._pubsub.subscribe(self._name)
-        self._pump = detached(self._pump_messages(self._pubsub))
-
-    async def _pump_messages(self, pubsub: Any) -> None:
-        try:
-            async for message in pubsub.listen():
-                if message["type"] == "message":
-                    self._on_message(_as_bytes(message["data"]))
-        except (RedisError, OSError):
-            pass
-        self._lost()
 
     def _on_push(self, words: list[Any]) -> None:
         kind = words[0]
@@ -165,10 +143,6 @@ class ProcessChannel:
         wire, self._wire = self._wire, None
         if wire is not None:
             wire.close()
-        pump, self._pump = self._pump, None
-        if pump is not None and pump is not _current_task():
-            pump.cancel()
-        self._pubsub = None
         if self._confirmed is not None and not self._confirmed.done():
             self._confirmed.set_exception(RedisError("the push connection was lost"))
             self._confirmed.exception()
@@ -413,14 +387,3 @@ class ClusterPushes:
     async def aclose(self) -> None:
         await self._sharded.aclose()
         await self._classic.aclose()
-
-
-def _as_bytes(data: bytes | str) -> bytes:
-    return data if isinstance(data, bytes) else data.encode()
-
-
-def _current_task() -> asyncio.Task[Any] | None:
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        return None

@@ -23,7 +23,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .tasks import detached
 
-__all__ = ["Wire", "WireUnsupported", "pack", "resolve", "unsent", "was_unsent"]
+__all__ = ["Wire", "pack", "resolve", "unsent", "was_unsent"]
 
 E = TypeVar("E", bound=BaseException)
 T = TypeVar("T")
@@ -65,10 +65,6 @@ def resolve(failure: type[Exception], future: asyncio.Future[Any], answer: Any) 
         future.set_result(answer)
 
 
-class WireUnsupported(Exception):
-    """This client's connections cannot be taken over (fakes, clusters); use its commands instead."""
-
-
 class Wire(asyncio.Protocol):
     """A taken-over connection. ``reply_within``: seconds after which an unanswered call breaks the connection."""
 
@@ -91,17 +87,16 @@ class Wire(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._probe: asyncio.TimerHandle | None = None
         self.closed = False
-        # The stream writer is kept: when collected it would close the transport.
-        self._writer, connection._writer, connection._reader = connection._writer, None, None
-        self._transport: Any = self._writer.transport
-        self._transport.set_protocol(self)
-        _open_wires.add(self)
+        self._transport: Any = getattr(connection._writer, "transport", None)
+        if self._transport is not None and hasattr(self._transport, "set_protocol"):
+            # The stream writer is kept: when collected it would close the transport.
+            self._writer, connection._writer, connection._reader = connection._writer, None, None
+            self._transport.set_protocol(self)
+            _open_wires.add(self)
+        else:
+            from .fake import FakeTransport
 
-    @staticmethod
-    def fits(client: Any) -> bool:
-        """Whether the connections of this ``redis.asyncio`` client look as if they could be taken over."""
-        pool = getattr(client, "connection_pool", None)
-        return hasattr(pool, "make_connection") and not type(client).__module__.startswith("fakeredis")
+            self._transport = FakeTransport(connection, self, listens=on_push is not None)
 
     @classmethod
     async def open(cls, connect: Callable[[], Any], *, reply_within: float, **hooks: Any) -> Wire:
@@ -110,12 +105,9 @@ class Wire(asyncio.Protocol):
         ``connect`` makes it, such as a pool's ``make_connection``.
 
         Raises:
-            WireUnsupported: these connections are not stream based.
             redis.exceptions.RedisError, OSError: as redis-py does, marked as :func:`unsent`.
         """
         connection = connect()
-        if not hasattr(connection, "_writer") or not hasattr(connection, "_reader"):
-            raise WireUnsupported
         try:
             await detached(_called_within(reply_within, connection.connect))
         except BaseException as error:
@@ -130,9 +122,6 @@ class Wire(asyncio.Protocol):
                 raise unsent(failed) from error
             unsent(error)
             raise
-        if not hasattr(getattr(connection._writer, "transport", None), "set_protocol"):
-            await connection.disconnect()
-            raise WireUnsupported
         return cls(connection, reply_within=reply_within, **hooks)
 
     # --- callers' side
@@ -226,10 +215,14 @@ class Wire(asyncio.Protocol):
                 return
             if reply is _MORE:
                 return
-            if self._on_push is not None:
-                self._on_push(list(reply) if isinstance(reply, list) else [b"error", reply])
-            elif self._waiting and not isinstance(reply, hiredis.PushNotification):
-                self._waiting.popleft()[0](reply)
+            self.heard(reply)
+
+    def heard(self, reply: Any) -> None:
+        """A whole reply, or a push."""
+        if self._on_push is not None:
+            self._on_push(list(reply) if isinstance(reply, list) else [b"error", reply])
+        elif self._waiting and not isinstance(reply, hiredis.PushNotification):
+            self._waiting.popleft()[0](reply)
 
     def eof_received(self) -> bool:
         return False

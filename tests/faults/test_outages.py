@@ -20,8 +20,8 @@ from sessionlock.blocking import SessionGuard as BlockingGuard
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.scripts import script
 from sessionlock.quorum.config import Quorum
-from sessionlock.transport.one_server import NotNow
 from sessionlock.transport.outages import Circuit, is_outage
+from sessionlock.transport.route import NotNow
 from tests.harness.cluster import Cluster
 from tests.harness.commands import connect
 from tests.harness.faulty import FaultyServer

@@ -37,9 +37,9 @@ SABOTAGE: Table = [
     (
         "NOSCRIPT is an error like another, through the client",
         20,
-        "transport/one_server.py",
-        "except NoScriptError:",
-        "except ZeroDivisionError:",
+        "transport/fake.py",
+        "except NoScriptError as error:",
+        "except ZeroDivisionError as error:",
         SCRIPTS + "test_scripts_are_forgotten_behind_a_client_of_another_kind",
     ),
     (

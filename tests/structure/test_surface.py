@@ -115,7 +115,6 @@ INTERNAL = [
     "one_server.NotNow",
     "pushes.SubscribingRefused",
     "tags.BadPart",
-    "wire.WireUnsupported",
 ]
 
 

@@ -19,7 +19,7 @@ from ...guard import SessionGuard
 from ...policies import SessionPolicy
 from ...protocol.keys import SessionKeys, check_sid, keys_for
 from ...session.mapping import Session
-from ...transport.one_server import LOST
+from ...transport.route import LOST
 
 __all__ = ["Old", "Origin", "TakeOver"]
 

@@ -1,0 +1,63 @@
+"""A way to a server, as everyone else sees it; and what may come back instead of a reply."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Protocol
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from ..protocol.calls import Call
+from ..protocol.keys import SessionKeys
+
+__all__ = ["LOST", "NotNow", "Route", "meant"]
+
+# What may have reached Redis or not: repeating is the only way to know.
+LOST = (RedisConnectionError, RedisTimeoutError, OSError, EOFError)
+# Replies that mean "not now": a server that loads its data set, a master being replaced, a slot being moved.
+NOT_NOW = re.compile(r"^(LOADING|TRYAGAIN|MASTERDOWN|CLUSTERDOWN|READONLY|BUSY|UNBLOCKED|NOREPLICAS) ")
+
+
+class NotNow(Exception):
+    """Redis answered that it cannot serve this yet."""
+
+
+class Route(Protocol):
+    """How calls reach their server. What it raises is what redis-py and hiredis raise, and :class:`NotNow`."""
+
+    crowded: bool
+    """Others of this process wait, so a tick is likely to have more than one call to send."""
+
+    async def send(self, call: Call[Any]) -> Any: ...
+
+    async def send_and_wait(self, call: Call[Any], wait: tuple[Any, ...]) -> tuple[Any, Any]:
+        """The script's reply, and the reply to ``wait``, which was sent right behind it."""
+
+    async def ask(self, *words: Any) -> Any:
+        """The reply to a plain command, of whichever server."""
+
+    def group(self, keys: SessionKeys) -> object:
+        """Sessions of one group may be named in one call."""
+
+    def where(self, key: bytes) -> str | None:
+        """Which of several servers a call about that key would go to, as far as is known; None: there is one."""
+
+    async def knock(self, call: Call[Any] | None, within: float) -> None:
+        """Ask that server once, ``call`` or (None) a PING, if possible over a connection of its own."""
+
+    @property
+    def reached(self) -> bool:
+        """Whether there ever was a connection."""
+
+    @property
+    def idle(self) -> bool: ...
+
+    def close(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+def meant(error: Exception) -> Exception:
+    """An error reply as what it means: :class:`NotNow`, or itself."""
+    return NotNow(str(error)) if NOT_NOW.match(str(error)) else error
