@@ -112,8 +112,8 @@ def test_every_exception_of_the_package_is_in_the_tree() -> None:
 INTERNAL = [
     "connection.NoVote",
     "merge.Clash",
-    "one_server.NotNow",
     "pushes.SubscribingRefused",
+    "route.NotNow",
     "tags.BadPart",
 ]
 
