@@ -43,9 +43,14 @@ class Moments:
         return self.core.sid
 
     @property
+    def digest(self) -> str:
+        """The name under which logs and ``sessionlock inspect`` know it."""
+        return self.core.digest
+
+    @property
     def name(self) -> str:
-        """The digest under which logs and ``sessionlock inspect`` know it."""
-        return self.core.name
+        """The former name of :attr:`digest`; it goes with the next release."""
+        return self.core.digest
 
     @property
     def version(self) -> int:

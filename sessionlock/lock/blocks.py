@@ -19,7 +19,6 @@ from ..protocol.record_calls import Inspect
 from ..protocol.replies import Conflict, Refused
 from ..session.mapping import Session
 from ..session.operations import StoredSession
-from ..session.unlocked import too_many_merges
 from .context import MOST_MERGES, LockBlock, SessionLockBlock, note
 
 __all__ = ["LockContext", "SessionContext", "SessionsContext"]
@@ -119,7 +118,7 @@ class SessionContext(SessionLockBlock):
                 continue
             merges += 1
             if merges > MOST_MERGES:
-                raise too_many_merges(session, MOST_MERGES)
+                raise session.data.changed_too_often(MOST_MERGES)
             self._merge(outcome)
 
     async def _highest_fence(self) -> int:

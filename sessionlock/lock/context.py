@@ -19,7 +19,6 @@ from ..protocol.replies import Committed, Conflict, Refused, Saved, Snapshot, ou
 from ..session.block import Actions, used_twice
 from ..session.data import SessionFormat
 from ..session.mapping import Session
-from ..session.unlocked import too_many_merges
 from .holders import lease_of
 from .observed import acquire_observed
 from .refusals import lease_lost, not_saved
@@ -259,7 +258,7 @@ class SessionLockBlock(LockBlock, Actions):
                     kept = False
                     return self._saved(changes, outcome)
                 self._merge(outcome)
-            raise too_many_merges(session, MOST_MERGES)
+            raise session.data.changed_too_often(MOST_MERGES)
         except Exception as error:
             if kept and (not isinstance(error, RedisUnavailable) or error.refused):
                 await self._without_saving()  # nothing was saved and the lock is still ours to give up

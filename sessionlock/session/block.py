@@ -13,9 +13,37 @@ from ..errors import ConfigurationError
 from ..protocol.keys import check_sid, digest_of, new_sid
 
 if TYPE_CHECKING:
+    from ..observe import Observer
+    from ..protocol.keys import SessionKeys
+    from ..protocol.replies import Snapshot
+    from ..transport.calling import Executor
+    from .commits import Engine
     from .mapping import Session
 
-__all__ = ["Actions", "Block", "SessionBlock", "check_sid", "digest_of", "new_sid", "used_twice"]
+__all__ = ["Actions", "Block", "Guard", "SessionBlock", "check_sid", "digest_of", "new_sid", "used_twice"]
+
+
+class Home(Protocol):
+    """What a guard keeps for one event loop, as far as a block needs it."""
+
+    @property
+    def executor(self) -> Executor: ...
+
+    @property
+    def engine(self) -> Engine: ...
+
+    @property
+    def observer(self) -> Observer | None: ...
+
+    def at_home(self, work: Coroutine[Any, Any, Any], /) -> Any: ...
+
+
+class Guard(Protocol):
+    """The guard, as far as a block needs it; of the event loop that runs."""
+
+    def runtime(self) -> Home: ...
+
+    def on_load(self, keys: SessionKeys, snapshot: Snapshot) -> None: ...
 
 
 class Actions(Protocol):

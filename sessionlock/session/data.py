@@ -381,6 +381,10 @@ class SessionData:
             theirs={key: value for key, value in theirs.items() if value is not MISSING},
         ).about(self.digest)
 
+    def changed_too_often(self, times: int) -> SessionConflict:
+        """The error when others were faster each time that their changes had been merged."""
+        return self.conflict(f" was changed by others {times} times while it was being saved; nothing was saved", {})
+
 
 def _own_fields(digest: str, snapshot: Snapshot) -> dict[str, bytes]:
     """The application's keys, without the fields by which a record is administered."""

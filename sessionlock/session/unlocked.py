@@ -7,52 +7,25 @@ state; keys that have a merge strategy are merged and committed in a second call
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 from .. import observe
 from ..errors import ConfigurationError, ReadOnlySession, SessionConflict, SessionLockError
-from ..observe import Observer
 from ..protocol.calls import Change
 from ..protocol.keys import SessionKeys, new_token
 from ..protocol.record_calls import Commit, Load
 from ..protocol.replies import EMPTY, Committed, Conflict, Refused, Snapshot, outdated, refusal
-from ..transport.calling import Executor
-from .block import Actions, used_twice
-from .commits import Engine
+from .block import Actions, Guard, used_twice
 from .data import ALL_KEYS, SessionData, SessionFormat, listed
 from .mapping import Session
 from .operations import NEW, StoredSession
 
-__all__ = ["BeginningContext", "Unlocked", "UnlockedContext", "UnlockedMode", "check_unchanged", "too_many_merges"]
+__all__ = ["BeginningContext", "Unlocked", "UnlockedContext", "UnlockedMode", "check_unchanged"]
 
 UnlockedMode = Literal["read", "optimistic", "last_write_wins"]
 MOST_MERGES = 10
-
-
-class Home(Protocol):
-    """What a guard keeps for one event loop, as far as a block needs it."""
-
-    @property
-    def executor(self) -> Executor: ...
-
-    @property
-    def engine(self) -> Engine: ...
-
-    @property
-    def observer(self) -> Observer | None: ...
-
-    def at_home(self, work: Coroutine[Any, Any, Any], /) -> Any: ...
-
-
-class Guard(Protocol):
-    """The guard, as far as a block needs it; of the event loop that runs."""
-
-    def runtime(self) -> Home: ...
-
-    def on_load(self, keys: SessionKeys, snapshot: Snapshot) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +83,9 @@ class Unlocked:
                 checks = data.checks(changes) if self.serializable else []
                 if self.yields and data.needs_the_lock(changes):
                     checks.append(Change("f", ALL_KEYS, b"", "*"))
-                outcome = await engine.commit(
-                    Commit(
-                        self.keys,
-                        new_token(),
-                        session.created,
-                        self.expected_version,
-                        self.how.policy,
-                        [*checks, *changes],
-                    )
-                )
+                found = [*checks, *changes]
+                call = Commit(self.keys, new_token(), data.created, self.expected_version, self.how.policy, found)
+                outcome = await engine.commit(call)
                 if isinstance(outcome, Refused):
                     raise refusal(self.keys.digest, outcome.kind)
                 if not isinstance(outcome, Conflict):
@@ -200,7 +166,7 @@ class UnlockedContext:
 
     async def save(self) -> None:
         if self.mode == "read":
-            raise ReadOnlySession(f"session {self.session.name} was opened for reading only; nothing was saved")
+            raise ReadOnlySession(f"session {self.session.digest} was opened for reading only; nothing was saved")
         try:
             conflict = await self._wanted.commit(self.session)
         except SessionConflict:
@@ -208,7 +174,7 @@ class UnlockedContext:
             raise
         self._expect_no_version()
         if conflict is not None:
-            raise too_many_merges(self.session, MOST_MERGES)
+            raise self.session.data.changed_too_often(MOST_MERGES)
 
     async def release(self) -> None:
         self.close("is being saved")
@@ -319,17 +285,11 @@ class BeginningContext(UnlockedContext):
             await super().destroy(replaced=replaced)
 
 
-def too_many_merges(session: Session, merges: int) -> SessionConflict:
-    return SessionConflict(
-        f"session {session.name} was changed by others {merges} times while it was being saved; nothing was saved"
-    ).about(session.name)
-
-
 def check_unchanged(session: Session) -> None:
     """A change deep inside a value of a read-only session cannot be prevented, but it is not lost in silence."""
     changed = session.changed_keys()
     if changed:
         raise ReadOnlySession(
-            f"session {session.name} was loaded for reading only, but {', '.join(map(repr, changed))} was changed;"
+            f"session {session.digest} was loaded for reading only, but {', '.join(map(repr, changed))} was changed;"
             " nothing was saved. Use mode='lock' or 'optimistic'"
         )

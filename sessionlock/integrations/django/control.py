@@ -213,7 +213,7 @@ class Control(Sitting):
                 "%s changed %s of session %s after its answer had begun, and did not call save(): that is not saved",
                 self._prepared.label,
                 ", ".join(map(repr, late)),
-                self._record.session.name if self._record is not None else "",
+                self._record.session.digest if self._record is not None else "",
             )
 
     # --- what the store's methods run

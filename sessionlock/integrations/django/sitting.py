@@ -212,7 +212,7 @@ class Sitting:
             record.yield_no_more()  # a thread of the request's, which nothing runs again
         elif self._prepared.yields and isinstance(record, FreeRecord):
             raise SessionConflict(
-                f"session {record.session.name} is saved before the request ends: that takes the lock"
+                f"session {record.session.digest} is saved before the request ends: that takes the lock"
             )
         self.course.note(kept=True)
 

@@ -283,7 +283,7 @@ class Visit:
         if self.session.lease is None:
             await self._block.discard()
         self._rerun.learn()
-        log.debug("%s met a conflict in session %s and runs again under the lock", self.label, self.session.name)
+        log.debug("%s met a conflict in session %s and runs again under the lock", self.label, self.session.digest)
         return RunAgain()
 
     async def _settle(self, live: float | None) -> None:
@@ -466,7 +466,7 @@ class Visit:
                 " it before the answer begins, or within `async with guard.session_lock(sid)`",
                 self.label,
                 key,
-                self.session.name,
+                self.session.digest,
             )
 
     def tell_unsaved(self) -> None:
