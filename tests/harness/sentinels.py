@@ -14,12 +14,13 @@ import secrets
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import redis
 
-from sessionlock.embedded import EmbeddedServer, ServerBinary, find_server
+from sessionlock.embedded import EmbeddedServer, EmbeddedServerFailed, ServerBinary, find_server
 from tests.harness.choice import in_chosen_protocol
 from tests.harness.placed import Group, PlacedServer, free_port, start_all
 from tests.harness.polling import eventually, until
@@ -33,6 +34,7 @@ __all__ = ["NAME", "Sentinels"]
 NAME = "mymaster"
 FORMED_WITHIN = 20.0
 FAILED_OVER_WITHIN = 20.0
+STARTS = 4  # of the Sentinels, each time on other ports
 # Longer than the second after which a Sentinel pings a server for the first time. As short as that, it takes the master
 # that it has just elected for down, the others' votes against the dead one still count, and it elects another: two
 # masters for ten seconds, without a fault of ours.
@@ -70,7 +72,9 @@ class Sentinels(Group):
             *(PlacedServer(f"server {number}", config=following) for number in range(1, replicas + 1)),
         ]
         folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="sessionlock-sentinel-"))
-        self.sentinels = self._watchers(watchers, _sentinel_program(Path(folder)), down_after_ms, failover_timeout_ms)
+        program = _sentinel_program(Path(folder))
+        self._make_sentinels = partial(self._watchers, watchers, program, down_after_ms, failover_timeout_ms)
+        self.sentinels = self._make_sentinels()
         self._last_master = first
 
     def _watchers(
@@ -105,8 +109,21 @@ class Sentinels(Group):
         """The replicas are online, and all Sentinels know all of them."""
         start_all(self.servers)
         until(lambda: self._all_online, "all replicas are online", FORMED_WITHIN)
-        start_all(self.sentinels)
+        self._start_sentinels()
         until(lambda: self.is_settled, "all Sentinels see all servers and each other", FORMED_WITHIN)
+
+    def _start_sentinels(self) -> None:
+        """Anew, on other ports, where somebody took one since it was chosen: each knows the others by theirs."""
+        for _ in range(STARTS - 1):
+            try:
+                return start_all(self.sentinels)
+            except EmbeddedServerFailed:
+                for sentinel in self.sentinels:
+                    sentinel.stop()
+                self.sentinels = self._make_sentinels()
+                for sentinel in self.sentinels:
+                    self._stack.callback(sentinel.stop)
+        return start_all(self.sentinels)
 
     # --- who is what now
 
