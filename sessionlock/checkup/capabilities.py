@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Any
 
 from ..errors import SessionLockError
-from .findings import WRITES, Capabilities, ClientKind, Finding
+from ..transport.clients import ClientKind
+from .findings import WRITES, Capabilities, Finding
 from .probe import Ask, judge, probe
 
 __all__ = [
@@ -23,15 +22,10 @@ __all__ = [
     "Ask",
     "Capabilities",
     "Checkup",
-    "ClientKind",
     "Everyone",
     "Finding",
-    "client_kind",
     "judge",
     "probe",
-    "server_name",
-    "unreachable_advice",
-    "with_advice",
 ]
 
 log = logging.getLogger("sessionlock")
@@ -49,7 +43,7 @@ _told: set[tuple[str, str]] = set()
 class Checkup:
     """One look at a server for one event loop, or none when this process knows that server already.
 
-    ``server`` names it (:func:`server_name`). Findings are logged once per process and server. ``everyone``, in the
+    ``server`` names it (:func:`.server_name`). Findings are logged once per process and server. ``everyone``, in the
     place of ``ask``: the masters that are one store or one quorum together. They are looked at all at once, and one
     that does not answer is done without.
     """
@@ -152,80 +146,3 @@ def _is_news(server: str, code: str) -> bool:
         return False
     _told.add((server, code))
     return True
-
-
-def client_kind(client: Any) -> ClientKind:
-    """What sort of ``redis.asyncio`` client this is, by its names: none of them needs to be imported."""
-    if hasattr(client, "get_primaries"):
-        return "cluster"
-    pool = getattr(client, "connection_pool", None)
-    return "sentinel" if hasattr(pool, "sentinel_manager") else "single"
-
-
-def server_name(client: Any) -> str:
-    """Where a ``redis.asyncio`` client connects to and as whom, without its password."""
-    pool: Any = getattr(client, "connection_pool", None)
-    options = getattr(pool, "connection_kwargs", None) or getattr(client, "connection_kwargs", {})
-    where = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
-    kind = client_kind(client)
-    if kind == "cluster":
-        where = "cluster " + ",".join(sorted(client.nodes_manager.startup_nodes))
-    elif kind == "sentinel":
-        where = f"sentinel {pool.service_name} {_sentinels(pool)}"
-    user = options.get("username")
-    return f"{user}@{where}" if user else str(where)
-
-
-def _sentinels(pool: Any) -> str:
-    clients = getattr(pool.sentinel_manager, "sentinels", ())
-    return ",".join(sorted(server_name(sentinel) for sentinel in clients))
-
-
-_ADVICE = (
-    (
-        r"unknown command\W+HELLO",
-        "this server speaks RESP2 only (Redis before 6.0): put protocol=2 into the URL (?protocol=2)",
-    ),
-    (
-        "NOAUTH|WRONGPASS|invalid username-password|invalid password|authentication required",
-        "give the right user and password in the URL: redis://user:password@host:port/0",
-    ),
-    ("called without any password", "this server has no password: take it out of the URL, or set one at the server"),
-    ("DB index is out of range", "give a database that the server has: the number at the end of the URL"),
-    (
-        "no (connection|answer) within",
-        "the server hangs, or the way to it does: look at its load and log, at firewalls between, and whether the URL"
-        " should be rediss:// (TLS)",
-    ),
-    (r"\bMOVED\b", "this is a node of a Redis Cluster: use redis+cluster://host:port"),
-    (
-        "no master found for",
-        "none of these sentinels told of a master: check their hosts and ports, that they run, and the service's name",
-    ),
-    (
-        "connect call failed|connection refused",
-        "nobody listens there: check host and port, that the server is running, and that it listens at this address"
-        " (bind) and port (its tls-port is for rediss://, its port for redis://)",
-    ),
-    (r"connecting to /.*no such file", "check the path of the socket, and that the server is running"),
-    (
-        "name or service not known|nodename nor servname|name resolution|no address associated|getaddrinfo failed",
-        "check the name of the host",
-    ),
-    ("WRONG_VERSION_NUMBER|record layer failure", "this port is not for TLS: use redis://, or the server's tls-port"),
-    (
-        "CERTIFICATE_VERIFY_FAILED",
-        "name the authority that signed the server's certificate in the URL (?ssl_ca_certs=/path/to/ca.pem)",
-    ),
-)
-
-
-def unreachable_advice(error: BaseException) -> str:
-    """What to do about a connection that failed; "" when the error says it all."""
-    return next((advice for said, advice in _ADVICE if re.search(said, str(error), re.IGNORECASE)), "")
-
-
-def with_advice(said: str, error: BaseException) -> str:
-    """What is said about a connection that failed, with what to do about it."""
-    advice = unreachable_advice(error)
-    return f"{said}; {advice}" if advice else said

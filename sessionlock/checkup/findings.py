@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import RedisUnavailable, ScriptsForbidden, SessionLockError
+from ..transport.clients import ClientKind
 
-__all__ = ["FORBIDDEN", "UNKNOWN", "UNNAMED", "WRITES", "Capabilities", "ClientKind", "Finding", "Level", "dotted"]
+__all__ = ["FORBIDDEN", "UNKNOWN", "UNNAMED", "WRITES", "Capabilities", "Finding", "Level", "dotted"]
 
-ClientKind = Literal["single", "sentinel", "cluster", "quorum"]  # "quorum": of one of its masters
 Level = Literal["refuse", "warn", "info"]
 
 UNNAMED = "a server"

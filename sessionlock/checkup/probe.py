@@ -12,7 +12,8 @@ from typing import Any
 import hiredis
 from redis.exceptions import ResponseError
 
-from .findings import FORBIDDEN, UNKNOWN, UNNAMED, WRITES, Capabilities, ClientKind
+from ..transport.clients import ClientKind
+from .findings import FORBIDDEN, UNKNOWN, UNNAMED, WRITES, Capabilities
 from .rules import findings_about
 
 __all__ = ["Ask", "judge", "probe"]

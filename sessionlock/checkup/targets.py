@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from ..transport.clients import client_kind, server_name
 from ..transport.cluster import ClusterRoute
 from ..transport.executor import RedisExecutor
 from ..transport.link import Link
-from .capabilities import Checkup, client_kind, server_name
+from .capabilities import Checkup
 from .probe import Ask
 
 __all__ = ["checkup_of_store"]

@@ -8,9 +8,10 @@ from contextlib import suppress
 from redis.exceptions import RedisError
 
 from ..errors import RedisUnavailable
+from ..transport.advice import with_advice
 from ..transport.route import LOST, NotNow
 from ..transport.tasks import detached
-from .capabilities import Checkup, with_advice
+from .capabilities import Checkup
 from .findings import Capabilities
 
 __all__ = ["Vetting"]

@@ -20,13 +20,14 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError
 from tenacity import stop_after_delay, wait_fixed
 
-from ..checkup.capabilities import client_kind, with_advice
 from ..checkup.findings import Capabilities, Finding
 from ..checkup.probe import probe
 from ..errors import EmbeddedServerUnavailable, SessionLockError
 from ..guard import SessionGuard
 from ..policies import LeasePolicy, WaitPolicy
 from ..protocol.keys import check_prefix, keys_for, new_sid
+from ..transport.advice import with_advice
+from ..transport.clients import client_kind
 from ..urls import MemoryStoreWarning, client_from_url
 from .failure import Failure, one_line, without_secrets
 from .terminal import Style, style_of

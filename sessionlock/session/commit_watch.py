@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 from redis.exceptions import RedisError, WatchError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
 
-from ..checkup.capabilities import with_advice
 from ..errors import CodecError, RedisUnavailable, SessionConflict
 from ..policies import SessionPolicy
 from ..protocol.calls import Change, fingerprint
 from ..protocol.keys import SessionKeys, key_of_field
 from ..protocol.record_calls import Commit, Load
 from ..protocol.replies import Committed, Conflict, Refused, Saved, Snapshot, admitted, ended, not_admitted
+from ..transport.advice import with_advice
 from ..transport.calling import Executor
 from ..transport.outages import while_lost
 from ..transport.route import LOST

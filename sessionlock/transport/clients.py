@@ -7,7 +7,7 @@ gives one the other's replies.
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, Literal
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis, RedisCluster, SSLConnection
 from redis.asyncio.cluster import ClusterNode
@@ -15,7 +15,9 @@ from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 
 from .fake import fake_server
 
-__all__ = ["address_of", "close_client", "own_client"]
+__all__ = ["ClientKind", "address_of", "client_kind", "close_client", "own_client", "server_name"]
+
+ClientKind = Literal["single", "sentinel", "cluster", "quorum"]  # "quorum": of one of its masters
 
 try:
     from redis.driver_info import DriverInfo
@@ -97,3 +99,30 @@ def _own_cluster(client: RedisCluster) -> RedisCluster:
         **({"address_remap": remap} if remap is not None else {}),
         **kwargs,
     )
+
+
+def client_kind(client: Any) -> ClientKind:
+    """What sort of ``redis.asyncio`` client this is, by its names: none of them needs to be imported."""
+    if hasattr(client, "get_primaries"):
+        return "cluster"
+    pool = getattr(client, "connection_pool", None)
+    return "sentinel" if hasattr(pool, "sentinel_manager") else "single"
+
+
+def server_name(client: Any) -> str:
+    """Where a ``redis.asyncio`` client connects to and as whom, without its password."""
+    pool: Any = getattr(client, "connection_pool", None)
+    options = getattr(pool, "connection_kwargs", None) or getattr(client, "connection_kwargs", {})
+    where = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+    kind = client_kind(client)
+    if kind == "cluster":
+        where = "cluster " + ",".join(sorted(client.nodes_manager.startup_nodes))
+    elif kind == "sentinel":
+        where = f"sentinel {pool.service_name} {_sentinels(pool)}"
+    user = options.get("username")
+    return f"{user}@{where}" if user else str(where)
+
+
+def _sentinels(pool: Any) -> str:
+    clients = getattr(pool.sentinel_manager, "sentinels", ())
+    return ",".join(sorted(server_name(sentinel) for sentinel in clients))

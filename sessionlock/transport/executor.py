@@ -19,12 +19,13 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from tenacity import AsyncRetrying, stop_after_delay
 
-from ..checkup.capabilities import server_name, with_advice
 from ..errors import RedisUnavailable, ScriptsForbidden
 from ..policies import Replicated, Replication
 from ..protocol.calls import Abandon, Call
 from ..protocol.keys import SessionKeys, new_token
 from ..protocol.replies import Committed
+from .advice import with_advice
+from .clients import server_name
 from .cluster import ClusterRoute
 from .one_server import ServerRoute
 from .outages import NO_RESP3, Circuit, Trouble, is_outage, while_lost, worth_repeating

@@ -16,9 +16,9 @@ import hiredis
 from redis.exceptions import AuthenticationError, ResponseError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-from ..checkup.capabilities import with_advice
 from ..errors import RedisUnavailable
 from ..protocol.keys import SessionKeys
+from .advice import with_advice
 from .breaker import Breaker
 from .route import LOST, NotNow, meant
 from .wire import was_unsent

@@ -13,9 +13,11 @@ from redis.exceptions import NoPermissionError
 
 from sessionlock import RedisUnavailable, ScriptsForbidden
 from sessionlock.checkup import capabilities
-from sessionlock.checkup.capabilities import Checkup, client_kind, server_name, unreachable_advice
+from sessionlock.checkup.capabilities import Checkup
 from sessionlock.checkup.findings import Capabilities
 from sessionlock.checkup.probe import Ask, judge, probe
+from sessionlock.transport.advice import unreachable_advice
+from sessionlock.transport.clients import client_kind, server_name
 
 pytestmark = pytest.mark.anyio
 

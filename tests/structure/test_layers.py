@@ -29,10 +29,6 @@ LAYERS = (
     "cli",
 )
 FOLLOWS = {("urls", "embedded"), ("blocking", "views")}
-# To be turned around: taken out of here one by one.
-UPWARDS = {
-    ("transport", "checkup"),
-}
 DEPTH = {module: depth for depth, line in enumerate(LAYERS) for module in line.split()}
 BELOW_THE_ROOT = [module for module in MODULES if module not in ("__init__", "__main__")]
 DOES_NO_IO = ("errors", "policies", "protocol", "quorum/ballot", "session/merge", "session/data", "session/mapping")
@@ -62,11 +58,7 @@ def test_imports_come_from_above(module: str) -> None:
     """Nothing is imported from the same line or from one below, in a function neither."""
     own = module.split("/")[0]
     ours = {name.split(".")[1] for name in imports(module) if name.startswith("sessionlock.")}
-    wrong = {
-        other
-        for other in ours - {own}
-        if DEPTH[other] >= DEPTH[own] and (own, other) not in FOLLOWS and (own, other) not in UPWARDS
-    }
+    wrong = {other for other in ours - {own} if DEPTH[other] >= DEPTH[own] and (own, other) not in FOLLOWS}
     assert not wrong, f"{module} imports {sorted(wrong)}, which stand no higher than it"
 
 
