@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import re
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import pytest
 
@@ -15,6 +13,7 @@ from sessionlock import SessionConflict, SessionGuard, SessionNotFound
 from sessionlock.protocol.keys import new_sid
 from tests.conformance.topologies import Node, Record
 from tests.harness import stable_name
+from tests.harness.intruders import Intruder
 
 pytestmark = pytest.mark.anyio
 
@@ -177,18 +176,12 @@ async def test_without_the_lock_too(both: SessionGuard, record: Look, how: str) 
 
 @pytest.mark.needs("queue")
 async def test_a_waiter_of_the_same_name(node: Node, record: Look, same_name: None) -> None:
-    guard, intruder = node(), node()
-    saw: list[Any] = []
-
-    async def intrude() -> None:
-        async with intruder.session_lock("other", wait=10) as session:
-            saw.append(dict(session))
-
+    guard, other = node(), node()
     async with guard.session_lock("mine") as session:
-        task = asyncio.ensure_future(intrude())
+        intruder = Intruder(other, "other")
         await record("mine").until(lambda stored: len(stored.waiting) == 1)
         session["secret"] = 1
     with pytest.raises(SessionNotFound):
-        await task
-    assert saw == []
+        await intruder.task
+    assert intruder.saw == []
     assert dict(await guard.read("mine")) == {"secret": 1}

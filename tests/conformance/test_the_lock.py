@@ -7,16 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from sessionlock import (
-    ConfigurationError,
-    LeaseLost,
-    LeasePolicy,
-    ReentrantLock,
-    SessionGuard,
-    StaleFencingToken,
-    WaitPolicy,
-    WaitTimedOut,
-)
+from sessionlock import LeasePolicy, SessionGuard, WaitPolicy
+from sessionlock.errors import ConfigurationError, LeaseLost, ReentrantLock, StaleFencingToken, WaitTimedOut
 from tests.conformance.topologies import Node, Record, Topology
 
 pytestmark = pytest.mark.anyio

@@ -75,6 +75,13 @@ class Shop:
     async def held(self, sid: str | None = None) -> bool:
         return (await self.guard.inspect(sid or self.sid or "")).holder is not None
 
+    async def clashes(self, request: web.Request) -> None:
+        """In a handler: what it changes is changed by somebody else, too."""
+        session = await get_session(request)
+        session["one"] = "ours"
+        async with self.guard.session_lock(session.sessionlock.sid) as other:
+            other["one"] = "theirs"
+
     async def stored(self) -> dict[str, Any]:
         assert self.sid is not None
         return dict(await self.guard.read(self.sid))

@@ -20,10 +20,9 @@ from sessionlock.errors import (
 )
 from tests.harness.deployments import MakeGuard
 from tests.harness.stored import Look
+from tests.session import MODES
 
 pytestmark = pytest.mark.anyio
-
-MODES = pytest.mark.parametrize("mode", ["lock", "optimistic", "last_write_wins"])
 
 
 # --- flash messages

@@ -28,12 +28,13 @@ from sessionlock.protocol.record_calls import Regenerate
 from sessionlock.protocol.scripts import script
 from tests.harness.commands import connect, keys_without_ttl
 from tests.harness.deployments import MakeGuard
+from tests.harness.intruders import Intruder
 from tests.harness.proxy import FaultyProxy
 from tests.harness.stored import Look
+from tests.session import MODES
 
 pytestmark = pytest.mark.anyio
 
-MODES = pytest.mark.parametrize("mode", ["lock", "optimistic", "last_write_wins"])
 MERGING = SessionPolicy(merge={"n": "counter", "who": "append"})
 
 
@@ -280,16 +281,10 @@ async def test_a_waiter_under_an_old_id_whose_grace_is_over(
 ) -> None:
     """Session fixation: the intruder knows the id from before the login and waits in the queue during it. With his turn
     comes no session, and the lock goes on."""
-    guard, intruder = node(), node()
+    guard, other = node(), node()
     await guard.create({"big": "x" * size}, sid="old")
-    saw: list[Any] = []
-
-    async def intrude() -> None:
-        async with intruder.session_lock("old", wait=10) as session:
-            saw.append(dict(session))
-
     async with guard.session_lock("old") as session:
-        task = asyncio.ensure_future(intrude())
+        intruder = Intruder(other, "old")
         await waiting(guard, "old")
         new = await session.regenerate(grace=grace)
         session["secret"] = 1
@@ -299,8 +294,8 @@ async def test_a_waiter_under_an_old_id_whose_grace_is_over(
                 while await readable(guard, "old"):
                     await asyncio.sleep(0.005)
     with pytest.raises(SessionNotFound):
-        await task
-    assert saw == []
+        await intruder.task
+    assert intruder.saw == []
     async with guard.session_lock(new, wait=1) as session:
         assert session["secret"] == 1
     assert stored(new).free

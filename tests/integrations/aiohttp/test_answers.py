@@ -115,10 +115,7 @@ async def test_headers_and_cookies_of_the_application_stay_on_a_problem(shop: Sh
     @shop.on("GET", "/clash")
     @session_policy(on_conflict="answer")
     async def clash(request: web.Request) -> web.Response:
-        session = await get_session(request)
-        session["one"] = "ours"
-        async with shop.guard.session_lock(session.sessionlock.sid) as other:
-            other["one"] = "theirs"
+        await shop.clashes(request)
         answer = web.Response(body=gzip.compress(b"x"), headers={"Content-Encoding": "gzip", "ETag": '"1"'})
         answer.set_cookie("theme", "dark")
         return answer

@@ -262,10 +262,7 @@ async def test_a_clash_is_told(shop: Shop, streaming: bool) -> None:
     @shop.on("GET", "/clash")
     @session_policy(on_conflict="answer")
     async def clash(request: web.Request) -> web.StreamResponse:
-        session = await get_session(request)
-        session["one"] = "ours"
-        async with shop.guard.session_lock(session.sessionlock.sid) as other:
-            other["one"] = "theirs"
+        await shop.clashes(request)
         if not streaming:
             return web.Response(text="not seen")
         response = web.StreamResponse()

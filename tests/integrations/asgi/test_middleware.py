@@ -15,17 +15,8 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from sessionlock import (
-    ConfigurationError,
-    LeasePolicy,
-    Session,
-    SessionConflict,
-    SessionGuard,
-    SessionPolicy,
-    WaitPolicy,
-    WaitTimedOut,
-    configure,
-)
+from sessionlock import LeasePolicy, Session, SessionGuard, SessionPolicy, WaitPolicy, configure
+from sessionlock.errors import ConfigurationError, SessionConflict, WaitTimedOut
 from sessionlock.integrations.asgi import SessionLockMiddleware
 from sessionlock.integrations.web.problems import Problem, Problems
 from sessionlock.integrations.web.rules import RoutePolicy

@@ -15,7 +15,7 @@ from werkzeug.test import Client
 
 from sessionlock import SessionConflict
 from sessionlock.integrations.web.decorators import session_policy
-from tests.harness.flask_apps import WAIT, asked, close, guard_of, guarded, in_threads, sid_of, together
+from tests.harness.flask_apps import WAIT, asked, close, guard_of, guarded, in_threads, together
 
 TABS = 20
 
@@ -262,14 +262,9 @@ def test_who_wraps_the_application(redis_url: str, when: str) -> None:
         meet()
         return request.remote_addr or ""
 
-    @app.post("/begin")
-    def begin() -> str:
-        session["n"] = 0
-        return ""
-
-    client = app.test_client()
-    client.post("/begin")
-    answers = together(app, sid_of(client), ["/count"] * 2, headers={"X-Forwarded-For": "1.2.3.4"})
+    with guard_of(app) as guard:
+        sid = guard.create({"n": 0}).sid
+    answers = together(app, sid, ["/count"] * 2, headers={"X-Forwarded-For": "1.2.3.4"})
     assert [(answer.status_code, answer.text) for answer in answers] == [(200, "1.2.3.4")] * 2
     assert meet.runs == 3
     close(app)

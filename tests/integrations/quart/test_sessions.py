@@ -372,18 +372,25 @@ async def test_static_files_renew_nothing(guard: SessionGuard, redis_url: str, t
     assert lives(redis_url, guard) > 30 * 86_400
 
 
-async def test_without_refresh_only_a_change_renews(
-    app: Quart, client: Client, guard: SessionGuard, redis_url: str
-) -> None:
+async def begin_for_100_seconds(app: Quart, client: Client, **held: Any) -> None:
+    """A permanent session that holds this, and that is not renewed by every request."""
     app.config["SESSION_REFRESH_EACH_REQUEST"] = False
     app.permanent_session_lifetime = timedelta(seconds=100)
 
     @app.post("/begin")
     async def begin() -> str:
-        session.permanent, session["cart"] = True, []
+        session.permanent = True
+        for key, value in held.items():
+            session[key] = value
         return ""
 
     await client.post("/begin")
+
+
+async def test_without_refresh_only_a_change_renews(
+    app: Quart, client: Client, guard: SessionGuard, redis_url: str
+) -> None:
+    await begin_for_100_seconds(app, client, cart=[])
     shorten(redis_url, guard, 20_000)
     for _ in range(2):
         assert "Set-Cookie" not in (await client.get("/cart")).headers
@@ -396,20 +403,13 @@ async def test_modified_renews_cookie_and_record(
     app: Quart, client: Client, guard: SessionGuard, redis_url: str
 ) -> None:
     """flask-session#221: by ``session.modified = True`` in a GET, without anything to save."""
-    app.config["SESSION_REFRESH_EACH_REQUEST"] = False
-    app.permanent_session_lifetime = timedelta(seconds=100)
-
-    @app.post("/begin")
-    async def begin() -> str:
-        session.permanent = True
-        return ""
 
     @app.get("/here")
     async def here() -> str:
         session.modified = True
         return ""
 
-    await client.post("/begin")
+    await begin_for_100_seconds(app, client)
     shorten(redis_url, guard, 20_000)
     assert "Expires=" in (await client.get("/here")).headers["Set-Cookie"]
     assert lives(redis_url, guard) > 90
