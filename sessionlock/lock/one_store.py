@@ -12,8 +12,9 @@ from ..policies import Replicated
 from ..protocol.keys import new_token
 from ..transport.clients import close_client, own_client
 from ..transport.cluster import ClusterRoute
+from ..transport.cluster_pushes import ClusterPushes
 from ..transport.executor import RedisExecutor
-from ..transport.pushes import ClusterPushes, ProcessChannel, Pushes
+from ..transport.pushes import ProcessChannel, Pushes
 from .acquire import Acquisition
 from .topology import Background
 

@@ -1,8 +1,8 @@
 """Runs the scripts: again after a lost connection or "not now", over whatever route leads to their server.
 
-Repeating is safe for every script (DESIGN: idempotent by token), so a lost reply is never a lost answer. What was
-repeated for long enough in vain begins an outage: then calls fail at once (:mod:`.circuit`). Redis' errors become
-:mod:`sessionlock.errors` here and nowhere else.
+Every script may be repeated, because its token tells what was done already; so a lost reply is never a lost answer.
+When repeating has failed for long enough, an outage begins and calls fail at once (:mod:`.outages`). Redis' errors
+become :mod:`sessionlock.errors` here and nowhere else.
 """
 
 from __future__ import annotations

@@ -55,7 +55,9 @@ CALLS: dict[str, Call[Any]] = {
     "raise_fence": RaiseFence(KEYS, "token", 7),
     "save": Save(KEYS, "token", 1, "op", "", SESSION, [CHANGE, CHANGE]),
 }
-SCRIPTS = sorted(path.name.removesuffix(".lua") for path in LUA.iterdir() if not path.name.startswith("_"))
+SCRIPTS = sorted(
+    path.name.removesuffix(".lua") for path in LUA.iterdir() if path.name[0] != "_" and path.name.endswith(".lua")
+)
 
 # What the shared parts answer with, by the function that makes the answer; the callers return it as it is.
 SHARED_REPLIES = {"commit_changes(": ("gone", "conflict"), "not_holder(": ("already", "destroyed", "lost")}

@@ -70,7 +70,7 @@ SABOTAGE: Table = [
     (
         "a gap is told to whoever subscribed only",
         "cluster",
-        "transport/pushes.py",
+        "transport/cluster_pushes.py",
         "        self._on_gap()  # whoever could not be reached has been dropped from the queue\n\n    def no_more",
         "\n    def no_more",
         "tests/transport/test_shard_channels.py::test_somebody_else_wants_it_when_it_is_confirmed",
@@ -94,7 +94,7 @@ SABOTAGE: Table = [
     (
         "who leaves while it subscribes stays subscribed",
         "cluster",
-        "transport/pushes.py",
+        "transport/cluster_pushes.py",
         'shard.wire.tell(("SUNSUBSCRIBE", channel))  # who asked for it left meanwhile',
         "pass",
         "tests/transport/test_cluster_pushes.py::test_who_is_cancelled_while_it_subscribes",

@@ -13,7 +13,7 @@ import redis.asyncio
 from sessionlock.embedded import find_server
 from sessionlock.protocol.keys import SessionKeys, keys_for
 from sessionlock.transport.cluster import ClusterRoute
-from sessionlock.transport.pushes import ShardChannels
+from sessionlock.transport.cluster_pushes import ShardChannels
 from sessionlock.transport.wire import Wire
 from tests.harness.cluster import Cluster
 from tests.harness.polling import eventually

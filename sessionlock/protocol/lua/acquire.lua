@@ -109,7 +109,7 @@ local function drop_hung_waiters()
   end
 end
 
--- A newcomer gets the next ticket; who was here before keeps his, also when he was dropped meanwhile.
+-- A newcomer gets the next ticket. A waiter that was here before keeps its ticket, even if it was dropped meanwhile.
 local function join_queue()
   local asked = ticket
   if ticket == '0' then

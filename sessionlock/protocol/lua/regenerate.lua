@@ -1,5 +1,5 @@
 -- Give the session a new id: from now on only new_proof is admitted, and for grace_ms the ids that were valid till now.
--- The record, its lock and its queue stay where they are, so nothing is copied and nobody loses his place.
+-- The record, its lock and its queue stay where they are, so nothing is copied and no waiter loses its place.
 --
 -- uses  base ids
 -- KEYS  lock queue waiters session receipts
