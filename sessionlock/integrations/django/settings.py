@@ -18,8 +18,7 @@ from django.utils.module_loading import import_string
 from ...errors import ConfigurationError
 from ...session.merge import MISSING, Clash, strategy_for
 from ..settings import OPTIONS, check_names, checked
-from ..settings.options import FaceSettings
-from ..settings.parts import check_options
+from ..settings.options import FaceSettings, check_options
 from ..takeover.django import DjangoEngine
 from ..takeover.taking import Origin
 from ..web.problems import Problems

@@ -1,7 +1,7 @@
 """Every setting of every face, once: what it is called where, what it takes, and what it does.
 
 The faces check by it what they are told (:func:`checked`, :func:`check_names`), and ``docs/settings.md`` is made of it:
-``python -m sessionlock.integrations.settings docs/settings.md``.
+``python -m tests.integrations.settings docs/settings.md``.
 """
 
 from __future__ import annotations

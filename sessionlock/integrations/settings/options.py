@@ -6,12 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...errors import ConfigurationError
+from ...guard import GuardOptions, SessionGuard
 from ..takeover.taking import Origin
 from ..web.identity import IDENTITY
 from ..web.problems import Problems
 from ..web.rules import INHERITED, Mode, PolicyOptions, RoutePolicy, Rules
+from . import nearest
 
-__all__ = ["FaceOptions", "FaceSettings"]
+__all__ = ["FaceOptions", "FaceSettings", "check_options"]
 
 
 class FaceOptions(PolicyOptions, total=False):
@@ -56,3 +59,25 @@ class FaceSettings:
             tuple(said.get("identity", identity)),
             said.get("read_from"),
         )
+
+
+def check_options(spelled: str, options: Mapping[str, Any]) -> None:
+    """Whether a guard takes ``options``, which are called ``spelled``; without making anything of a URL.
+
+    Raises:
+        ConfigurationError: one that it does not know, with the nearest that it does; a value that makes no sense.
+    """
+    known = {name: name for name in GuardOptions.__annotations__}
+    for name in options:
+        if name not in known:
+            raise ConfigurationError(f"{spelled}: there is no option {name!r}. {nearest(str(name), known)}")
+    quorum = options.get("quorum")
+    if quorum is not None:
+        from ...quorum.config import Quorum
+
+        if not isinstance(quorum, Quorum):
+            raise ConfigurationError(f"{spelled}: quorum must be a Quorum, not {quorum!r}")
+    try:
+        SessionGuard(None, **{name: value for name, value in options.items() if name != "quorum"})
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{spelled}: {error}") from None

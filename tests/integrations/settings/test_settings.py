@@ -22,9 +22,9 @@ from sessionlock.integrations import quart as quart_face
 from sessionlock.integrations.aiohttp import middleware as aiohttp_face
 from sessionlock.integrations.asgi import middleware as asgi_face
 from sessionlock.integrations.settings import ALL, OPTIONS, checked, names_of, unknown_names
-from sessionlock.integrations.settings.__main__ import document
-from sessionlock.integrations.settings.options import FaceOptions
-from sessionlock.integrations.settings.parts import ENVIRONMENT, FRAMEWORK, PARTS, check_options, field_names
+from sessionlock.integrations.settings.options import FaceOptions, check_options
+from tests.integrations.settings.__main__ import document
+from tests.integrations.settings.parts import ENVIRONMENT, FRAMEWORK, PARTS, field_names
 
 URL = "redis://localhost:1/0"
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "settings.md"
@@ -58,7 +58,7 @@ def of_face(face: str) -> set[str]:
 
 def test_the_document_is_what_the_code_has() -> None:
     assert DOCUMENT.read_text(encoding="utf-8") == document(), (
-        "run: python -m sessionlock.integrations.settings docs/settings.md"
+        "run: python -m tests.integrations.settings docs/settings.md"
     )
 
 

@@ -1,4 +1,4 @@
-"""The objects that settings take, field by field, and the environment. Defaults are read from the code."""
+"""For the page of settings: the objects that they take, field by field, and the environment."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from dataclasses import MISSING, fields, is_dataclass
 from inspect import Parameter, signature
 from typing import Any, NamedTuple
 
-from ...errors import ConfigurationError
-from ...guard import SessionGuard
-from ...policies import LeasePolicy, Replicated, SessionPolicy, WaitPolicy
-from ...quorum.config import Quorum
-from ...views.cookies import CookieSettings
-from ..web.problems import Problems
-from ..web.rules import RoutePolicy
-from . import nearest
+from sessionlock.guard import SessionGuard
+from sessionlock.integrations.web.problems import Problems
+from sessionlock.integrations.web.rules import RoutePolicy
+from sessionlock.policies import LeasePolicy, Replicated, SessionPolicy, WaitPolicy
+from sessionlock.views.cookies import CookieSettings
 
-__all__ = ["ENVIRONMENT", "FRAMEWORK", "PARTS", "Field", "Part", "check_options", "default_of", "field_names"]
+__all__ = ["ENVIRONMENT", "FRAMEWORK", "PARTS", "Field", "Part", "default_of", "field_names"]
 
 
 class Field(NamedTuple):
@@ -232,27 +229,6 @@ def default_of(part: Part, name: str) -> str:
     """As the code has it."""
     told = part.fields[name].default
     return told if told is not None else _shown(_defaults(part.made)[name])
-
-
-def check_options(spelled: str, options: Mapping[str, Any]) -> None:
-    """Whether a guard takes ``options``, which are called ``spelled``; without making anything of a URL.
-
-    Raises:
-        ConfigurationError: one that it does not know, with the nearest that it does; a value that makes no sense.
-    """
-    known = PARTS[0].fields
-    for name in options:
-        if name not in known:
-            raise ConfigurationError(
-                f"{spelled}: there is no option {name!r}. {nearest(str(name), {one: one for one in known})}"
-            )
-    quorum = options.get("quorum")
-    if quorum is not None and not isinstance(quorum, Quorum):
-        raise ConfigurationError(f"{spelled}: quorum must be a Quorum, not {quorum!r}")
-    try:
-        SessionGuard(None, **{name: value for name, value in options.items() if name != "quorum"})
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{spelled}: {error}") from None
 
 
 def _defaults(made: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``python -m sessionlock.integrations.settings [FILE]``: ``docs/settings.md``, as the code has it."""
+"""``python -m tests.integrations.settings [FILE]``: ``docs/settings.md``, as the code has it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from . import ALL, FRAMEWORKS, Setting
-from .parts import ENVIRONMENT, FRAMEWORK, PARTS, Part, default_of, field_names
+from sessionlock.integrations.settings import ALL, FRAMEWORKS, Setting
+from tests.integrations.settings.parts import ENVIRONMENT, FRAMEWORK, PARTS, Part, default_of, field_names
 
 __all__ = ["document"]
 
 INTRODUCTION = """\
 # Settings
 
-<!-- Made by `python -m sessionlock.integrations.settings docs/settings.md` of sessionlock/integrations/settings/. -->
+<!-- Made by `python -m tests.integrations.settings docs/settings.md` of sessionlock/integrations/settings/. -->
 
 All of them, by what they are called where. Everything has a default but the URL. Times are seconds, sizes bytes. A
 setting that does not exist, or has a value that makes no sense, is an error as the application starts, by its own name
