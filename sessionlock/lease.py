@@ -18,8 +18,7 @@ class Lease:
     ``token`` names the acquisition. ``fencing_token`` grows with every grant of this session's lock; hand it to
     other stores so that they can refuse older holders. ``trusted_until`` is a :func:`time.monotonic` instant: it is
     computed from a clock read *before* the call that granted or renewed the lease, so it ends no later than Redis'
-    own expiry. ``hold_until`` bounds all
-    renewals.
+    own expiry. ``hold_until`` bounds all renewals.
     """
 
     __slots__ = (
@@ -53,17 +52,21 @@ class Lease:
         confirmed: bool = True,
         tell_loss: Callable[[Lease], object] | None = None,
     ) -> None:
+        # What was granted, and when.
         self.name = name
         self.token = token
         self.fencing_token = fencing_token
         self.ttl = ttl
         self.since = granted_at
+        # Until when it may be trusted; moved on by each renewal. Not confirmed: handed over, and not yet renewed.
         self.hold_until = granted_at + max_hold
         self.trusted_until = granted_at + granted_for - min(safety_margin, granted_for / 2)
         self.confirmed = confirmed
-        self.lost_because: str | None = None
         self._safety_margin = safety_margin
+        # How it ended. A lease that was lost is released, too, when its block ends.
+        self.lost_because: str | None = None
         self._released = False
+        # Who is told of its loss: the event only if somebody asked for it.
         self._event: anyio.Event | None = None
         self._on_lost: Callable[[], object] | None = None
         self._tell_loss = tell_loss

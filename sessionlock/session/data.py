@@ -235,22 +235,13 @@ class SessionData:
     def _check_field(self, key: str, raw: bytes) -> None:
         size, limit = len(raw) + len(key), self.how.policy.max_field
         if size > limit:
-            raise SessionTooLarge(
-                f"session {self.digest}: key {key[:80]!r} has {size} bytes, its name included, more than"
-                f" SessionPolicy.max_field = {limit}; nothing was saved",
-                keys=(key,),
-                size=size,
-                limit=limit,
-            ).about(self.digest)
+            what = f"key {key[:80]!r} has {size} bytes, its name included, more than SessionPolicy.max_field = {limit}"
+            raise self._too_large(what, (key,), size, limit)
 
     def _check_total(self, found: list[Change]) -> None:
         if len(found) > MOST_CHANGES:
-            raise SessionTooLarge(
-                f"{len(found)} keys of session {self.digest} were changed at once, more than {MOST_CHANGES};"
-                " nothing was saved",
-                size=len(found),
-                limit=MOST_CHANGES,
-            ).about(self.digest)
+            what = f"{len(found)} keys were changed at once, more than {MOST_CHANGES}"
+            raise self._too_large(what, (), len(found), MOST_CHANGES)
         limit = self.how.policy.max_session
         size = sum(len(key) + len(raw) for key, raw in self._raw.items())
         size += sum(len(change.field) + len(change.value) for change in found)
@@ -261,13 +252,12 @@ class SessionData:
             grown = sorted(found, key=lambda change: len(change.value), reverse=True)
             keys = tuple(key for change in grown if change.value and (key := key_of_field(change.field)) is not None)
             most = f"; of what was changed {keys[0][:80]!r} is the largest" if keys else ""
-            raise SessionTooLarge(
-                f"session {self.digest} would have {size} bytes, more than SessionPolicy.max_session ="
-                f" {limit}{most}; nothing was saved",
-                keys=keys,
-                size=size,
-                limit=limit,
-            ).about(self.digest)
+            what = f"it would have {size} bytes, more than SessionPolicy.max_session = {limit}{most}"
+            raise self._too_large(what, keys, size, limit)
+
+    def _too_large(self, what: str, keys: tuple[str, ...], size: int, limit: int) -> SessionTooLarge:
+        text = f"session {self.digest}: {what}; nothing was saved"
+        return SessionTooLarge(text, keys=keys, size=size, limit=limit).about(self.digest)
 
     # --- what became of it in the store
 
