@@ -42,7 +42,7 @@ def session_locked(
 
     What changed is saved when the view returns, before the framework sends the answer; when it raises (an abort or a
     redirect that is raised, too) nothing is saved, unless ``save_on_error``. A streamed answer goes out after that,
-    without the lock. ``mode``, ``wait``, ``lease``, ``name``, ``session``: as :meth:`SessionGuard.session_lock`.
+    without the lock. ``mode``, ``wait``, ``lease``, ``label``, ``session``: as :meth:`SessionGuard.session_lock`.
 
     With :func:`cookie` a new visitor gets an empty session; if the view puts something in, it is stored under an id of
     its own, and the answer sets the cookie. An id that nobody gave out is never adopted from a cookie. (There is nobody

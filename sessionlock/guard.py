@@ -55,7 +55,8 @@ class GuardOptions(TypedDict, total=False):
     wait: WaitPolicy | float | None
     session: SessionPolicy | None
     codec: Codec | None
-    name: str | None
+    label: str | None
+    name: str | None  # its former name; for one release
     reply_within: float
     retry_for: float
     push_limit: int
@@ -71,7 +72,7 @@ class SessionGuard(GuardOperations):
 
     ``client`` is a ``redis.asyncio`` client; the guard opens two connections of its own from its settings (one for
     calls, one for pushes once somebody had to wait) and never closes the client. ``prefix`` begins every key.
-    ``wait`` may be given in seconds. ``name`` labels this node for others (default host:pid). ``retry_for``: seconds
+    ``wait`` may be given in seconds. ``label``: what others see of this node (default host:pid). ``retry_for``: seconds
     during which a Redis that does not answer is tried again before :class:`~sessionlock.RedisUnavailable`;
     ``reply_within``: seconds for one reply. ``push_limit``: sessions larger than this many bytes are not pushed with
     a grant but loaded. ``commit_by``: how the modes without a lock save: ``"script"``, ``"watch"``
@@ -92,7 +93,7 @@ class SessionGuard(GuardOperations):
         wait: WaitPolicy | float | None = None,
         session: SessionPolicy | None = None,
         codec: Codec | None = None,
-        name: str | None = None,
+        label: str | None = None,
         reply_within: float = 2.0,
         retry_for: float = 4.5,
         push_limit: int = 65_536,
@@ -101,6 +102,7 @@ class SessionGuard(GuardOperations):
         check: bool | None = None,
         quorum: Quorum | None = None,
         observer: Observer | None = None,
+        name: str | None = None,
     ) -> None:
         self.lease_policy = _instance(lease, LeasePolicy, "lease")
         self.wait_policy = WaitPolicy() if wait is None else _patience(wait)
@@ -116,7 +118,7 @@ class SessionGuard(GuardOperations):
             raise ConfigurationError(f"commit_by must be auto, script or watch, not {commit_by!r}")
         if durability is not None and not isinstance(durability, Replicated):
             raise ConfigurationError(f"durability must be Replicated(replicas=…), not {durability!r}")
-        self._label = check_label(name)
+        self._label = check_label(label or name)
         self._client = client
         self._owned: list[Any] = []  # clients that are ours to close
         how: dict[str, Any] = {
@@ -176,10 +178,11 @@ class SessionGuard(GuardOperations):
         wait: WaitPolicy | float | None = None,
         session: SessionPolicy | None = None,
         save_on_error: bool = False,
-        name: str | None = None,
+        label: str | None = None,
         expected_version: int | None = None,
         serializable: bool = False,
         codec: Codec | None = None,
+        name: str | None = None,
     ) -> AbstractAsyncContextManager[Any, None]:
         """``async with guard.session_lock(sid) as session``: acquire and load; save and release.
 
@@ -191,7 +194,7 @@ class SessionGuard(GuardOperations):
         it computes nothing from (who is logged in, a language), and harmless changes would become conflicts.
         ``codec``: another than the guard's.
         ``missing``: what to do without a record, ``"create"`` gives an empty new session, ``"reject"`` raises.
-        ``wait``: a policy, or seconds. ``save_on_error``: save also when the body raised. ``name``: shown to others as
+        ``wait``: a policy, or seconds. ``save_on_error``: save also when the body raised. ``label``: shown to others as
         the holder, beside the node (a route, say).
 
         With two or more ids the sessions are locked together, in one order on all nodes, all or none, and a tuple of
@@ -227,7 +230,7 @@ class SessionGuard(GuardOperations):
         if serializable:
             raise ConfigurationError("serializable is for mode 'optimistic'; under the lock nobody else saves")
         how = SessionFormat(codec or self.codec, session or self.session_policy)
-        request = self._request(sids[0], how.policy, missing, lease, wait, name)
+        request = self._request(sids[0], how.policy, missing, lease, wait, label or name)
         first = SessionContext(self.runtime, request, sids[0], how, save_on_error=save_on_error, on_load=self.on_load)
         if len(sids) == 1:
             return first
@@ -239,6 +242,7 @@ class SessionGuard(GuardOperations):
         *,
         lease: LeasePolicy | None = None,
         wait: WaitPolicy | float | None = None,
+        label: str | None = None,
         name: str | None = None,
     ) -> LockContext:
         """``async with guard.lock(name) as lease``: only the lock, for storage of your own.
@@ -246,7 +250,7 @@ class SessionGuard(GuardOperations):
         Give ``lease.fencing_token`` to that storage, so that it can refuse an older holder.
         Raises as :meth:`session_lock` does.
         """
-        return LockContext(self.runtime, self._request(lock_name, None, "create", lease, wait, name))
+        return LockContext(self.runtime, self._request(lock_name, None, "create", lease, wait, label or name))
 
     def lock_key(self, name: str) -> str:
         """The Redis key of ``guard.lock(name)``, and of the session with that id: a plain ``SET NX PX`` lock.

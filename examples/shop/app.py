@@ -41,7 +41,7 @@ def node_app(redis: str, name: str, going: Callable[[], bool]) -> FastAPI:
     guard = SessionGuard.from_url(
         redis,
         prefix="shop",
-        name=f"node {name}",
+        label=f"node {name}",
         session=SessionPolicy(idle=AN_HOUR),
         lease=LeasePolicy(ttl=2),  # so long the others wait for a node that was killed
         wait=30,

@@ -131,6 +131,7 @@ class SessionGuard:
         *,
         lease: LeasePolicy | None = None,
         wait: WaitPolicy | float | None = None,
+        label: str | None = None,
         name: str | None = None,
     ) -> AbstractContextManager[Lease, None]:
         """``with guard.lock(name) as lease``: only the lock, for storage of your own.
@@ -138,7 +139,9 @@ class SessionGuard:
         Ask ``lease.check()`` before what must not happen without the lock; it raises LeaseLost.
         """
         policy = _flagged(lease or self.inner.lease_policy)
-        return Block(self._loop, self.inner.lock(lock_name, lease=policy, wait=wait, name=name), hand_out_lease)
+        return Block(
+            self._loop, self.inner.lock(lock_name, lease=policy, wait=wait, label=label or name), hand_out_lease
+        )
 
     # --- without the lock
 

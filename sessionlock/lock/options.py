@@ -21,7 +21,8 @@ class _Options(TypedDict, total=False):
     wait: WaitPolicy | float | None
     session: SessionPolicy | None
     save_on_error: bool
-    name: str | None
+    label: str | None
+    name: str | None  # its former name; for one release
 
 
 class SharedOptions(_Options, total=False):

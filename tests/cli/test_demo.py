@@ -342,8 +342,8 @@ SID = "a-very-secret-session-id"
 
 def test_inspect_and_release(redis_url: str) -> None:
     async def scene() -> tuple[tuple[int, str, str], ...]:
-        async with SessionGuard.from_url(redis_url, name="node-a") as guard:
-            context = guard.session_lock(SID, name="/cart", lease=LeasePolicy(on_lost="flag"))
+        async with SessionGuard.from_url(redis_url, label="node-a") as guard:
+            context = guard.session_lock(SID, label="/cart", lease=LeasePolicy(on_lost="flag"))
             session = await context.__aenter__()
             session["cart"] = ["A"]
             await session.save()

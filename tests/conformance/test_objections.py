@@ -64,7 +64,7 @@ async def test_an_objection_ends_the_wait(node: Node, record: Look) -> None:
 
     context = context_of(node())
     context.when_waiting(object_to)
-    async with node().session_lock("s", name="the holder") as session:
+    async with node().session_lock("s", label="the holder") as session:
         with pytest.raises(Senseless, match=session.name):
             await asyncio.wait_for(enters(context), WITHIN)
         assert [label.rpartition(" ")[2] for label in told] == ["holder"]
@@ -102,7 +102,7 @@ async def test_there_may_be_no_question(node: Node) -> None:
     told: list[str] = []
     guard, context = node(), context_of(node(), wait=0.5)
     context.when_waiting(lambda wanted, holder: told.append(holder.label))
-    async with guard.session_lock("s", name="the holder"):
+    async with guard.session_lock("s", label="the holder"):
         with pytest.raises(WaitTimedOut):
             await enters(context)
     assert [label.rpartition(" ")[2] for label in told] == ["holder"]

@@ -255,14 +255,14 @@ async def test_a_foreign_redlock_client_is_kept_out_and_keeps_out(guard: Session
 
 @pytest.mark.needs("queue")
 async def test_inspect(node: Node, record: Look) -> None:
-    holder, waiting = node(name="holder"), node(name="waiting", wait=PATIENT)
+    holder, waiting = node(label="holder"), node(label="waiting", wait=PATIENT)
     await holder.create({"n": 1}, sid="s")
 
     async def wait(name: str) -> None:
-        async with waiting.session_lock("s", name=name):
+        async with waiting.session_lock("s", label=name):
             pass
 
-    async with holder.session_lock("s", name="checkout") as session:
+    async with holder.session_lock("s", label="checkout") as session:
         tasks = []
         for name in ("a", "b", "c"):
             tasks.append(asyncio.create_task(wait(name)))

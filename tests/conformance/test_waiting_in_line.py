@@ -58,7 +58,7 @@ class InLine:
         return task
 
     async def _request(self, guard: SessionGuard, name: str, options: dict[str, Any]) -> None:
-        async with guard.session_lock("s", name=name, **{"wait": WaitPolicy.seconds(HELD), **options}) as session:
+        async with guard.session_lock("s", label=name, **{"wait": WaitPolicy.seconds(HELD), **options}) as session:
             self.served.append(name)
             session["served"] = [*session.get("served", []), name]
 
@@ -74,7 +74,7 @@ async def line(record: Look) -> AsyncIterator[InLine]:
 
 @asynccontextmanager
 async def held(guard: SessionGuard, name: str = "holder") -> AsyncIterator[None]:
-    async with guard.session_lock("s", name=name):
+    async with guard.session_lock("s", label=name):
         yield
 
 
@@ -101,7 +101,7 @@ async def test_who_asks_again_goes_last(node: Node, line: InLine) -> None:
         await line.add(node(), "first")
         await line.add(guard, "second")
     # Asked for in the very tick in which it was released.
-    async with guard.session_lock("s", name="again", wait=HELD):
+    async with guard.session_lock("s", label="again", wait=HELD):
         line.served.append("again")
     await asyncio.gather(*line.tasks)
     assert line.served == ["first", "second", "again"]
@@ -176,7 +176,7 @@ async def test_trying_does_not_jump_the_queue(node: Node, record: Look, line: In
 
 @pytest.mark.needs("queue")
 async def test_giving_up_tells_for_whom_and_where(node: Node, record: Look, line: InLine) -> None:
-    async with held(node(name="node"), "checkout"):
+    async with held(node(label="node"), "checkout"):
         await line.add(node(), "ahead")
         with pytest.raises(WaitTimedOut) as caught:
             async with node().session_lock("s", wait=0.1):
@@ -192,7 +192,7 @@ async def test_giving_up_tells_for_whom_and_where(node: Node, record: Look, line
 
 @pytest.mark.needs("queue")
 async def test_a_full_queue_refuses_at_once(node: Node, record: Look, line: InLine) -> None:
-    async with held(node(name="node"), "checkout"):
+    async with held(node(label="node"), "checkout"):
         await line.add(node(), "a")
         await line.add(node(), "b")
         began = time.monotonic()

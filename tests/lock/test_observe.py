@@ -66,7 +66,7 @@ def told() -> Told:
 
 @pytest.fixture
 async def guard(redis_url: str, told: Told) -> AsyncIterator[SessionGuard]:
-    async with SessionGuard.from_url(redis_url, name="n1", observer=told.append) as guard:
+    async with SessionGuard.from_url(redis_url, label="n1", observer=told.append) as guard:
         yield guard
     for event in told:
         assert event.session == DIGEST
@@ -76,12 +76,12 @@ async def guard(redis_url: str, told: Told) -> AsyncIterator[SessionGuard]:
 @pytest.fixture
 async def other(redis_url: str) -> AsyncIterator[SessionGuard]:
     """Another node, whom nobody observes."""
-    async with SessionGuard.from_url(redis_url, name="n2") as guard:
+    async with SessionGuard.from_url(redis_url, label="n2") as guard:
         yield guard
 
 
 async def test_an_uncontended_request(guard: SessionGuard, told: Told) -> None:
-    async with guard.session_lock(SID, name="GET /") as session:
+    async with guard.session_lock(SID, label="GET /") as session:
         session["a"] = session["b"] = 1
     assert told.kinds() == [LockAsked, LockGranted, ChangesSaved, LockReleased]
     assert {event.label for event in told} == {"n1 GET /"}
@@ -91,6 +91,15 @@ async def test_an_uncontended_request(guard: SessionGuard, told: Told) -> None:
     assert 0 < granted.waited < 5
     assert (saved.keys, saved.version) == (2, 1)
     assert 0 < told.only(LockReleased).held < 5
+
+
+async def test_name_was_the_name_of_label(redis_url: str, told: Told) -> None:
+    async with SessionGuard.from_url(redis_url, name="old", observer=told.append) as guard:
+        async with guard.session_lock(SID, name="GET /"):
+            pass
+        async with guard.lock(SID, name="GET /"):
+            pass
+    assert {event.label for event in told} == {"old GET /"}
 
 
 async def test_nothing_changed(guard: SessionGuard, told: Told) -> None:
@@ -110,7 +119,7 @@ async def test_queued_and_handed_over(guard: SessionGuard, other: SessionGuard, 
         async with guard.session_lock(SID):
             pass
 
-    async with other.session_lock(SID, name="holds"):
+    async with other.session_lock(SID, label="holds"):
         waiting = asyncio.create_task(wait())
         await eventually(lambda: LockQueued in told.kinds(), "it is told of the queue")
         assert told.kinds() == [LockAsked, LockQueued]
@@ -250,7 +259,7 @@ async def test_a_counter_of_lost_leases(redis_url: str, other: SessionGuard) -> 
         if isinstance(event, LockLost):
             lost[event.label] += 1
 
-    async with SessionGuard.from_url(redis_url, name="n1", observer=count) as guard:
+    async with SessionGuard.from_url(redis_url, label="n1", observer=count) as guard:
         with pytest.raises(LeaseLost):
             async with guard.session_lock(SID, lease=LeasePolicy(ttl=0.3, renew=False)):
                 await asyncio.sleep(10)

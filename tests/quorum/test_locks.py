@@ -238,7 +238,7 @@ class TestHolding:
 
     async def test_taken_by_force(self, three: Place) -> None:
         """It is seen, and can be taken; its late end is told that somebody else has been there since."""
-        holder, admin = three.guard(name="holder"), three.guard()
+        holder, admin = three.guard(label="holder"), three.guard()
         await one_lock(holder)
         with pytest.raises(StaleFencingToken) as caught:
             async with holder.lock(SID, lease=FLAGGED) as lease:

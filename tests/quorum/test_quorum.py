@@ -67,7 +67,7 @@ class TestOneAtATime:
 
     async def test_who_does_not_wait(self, three: Place) -> None:
         """Is told who holds it, and leaves nothing."""
-        first, second = three.guard(name="node-1"), three.guard()
+        first, second = three.guard(label="node-1"), three.guard()
         async with first.session_lock(SID):
             with pytest.raises(WaitTimedOut) as caught:
                 async with second.session_lock(SID, wait=0):
@@ -427,7 +427,7 @@ class TestLateHolders:
 
     async def test_force_release(self, three: Place) -> None:
         """Once, though the masters hear of it later than the store; they are free, and the late save is refused."""
-        holder, admin, next_one = three.guard(name="holder"), three.guard(), three.guard()
+        holder, admin, next_one = three.guard(label="holder"), three.guard(), three.guard()
         with pytest.raises(LeaseLost):
             async with holder.session_lock(SID, lease=LeasePolicy(on_lost="flag")) as session:
                 session["n"] = 1
@@ -452,7 +452,7 @@ class TestLateHolders:
         assert await count(admin, 1, wait=1) == 1
 
     async def test_inspect_shows_the_waiters(self, three: Place) -> None:
-        first, second, third = (three.guard(name=f"node-{number}") for number in range(3))
+        first, second, third = (three.guard(label=f"node-{number}") for number in range(3))
         async with first.session_lock(SID):
             waiting = asyncio.create_task(count(second, 1, wait=10))
             await until(lambda: all(len(three.at(number).waiting) == 1 for number in range(3)))

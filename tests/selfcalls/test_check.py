@@ -61,7 +61,7 @@ async def called(guard: SessionGuard, peer: Peer | None, wait: float = LONG) -> 
 @pytest.mark.parametrize("name", [None, "web", "a name: of several words"])
 async def test_held_by_this_process(redis_url: str, caller: SessionGuard, peer: Peer, name: str | None) -> None:
     """By another guard, whatever it is called."""
-    async with SessionGuard.from_url(redis_url, name=name) as holder, holder.session_lock("s", name="POST /x"):
+    async with SessionGuard.from_url(redis_url, label=name) as holder, holder.session_lock("s", label="POST /x"):
         with pytest.raises(ReentrantLock, match=r"this request \(.* POST /x\), which calls its own application"):
             await asyncio.wait_for(called(caller, peer), WITHIN)
         with Stored(redis_url, "s") as stored:
@@ -148,7 +148,7 @@ async def holds_until_asked(redis_url: str, asked: asyncio.Event) -> None:
 
 async def test_what_is_held_here(caller: SessionGuard, monkeypatch: pytest.MonkeyPatch) -> None:
     """Known by label, prefix and process, for as long as it lasts."""
-    async with caller.session_lock("s", name="POST /x"):
+    async with caller.session_lock("s", label="POST /x"):
         label = f"{node_name()} POST /x"
         assert held_by_us(KEYS, label)
         assert not held_by_us(KEYS, f"{node_name()} POST /y")

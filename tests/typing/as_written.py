@@ -127,7 +127,7 @@ async def view(request: Request, session: Session) -> int:
     return len(session)
 
 
-@session_locked(header("x-session"), missing="create", name="/cart", lease=LeasePolicy(ttl=5))
+@session_locked(header("x-session"), missing="create", label="/cart", lease=LeasePolicy(ttl=5))
 def sync_view(request: Request, session: blocking.Session) -> int:
     return len(session)
 

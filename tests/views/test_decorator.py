@@ -574,7 +574,7 @@ async def test_options(guard: SessionGuard, redis_url: str) -> None:
         with pytest.raises(sessionlock.ReadOnlySession):
             await reads(request())
 
-        @session_locked(cookie("session_id"), guard=another, wait=0, name="GET /cart", save_on_error=True)
+        @session_locked(cookie("session_id"), guard=another, wait=0, label="GET /cart", save_on_error=True)
         async def waits(request: SimpleNamespace, session: Session) -> None:
             holder = (await another.inspect(SID)).holder
             assert holder is not None

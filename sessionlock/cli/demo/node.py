@@ -70,7 +70,7 @@ class Node:
         self._guard = SessionGuard.from_url(
             job.url,
             prefix=job.prefix,
-            name=f"node-{job.node}",
+            label=f"node-{job.node}",
             session=SessionPolicy(idle=IDLE),
             wait=WaitPolicy(stop=stop_after_delay(PATIENCE), max_waiters=10_000),
             retry_for=RETRY_FOR,

@@ -73,7 +73,7 @@ class HeldRecord:
         options = dict(how.options)
         lease: LeasePolicy = options.get("lease") or guard.lease_policy
         options["lease"] = replace(lease, on_lost="flag")  # who changed nothing may go on
-        context = guard.session_lock(sid, missing="reject", session=how.policy, name=how.label, **options)
+        context = guard.session_lock(sid, missing="reject", session=how.policy, label=how.label, **options)
         assert isinstance(context, SessionContext)
         context.when_waiting(refusing(how.client))
         session = await context.__aenter__()

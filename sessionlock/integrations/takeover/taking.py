@@ -113,7 +113,7 @@ class TakeOver:
         keys = keys_for(self._guard.prefix, check_sid(sid))
         try:
             async with self._guard.session_lock(
-                sid, missing="reject", session=self._policy, codec=self._codec, name="take-over"
+                sid, missing="reject", session=self._policy, codec=self._codec, label="take-over"
             ) as session:
                 await self._exchange(session, keys, moved)
         except (SessionNotFound, LockNotAcquired) as error:

@@ -116,7 +116,7 @@ class Asked:
         block: Any = self.guard.session_lock(
             sid,
             missing="reject",
-            name=self.label,
+            label=self.label,
             session=self.lifetime,
             codec=self.codec,
             lease=replace(lease, on_lost="flag"),  # who changed nothing may go on

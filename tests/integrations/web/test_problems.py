@@ -143,13 +143,13 @@ async def _too_late(guard: SessionGuard, sid: str) -> None:
 
 async def _busy(guard: SessionGuard, sid: str) -> None:
     other = SessionGuard(guard._client, wait=0)
-    async with guard.session_lock(sid, name="GET /slow"), other, other.session_lock(sid):
+    async with guard.session_lock(sid, label="GET /slow"), other, other.session_lock(sid):
         pass
 
 
 async def _crowded(guard: SessionGuard, sid: str) -> None:
     other = SessionGuard(guard._client, wait=WaitPolicy(max_waiters=0))
-    async with guard.session_lock(sid, name="GET /slow"), other, other.session_lock(sid):
+    async with guard.session_lock(sid, label="GET /slow"), other, other.session_lock(sid):
         pass
 
 
