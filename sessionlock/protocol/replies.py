@@ -209,7 +209,10 @@ def _readable(parse: Callable[P, R]) -> Callable[P, R]:
 
 
 def _snapshot(flat: Sequence[bytes]) -> Snapshot:
-    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    return snapshot_of(dict(zip(flat[::2], flat[1::2], strict=True)))
+
+
+def snapshot_of(fields: dict[bytes, bytes]) -> Snapshot:
     return Snapshot(fields, int(fields.get(b"#version", b"0")), fields.get(b"#created", b"").decode())
 
 

@@ -19,7 +19,7 @@ from ..policies import SessionPolicy
 from ..protocol.calls import Change, fingerprint
 from ..protocol.keys import SessionKeys, key_of_field
 from ..protocol.record_calls import Commit, Load
-from ..protocol.replies import Committed, Conflict, Refused, Saved, Snapshot, admitted, ended, not_admitted
+from ..protocol.replies import Committed, Conflict, Refused, Saved, Snapshot, admitted, ended, not_admitted, snapshot_of
 from ..transport.advice import with_advice
 from ..transport.calling import Executor
 from ..transport.outages import while_lost
@@ -157,8 +157,7 @@ def _raw(pipe: Any, *words: Any) -> Any:
 
 
 def _snapshot(reply: Any) -> Snapshot:
-    fields = dict(reply) if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
-    return Snapshot(fields, int(fields.get(b"#version", b"0")), fields.get(b"#created", b"").decode())
+    return snapshot_of(dict(reply) if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True)))
 
 
 def _microseconds(time: Any) -> int:
