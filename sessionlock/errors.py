@@ -138,8 +138,8 @@ class SessionConflict(SessionLockError):
     ) -> None:
         super().__init__(message)
         self.keys = keys
-        self.ours = dict(ours or {})
-        self.theirs = dict(theirs or {})
+        self.ours: dict[str, object] = dict(ours or {})
+        self.theirs: dict[str, object] = dict(theirs or {})
 
 
 class SessionNotFound(SessionLockError):
@@ -224,7 +224,7 @@ class QuorumNotReached(RedisUnavailable):
 
     def __init__(self, message: str | None = None, *, answers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
-        self.answers = dict(answers or {})
+        self.answers: dict[str, str] = dict(answers or {})
 
 
 class NotDurable(RedisUnavailable):

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GuardOptions", "SessionGuard"]
 
-log = logging.getLogger("sessionlock")
+log: logging.Logger = logging.getLogger("sessionlock")
 
 T = TypeVar("T")
 
@@ -104,8 +104,8 @@ class SessionGuard(GuardOperations):
         observer: Observer | None = None,
         name: str | None = None,
     ) -> None:
-        self.lease_policy = _instance(lease, LeasePolicy, "lease")
-        self.wait_policy = WaitPolicy() if wait is None else _patience(wait)
+        self.lease_policy: LeasePolicy = _instance(lease, LeasePolicy, "lease")
+        self.wait_policy: WaitPolicy = WaitPolicy() if wait is None else _patience(wait)
         session_policy = _instance(session, SessionPolicy, "session")
         check_strategies(session_policy.merge)
         _check_fit(self.wait_policy, self.lease_policy)

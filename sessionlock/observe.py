@@ -41,7 +41,7 @@ __all__ = [
     "Observer",
 ]
 
-log = logging.getLogger("sessionlock")
+log: logging.Logger = logging.getLogger("sessionlock")
 
 
 @dataclass(frozen=True, slots=True)

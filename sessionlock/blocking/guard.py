@@ -81,7 +81,7 @@ class SessionGuard:
         if isinstance(client, AsyncGuard):
             if options:
                 raise ConfigurationError("options belong to the guard that is handed over; give them there")
-            self.inner = client.twin()
+            self.inner: AsyncGuard = client.twin()
         else:
             self.inner = AsyncGuard(client, **options)
         self._known: Portal | None = None

@@ -89,7 +89,7 @@ class Portal:
     """``call(work, *args)`` runs ``await work(*args)`` in the loop's thread and waits for it here."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
+        self.pid: int = os.getpid()
         self.guards: weakref.WeakSet[Closable] = weakref.WeakSet()  # closed when the process ends
         self.held: dict[int, AbstractAsyncContextManager[Any]] = {}  # what threads are in; given up when it ends
         self._loop = Context().run(asyncio.new_event_loop)  # not in the context of a request that happens to be first

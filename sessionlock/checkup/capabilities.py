@@ -28,7 +28,7 @@ __all__ = [
     "probe",
 ]
 
-log = logging.getLogger("sessionlock")
+log: logging.Logger = logging.getLogger("sessionlock")
 
 KNOWN_FOR = 300.0  # seconds for which what was found out about a server counts for this process' other event loops
 REFUSED_FOR = 5.0  # seconds after which a refused server is looked at again: a failover or an operator may have helped

@@ -39,7 +39,7 @@ class FernetCodec:
         ring = [keys] if isinstance(keys, (str, bytes)) else list(keys)
         if not ring:
             raise ConfigurationError("FernetCodec needs at least one key")
-        self.name = f"fernet({inner.name})"
+        self.name: str = f"fernet({inner.name})"
         self.inner = inner
         try:
             self._box = fernet.MultiFernet([fernet.Fernet(key) for key in ring])

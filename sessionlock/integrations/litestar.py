@@ -45,7 +45,7 @@ from .takeover.taking import Origin
 from .web.identity import IDENTITY
 from .web.problems import Problems
 from .web.request_session import Visit
-from .web.rules import Mode, OnConflict, RoutePolicy
+from .web.rules import Mode, OnConflict, RoutePolicy, Rules
 from .web.starting import look_at_start
 from .web.values import for_framework
 
@@ -130,7 +130,7 @@ class SessionLockConfig(BaseBackendConfig[SessionLockBackend]):
     def __post_init__(self) -> None:
         options = {name: getattr(self, name) for name in FaceOptions.__annotations__}
         check_arguments(**options, guard=self.guard)
-        self.cookie = CookieSettings(
+        self.cookie: CookieSettings = CookieSettings(
             self.key,
             max_age=self.max_age if isinstance(self.guard, str) else "idle",
             path=self.path,
@@ -139,7 +139,7 @@ class SessionLockConfig(BaseBackendConfig[SessionLockBackend]):
             httponly=self.httponly,
             samesite=self.samesite,
         )
-        self.rules = FaceSettings.of(options).rules
+        self.rules: Rules = FaceSettings.of(options).rules
         self.checked = False
         if isinstance(self.guard, str):
             self.session_guard  # noqa: B018  # a URL that cannot be understood is an error now

@@ -27,7 +27,7 @@ class Acquisition:
     """One try to become the holder. ``token`` names it in Redis."""
 
     def __init__(self, runtime: Runtime, request: LockRequest, on_wait: OnWait | None = None) -> None:
-        self.token = new_token()
+        self.token: str = new_token()
         self._runtime = runtime
         self._request = request
         self._on_wait = on_wait

@@ -193,7 +193,7 @@ class SessionLockBlock(LockBlock, Actions):
         self._session: Session
         self._saving: asyncio.Task[None] | None = None
         self._saves = 0
-        self.outdated = False
+        self.outdated: bool = False
         """Whether it was opened by an id that has been replaced."""
 
     async def __aenter__(self) -> Session:

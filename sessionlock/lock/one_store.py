@@ -43,12 +43,12 @@ class OneStore:
         self._given_client = client
         self._prefix = prefix
         self._reply_within = reply_within
-        self.client = own_client(client)
-        self.executor = RedisExecutor(
+        self.client: Any = own_client(client)
+        self.executor: RedisExecutor = RedisExecutor(
             self.client, reply_within=reply_within, retry_for=retry_for, durability=durability, on_break=on_break
         )
         checkup = checkup_of_store(self.client, self.executor, prefix=prefix, reply_within=reply_within)
-        self.vetting = Vetting(checkup)
+        self.vetting: Vetting = Vetting(checkup)
         if check:
             self.executor.vet_by(self.vetting.vet)
 

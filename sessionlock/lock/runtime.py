@@ -16,7 +16,7 @@ from ..session.commits import Engine
 from ..transport.calling import Executor
 from ..transport.tasks import fetch_error
 from .holders import Holders
-from .topology import OpenTopology
+from .topology import OpenTopology, Topology
 from .waiting import Wakeup
 from .watchdog import Watchdog
 
@@ -38,20 +38,20 @@ class Runtime:
         open_engine: Callable[[Any, Executor], Engine],
         observer: Observer | None = None,
     ) -> None:
-        self.loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.observer = observer
         # What runs beside the requests; asyncio itself would not keep it alive.
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
         # The way to Redis.
-        self.topology = open_topology(background=self.background, on_break=self._mistrust_pushes)
-        self.executor = self.topology.executor
-        self.deaf = self.executor.deaf
-        self.engine = open_engine(self.topology.client, self.executor)
+        self.topology: Topology = open_topology(background=self.background, on_break=self._mistrust_pushes)
+        self.executor: Executor = self.topology.executor
+        self.deaf: bool = self.executor.deaf
+        self.engine: Engine = open_engine(self.topology.client, self.executor)
         # Who holds, and who waits.
-        self.holders = Holders()
-        self.watchdog = Watchdog(self.executor, self.background, observer)
-        self.wakeup = Wakeup(self.topology.listener, on_taken=self.watchdog.taken, on_crowd=self._crowd)
+        self.holders: Holders = Holders()
+        self.watchdog: Watchdog = Watchdog(self.executor, self.background, observer)
+        self.wakeup: Wakeup = Wakeup(self.topology.listener, on_taken=self.watchdog.taken, on_crowd=self._crowd)
         # Ends with the loop.
         self._farewell = _farewell(self)
         with suppress(StopIteration):
@@ -135,7 +135,7 @@ class Runtimes:
         self._by_loop: dict[int, Runtime] = {}
         # The one that was asked for last: most guards have one loop. Only of this process, if that is still ``pid``.
         self.latest: Runtime | None = None
-        self.pid = os.getpid()
+        self.pid: int = os.getpid()
         # A fork inherits its parent's: they are kept, for closing their connections is not the child's to do.
         self._inherited: dict[int, Runtime] = {}
 

@@ -83,7 +83,7 @@ class Room(Generic[W]):
 
     def __init__(self) -> None:
         self.waiters: dict[str, W] = {}  # by token, first come first
-        self.lease_ends = 0.0  # monotonic; inf when the lock was seen without an end
+        self.lease_ends: float = 0.0  # monotonic; inf when the lock was seen without an end
 
     def enter(self, token: str, waiter: W) -> None:
         self.waiters[token] = waiter
@@ -129,12 +129,12 @@ class Waiter:
     __slots__ = ("_bell", "_look", "claim", "handover", "last", "last_heard", "room", "token")
 
     def __init__(self, token: str, room: Room[Waiter], claim: float) -> None:
-        self.token = token
-        self.claim = claim  # seconds: looking once within each claim shows its end, whoever has it
-        self.room = room
+        self.token: str = token
+        self.claim: float = claim  # seconds: looking once within each claim shows its end, whoever has it
+        self.room: Room[Waiter] = room
         self.handover: Handover | None = None
         self.last: Queued | None = None
-        self.last_heard = 0.0
+        self.last_heard: float = 0.0
         self._look = False
         self._bell = Bell()
 
@@ -204,13 +204,14 @@ class Wakeup:
         on_taken: Callable[[str], None],
         on_crowd: Callable[[bool], None],
     ) -> None:
-        self.pushes = listener(on_message=self._on_message, on_gap=self._on_gap)
+        self.pushes: Pushes = listener(on_message=self._on_message, on_gap=self._on_gap)
         self._on_taken = on_taken
         self._on_crowd = on_crowd
         self._waiters: dict[str, Waiter] = {}
         self._expected: dict[str, Handover | None] = {}  # tokens being queued now -> the push that overtook the reply
         self._rooms: WaitingRooms[Waiter] = WaitingRooms()
-        self.one_question = asyncio.Lock()  # a crowd of waiters asks one after the other whether its wait makes sense
+        # A crowd of waiters asks one after the other whether its wait makes sense.
+        self.one_question: asyncio.Lock = asyncio.Lock()
 
     # --- waiters
 

@@ -12,7 +12,9 @@ from .. import observe
 from ..errors import RedisUnavailable
 from ..lease import Lease
 from ..observe import Observer
+from ..policies import LeasePolicy
 from ..protocol.calls import Renew
+from ..protocol.keys import SessionKeys
 from ..transport.calling import Executor
 from .request import LockRequest
 
@@ -28,12 +30,12 @@ class Watched:
     __slots__ = ("due", "ended", "keys", "label", "lease", "policy")
 
     def __init__(self, lease: Lease, request: LockRequest) -> None:
-        self.lease = lease
-        self.keys = request.keys
-        self.label = request.label
-        self.policy = request.lease
-        self.ended = False  # renewed up to max_hold: nothing more is to be had
-        self.due = self._next(time.monotonic())
+        self.lease: Lease = lease
+        self.keys: SessionKeys = request.keys
+        self.label: str = request.label
+        self.policy: LeasePolicy = request.lease
+        self.ended: bool = False  # renewed up to max_hold: nothing more is to be had
+        self.due: float = self._next(time.monotonic())
 
     def _next(self, now: float) -> float:
         """A third of what is left from now; the very end when nothing is to be renewed any more."""

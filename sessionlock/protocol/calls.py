@@ -200,7 +200,8 @@ class Release(Call[Saved]):
         stamp, deaf = self.created or self.keys.proof, 1 if self.deaf else 0
         return with_changes([self.token, self.fence, stamp, *life, self.push_limit, deaf, self.channel], self.changes)
 
-    outcome = staticmethod(replies.released)
+    def outcome(self, reply: Any) -> Saved:
+        return replies.released(reply)
 
 
 @request
@@ -220,7 +221,8 @@ class Save(Call[Saved]):
         head: list[Word] = [self.token, self.fence, self.op, stamp, *life(self.session)]
         return with_changes(head, self.changes)
 
-    outcome = staticmethod(replies.committed)
+    def outcome(self, reply: Any) -> Saved:
+        return replies.committed(reply)
 
 
 @request
@@ -239,7 +241,8 @@ class Abandon(Call[Abandoned]):
     def words(self) -> Sequence[Word]:
         return (self.token, self.push_limit, 1 if self.deaf else 0, 1 if self.once else 0)
 
-    outcome = staticmethod(replies.abandoned)
+    def outcome(self, reply: Any) -> Abandoned:
+        return replies.abandoned(reply)
 
 
 @request

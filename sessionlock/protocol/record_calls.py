@@ -36,7 +36,8 @@ class Load(Call[Snapshot | Refused]):
     def words(self) -> Sequence[Word]:
         return (self.session.idle_ms, self.session.refresh_ms, self.keys.proof)
 
-    outcome = staticmethod(replies.loaded)
+    def outcome(self, reply: Any) -> Snapshot | Refused:
+        return replies.loaded(reply)
 
 
 @request
@@ -50,7 +51,8 @@ class Create(Call[Snapshot | Refused]):
     def words(self) -> Sequence[Word]:
         return with_changes([self.op, *life(self.session), self.keys.proof], self.changes)
 
-    outcome = staticmethod(replies.loaded)
+    def outcome(self, reply: Any) -> Snapshot | Refused:
+        return replies.loaded(reply)
 
 
 @request
@@ -71,7 +73,8 @@ class Commit(Call[Saved]):
         head: list[Word] = [self.op, self.created, expected, *life(self.session), self.keys.proof]
         return with_changes(head, self.changes)
 
-    outcome = staticmethod(replies.committed)
+    def outcome(self, reply: Any) -> Saved:
+        return replies.committed(reply)
 
 
 @request
@@ -90,7 +93,8 @@ class Increment(Call[Saved]):
         head: list[Word] = [self.op, *(self.lease or ("", 0)), self.created, *life(self.session), self.keys.proof]
         return with_changes(head, [self.change])
 
-    outcome = staticmethod(replies.committed)
+    def outcome(self, reply: Any) -> Saved:
+        return replies.committed(reply)
 
 
 @request
@@ -142,7 +146,8 @@ class Expire(Call[Kept | Refused]):
     def words(self) -> Sequence[Word]:
         return (self.ttl_ms, self.keys.proof)
 
-    outcome = staticmethod(replies.kept)
+    def outcome(self, reply: Any) -> Kept | Refused:
+        return replies.kept(reply)
 
 
 @request
@@ -154,7 +159,8 @@ class Bind(Call[Bound | Refused]):
     def words(self) -> Sequence[Word]:
         return (self.user, self.keys.proof)
 
-    outcome = staticmethod(replies.bound)
+    def outcome(self, reply: Any) -> Bound | Refused:
+        return replies.bound(reply)
 
 
 @request
@@ -162,7 +168,8 @@ class Inspect(Call[Inspected]):
     script = "inspect"
     keys: SessionKeys
 
-    outcome = staticmethod(replies.inspected)
+    def outcome(self, reply: Any) -> Inspected:
+        return replies.inspected(reply)
 
 
 @request
@@ -179,4 +186,5 @@ class ForceRelease(Call[str]):
     def words(self) -> Sequence[Word]:
         return (self.token, self.push_limit, 1 if self.deaf else 0)
 
-    outcome = staticmethod(replies.kind_of)
+    def outcome(self, reply: Any) -> str:
+        return replies.kind_of(reply)

@@ -118,7 +118,7 @@ class Ballot:
     """``claim``: seconds; a majority that runs less than half of it is asked again before it is relied upon."""
 
     def __init__(self, masters: Sequence[str], *, claim: float, draw: Callable[[], float] = _some_time) -> None:
-        self.majority = len(masters) // 2 + 1
+        self.majority: int = len(masters) // 2 + 1
         self._votes = {master: _Vote() for master in masters}
         self._least = claim / 2
         self._longest_hold = claim / 2

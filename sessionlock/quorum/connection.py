@@ -44,9 +44,9 @@ class BackOff:
     """Calls to a master that does not answer do not pile up: until ``not_before`` nobody asks. ``why``: the failure."""
 
     def __init__(self, reply_within: float) -> None:
-        self.failures = 0
-        self.why = ""
-        self.not_before = 0.0
+        self.failures: int = 0
+        self.why: str = ""
+        self.not_before: float = 0.0
         self._reply_within = reply_within
 
     @property
@@ -105,8 +105,8 @@ class Connection:
     def __init__(
         self, client: Any, *, reply_within: float, rejoin_after: float, on_open: Callable[[Wire], None]
     ) -> None:
-        self.back_off = BackOff(reply_within)
-        self.uptime = Uptime(rejoin_after)
+        self.back_off: BackOff = BackOff(reply_within)
+        self.uptime: Uptime = Uptime(rejoin_after)
         self.last: Wire | None = None  # the last one that was opened, closed or not
         self.arriving: list[tuple[Callable[[Wire], None], Answered]] = []  # who waits until it is opened
         self._client = client

@@ -31,7 +31,7 @@ from ..protocol.replies import Acquired, Busy, Granted, Handover, Queued, Voted
 from .ballot import Won
 from .master import Master, NoVote
 from .masters import Voter
-from .poll import Contest, Reach
+from .poll import Contest, Poll, Reach
 
 __all__ = ["NativeElection"]
 
@@ -42,9 +42,9 @@ class NativeElection:
     """By votes and queues. See :class:`.poll.Election`."""
 
     def __init__(self, contest: Contest) -> None:
-        self.token = new_token()
-        self.poll = contest.poll()
-        self.once = True
+        self.token: str = new_token()
+        self.poll: Poll = contest.poll()
+        self.once: bool = True
         self._contest = contest
         self._reach = Reach(contest.router, contest.request.digest)
         # While it is queued. The room is that of this process' waiters for the session.

@@ -52,13 +52,13 @@ class Master:
         self.label = label
         self.ahead_us: int | None = None  # its clock less our monotonic one, when it last told, or a little more
         # The way there.
-        self.connection = Connection(
+        self.connection: Connection = Connection(
             client, reply_within=reply_within, rejoin_after=rejoin_after, on_open=lambda wire: self.debts.settle(wire)
         )
-        self.debts = Debts(self.connection, lambda wire, call, answered: self._send(call, answered, None, wire))
+        self.debts: Debts = Debts(self.connection, lambda wire, call, answered: self._send(call, answered, None, wire))
         # And back.
         self._on_push = on_push
-        self.pushes = ProcessChannel(
+        self.pushes: ProcessChannel = ProcessChannel(
             client,
             f"{prefix}:push:{new_token()}",
             reply_within=reply_within,

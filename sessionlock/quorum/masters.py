@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -41,7 +41,7 @@ class Masters:
         self._voters: dict[str, Voter] = {}
         self._rooms: WaitingRooms[Voter] = WaitingRooms()
         self._settling: set[asyncio.Future[list[Any]]] = set()
-        self.all = [
+        self.all: Sequence[Master] = [
             Master(
                 client,
                 master_name(label),
@@ -54,7 +54,7 @@ class Masters:
             )
             for label, client in quorum.masters.items()
         ]
-        self.majority = len(self.all) // 2 + 1
+        self.majority: int = len(self.all) // 2 + 1
         self._last_proposed = 0
 
     # --- who waits here

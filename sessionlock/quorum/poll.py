@@ -83,8 +83,8 @@ class Poll:
     """A ballot, the calls that ask for votes, and the one who waits for their answers."""
 
     def __init__(self, masters: Masters, claim: float) -> None:
-        self.by_name = {master.name: master for master in masters.all}
-        self.ballot = Ballot(list(self.by_name), claim=claim)
+        self.by_name: dict[str, Master] = {master.name: master for master in masters.all}
+        self.ballot: Ballot = Ballot(list(self.by_name), claim=claim)
         self._masters = masters
         self._bell = Bell()
         self._deciding = False  # only a decision is worth waking up for

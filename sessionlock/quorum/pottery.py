@@ -107,8 +107,8 @@ class PotteryElection:
     once = False  # pottery asks, and then each master numbers its grant
 
     def __init__(self, contest: Contest) -> None:
-        self.token = new_token()
-        self.poll = contest.poll()
+        self.token: str = new_token()
+        self.poll: Poll = contest.poll()
         self._contest = contest
         self._reach = Reach(contest.router, contest.request.digest)
         self._trying: _Try | None = None

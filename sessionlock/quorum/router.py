@@ -23,7 +23,7 @@ from ..transport.tasks import fetch_error
 from .master import NoVote
 from .masters import Masters
 
-log = logging.getLogger("sessionlock")
+log: logging.Logger = logging.getLogger("sessionlock")
 
 __all__ = ["CallRouter", "ElectionResult", "lock_keys"]
 

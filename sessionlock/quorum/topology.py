@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any
 
 from ..checkup.capabilities import Checkup
 from ..checkup.findings import Capabilities
@@ -41,9 +42,9 @@ class QuorumTopology:
         on_break: Callable[[], None],
     ) -> None:
         self._store: Topology = open_store(background=background, on_break=on_break)
-        self.client = self._store.client
+        self.client: Any = self._store.client
         self._masters = Masters(quorum, prefix=prefix, lease_ttl=lease_ttl)
-        self.executor = CallRouter(self._store.executor, self._masters, background, retry_for=retry_for)
+        self.executor: CallRouter = CallRouter(self._store.executor, self._masters, background, retry_for=retry_for)
         self._election: Callable[[Contest], Election] = (
             PotteryElection if quorum.engine == "pottery" else NativeElection
         )

@@ -24,7 +24,7 @@ class Held:
 
     def __init__(self, guard: SessionGuard, sid: str, still: Callable[[], bool], label: str = "") -> None:
         keys = keys_for(guard.prefix, check_sid(sid))
-        self.name = (keys.prefix, keys.digest)
+        self.name: tuple[str, str] = (keys.prefix, keys.digest)
         self.still = still
         self.label = label
 

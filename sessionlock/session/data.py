@@ -31,9 +31,9 @@ class SessionFormat:
     __slots__ = ("codec", "policy", "sealing")
 
     def __init__(self, codec: Codec, policy: SessionPolicy) -> None:
-        self.codec = codec
-        self.policy = policy
-        self.sealing = cast(Sealing, codec) if hasattr(codec, "unseal") else None
+        self.codec: Codec = codec
+        self.policy: SessionPolicy = policy
+        self.sealing: Sealing | None = cast(Sealing, codec) if hasattr(codec, "unseal") else None
 
     def encoded_if_changed(self, key: str, value: Any, before: bytes | None) -> bytes | None:
         """The bytes to store, None when ``before`` says the same."""
@@ -71,8 +71,8 @@ class SessionData:
         self.digest = digest
         self.how = how
         # What is stored, as far as this request knows: loaded, saved, or told with a conflict.
-        self.version = snapshot.version
-        self.created = snapshot.created
+        self.version: int = snapshot.version
+        self.created: str = snapshot.created
         self._raw = _own_fields(digest, snapshot)
         self._had_keys = bool(self._raw)
         # What the application has: values decoded or assigned, keys with an assigned value, keys that it took out.

@@ -78,12 +78,12 @@ class Session(MutableMapping[str, Any]):
         read_only: str | None = None,
         saved: Replication | None = None,
     ) -> None:
-        self.sid = sid
+        self.sid: str = sid
         self.lease = lease
         self.saved = saved
         # For the blocks and the faces: the values, and what was done with them.
-        self.data = SessionData(digest, snapshot, how)
-        self.happened = _Happened()
+        self.data: SessionData = SessionData(digest, snapshot, how)
+        self.happened: _Happened = _Happened()
         if snapshot.touched:
             self.happened.touched = True
         # The block that it belongs to, and the way to that block's event loop. None: it cannot be changed.

@@ -127,7 +127,7 @@ class UnlockedContext:
         self._entered = False
         # Nothing is saved at the end: it was saved or given up before.
         self._done = False
-        self.outdated = False
+        self.outdated: bool = False
         """Whether it was opened by an id that has been replaced."""
 
     async def __aenter__(self) -> Session:

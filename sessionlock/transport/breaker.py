@@ -27,11 +27,11 @@ class Breaker:
 
     def __init__(self) -> None:
         self.state: State = "closed"
-        self.since = 0.0
+        self.since: float = 0.0
         """When the first call failed of those that have been failing since."""
-        self.looks = 0
+        self.looks: int = 0
         """How many looks for the server have been in vain since it opened."""
-        self.refused = 0
+        self.refused: int = 0
         """How many calls were refused since it opened."""
 
     def failed(self, began_at: float) -> None:

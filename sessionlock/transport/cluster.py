@@ -103,7 +103,7 @@ class ClusterRoute:
         self.on_break = on_break
         self._client = client
         self._reply_within = reply_within
-        self.map = SlotMap(getattr(client.nodes_manager, "address_remap", None))
+        self.map: SlotMap = SlotMap(getattr(client.nodes_manager, "address_remap", None))
         self._links: dict[Address, Link] = {}
         self._suspect = True  # the map is not to be relied on
         self._learning: asyncio.Task[None] | None = None

@@ -66,7 +66,7 @@ class RedisExecutor:
         if durability is not None:
             reply_within += durability.within
         self.route: Route = _route(client, reply_within, on_break)
-        self.circuit = Circuit(server_name(client), self._knock)
+        self.circuit: Circuit = Circuit(server_name(client), self._knock)
         self._durability = durability
         self._retry_for = retry_for
         self._cuts = retry_for > reply_within  # else one more try gets its time

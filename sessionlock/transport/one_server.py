@@ -27,7 +27,7 @@ class ServerRoute:
 
     def __init__(self, client: Any, *, reply_within: float, on_break: Callable[[], None]) -> None:
         self.crowded = False
-        self.link = Link(client.connection_pool.make_connection, reply_within=reply_within, on_break=on_break)
+        self.link: Link = Link(client.connection_pool.make_connection, reply_within=reply_within, on_break=on_break)
         self._client = client
 
     async def send(self, call: Call[Any]) -> Any:

@@ -25,7 +25,7 @@ from .wire import was_unsent
 
 __all__ = ["Circuit", "Trouble", "is_outage", "while_lost", "worth_repeating"]
 
-log = logging.getLogger("sessionlock")
+log: logging.Logger = logging.getLogger("sessionlock")
 
 # redis-py takes a server that does not know HELLO for a lost connection.
 NO_RESP3 = re.compile(r"unknown command\W+HELLO", re.IGNORECASE)
@@ -69,7 +69,7 @@ class Trouble:
 
     def __init__(self, server: str) -> None:
         self.server = server
-        self.breaker = Breaker()
+        self.breaker: Breaker = Breaker()
         self.reason = ""
         self.parked = 0  # calls that wait for the end
         loop = asyncio.get_running_loop()

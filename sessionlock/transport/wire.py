@@ -86,7 +86,7 @@ class Wire(asyncio.Protocol):
         self._outbox: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
         self._probe: asyncio.TimerHandle | None = None
-        self.closed = False
+        self.closed: bool = False
         self._transport: Any = getattr(connection._writer, "transport", None)
         if self._transport is not None and hasattr(self._transport, "set_protocol"):
             # The stream writer is kept: when collected it would close the transport.

@@ -202,10 +202,10 @@ class Stage:
 
     def __init__(self, url: str, private: str) -> None:
         self.url = url
-        self.server = private
-        self.private = bool(private)
-        self.prefix = f"sl-demo-{secrets.token_hex(6)}"
-        self.sids = {name: secrets.token_urlsafe(16) for name in (*SCENARIOS, "alone")}
+        self.server: str = private
+        self.private: bool = bool(private)
+        self.prefix: str = f"sl-demo-{secrets.token_hex(6)}"
+        self.sids: dict[str, str] = {name: secrets.token_urlsafe(16) for name in (*SCENARIOS, "alone")}
         self._nodes = 0
         try:
             self._client: Redis = client_from_url(url)

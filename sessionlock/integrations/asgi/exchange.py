@@ -32,7 +32,7 @@ Send = Callable[[Any], Awaitable[None]]
 App = Callable[[Any, Any, Any], Awaitable[Any]]
 Headers = list[tuple[bytes, bytes]]
 
-log = logging.getLogger("sessionlock.web")
+log: logging.Logger = logging.getLogger("sessionlock.web")
 
 VISIT = "sessionlock.visit"
 RUN = "sessionlock.run"

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SessionLockMiddleware", "visit_of"]
 
-log = logging.getLogger("sessionlock.web")
+log: logging.Logger = logging.getLogger("sessionlock.web")
 
 OURS = "sessionlock.middleware"
 TWICE = (
@@ -92,8 +92,8 @@ class SessionLockMiddleware:
         self._url = guard if isinstance(guard, str) else None
         self._own_guard = SessionGuard.from_url(guard) if isinstance(guard, str) else None
         self._guard = self._own_guard or guard
-        self.cookie = CookieSettings(cookie) if isinstance(cookie, str) else cookie or CookieSettings()
-        self.face = FaceSettings.of(options)
+        self.cookie: CookieSettings = CookieSettings(cookie) if isinstance(cookie, str) else cookie or CookieSettings()
+        self.face: FaceSettings = FaceSettings.of(options)
         self._codec: tuple[SessionGuard, Codec] | None = None
         self._checked = False
         self._wrong: ConfigurationError | None = None

@@ -31,7 +31,7 @@ from .store import SessionStore
 
 __all__ = ["APP", "as_imported", "as_the_middleware_starts", "beside", "inside_itself", "refuse"]
 
-log = logging.getLogger("sessionlock.web")
+log: logging.Logger = logging.getLogger("sessionlock.web")
 
 APP = "sessionlock.integrations.django"
 MIDDLEWARE = "sessionlock.integrations.django.SessionLockMiddleware"

@@ -24,7 +24,7 @@ from .sitting import Data, Prepared, Sitting
 
 __all__ = ["Control"]
 
-log = logging.getLogger("sessionlock.web")
+log: logging.Logger = logging.getLogger("sessionlock.web")
 
 T = TypeVar("T")
 _handled: ContextVar[Any] = ContextVar("sessionlock_handled", default=None)

@@ -44,7 +44,7 @@ class PortalHome:
 
     def __init__(self, guard: SessionGuard) -> None:
         self.guard = guard
-        self.pid = os.getpid()
+        self.pid: int = os.getpid()
         portal().guards.add(guard)
 
     def here(self) -> bool:

@@ -30,7 +30,7 @@ from .store import SessionStore
 
 __all__ = ["SessionLockMiddleware"]
 
-log = logging.getLogger("sessionlock.web")
+log: logging.Logger = logging.getLogger("sessionlock.web")
 
 SESSION_LIKE = ("accessed", "modified", "is_empty", "save")
 ENDED = (
@@ -230,8 +230,10 @@ class Ending:
         # The browser of a request that came with a replaced key has another, or will have in a moment: a new session's
         # must not take its place.
         late = opened.sessionlock.course.replaced
-        self.deletes_cookie = cookie is not None and empty and self.accessed and not opened.sessionlock.course.replaced
-        self.saves = not (empty or failed or refused) and (
+        self.deletes_cookie: bool = (
+            cookie is not None and empty and self.accessed and not opened.sessionlock.course.replaced
+        )
+        self.saves: bool = not (empty or failed or refused) and (
             django_settings.SESSION_SAVE_EVERY_REQUEST or _changed(current)
         )
         self._is_refused = False
@@ -240,7 +242,7 @@ class Ending:
             self.saves, self._is_refused = False, request.method not in SAFE_METHODS
         # The session has another key, whether or not this run is sent, and the rest of it is saved.
         moved = current is opened and (run.is_second or opened.sessionlock.login.is_done)
-        self.tells = self.saves or (moved and opened.session_key not in (None, cookie))
+        self.tells: bool = self.saves or (moved and opened.session_key not in (None, cookie))
 
     def _refuse_errors(self) -> None:
         """A response that was made of what the session met is not sent."""

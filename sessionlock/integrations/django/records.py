@@ -65,8 +65,8 @@ class HeldRecord:
         self._policy = policy
         self._entered = True
         self.session = session
-        self.outdated = context.outdated
-        self.over = False
+        self.outdated: bool = context.outdated
+        self.over: bool = False
 
     @classmethod
     async def open(cls, guard: SessionGuard, sid: str, how: Opening) -> HeldRecord:
@@ -141,9 +141,9 @@ class FreeRecord:
     def __init__(self, block: UnlockedContext, outdated: bool = False) -> None:
         self._block = block
         self.mode: RequestMode = block.mode
-        self.session = block.session
-        self.outdated = outdated
-        self.over = False
+        self.session: Session = block.session
+        self.outdated: bool = outdated
+        self.over: bool = False
 
     @classmethod
     async def open(

@@ -34,8 +34,8 @@ class Run:
         match = _match(request)
         self.key: str | None = request.COOKIES.get(django_settings.SESSION_COOKIE_NAME)
         """The session's key: the cookie's, or the one that an earlier run gave it."""
-        self.policy = _policy(request, match)
-        self.label = label_of(request.method, request.path)
+        self.policy: RoutePolicy = _policy(request, match)
+        self.label: str = label_of(request.method, request.path)
         mode = self.policy.mode_for(request.method)
         self.mode: RequestMode = "read" if mode == "off" else mode  # Django has no requests without a session
         # By route, not by path: what one page of a kind does, the others do.
@@ -45,8 +45,8 @@ class Run:
         self._began = time.monotonic()
         self._discarded: list[Any] = []  # responses of earlier runs
         self.store: Any = None
-        self.over = False
-        self.may_run_again = self.policy.may_run_again(request.method) and usable_sid(self.key) is not None
+        self.over: bool = False
+        self.may_run_again: bool = self.policy.may_run_again(request.method) and usable_sid(self.key) is not None
         if self.may_run_again and route in learnt:
             self.mode = "lock"
         self._spool = self._spooled(request)

@@ -54,10 +54,11 @@ class Trouble:
 
     def __init__(self) -> None:
         self.failure: SessionLockError | None = None
-        self.told = False
+        self.told: bool = False
         self.clash: Exception | None = None
         # Whether the session could not be opened; and whether the answer was made of an empty one in its place.
-        self.unopened = self.doomed = False
+        self.unopened: bool = False
+        self.doomed: bool = False
 
     def opened(self) -> None:
         """There is a session now."""
@@ -90,9 +91,9 @@ class Course:
     def __init__(self) -> None:
         self.replaced = False
         """Whether it came with a key that was replaced by another, which the browser has or will have in a moment."""
-        self.ended = False
+        self.ended: bool = False
         """Whether the session was found to be no more when the request was over."""
-        self.kept = False
+        self.kept: bool = False
         """Whether the application has saved something by itself, so that the request must not run again."""
         self.over = False
         """Whether the answer has begun."""
@@ -124,9 +125,9 @@ class Sitting:
         self._record: Record | None = None
         self._held: HeldRecord | None = None
         self._nesting: Held | None = None
-        self.trouble = Trouble()
-        self.course = Course()
-        self.login = Login(())
+        self.trouble: Trouble = Trouble()
+        self.course: Course = Course()
+        self.login: Login = Login(())
         self._on_loss: Callable[[], object] | None = None
         self._outer: Any = None  # of the request that this one is made in
         self._turn = asyncio.Lock()

@@ -35,7 +35,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
     accessed: bool
 
     def __init__(self, session_key: str | None = None) -> None:
-        self.sessionlock = Control(self)
+        self.sessionlock: Control = Control(self)
         """What a session can do besides: ``mode``, ``lease``, ``incr(key)``, ``await aincr(key)``."""
         super().__init__(session_key)
 

@@ -23,7 +23,7 @@ from ...transport.route import LOST
 
 __all__ = ["Old", "Origin", "TakeOver"]
 
-log = logging.getLogger("sessionlock.web")
+log: logging.Logger = logging.getLogger("sessionlock.web")
 A_MONTH = 31 * 86_400.0
 AT_ONCE = 20  # commands, for each event loop: a pool refuses more than it has connections for
 _turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = weakref.WeakKeyDictionary()

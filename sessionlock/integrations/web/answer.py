@@ -24,7 +24,10 @@ class CookieAnswer:
         self._session: Session
         # What became of it, noted as the request goes on.
         self._accessed = self._has_ended = self._told_late = False
-        self.gone = self.saved = self.by_old_id = self.rolled = False
+        self.gone: bool = False
+        self.saved: bool = False
+        self.by_old_id: bool = False
+        self.rolled: bool = False
 
     def about(self, session: Session) -> None:
         """From now on it tells of ``session``."""

@@ -44,9 +44,9 @@ class Spool:
         self._kept: IO[bytes] = io.BytesIO()
         self._failure: OSError | None = None
         self._is_mine = True
-        self.size = 0
+        self.size: int = 0
         """Bytes that were received ahead."""
-        self.complete = False
+        self.complete: bool = False
         """Whether that is all there is, so that it can be read again."""
 
     def receive(self) -> None:

@@ -85,7 +85,8 @@ class Login:
     def __init__(self, keys: Iterable[str]) -> None:
         self._keys = tuple(keys)
         self._persons: Persons | None = None
-        self._is_told = self.is_done = False
+        self._is_told = False
+        self.is_done: bool = False
         self.came_by: str | None = None
         """The id of the stored session that the request came to, if there was one."""
 

@@ -64,7 +64,7 @@ class Rerun:
         self._began_at = time.monotonic()
         self._took_effect = False
         # A route that is known to meet conflicts takes the lock at once: nothing is to be run again.
-        self.is_known = self._learnt is not None and label in self._learnt
+        self.is_known: bool = self._learnt is not None and label in self._learnt
 
     @property
     def is_possible(self) -> bool:

@@ -255,7 +255,7 @@ class UnavailableSession(WebSession):
     def __init__(self, why: SessionLockError) -> None:
         super().__init__()
         self._why = why
-        self.was_wanted = False
+        self.was_wanted: bool = False
 
     def _open(self) -> Visit:
         self.was_wanted = True

@@ -29,7 +29,7 @@ from ...errors import (
 
 __all__ = ["HTML", "Problem", "Problems", "may_still_read", "prefers_html", "tell"]
 
-log = logging.getLogger("sessionlock.web")
+log: logging.Logger = logging.getLogger("sessionlock.web")
 
 HTML = "text/html; charset=utf-8"
 JSON = "application/problem+json"

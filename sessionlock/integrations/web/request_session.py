@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["IDENTITY", "RunAgain", "Visit"]
 
-log = logging.getLogger("sessionlock.web")
+log: logging.Logger = logging.getLogger("sessionlock.web")
 
 
 class RunAgain(BaseException):
@@ -64,7 +64,7 @@ class Visit:
         self._rerun = Rerun(asked.learnt, asked.label, allowed=asked.policy.may_run_again(asked.method))
         self.mode: RequestMode = "lock" if self._rerun.is_known else asked.policy.mode_for(asked.method)
         self._on_loss = on_loss
-        self.answer = CookieAnswer(asked.cookie, asked.told, asked.https)
+        self.answer: CookieAnswer = CookieAnswer(asked.cookie, asked.told, asked.https)
         # The block that open() entered, to be left in the same task; and the one of the session as it is now.
         self._opened: SessionBlock | None = None
         self._block: SessionBlock

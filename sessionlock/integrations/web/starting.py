@@ -9,7 +9,7 @@ from ...guard import SessionGuard
 
 __all__ = ["look_at_start"]
 
-log = logging.getLogger("sessionlock.web")
+log: logging.Logger = logging.getLogger("sessionlock.web")
 
 
 async def look_at_start(guard: SessionGuard) -> None:
