@@ -53,15 +53,15 @@ class Lease:
         tell_loss: Callable[[Lease], object] | None = None,
     ) -> None:
         # What was granted, and when.
-        self.name = name
-        self.token = token
-        self.fencing_token = fencing_token
-        self.ttl = ttl
-        self.since = granted_at
+        self.name: str = name
+        self.token: str = token
+        self.fencing_token: int = fencing_token
+        self.ttl: float = ttl
+        self.since: float = granted_at
         # Until when it may be trusted; moved on by each renewal. Not confirmed: handed over, and not yet renewed.
-        self.hold_until = granted_at + max_hold
-        self.trusted_until = granted_at + granted_for - min(safety_margin, granted_for / 2)
-        self.confirmed = confirmed
+        self.hold_until: float = granted_at + max_hold
+        self.trusted_until: float = granted_at + granted_for - min(safety_margin, granted_for / 2)
+        self.confirmed: bool = confirmed
         self._safety_margin = safety_margin
         # How it ended. A lease that was lost is released, too, when its block ends.
         self.lost_because: str | None = None
