@@ -24,7 +24,7 @@ What can go wrong, and where it is met:
 - *The winner pauses before it reaches the store.* The store compares the vector of counters: at least one master voted
   for both this holder and any later one, and its counter is higher for the later.
 - *A master restarts empty* and would vote twice. It has no say until every lease it may have forgotten has ended
-  (:mod:`sessionlock.masters`); its counter goes on with its clock.
+  (:class:`.connection.Uptime`); its counter goes on with its clock.
 - *A master's clock was set back as well*, so that its counter is below what the store saw: the store accepts a vector
   when a majority of it is not older, so one such master neither lets an older holder in nor locks everybody out.
 - *A master hangs.* Nothing here waits for it: ``decided`` looks at what the others said.
