@@ -13,9 +13,8 @@ from types import TracebackType
 
 from ..errors import ConfigurationError, SessionLockError
 from ..lease import Lease
-from ..protocol.calls import Save
 from ..protocol.keys import SessionKeys
-from ..protocol.record_calls import Inspect
+from ..protocol.record_calls import Inspect, Save
 from ..protocol.replies import Conflict, Refused
 from ..session.mapping import Session
 from ..session.operations import StoredSession

@@ -43,7 +43,6 @@ __all__ = [
     "Change",
     "Release",
     "Renew",
-    "Save",
     "Word",
     "by_hash",
     "fingerprint",
@@ -205,27 +204,6 @@ class Release(Call[Saved]):
 
 
 @request
-class Save(Call[Saved]):
-    script = "save"
-    ends = True
-    keys: SessionKeys
-    token: str
-    fence: int
-    op: str
-    created: str
-    session: SessionPolicy
-    changes: Collection[Change]
-
-    def words(self) -> Sequence[Word]:
-        stamp = self.created or self.keys.proof
-        head: list[Word] = [self.token, self.fence, self.op, stamp, *life(self.session)]
-        return with_changes(head, self.changes)
-
-    def outcome(self, reply: Any) -> Saved:
-        return replies.committed(reply)
-
-
-@request
 class Abandon(Call[Abandoned]):
     """``once``: the token was in a single call before, which was not and will not be repeated."""
 
@@ -270,10 +248,6 @@ class Renew(Call[list[int]]):
 
     def outcome(self, reply: Any) -> list[int]:
         return list(reply)
-
-
-def life(session: SessionPolicy) -> tuple[int, int]:
-    return (session.idle_ms, session.absolute_ms)
 
 
 def with_changes(head: list[Word], changes: Collection[Change]) -> list[Word]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..policies import SessionPolicy
 from . import replies
-from .calls import PUSH_LIMIT, Call, Change, Word, life, request, with_changes
+from .calls import PUSH_LIMIT, Call, Change, Word, request, with_changes
 from .keys import SessionKeys
 from .replies import Bound, Inspected, Kept, Refused, Saved, Snapshot
 
@@ -23,7 +23,29 @@ __all__ = [
     "Inspect",
     "Load",
     "Regenerate",
+    "Save",
 ]
+
+
+@request
+class Save(Call[Saved]):
+    script = "save"
+    ends = True
+    keys: SessionKeys
+    token: str
+    fence: int
+    op: str
+    created: str
+    session: SessionPolicy
+    changes: Collection[Change]
+
+    def words(self) -> Sequence[Word]:
+        stamp = self.created or self.keys.proof
+        head: list[Word] = [self.token, self.fence, self.op, stamp, *life(self.session)]
+        return with_changes(head, self.changes)
+
+    def outcome(self, reply: Any) -> Saved:
+        return replies.committed(reply)
 
 
 @request
@@ -188,3 +210,7 @@ class ForceRelease(Call[str]):
 
     def outcome(self, reply: Any) -> str:
         return replies.kind_of(reply)
+
+
+def life(session: SessionPolicy) -> tuple[int, int]:
+    return (session.idle_ms, session.absolute_ms)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sessionlock import LeasePolicy, SessionPolicy
-from sessionlock.protocol.calls import Abandon, Acquire, Call, Change, Release, Renew, Save
+from sessionlock.protocol.calls import Abandon, Acquire, Call, Change, Release, Renew
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.quorum_calls import Adopt, Dismiss, Install, RaiseFence, Vote
 from sessionlock.protocol.record_calls import (
@@ -24,6 +24,7 @@ from sessionlock.protocol.record_calls import (
     Inspect,
     Load,
     Regenerate,
+    Save,
 )
 from sessionlock.protocol.scripts import script
 

@@ -29,9 +29,9 @@ from tenacity import (
 from sessionlock import CodecError, LeasePolicy, SessionPolicy
 from sessionlock.policies import seconds_until_stop
 from sessionlock.protocol import replies as protocol
-from sessionlock.protocol.calls import Abandon, Acquire, Call, Change, Release, Renew, Save, fingerprint
+from sessionlock.protocol.calls import Abandon, Acquire, Call, Change, Release, Renew, fingerprint
 from sessionlock.protocol.keys import keys_for
-from sessionlock.protocol.record_calls import Commit, Create, Destroy, ForceRelease, Increment, Inspect, Load
+from sessionlock.protocol.record_calls import Commit, Create, Destroy, ForceRelease, Increment, Inspect, Load, Save
 from sessionlock.protocol.replies import Handover, Snapshot
 from tests.harness import stable_name
 from tests.harness.commands import connect, run
