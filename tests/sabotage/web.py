@@ -72,7 +72,7 @@ SABOTAGE: Table = [
         "an old session is taken over a second time",
         "B18",
         TAKING,
-        '        if await self._command("EXISTS", mark):\n',
+        '        if await beside.exists("taken"):\n',
         "        if False:\n",
         TAKEOVER + "test_a_logout_is_not_undone_by_the_old_session",
     ),

@@ -32,6 +32,7 @@ FOLLOWS = {("urls", "embedded"), ("blocking", "views")}
 DEPTH = {module: depth for depth, line in enumerate(LAYERS) for module in line.split()}
 BELOW_THE_ROOT = [module for module in MODULES if module not in ("__init__", "__main__")]
 DOES_NO_IO = ("errors", "policies", "protocol", "quorum/ballot", "session/merge", "session/data", "session/mapping")
+ENGINE_ROOM = {"protocol", "transport", "lock"}
 IO = {"asyncio", "anyio", "socket", "redis", "hiredis", "threading", "subprocess"}
 
 
@@ -60,6 +61,12 @@ def test_imports_come_from_above(module: str) -> None:
     ours = {name.split(".")[1] for name in imports(module) if name.startswith("sessionlock.")}
     wrong = {other for other in ours - {own} if DEPTH[other] >= DEPTH[own] and (own, other) not in FOLLOWS}
     assert not wrong, f"{module} imports {sorted(wrong)}, which stand no higher than it"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("integrations/")])
+def test_a_face_knows_blocks_and_nothing_below(module: str) -> None:
+    """How a session is locked, or what is said to Redis, is no business of a framework's face."""
+    assert ENGINE_ROOM.isdisjoint(name.split(".")[1] for name in imports(module) if name.startswith("sessionlock."))
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith(DOES_NO_IO)])

@@ -13,11 +13,11 @@ from typing import Any
 
 from ...errors import SessionNotFound
 from ...guard import SessionGuard
-from ...lock.blocks import SessionContext
 from ...policies import LeasePolicy, SessionPolicy
 from ...selfcalls.check import refusing
 from ...selfcalls.nesting import held_here
 from ...selfcalls.sockets import Client
+from ...session.block import SessionBlock
 from ...session.mapping import Session
 from ...session.unlocked import UnlockedContext, UnlockedMode, check_unchanged
 from ..web.rules import RequestMode
@@ -59,13 +59,13 @@ class HeldRecord:
 
     mode: RequestMode = "lock"
 
-    def __init__(self, guard: SessionGuard, context: SessionContext, session: Session, policy: SessionPolicy) -> None:
+    def __init__(self, guard: SessionGuard, block: SessionBlock, session: Session, policy: SessionPolicy) -> None:
         self._guard = guard
-        self._context = context
+        self._block = block
         self._policy = policy
         self._entered = True
         self.session = session
-        self.outdated: bool = context.outdated
+        self.outdated: bool = block.outdated
         self.over: bool = False
 
     @classmethod
@@ -73,15 +73,14 @@ class HeldRecord:
         options = dict(how.options)
         lease: LeasePolicy = options.get("lease") or guard.lease_policy
         options["lease"] = replace(lease, on_lost="flag")  # who changed nothing may go on
-        context = guard.session_lock(sid, missing="reject", session=how.policy, label=how.label, **options)
-        assert isinstance(context, SessionContext)
-        context.when_waiting(refusing(how.client))
-        session = await context.__aenter__()
+        block: Any = guard.session_lock(sid, missing="reject", session=how.policy, label=how.label, **options)
+        block.when_waiting(refusing(how.client))
+        session = await block.__aenter__()
         assert session.lease is not None
         session.stay_open()
         if lease.on_lost == "cancel" and how.on_loss is not None:
             session.lease.when_lost(how.on_loss)
-        return cls(guard, context, session, how.policy)
+        return cls(guard, block, session, how.policy)
 
     def at(self, guard: SessionGuard) -> HeldRecord:
         """It stays with the loop that took the lock."""
@@ -114,7 +113,7 @@ class HeldRecord:
         self.over = True
         if self._entered:
             self._entered = False
-            await self._context.__aexit__(kind, error, tb)
+            await self._block.__aexit__(kind, error, tb)
 
     async def renew(self, grace: float) -> str:
         old = self.session.sid
@@ -132,7 +131,7 @@ class HeldRecord:
 
     async def live(self, ttl: float) -> None:
         """Let it live ``ttl`` seconds from now."""
-        await self._context.expire(ttl)
+        await self._block.expire(ttl)
 
 
 class FreeRecord:

@@ -15,9 +15,9 @@ from django.core.exceptions import BadRequest
 from ...errors import InvalidSessionId, NotDurable, ReadOnlySession, SessionConflict, SessionLockError, SessionNotFound
 from ...guard import SessionGuard
 from ...policies import SessionPolicy
-from ...protocol.keys import new_sid
 from ...selfcalls.nesting import Held
 from ...selfcalls.sockets import Client
+from ...session.block import new_sid
 from ..takeover.taking import TakeOver
 from ..web.identity import Login
 from ..web.rules import RequestMode

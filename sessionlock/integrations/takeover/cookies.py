@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import ConfigurationError
-from ...protocol.keys import new_sid
+from ...session.block import new_sid
 from ..web.identity import tells_a_person
 from .taking import Old
 

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-import math
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from redis.exceptions import RedisError
-
 from ...codecs.base import Codec, Sealing
-from ...errors import InvalidSessionId, LockNotAcquired, RedisUnavailable, SessionConflict, SessionNotFound
+from ...errors import InvalidSessionId, LockNotAcquired, SessionConflict, SessionNotFound
 from ...guard import SessionGuard
 from ...policies import SessionPolicy
-from ...protocol.keys import SessionKeys, check_sid, keys_for
+from ...session.beside import Beside
 from ...session.mapping import Session
-from ...transport.route import LOST
 
 __all__ = ["Old", "Origin", "TakeOver"]
 
 log: logging.Logger = logging.getLogger("sessionlock.web")
 A_MONTH = 31 * 86_400.0
-AT_ONCE = 20  # commands, for each event loop: a pool refuses more than it has connections for
-_turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +77,21 @@ class TakeOver:
         if old is None:
             return None
         try:
-            keys = keys_for(self._guard.prefix, check_sid(old.sid))
+            beside = Beside(self._guard, old.sid)
         except InvalidSessionId:
             return None
-        mark = self._key(keys, "taken")
-        if await self._command("EXISTS", mark):
+        if await beside.exists("taken"):
             return old.sid  # perhaps by another request of this visitor, a moment ago
         life = max(self._policy.idle, old.seconds or A_MONTH)
         policy = self._policy if old.seconds is None else replace(self._policy, idle=max(old.seconds, 1.0))
         try:
             await self._guard.create(old.data, sid=old.sid, session=policy, codec=self._codec)
-            log.info("an old session was taken over as %s", keys.digest)
+            log.info("an old session was taken over as %s", beside.digest)
         except SessionConflict:
             pass  # another node was faster, or it has just been ended
-        await self._command("SET", mark, 1, "PX", math.ceil(2000 * life))
+        await beside.set("taken", 1, 2 * life)
         if self.origin.write_back:
-            await self._remember(keys, self._encoded(old.data))
+            await self._remember(beside, self._encoded(old.data))
         return old.sid
 
     async def exchange(self, sid: str, *, moved: bool = False) -> None:
@@ -110,17 +101,17 @@ class TakeOver:
         it has here. A session that is gone there was ended there: it ends here. ``moved``: it has a new id, which is
         not known there yet.
         """
-        keys = keys_for(self._guard.prefix, check_sid(sid))
+        beside = Beside(self._guard, sid)
         try:
             async with self._guard.session_lock(
                 sid, missing="reject", session=self._policy, codec=self._codec, label="take-over"
             ) as session:
-                await self._exchange(session, keys, moved)
+                await self._exchange(session, beside, moved)
         except (SessionNotFound, LockNotAcquired) as error:
             log.info("nothing was exchanged with the old sessions: %s", error)
 
-    async def _exchange(self, session: Session, keys: SessionKeys, moved: bool) -> None:
-        base, old = await self._agreed(keys), None if moved else await self.origin.load(session.sid)
+    async def _exchange(self, session: Session, beside: Beside, moved: bool) -> None:
+        base, old = await self._agreed(beside), None if moved else await self.origin.load(session.sid)
         if old is None and base is not None and not moved:
             await session.destroy()
             return
@@ -136,11 +127,11 @@ class TakeOver:
         now = self._encoded(dict(session))
         if old is None or now != theirs or now != base:
             await self.origin.store(session.sid, dict(session), self._policy.idle)
-            await self._remember(keys, now)
+            await self._remember(beside, now)
 
     async def differs(self, sid: str) -> bool:
         """Whether an old node has changed the session, or ended it, since the last exchange."""
-        base, old = await self._agreed(keys_for(self._guard.prefix, check_sid(sid))), await self.origin.load(sid)
+        base, old = await self._agreed(Beside(self._guard, sid)), await self.origin.load(sid)
         return base is not None and (old is None or self._encoded(old.data) != base)
 
     async def end(self) -> None:
@@ -152,38 +143,18 @@ class TakeOver:
         codec = self._codec.inner if isinstance(self._codec, Sealing) else self._codec
         return {key: codec.encode(key, value).decode("latin-1") for key, value in data.items()}
 
-    async def _agreed(self, keys: SessionKeys) -> dict[str, str] | None:
+    async def _agreed(self, beside: Beside) -> dict[str, str] | None:
         """What both sides had after the last exchange; None: there was none."""
-        found = await self._command("GET", self._key(keys, "mirror"))
+        found = await beside.get("mirror")
         return None if found is None else json.loads(self._opened(found))
 
-    async def _remember(self, keys: SessionKeys, content: Mapping[str, str]) -> None:
+    async def _remember(self, beside: Beside, content: Mapping[str, str]) -> None:
         """What both sides agree in, to tell later who changed what."""
-        life = math.ceil(1000 * max(self._policy.idle, A_MONTH))
         sealed = self._sealed(json.dumps(content).encode())
-        await self._command("SET", self._key(keys, "mirror"), sealed, "PX", life)
+        await beside.set("mirror", sealed, max(self._policy.idle, A_MONTH))
 
     def _sealed(self, data: bytes) -> bytes:
         return self._codec.seal("mirror", data) if isinstance(self._codec, Sealing) else data
 
     def _opened(self, data: bytes) -> bytes:
         return self._codec.unseal("mirror", data) if isinstance(self._codec, Sealing) else data
-
-    def _key(self, keys: SessionKeys, part: str) -> str:
-        return f"{keys.prefix}:{part}:{{{keys.digest}}}"
-
-    async def _command(self, *words: Any) -> Any:
-        client = self._guard.runtime().topology.client
-        try:
-            async with _a_few_at_once():
-                return await asyncio.wait_for(client.execute_command(*words, NEVER_DECODE=[]), 5)
-        except (RedisError, asyncio.TimeoutError, *LOST) as error:
-            raise RedisUnavailable(f"Redis did not carry out {words[0]} for an old session: {error}") from error
-
-
-def _a_few_at_once() -> asyncio.Semaphore:
-    loop = asyncio.get_running_loop()
-    turns = _turns.get(loop)
-    if turns is None:
-        turns = _turns[loop] = asyncio.Semaphore(AT_ONCE)
-    return turns
