@@ -10,7 +10,7 @@ import copy
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-__all__ = ["around", "is_mounted", "layers", "misplaced", "outside", "replaced"]
+__all__ = ["around", "is_mounted", "layers", "misplaced", "outside", "taken_by_another"]
 
 App = Callable[[Any, Any, Any], Awaitable[Any]]
 
@@ -51,7 +51,7 @@ def misplaced(ours: object, app: App, scope_app: object) -> list[str]:
     ]
 
 
-def replaced(found: object) -> str:
+def taken_by_another(found: object) -> str:
     """Something inside has put a session of its own where ours was, for the whole application."""
     return (
         f"something inside SessionLockMiddleware has put a {_name(type(found))} into scope['session']: the application"

@@ -34,7 +34,7 @@ from ..web.request_session import Visit
 from ..web.rules import RoutePolicy
 from ..web.starting import look_at_start
 from ..web.values import for_framework
-from .checks import around, is_mounted, layers, misplaced, outside, replaced
+from .checks import around, is_mounted, layers, misplaced, outside, taken_by_another
 from .exchange import VISIT, App, Exchange, Message, Receive, Scope, Send, header_of
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class SessionLockMiddleware:
         if "litestar_app" in scope:
             import_module("sessionlock.integrations.litestar").take(scope, visit)  # it is there, then
         else:
-            self._tell(replaced(found))
+            self._tell(taken_by_another(found))
 
     # --- the set-up
 

@@ -124,7 +124,7 @@ def home_of_this_loop() -> LoopHome:
 def forget() -> None:
     """Forget all guards, after the settings were changed; those in use stay with who uses them."""
     global _of_threads
-    settings.forget()
+    settings.read_again()
     threads, _of_threads = _of_threads, None
     _of_loops.clear()
     if threads is not None and threads.pid == os.getpid():

@@ -25,7 +25,7 @@ from ..web.problems import Problems
 from ..web.rules import Rules
 from .serializing import serializer_named
 
-__all__ = ["LockSettings", "current", "forget"]
+__all__ = ["LockSettings", "current", "read_again"]
 
 EXPIRY_KEY = "_session_expiry"
 
@@ -60,7 +60,7 @@ def current() -> LockSettings:
         raise ImproperlyConfigured(f"sessionlock: {error}") from None
 
 
-def forget() -> None:
+def read_again() -> None:
     """Read the settings again when they are needed next."""
     current.cache_clear()
 

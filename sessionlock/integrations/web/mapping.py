@@ -17,7 +17,7 @@ from ...session.mapping import Session
 if TYPE_CHECKING:
     from .request_session import Visit
 
-__all__ = ["UnavailableSession", "WebSession"]
+__all__ = ["UnavailableSession", "WebSession", "end"]
 
 # Names that were attributes once: who still uses one is told where it is.
 MOVED = {"sid", "name", "lease", "version", "created", "new", "saved", "modified", "accessed", "destroyed", "is_open"}
@@ -83,7 +83,7 @@ class WebSession(dict[str, Any]):
             dict.__setitem__(self, key, value)
 
     def _end(self) -> None:
-        """The answer begins: from here on this is a dict and nothing more. For the visit."""
+        """The answer begins: from here on this is a dict and nothing more. See :func:`end`."""
         if not self._is_over:
             if self._visit is not None:
                 self._show(self._visit.session)
@@ -234,6 +234,11 @@ class _Values(_Reversible, ValuesView[Any]):
 
 class _Items(_Reversible, ItemsView[str, Any]):
     pass
+
+
+def end(session: WebSession) -> None:
+    """The answer begins: ``session`` is a dict from here on. No method, for those names are the user's."""
+    session._end()
 
 
 def _spelled(key: Any) -> Any:

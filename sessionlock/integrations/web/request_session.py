@@ -21,7 +21,7 @@ from .answer import CookieAnswer
 from .asked import Asked
 from .identity import IDENTITY, Login
 from .learning import Rerun
-from .mapping import WebSession
+from .mapping import WebSession, end
 from .rules import RequestMode, RoutePolicy
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class Visit:
         if self._mapping is None:
             self._mapping = WebSession(self)
             if self._finished:
-                self._mapping._end()
+                end(self._mapping)
         return self._mapping
 
     def show_in(self, mapping: WebSession) -> None:
@@ -270,7 +270,7 @@ class Visit:
                 await self._discard()
         finally:
             if self._mapping is not None:
-                self._mapping._end()
+                end(self._mapping)
 
     async def _tell_old(self, old: TakeOver, *, changed: bool) -> None:
         answer, session = self.answer, self.session
@@ -429,7 +429,7 @@ class Visit:
             if self._held is not None:
                 self._held.leave()
             if self._mapping is not None:
-                self._mapping._end()
+                end(self._mapping)
         if self.saved:
             self.tell_unsaved()
 
@@ -456,7 +456,7 @@ class Visit:
         self.session.close(why)
         if isinstance(self._block, UnlockedContext):
             self._block.close(why)
-        self.mapping._end()
+        end(self.mapping)
 
     def note_late(self, key: object) -> None:
         """The handler changed its session where that is not saved any more. Told once for each request."""
