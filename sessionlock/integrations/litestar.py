@@ -44,7 +44,7 @@ from .settings.options import FaceOptions, FaceSettings
 from .takeover.taking import Origin
 from .web.identity import IDENTITY
 from .web.problems import Problems
-from .web.request_session import Visit
+from .web.request_session import RequestSession
 from .web.rules import Mode, OnConflict, RoutePolicy, Rules
 from .web.starting import look_at_start
 from .web.values import for_framework
@@ -227,12 +227,12 @@ class _Middleware(SessionLockMiddleware):
     def codec(self, scope: Any) -> Codec:
         return _codec(self.guard, scope)
 
-    def settling(self, scope: Any, visit: Visit) -> None:
+    def settling(self, scope: Any, visit: RequestSession) -> None:
         if scope.get("session") is not visit.mapping:
             take(scope, visit)
 
 
-def take(scope: Any, visit: Visit) -> None:
+def take(scope: Any, visit: RequestSession) -> None:
     """``set_session()`` and ``clear_session()`` put what they are given in the session's place."""
     found = scope.get("session")
     if found is Empty or found is None:

@@ -8,7 +8,7 @@ import pytest
 
 from sessionlock import SessionConflict, SessionGuard, SessionPolicy
 from sessionlock.integrations.web.asked import Asked
-from sessionlock.integrations.web.request_session import RunAgain, Visit
+from sessionlock.integrations.web.request_session import RequestSession, RunAgain
 from sessionlock.integrations.web.rules import RoutePolicy, Rules
 from sessionlock.views.cookies import CookieSettings
 
@@ -22,8 +22,8 @@ def guard(request: pytest.FixtureRequest, node: Any) -> SessionGuard:
     return guard
 
 
-def a_get(guard: SessionGuard) -> Visit:
-    return Visit(Asked.of(guard, CookieSettings(), RoutePolicy(), "s", rules=Rules()))
+def a_get(guard: SessionGuard) -> RequestSession:
+    return RequestSession(Asked.of(guard, CookieSettings(), RoutePolicy(), "s", rules=Rules()))
 
 
 async def test_the_holder_saves_what_it_read(guard: SessionGuard) -> None:

@@ -32,7 +32,7 @@ from ..settings import check_arguments
 from ..settings.options import FaceOptions, FaceSettings
 from ..web.identity import IDENTITY
 from ..web.mapping import WebSession
-from ..web.request_session import Visit
+from ..web.request_session import RequestSession
 from ..web.starting import look_at_start
 from ..web.values import for_framework
 from .request import Handler, SessionOfRequest, of_request, run
@@ -104,7 +104,7 @@ def locked_session(request: web.BaseRequest) -> AbstractAsyncContextManager[WebS
     return _of(request).locked()
 
 
-def visit_of(request: web.BaseRequest) -> Visit | None:
+def visit_of(request: web.BaseRequest) -> RequestSession | None:
     """The visit that :func:`get_session` has opened for this request, if it was called. ``visit.identity_changed()``
     gives the session a new id where somebody logged in and no key in the session tells.
     """

@@ -29,7 +29,7 @@ from ..web.cancelling import Cancels
 from ..web.headers import stays, varies_by_cookie
 from ..web.mapping import WebSession
 from ..web.problems import may_still_read, tell
-from ..web.request_session import RunAgain, Visit
+from ..web.request_session import RequestSession, RunAgain
 from ..web.rules import SAFE_METHODS, RoutePolicy, label_of
 from .body import Body
 from .settings import Life, Settings, route_of
@@ -75,7 +75,7 @@ class SessionOfRequest:
         request: web.Request,
         body: Body | None = None,
         outer: SessionOfRequest | None = None,
-        second: Visit | None = None,
+        second: RequestSession | None = None,
     ) -> None:
         self.how = how
         self.outer = outer
@@ -83,7 +83,7 @@ class SessionOfRequest:
         self._body = body
         self._second = second
         # Opened by the first who asks; `failure`: why it could not be.
-        self.visit: Visit | None = None
+        self.visit: RequestSession | None = None
         self._opening = asyncio.Lock()
         self._failure: SessionLockError | None = None
         self._held: Held | None = None
@@ -138,12 +138,12 @@ class SessionOfRequest:
     async def _show_nothing(self) -> None:
         """To what looks at the session after the answer is settled (a signal): an error would break the connection."""
         log.warning("a session was asked for after its request had failed, and looks empty there: %s", self._failure)
-        visit = Visit(Asked.of(self.how.guard, self.how.cookie, RoutePolicy("read"), None))
+        visit = RequestSession(Asked.of(self.how.guard, self.how.cookie, RoutePolicy("read"), None))
         await visit.open()
         visit.settle_as_snapshot(LATE)
         self.visit = visit
 
-    def _first_visit(self, reads: bool) -> Visit:
+    def _first_visit(self, reads: bool) -> RequestSession:
         how, request = self.how, self._request
         policy = how.face.rules.policy_for(request.method, request.path, request.match_info.handler)
         off = policy.mode == "off"
@@ -164,9 +164,9 @@ class SessionOfRequest:
             origin=origin,
             old_cookie=request.cookies.get(origin.cookie or how.cookie.name) if origin is not None else None,
         )
-        return Visit(asked)
+        return RequestSession(asked)
 
-    async def _receive_the_body(self, visit: Visit) -> None:
+    async def _receive_the_body(self, visit: RequestSession) -> None:
         if self._body is not None and visit.mode == "lock":
             await self._body.receive(visit.policy.body_ahead)
             self._see_whether_the_client_is_there()
@@ -176,7 +176,7 @@ class SessionOfRequest:
         if transport is None or transport.is_closing():
             raise _ClientGone("the client went away while its request waited for the session")
 
-    async def _open_while_the_client_is_there(self, visit: Visit) -> None:
+    async def _open_while_the_client_is_there(self, visit: RequestSession) -> None:
         """aiohttp does not tell a handler that its client has gone; who only waits for the lock should leave then."""
         opening = asyncio.get_running_loop().create_task(visit.open())
         try:
@@ -192,7 +192,7 @@ class SessionOfRequest:
                 self.visit = visit  # open, so it will be closed, whatever ends this task
         opening.result()
 
-    def _hold(self, visit: Visit) -> None:
+    def _hold(self, visit: RequestSession) -> None:
         """Let calls to the own application know: they carry this context."""
         if self._held is None:
             self._held = hold_here(visit.guard, visit.session, visit.label)
@@ -227,7 +227,7 @@ class SessionOfRequest:
             raise
         self._tell_headers(response)
 
-    async def _finish(self, visit: Visit, failed: bool, live: float | None = None) -> None:
+    async def _finish(self, visit: RequestSession, failed: bool, live: float | None = None) -> None:
         try:
             await visit.finish(failed=failed, live=live)
         except RunAgain:
@@ -263,7 +263,7 @@ class SessionOfRequest:
         if (visit.answer.vary or cookie is not None) and not varies_by_cookie(response.headers.getall("Vary", ())):
             response.headers.add("Vary", "Cookie")
 
-    def _set_cookie(self, visit: Visit) -> str | None:
+    def _set_cookie(self, visit: RequestSession) -> str | None:
         life = self.answer.life
         if life is None or visit.answer.clears_cookie:
             return visit.answer.set_cookie

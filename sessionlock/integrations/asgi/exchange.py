@@ -18,7 +18,7 @@ from ..web.cancelling import OURS, Cancels
 from ..web.headers import stays, varies_by_cookie
 from ..web.mapping import UnavailableSession
 from ..web.problems import Problem, Problems, tell
-from ..web.request_session import RunAgain, Visit
+from ..web.request_session import RequestSession, RunAgain
 from ..web.rules import SAFE_METHODS
 from .ahead import Ahead
 
@@ -50,14 +50,14 @@ class Exchange:
 
     def __init__(
         self,
-        visit: Visit,
+        visit: RequestSession,
         problems: Problems,
         scope: Scope,
         receive: Receive,
         send: Send,
         *,
         around: Callable[[App], App] = lambda app: app,
-        settling: Callable[[Scope, Visit], None] = lambda scope, visit: None,
+        settling: Callable[[Scope, RequestSession], None] = lambda scope, visit: None,
         comes_back: bool = True,
     ) -> None:
         self._visit = visit
@@ -174,7 +174,7 @@ class Exchange:
 class _Run:
     """The application, called once. Of a run that is abandoned nothing is sent, whoever goes on in it."""
 
-    def __init__(self, exchange: Exchange, visit: Visit, scope: Scope) -> None:
+    def __init__(self, exchange: Exchange, visit: RequestSession, scope: Scope) -> None:
         self._exchange = exchange
         self._visit = visit
         self._scope = scope

@@ -30,7 +30,7 @@ from ..settings import check_arguments
 from ..settings.options import FaceOptions, FaceSettings
 from ..web.asked import Asked
 from ..web.problems import Problem, tell
-from ..web.request_session import Visit
+from ..web.request_session import RequestSession
 from ..web.rules import RoutePolicy
 from ..web.starting import look_at_start
 from ..web.values import for_framework
@@ -144,7 +144,7 @@ class SessionLockMiddleware:
             origin=origin,
             old_cookie=value_of(cookies, origin.cookie or self.cookie.name) if origin is not None else None,
         )
-        visit = Visit(asked)
+        visit = RequestSession(asked)
         if not http:
             await self._websocket(visit, scope, receive, send)
             return
@@ -160,7 +160,7 @@ class SessionLockMiddleware:
         )
         await exchange.run(self.app)
 
-    async def _websocket(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _websocket(self, visit: RequestSession, scope: Scope, receive: Receive, send: Send) -> None:
         """A websocket may live for hours: it gets the session as it stands, and no lock."""
         try:
             await visit.open()
@@ -189,7 +189,7 @@ class SessionLockMiddleware:
             self._codec = guard, for_framework(guard.codec, json.dumps, json.loads)
         return self._codec[1]
 
-    def settling(self, scope: Scope, visit: Visit) -> None:
+    def settling(self, scope: Scope, visit: RequestSession) -> None:
         """The answer begins, and ``visit`` is about to be finished. What was put into the scope is not ours to take."""
         found = scope.get("session")
         if found is visit.mapping or found is None or scope.get("root_path", "") != scope[OURS][1]:
@@ -275,9 +275,9 @@ class SessionLockMiddleware:
         return {**scope}
 
 
-def visit_of(scope: Scope) -> Visit | None:
+def visit_of(scope: Scope) -> RequestSession | None:
     """The visit that the middleware has opened for this request, if it has."""
-    visit: Visit | None = scope.get(VISIT)
+    visit: RequestSession | None = scope.get(VISIT)
     return visit
 
 

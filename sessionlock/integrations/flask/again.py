@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from werkzeug.wsgi import ClosingIterator
 
 from ..web.bodies import Spool
-from ..web.request_session import RunAgain, Visit
+from ..web.request_session import RequestSession, RunAgain
 from ..web.rules import BODY_LIMIT, SAFE_METHODS
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ KEEP_CONTEXT = "werkzeug.debug.preserve_context"
 class FlaskRun:
     """One run of a request that may be repeated. ``owner``: whose; ``before``: what the run before did."""
 
-    def __init__(self, owner: object, before: Visit | None = None) -> None:
+    def __init__(self, owner: object, before: RequestSession | None = None) -> None:
         self.owner = owner
         self.before = before
-        self.visit: Visit | None = None
+        self.visit: RequestSession | None = None
 
     @classmethod
     def of(cls, environ: WSGIEnvironment, owner: object) -> FlaskRun | None:
@@ -37,7 +37,7 @@ class FlaskRun:
         run = environ.get(RUN)
         return run if isinstance(run, FlaskRun) and run.owner is owner else None
 
-    def begin(self, visit: Visit) -> None:
+    def begin(self, visit: RequestSession) -> None:
         self.visit = visit
 
 

@@ -11,7 +11,7 @@ from ...session.mapping import Session
 from .waiting import wait_for
 
 if TYPE_CHECKING:
-    from ..web.request_session import Visit
+    from ..web.request_session import RequestSession
     from .session import FlaskUse, LockedSession
 
 __all__ = ["GuardedSession"]
@@ -24,7 +24,7 @@ class GuardedSession(Moments):
     does it by itself. After ``destroy()`` the cookie goes with the answer.
     """
 
-    def __init__(self, session: LockedSession, use: FlaskUse, find: Callable[[], Visit]) -> None:
+    def __init__(self, session: LockedSession, use: FlaskUse, find: Callable[[], RequestSession]) -> None:
         self._session = session
         self._use = use
         self._find = find

@@ -28,7 +28,7 @@ from ..flask_family.hooks import SessionHooks
 from ..flask_family.session import use_of
 from ..web.learning import Remembered
 from ..web.problems import tell
-from ..web.request_session import RunAgain, Visit
+from ..web.request_session import RequestSession, RunAgain
 from ..web.rules import RoutePolicy, label_of
 from .again import FlaskRun, prepare_body, receive_body, run_request
 from .session import FlaskUse, LockedSession, renew
@@ -183,7 +183,7 @@ class SessionLockInterface(SessionHooks, SessionInterface):
 
     # --- parts
 
-    def _begin(self, app: Flask, request: Request, only_reading: bool) -> Visit:
+    def _begin(self, app: Flask, request: Request, only_reading: bool) -> RequestSession:
         run = FlaskRun.of(request.environ, self)
         if run is not None and run.before is not None and not only_reading:
             visit = run.before.again()
@@ -200,7 +200,7 @@ class SessionLockInterface(SessionHooks, SessionInterface):
 
     def _visit(
         self, app: Flask, request: Request, policy: RoutePolicy, run: FlaskRun | None, *, takes_over: bool = False
-    ) -> Visit:
+    ) -> RequestSession:
         return self._make_visit(
             app,
             request,
@@ -213,7 +213,7 @@ class SessionLockInterface(SessionHooks, SessionInterface):
             identity=self.settings.identity,
         )
 
-    def _renewed(self, app: Flask, session: LockedSession) -> Visit | None:
+    def _renewed(self, app: Flask, session: LockedSession) -> RequestSession | None:
         """The session of a request that has not touched it, if it lives on by being asked for at all: a permanent one.
 
         Static files renew nothing. What is known not to be permanent is not asked for again for a while.

@@ -15,7 +15,7 @@ from ...session.mapping import Session
 from ..flask_family.session import FamilySession, show, use_of
 from ..flask_family.use import Phase, Use, only_read
 from ..web.problems import may_still_read
-from ..web.request_session import Visit
+from ..web.request_session import RequestSession
 from .handle import GuardedSession
 from .waiting import wait_for
 
@@ -30,7 +30,7 @@ class FlaskUse(Use):
     ``begin``: makes the visit; with True one that only reads and never waits.
     """
 
-    def __init__(self, begin: Callable[[bool], Visit]) -> None:
+    def __init__(self, begin: Callable[[bool], RequestSession]) -> None:
         super().__init__()
         self.opening: AbstractContextManager[object] = threading.RLock()
         self._begin = begin
@@ -38,7 +38,7 @@ class FlaskUse(Use):
         self._held: Held | None = None
         self._context: weakref.ref[Any] | None = None
 
-    def open(self) -> Visit:
+    def open(self) -> RequestSession:
         """Lock and load. Once the lock was refused, or an answer is ready, only read, without waiting.
 
         Raises:
@@ -65,7 +65,7 @@ class FlaskUse(Use):
         """The session is empty for who looks into it from now on."""
         self._failure = failure
 
-    def had(self) -> Visit:
+    def had(self) -> RequestSession:
         """The visit.
 
         Raises:
@@ -85,7 +85,7 @@ class FlaskUse(Use):
         if lease.is_lost and not lease.released and not self._given_up and self.differs:
             raise LeaseLost(lease.why_lost())
 
-    def hold(self, visit: Visit) -> None:
+    def hold(self, visit: RequestSession) -> None:
         """The loop's context knows what this request holds; calls that this view makes must find it in the view's."""
         if self._held is None:
             self._held = hold_here(visit.guard, visit.session, "this view")
@@ -156,7 +156,7 @@ class LockedSession(FamilySession[FlaskUse]):
             self._use.check_lease(session.lease)
         return session
 
-    def _opened(self) -> Visit:
+    def _opened(self) -> RequestSession:
         self._live()
         return self._use.had()
 
@@ -175,7 +175,7 @@ class LockedSession(FamilySession[FlaskUse]):
         show(self, visit, ends=is_answered)
 
 
-def renew(session: LockedSession, visit: Visit, live: float) -> bool:
+def renew(session: LockedSession, visit: RequestSession, live: float) -> bool:
     """For a request that has not touched it, of a visitor who only follows links: renew a permanent session.
 
     Whether it is one. Raises what opening and saving raise.
@@ -192,7 +192,7 @@ def renew(session: LockedSession, visit: Visit, live: float) -> bool:
     return use.is_permanent
 
 
-async def _ask_and_renew(visit: Visit, live: float) -> None:
+async def _ask_and_renew(visit: RequestSession, live: float) -> None:
     async with visit:
         if visit.session.peek("_permanent"):
             await visit.finish(live=live)

@@ -16,7 +16,7 @@ from ...policies import SessionPolicy
 from ...views.cookies import CookieSettings, usable_sid
 from ..settings.options import FaceSettings
 from ..web.asked import Asked
-from ..web.request_session import Visit
+from ..web.request_session import RequestSession
 from ..web.rules import RoutePolicy
 from ..web.values import for_framework
 from .application import AppSettings, tell_late
@@ -95,9 +95,9 @@ class SessionHooks:
         takes_over: bool,
         on_loss: Callable[[], object] | None = None,
         **more: Any,
-    ) -> Visit:
-        """``takes_over``: a session that the visitor has elsewhere becomes one here. ``on_loss``: as :class:`.Visit`
-        has it. ``more``: what else :meth:`.Asked.of` takes.
+    ) -> RequestSession:
+        """``takes_over``: a session that the visitor has elsewhere becomes one here. ``on_loss``: as
+        :class:`.RequestSession` has it. ``more``: what else :meth:`.Asked.of` takes.
         """
         guard, off = self._guard_for(app), policy.mode == "off"
         origin = self.settings.origin if takes_over and not off else None
@@ -113,7 +113,7 @@ class SessionHooks:
             old_cookie=None if origin is None else request.cookies.get(origin.cookie or self.get_cookie_name(app)),
             **more,
         )
-        return Visit(asked, on_loss=on_loss)
+        return RequestSession(asked, on_loss=on_loss)
 
     # --- how long a session lives
 
@@ -158,14 +158,14 @@ class SessionHooks:
             return None
         return datetime.now(timezone.utc) + timedelta(seconds=self._lifetime(app).idle)
 
-    def _tell_headers(self, app: Any, session: Any, visit: Visit | None, response: Any) -> None:
+    def _tell_headers(self, app: Any, session: Any, visit: RequestSession | None, response: Any) -> None:
         """Set or delete the cookie, as the framework's settings say, and tell caches that the answer depends on it."""
         if visit is not None and self._tell_cookie(app, session, visit, response):
             session.accessed = True
         if session.accessed:
             response.vary.add("Cookie")
 
-    def _tell_cookie(self, app: Any, session: Any, visit: Visit, response: Any) -> bool:
+    def _tell_cookie(self, app: Any, session: Any, visit: RequestSession, response: Any) -> bool:
         name = self.get_cookie_name(app)
         if visit.answer.clears_cookie:
             response.delete_cookie(name, **self._cookie(app, type(response)))

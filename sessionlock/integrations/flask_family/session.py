@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 from flask.sessions import SessionMixin
 
 from ..web.mapping import WebSession
-from ..web.request_session import Visit
+from ..web.request_session import RequestSession
 from .use import Use
 
 __all__ = ["FamilySession", "show", "use_of"]
@@ -41,7 +41,7 @@ class FamilySession(WebSession, SessionMixin, Generic[AnyUse]):
     def modified(self, value: bool) -> None:
         self._use.force(value)
 
-    def _stand_for(self, visit: Visit | None, ends: bool) -> None:
+    def _stand_for(self, visit: RequestSession | None, ends: bool) -> None:
         if visit is not None:
             self._visit = visit
             visit.show_in(self)
@@ -59,7 +59,7 @@ def use_of(session: FamilySession[AnyUse]) -> AnyUse:
     return session._use
 
 
-def show(session: FamilySession[AnyUse], visit: Visit | None, *, ends: bool = False) -> None:
+def show(session: FamilySession[AnyUse], visit: RequestSession | None, *, ends: bool = False) -> None:
     """From now on ``session`` shows what this visit is about. ``ends``: and is a dict and nothing more; None: an empty
     one.
     """

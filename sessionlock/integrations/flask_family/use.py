@@ -6,7 +6,7 @@ from collections.abc import Callable
 from enum import IntEnum
 
 from ...errors import SessionLockError
-from ..web.request_session import RunAgain, Visit
+from ..web.request_session import RequestSession, RunAgain
 
 __all__ = ["Phase", "Use", "only_read"]
 
@@ -27,7 +27,7 @@ class Use:
 
     def __init__(self) -> None:
         self.phase: Phase = Phase.HANDLED
-        self.visit: Visit | None = None
+        self.visit: RequestSession | None = None
         """None while it is not opened, and where it could not be."""
         # What the session is asked about, also when nothing differs any more.
         self.forced: bool = False
@@ -37,7 +37,7 @@ class Use:
         # Nothing of this request is to be saved, whatever its answer's status is.
         self._given_up = False
 
-    def opened(self, visit: Visit) -> None:
+    def opened(self, visit: RequestSession) -> None:
         self.visit = visit
         self.was_new = visit.session.new
         self.was_permanent = self.is_permanent
@@ -84,7 +84,7 @@ class Use:
         """Nothing is saved from now on."""
         self.phase = Phase.LEFT
 
-    def to_be_settled(self) -> Visit | None:
+    def to_be_settled(self) -> RequestSession | None:
         """The answer is complete: what is to be saved now, by :meth:`settle`; None for nothing."""
         visit = self.visit if self.phase < Phase.LEFT else None
         if visit is not None:
@@ -92,8 +92,8 @@ class Use:
         self.phase = Phase.LEFT
         return visit
 
-    async def settle(self, visit: Visit, failed: bool, live: Callable[[], float | None]) -> None:
-        """Save and release. ``live``: gives what :meth:`.Visit.finish` takes.
+    async def settle(self, visit: RequestSession, failed: bool, live: Callable[[], float | None]) -> None:
+        """Save and release. ``live``: gives what :meth:`.RequestSession.finish` takes.
 
         Raises what that raises, and what ``live`` does; the lock is released then, too.
         """
@@ -107,7 +107,7 @@ class Use:
             raise
         await visit.aclose()
 
-    def to_be_closed(self) -> Visit | None:
+    def to_be_closed(self) -> RequestSession | None:
         """The request is over, whatever became of it: what holds its lock still; None for nothing."""
         visit, left = self.visit, self.phase is Phase.LEFT
         self.phase = Phase.LEFT
@@ -116,6 +116,6 @@ class Use:
         return None if left else visit
 
 
-async def only_read(visit: Visit) -> None:
+async def only_read(visit: RequestSession) -> None:
     async with visit:
         visit.settle_as_snapshot("belongs to a request that is answered already")

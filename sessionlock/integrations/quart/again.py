@@ -16,7 +16,7 @@ from quart.wrappers.request import Body
 from ...errors import LeaseLost, SessionConflict, SessionLockError
 from ..flask_family.application import mix_in
 from ..web.cancelling import Cancels
-from ..web.request_session import RunAgain, Visit
+from ..web.request_session import RequestSession, RunAgain
 from ..web.rules import RoutePolicy
 from .session import QuartUse
 
@@ -33,7 +33,7 @@ class QuartRun:
     It is made in the task that runs it.
     """
 
-    def __init__(self, request: Any, before: Visit | None = None) -> None:
+    def __init__(self, request: Any, before: RequestSession | None = None) -> None:
         self.request = request
         self.before = before
         self.use: QuartUse | None = None
@@ -49,7 +49,7 @@ class QuartRun:
         self.use = use
 
     @property
-    def visit(self) -> Visit | None:
+    def visit(self) -> RequestSession | None:
         return self.use.visit if self.use is not None else None
 
     async def handled(self, handle: Callable[[Any], Awaitable[T]]) -> T:

@@ -24,7 +24,7 @@ from ..flask_family.application import AppSettings, expect_still_there
 from ..flask_family.hooks import SessionHooks
 from ..flask_family.use import only_read
 from ..web.problems import may_still_read, tell
-from ..web.request_session import RunAgain, Visit
+from ..web.request_session import RequestSession, RunAgain
 from ..web.rules import Mode, RoutePolicy, label_of
 from ..web.starting import look_at_start
 from .again import QuartRun
@@ -38,7 +38,7 @@ log: logging.Logger = logging.getLogger("sessionlock.web")
 UNLOCKED: dict[Mode, Mode] = {"auto": "optimistic", "lock": "optimistic"}  # for what nobody would release in time
 
 
-def visit_of(session: Any) -> Visit | None:
+def visit_of(session: Any) -> RequestSession | None:
     """What this request does with its session, for ``async with visit_of(session).locked()`` in a GET, and
     ``visit_of(session).identity_changed()`` after a login that no key tells. None: it could not be opened.
     """
@@ -143,7 +143,7 @@ class SessionLockInterface(SessionHooks, SessionInterface):
 
     # --- parts
 
-    async def _begin(self, app: Quart, request: Any, run: QuartRun | None) -> Visit:
+    async def _begin(self, app: Quart, request: Any, run: QuartRun | None) -> RequestSession:
         if run is not None and run.before is not None:
             visit = run.before.again()
             visit.when_lost(run.lease_is_lost)
@@ -155,7 +155,7 @@ class SessionLockInterface(SessionHooks, SessionInterface):
             await run.receive(policy)
         return self._visit(app, request, policy, run)
 
-    async def _only_read(self, app: Quart, request: Any) -> Visit | None:
+    async def _only_read(self, app: Quart, request: Any) -> RequestSession | None:
         visit = self._visit(app, request, RoutePolicy("read"), None)
         try:
             await only_read(visit)
@@ -163,7 +163,7 @@ class SessionLockInterface(SessionHooks, SessionInterface):
             return None
         return visit
 
-    def _visit(self, app: Quart, request: Any, policy: RoutePolicy, run: QuartRun | None) -> Visit:
+    def _visit(self, app: Quart, request: Any, policy: RoutePolicy, run: QuartRun | None) -> RequestSession:
         answers = not isinstance(request, Websocket)  # with a header for a new id
         return self._make_visit(
             app,

@@ -10,7 +10,7 @@ from ...errors import SessionLockError
 from ...session.mapping import Session
 from ..flask_family.session import FamilySession, show, use_of
 from ..flask_family.use import Phase, Use
-from ..web.request_session import Visit
+from ..web.request_session import RequestSession
 
 if TYPE_CHECKING:
     from .again import QuartRun
@@ -34,18 +34,18 @@ class QuartUse(Use):
         """Somebody looked at the session, or said ``session.accessed = True``."""
         # Where it could not be opened: why, and what can be read of it by who has been told; settled already.
         self._failure: SessionLockError | None = None
-        self._instead: Visit | None = None
+        self._instead: RequestSession | None = None
         if run is not None:
             run.begin(self)
 
-    def opened(self, visit: Visit) -> None:
+    def opened(self, visit: RequestSession) -> None:
         super().opened(visit)
         show(self.session, visit)
 
-    def failed(self, error: SessionLockError, instead: Visit | None) -> None:
+    def failed(self, error: SessionLockError, instead: RequestSession | None) -> None:
         self._failure, self._instead = error, instead
 
-    def instead(self) -> Visit | None:
+    def instead(self) -> RequestSession | None:
         """What is to be read of a session that could not be had, if anything is.
 
         Raises:

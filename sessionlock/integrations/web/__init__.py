@@ -3,8 +3,8 @@
 1. Options are keywords (:class:`..settings.options.FaceOptions`), checked by :func:`..settings.check_arguments`;
    :class:`..settings.options.FaceSettings` is what they come to, for all requests.
 2. ``settings.rules.policy_for(method, path, view)`` says what holds for this one. Mode ``"off"``: it has no session.
-3. ``visit = Visit(Asked.of(guard, cookie, policy, sid, ...))``, as the session is touched first, or before the handler.
-   Under the lock the body comes first: ``policy.body_ahead`` bytes of it.
+3. ``visit = RequestSession(Asked.of(guard, cookie, policy, sid, ...))``, as the session is touched
+   first, or before the handler. Under the lock the body comes first: ``policy.body_ahead`` bytes of it.
 4. ``await visit.open()``; the handler gets ``visit.mapping``. ``visit.when_lost(cancels.cancel)`` ends a handler whose
    lock was lost (:class:`.cancelling.Cancels`).
 5. Before anything of the answer is sent: ``await visit.finish(failed=status >= 500)`` saves and releases. Then

@@ -15,7 +15,7 @@ from ...errors import SessionLockError
 from ...session.mapping import Session
 
 if TYPE_CHECKING:
-    from .request_session import Visit
+    from .request_session import RequestSession
 
 __all__ = ["UnavailableSession", "WebSession", "end"]
 
@@ -36,7 +36,7 @@ class WebSession(dict[str, Any]):
 
     __hash__ = None
 
-    def __init__(self, visit: Visit | None = None) -> None:
+    def __init__(self, visit: RequestSession | None = None) -> None:
         """``visit`` None: it is opened by the first touch, by :meth:`_open`."""
         super().__init__()
         self._visit = visit
@@ -61,7 +61,7 @@ class WebSession(dict[str, Any]):
 
     # --- which session it stands for
 
-    def _open(self) -> Visit:
+    def _open(self) -> RequestSession:
         """For faces whose session is opened by the first touch."""
         raise NotImplementedError
 
@@ -262,6 +262,6 @@ class UnavailableSession(WebSession):
         self._why = why
         self.was_wanted: bool = False
 
-    def _open(self) -> Visit:
+    def _open(self) -> RequestSession:
         self.was_wanted = True
         raise self._why

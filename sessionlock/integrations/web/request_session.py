@@ -27,18 +27,19 @@ from .rules import RequestMode, RoutePolicy
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["IDENTITY", "RunAgain", "Visit"]
+__all__ = ["IDENTITY", "RequestSession", "RunAgain"]
 
 log: logging.Logger = logging.getLogger("sessionlock.web")
 
 
 class RunAgain(BaseException):
-    """Raised by :meth:`Visit.finish`: a safe request met a conflict. Nothing of its answer may be sent; the face runs
-    it again with :meth:`Visit.again`. No Exception, so that no handler of the application's takes it for one.
+    """Raised by :meth:`RequestSession.finish`: a safe request met a conflict. Nothing of its answer may be sent; the
+    face runs it again with :meth:`RequestSession.again`. No Exception, so that no handler of the application's takes
+    it for one.
     """
 
 
-class Visit:
+class RequestSession:
     """One request. :attr:`session` is the guarded session, :attr:`mapping` what the handler gets.
 
     ``on_loss`` is called when the lease is lost in a request that has changed the session by then; one that has not may
@@ -46,7 +47,7 @@ class Visit:
 
     ::
 
-        async with Visit(Asked.of(guard, cookie, policy, sid, method="POST", path="/cart", rules=rules)) as visit:
+        async with RequestSession(Asked.of(guard, cookie, policy, sid, method="POST", path="/", rules=rules)) as visit:
             ...                                              # the handler, with visit.mapping
             await visit.finish(failed=status >= 500)         # when the answer begins: save and release
             visit.answer.set_cookie, visit.answer.vary       # then tell the headers
@@ -75,11 +76,11 @@ class Visit:
         # Once the answer begins the session is settled: nothing is saved any more.
         self._finished = False
 
-    def again(self) -> Visit:
+    def again(self) -> RequestSession:
         """The same request once more, under the lock."""
         begins = self.session.new or self.answer.gone
         sid = (self._login.came_by or self._asked.sid) if begins else self.session.sid
-        return Visit(self._asked.under_the_lock(sid), on_loss=self._on_loss)
+        return RequestSession(self._asked.under_the_lock(sid), on_loss=self._on_loss)
 
     @property
     def guard(self) -> SessionGuard:

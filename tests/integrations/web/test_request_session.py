@@ -23,7 +23,7 @@ from sessionlock.errors import CodecError, LeaseLost, ReadOnlySession
 from sessionlock.integrations.web.asked import Asked
 from sessionlock.integrations.web.learning import MOST, Learnt
 from sessionlock.integrations.web.mapping import WebSession
-from sessionlock.integrations.web.request_session import RunAgain, Visit
+from sessionlock.integrations.web.request_session import RequestSession, RunAgain
 from sessionlock.integrations.web.rules import RoutePolicy, Rules
 from sessionlock.integrations.web.values import for_framework
 from sessionlock.views.cookies import CookieSettings
@@ -45,10 +45,10 @@ class Requests:
     def __init__(self, guard: SessionGuard, rules: Rules) -> None:
         self.guard, self.rules = guard, rules
 
-    def __call__(self, method: str, sid: str | None, policy: RoutePolicy = AUTO, **options: Any) -> Visit:
+    def __call__(self, method: str, sid: str | None, policy: RoutePolicy = AUTO, **options: Any) -> RequestSession:
         on_loss = options.pop("on_loss", None)
         how: dict[str, Any] = {"method": method, "path": "/page", "rules": self.rules, **options}
-        return Visit(Asked.of(self.guard, CookieSettings(), policy, sid, **how), on_loss=on_loss)
+        return RequestSession(Asked.of(self.guard, CookieSettings(), policy, sid, **how), on_loss=on_loss)
 
 
 @pytest.fixture
@@ -490,7 +490,7 @@ async def test_a_request_that_only_looks_is_not_ended_for_its_lease(guard: Sessi
     assert await data_of(guard, sid) == {"a": 1}
 
 
-async def _taken_away(guard: SessionGuard, visit: Visit) -> None:
+async def _taken_away(guard: SessionGuard, visit: RequestSession) -> None:
     lease = visit.session.lease
     assert lease is not None
     assert await guard.force_release(visit.session.sid, lease.token)
