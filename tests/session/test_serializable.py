@@ -86,7 +86,7 @@ async def test_iterating_sees_a_key_that_came_meanwhile(guard: SessionGuard, loo
 
     def count(session: Any) -> None:
         look(session)
-        session["seen"] = sorted(session._keys())
+        session["seen"] = sorted(session.data.keys())
 
     assert await against(guard, count, lambda session: session.__setitem__("b", 2)) == 2
     assert (await data_of(guard))["seen"] == ["a", "b"]
