@@ -356,7 +356,6 @@ SABOTAGE: Table = [
         "if not id or string.sub(id, 1, 2) == 'p:' then\n",
         (
             IDS + "test_another_session_of_the_same_name",
-            IDS + "test_without_the_lock_too",
             IDS + "test_it_begins_while_another_is_about_to",
         ),
     ),

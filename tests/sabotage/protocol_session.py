@@ -100,7 +100,7 @@ SABOTAGE: Table = [
         "protocol/lua/save.lua",
         "if state.op == op then\n  return {'already', state.version, state.created}\nend\n",
         "",
-        REPLIES + "test_an_immediate_save_is_done_once",
+        "tests/session/test_immediate.py::test_a_save_whose_reply_is_lost",
     ),
     (
         "what was created just now exists already",
