@@ -107,7 +107,7 @@ SABOTAGE: Table = [
         CONTROL,
         "        return _handled.get() is self\n",
         "        return True\n",
-        LATE + "test_steps_of_one_session_take_turns",
+        LATE + "test_a_thread_while_the_answer_is_made",
     ),
     (
         "what is not sent is not closed",

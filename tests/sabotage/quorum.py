@@ -207,7 +207,7 @@ SABOTAGE: Table = [
         "quorum/connection.py",
         "if not wire.idle:\n",
         "if False:\n",
-        MISHAPS + "test_closed_with_locks_held_and_waited_for",
+        "tests/quorum/test_connection.py::test_closing_lets_what_is_under_way_end",
     ),
     (
         "a master that refuses owes what it refused",
