@@ -47,6 +47,7 @@ PARTS = (
             "session": Field("`SessionPolicy`", "", "How a session lives and how it is saved", "`SessionPolicy()`"),
             "codec": Field("`Codec`", "", "How values become bytes: exact JSON, orjson, msgspec, encrypted", "JSON"),
             "label": Field("str", "", "Names this node where others see who holds a lock", "host:pid"),
+            "name": Field("str", "", "The former name of `label`, for one release", "None"),
             "reply_within": Field("number", "seconds", "For one reply of Redis"),
             "retry_for": Field(
                 "number", "seconds", "A Redis that does not answer is tried again for so long, then: `RedisUnavailable`"
