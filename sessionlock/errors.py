@@ -149,7 +149,9 @@ class SessionNotFound(SessionLockError):
     request may have been under way.
     """
 
-    replaced = False
+    def __init__(self, message: str | None = None, *, replaced: bool = False) -> None:
+        super().__init__(message)
+        self.replaced: bool = replaced
 
 
 class SessionDestroyed(SessionNotFound):
@@ -211,8 +213,10 @@ class RedisUnavailable(SessionLockError):
     nothing.
     """
 
-    refused = False
-    unsent = False
+    def __init__(self, message: str | None = None, *, refused: bool = False, unsent: bool = False) -> None:
+        super().__init__(message)
+        self.refused: bool = refused
+        self.unsent: bool = unsent
 
 
 class ScriptsForbidden(RedisUnavailable):

@@ -101,9 +101,8 @@ class Capabilities:
         if not refused:
             return None
         only_locks = all(finding.code in ("scripts", "push") for finding in refused)
-        error = (ScriptsForbidden if only_locks else RedisUnavailable)("; ".join(map(str, refused)))
-        error.refused = True
-        return error
+        kind = ScriptsForbidden if only_locks else RedisUnavailable
+        return kind("; ".join(map(str, refused)), refused=True)
 
 
 def dotted(version: tuple[int, ...]) -> str:

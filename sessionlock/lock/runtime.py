@@ -64,7 +64,7 @@ class Runtime:
             self.wakeup.pushes.mistrust()
 
     def _crowd(self, crowded: bool) -> None:
-        self.executor.crowded = crowded
+        self.executor.batch_calls(crowded)
 
     # --- work beside the requests
 

@@ -436,11 +436,10 @@ def _refusal(name: str, kind: str) -> SessionNotFound:
     if kind == "destroyed":
         return SessionDestroyed(f"session {name} was destroyed; treat the request as logged out")
     if kind in ("dead", "unknown"):
-        error = SessionNotFound(
-            f"this id of session {name} is not valid: it was replaced and its grace is over, or it was never given out"
+        return SessionNotFound(
+            f"this id of session {name} is not valid: it was replaced and its grace is over, or it was never given out",
+            replaced=kind == "dead",
         )
-        error.replaced = kind == "dead"
-        return error
     if kind == "gone":
         return SessionNotFound(
             f"the record of session {name} expired or was replaced since it was loaded; saving only the changes would"

@@ -101,13 +101,8 @@ class CallRouter:
     def deaf(self) -> bool:
         return self.store.deaf
 
-    @property
-    def crowded(self) -> bool:
-        return self.store.crowded
-
-    @crowded.setter
-    def crowded(self, crowded: bool) -> None:
-        self.store.crowded = crowded
+    def batch_calls(self, wanted: bool) -> None:
+        self.store.batch_calls(wanted)
 
     # --- outages of the masters; those of the store are its own executor's
 

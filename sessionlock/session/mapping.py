@@ -384,6 +384,10 @@ class Session(MutableMapping[str, Any]):
         """A save met a conflict that could not be merged."""
         self.happened.conflicted = True
 
+    def has_no_id(self) -> None:
+        """It is not stored, and there is no later moment to tell the browser an id."""
+        self.sid = ""
+
     def was_renewed(self, sid: str, safety: Replication | None) -> None:
         """It has a new id. Raises :class:`~sessionlock.NotDurable` as :meth:`was_saved` does."""
         self.sid = sid

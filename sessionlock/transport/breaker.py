@@ -52,6 +52,10 @@ class Breaker:
         self.refused += self.state == "open"
         return self.state == "open"
 
+    def refused_one(self) -> None:
+        """A call was not even tried."""
+        self.refused += 1
+
     def silent(self) -> float:
         """A look was in vain. Returns the pause before the next one."""
         pause = min(FIRST_PAUSE * 2.0 ** min(self.looks, 10), LONGEST_PAUSE)

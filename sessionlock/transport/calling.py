@@ -15,9 +15,10 @@ T = TypeVar("T")
 
 
 class Executor(Protocol):
-    """Runs calls, for one event loop. ``crowded``: whether many wait here, so that calls had better go together."""
+    """Runs calls, for one event loop."""
 
-    crowded: bool
+    def batch_calls(self, wanted: bool) -> None:
+        """Whether many wait here, so that calls had better go together."""
 
     async def run(self, call: Call[T], /) -> T:
         """What the script answered.

@@ -99,7 +99,7 @@ class ClusterRoute:
     """Calls to the node that serves their slot. ``client`` tells where to begin and how to connect."""
 
     def __init__(self, client: RedisCluster, *, reply_within: float, on_break: Callable[[], None]) -> None:
-        self.crowded = False
+        self._batches = False
         self.on_break = on_break
         self._client = client
         self._reply_within = reply_within
@@ -111,9 +111,12 @@ class ClusterRoute:
 
     # --- calls
 
+    def batch_calls(self, wanted: bool) -> None:
+        self._batches = wanted
+
     async def send(self, call: Call[Any]) -> Any:
         async def evaluate(link: Link, asking: bool) -> Any:
-            return await link.evaluate(call, soon=self.crowded, asking=asking)
+            return await link.evaluate(call, soon=self._batches, asking=asking)
 
         return await self._to_owner(int(key_slot(call.redis_keys[0])), evaluate)
 

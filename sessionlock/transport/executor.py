@@ -174,9 +174,9 @@ class RedisExecutor:
         hung goes on where it was, grants what is in its sockets, and others would wait for the end of those leases.
         """
         if isinstance(call, Abandon) and trouble.parked < MOST_PARKED:
-            trouble.parked += 1
+            trouble.park(1)
             await asyncio.wait([trouble.over])
-            trouble.parked -= 1
+            trouble.park(-1)
         else:
             await trouble.first_look()
         if trouble.is_open:
@@ -268,13 +268,8 @@ class RedisExecutor:
         """The question is the harmless end of something that never was: whoever can do that can do the rest."""
         await self.route.knock(None if keys is None else _for_nothing(keys), within)
 
-    @property
-    def crowded(self) -> bool:
-        return self.route.crowded
-
-    @crowded.setter
-    def crowded(self, crowded: bool) -> None:
-        self.route.crowded = crowded
+    def batch_calls(self, wanted: bool) -> None:
+        self.route.batch_calls(wanted)
 
     @property
     def deaf(self) -> bool:
@@ -352,26 +347,24 @@ def _mapped(error: Exception, call: Call[Any], *, sent: bool = True) -> RedisUna
     if isinstance(error, NotNow):
         return RedisUnavailable(f"Redis cannot serve the {call.script} call now: {error}")
     if worth_repeating(error) and not sent:
-        unsent = RedisUnavailable(
+        return RedisUnavailable(
             f"there was no connection to Redis for the {call.script} call ({error}); nothing was sent."
-            " Try again when Redis is back"
+            " Try again when Redis is back",
+            unsent=True,
         )
-        unsent.unsent = True
-        return unsent
     if worth_repeating(error):
         return RedisUnavailable(
             f"Redis did not answer the {call.script} call ({error}); whether it took effect is unknown."
             " Leases end by themselves, nothing is saved twice; try again when Redis is back"
         )
-    refused: RedisUnavailable
     if NO_SCRIPTS.match(str(error)):
-        refused = ScriptsForbidden(
+        return ScriptsForbidden(
             f"Redis does not permit the {call.script} script: {error}. Locking needs EVALSHA, EVAL and PUBLISH;"
-            " mode='optimistic' works without"
+            " mode='optimistic' works without",
+            refused=True,
         )
-    elif NO_RESP3.search(str(error)):
-        refused = RedisUnavailable("this server is older than Redis 6 and speaks no RESP3: give its client protocol=2")
-    else:
-        refused = RedisUnavailable(f"Redis refused the {call.script} call: {error}")
-    refused.refused = True
-    return refused
+    if NO_RESP3.search(str(error)):
+        return RedisUnavailable(
+            "this server is older than Redis 6 and speaks no RESP3: give its client protocol=2", refused=True
+        )
+    return RedisUnavailable(f"Redis refused the {call.script} call: {error}", refused=True)

@@ -26,13 +26,16 @@ class ServerRoute:
     """
 
     def __init__(self, client: Any, *, reply_within: float, on_break: Callable[[], None]) -> None:
-        self.crowded = False
+        self._batches = False
         self.link: Link = Link(client.connection_pool.make_connection, reply_within=reply_within, on_break=on_break)
         self._client = client
 
+    def batch_calls(self, wanted: bool) -> None:
+        self._batches = wanted
+
     async def send(self, call: Call[Any]) -> Any:
         try:
-            return await self.link.evaluate(call, soon=self.crowded)
+            return await self.link.evaluate(call, soon=self._batches)
         except hiredis.ReplyError as error:
             raise self._meant(error) from error
 

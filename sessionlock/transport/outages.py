@@ -89,14 +89,17 @@ class Trouble:
 
     def refusal(self) -> RedisUnavailable:
         """For a call that is not even tried."""
-        self.breaker.refused += 1
+        self.breaker.refused_one()
         down = time.monotonic() - self.breaker.since
-        error = RedisUnavailable(
+        return RedisUnavailable(
             f"Redis at {self.server} has not been usable for {down:.0f} s ({self.reason}); nothing was sent. It is"
-            " looked for in the background; try again in a moment"
+            " looked for in the background; try again in a moment",
+            unsent=True,
         )
-        error.unsent = True
-        return error
+
+    def park(self, calls: int) -> None:
+        """So many calls more wait for the end."""
+        self.parked += calls
 
     def stop(self) -> None:
         if self.timer is not None:

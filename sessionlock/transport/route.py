@@ -26,8 +26,8 @@ class NotNow(Exception):
 class Route(Protocol):
     """How calls reach their server. What it raises is what redis-py and hiredis raise, and :class:`NotNow`."""
 
-    crowded: bool
-    """Others of this process wait, so a tick is likely to have more than one call to send."""
+    def batch_calls(self, wanted: bool) -> None:
+        """Others of this process wait, so a tick is likely to have more than one call to send."""
 
     async def send(self, call: Call[Any]) -> Any: ...
 

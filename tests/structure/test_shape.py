@@ -23,18 +23,7 @@ TOO_MANY_ATTRIBUTES_TODAY = {
     "transport/wire: Wire",
 }
 PRIVATE_TODAY: set[str] = set()
-SET_FROM_OUTSIDE_TODAY = {
-    "checkup/findings: refused",
-    "integrations/asgi/middleware: sid",
-    "integrations/web/request_session: replaced",
-    "lock/runtime: crowded",
-    "protocol/replies: replaced",
-    "transport/executor: parked",
-    "transport/executor: refused",
-    "transport/executor: unsent",
-    "transport/outages: refused",
-    "transport/outages: unsent",
-}
+SET_FROM_OUTSIDE_TODAY: set[str] = set()
 EXPORTED_TWICE_TODAY: set[str] = set()
 # Of objects that are a framework's, as it demands or for want of a public name.
 PRIVATE_IN_A_FRAMEWORK = {

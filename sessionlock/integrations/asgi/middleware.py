@@ -172,7 +172,7 @@ class SessionLockMiddleware:
             return await _deny(problem, scope, send)
         session = visit.session
         if session.new:
-            session.sid = ""  # nothing is stored, and there is no later moment to give the browser a cookie
+            session.has_no_id()
         visit.settle_as_snapshot(
             "is a snapshot for this websocket; change it in a short `async with guard.session_lock(sid)`"
         )

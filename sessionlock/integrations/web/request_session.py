@@ -400,11 +400,10 @@ class RequestSession:
         """
         await self._block.discard()
         if not self._asked.is_safe:
-            error = SessionNotFound(
-                f"{self.label} came with an id that has been replaced; what it put into its session was not saved"
+            raise SessionNotFound(
+                f"{self.label} came with an id that has been replaced; what it put into its session was not saved",
+                replaced=True,
             )
-            error.replaced = True
-            raise error
         log.warning("%s came with an id that has been replaced; what it changed is not saved", self.label)
 
     async def _discard(self) -> None:
