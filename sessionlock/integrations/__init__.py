@@ -1,1 +1,1 @@
-"""Sessions in web frameworks: one file each, over the parts that they share (:mod:`.web`)."""
+"""Sessions in web frameworks: a file or a folder each, over the parts that they share (:mod:`.web`)."""

@@ -74,9 +74,9 @@ class Bell:
 class Room(Generic[W]):
     """Those of this process that wait for one session.
 
-    Redis decides who is granted the lock: its queue is served by ticket, over all processes. Here is decided who of a
-    process asks Redis on behalf of all, and so who is the first to find a lock that nobody handed over. The rule is
-    :meth:`foremost`'s: change it there, for all topologies.
+    Redis decides who is granted the lock: the lowest ticket, over all processes (``join_queue`` in ``lua/acquire.lua``
+    gives it, ``hand_over`` in ``lua/_queue.lua`` takes it). :meth:`foremost` says who of a process asks Redis on behalf
+    of the others; it never changes who is granted.
     """
 
     __slots__ = ("lease_ends", "waiters")

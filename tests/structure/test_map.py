@@ -27,7 +27,8 @@ def reading_set() -> list[Path]:
 def test_how_it_works_can_be_read_in_an_hour() -> None:
     files = reading_set()
     assert len(files) == 5
-    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) <= LINES
+    lines = {file.name: len(file.read_text(encoding="utf-8").splitlines()) for file in files}
+    assert sum(lines.values()) <= LINES, f"move what is not on the way of a request out of them: {lines}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
