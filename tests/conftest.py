@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -14,6 +15,11 @@ from sessionlock.embedded import EmbeddedServerUnavailable, find_server
 from tests.harness.choice import choose_server, in_chosen_protocol
 from tests.harness.commands import connect
 from tests.harness.faulty import FaultyServer
+
+# A shell that starts the tests in its background makes them ignore Ctrl-C, and with them every program that a test
+# interrupts: a handler is not inherited, to ignore is.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["tests.harness.fixtures", "tests.harness.tiers"]
 
