@@ -104,7 +104,10 @@ __all__ = [
     "session_locked",
 ]
 
-if not TYPE_CHECKING:  # a type checker would take any name for one of ours
+if TYPE_CHECKING:
+    Wait = Replicated
+    Safety = Replication
+else:  # a type checker would take any name for one of ours
 
     def __getattr__(name: str) -> object:
         """``Quorum`` is loaded when somebody wants it: most guards have one Redis. And what has a new name."""
@@ -122,4 +125,4 @@ if not TYPE_CHECKING:  # a type checker would take any name for one of ours
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "Wait", "Safety"})

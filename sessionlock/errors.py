@@ -149,9 +149,11 @@ class SessionNotFound(SessionLockError):
     request may have been under way.
     """
 
+    replaced: bool = False
+
     def __init__(self, message: str | None = None, *, replaced: bool = False) -> None:
         super().__init__(message)
-        self.replaced: bool = replaced
+        self.replaced = replaced
 
 
 class SessionDestroyed(SessionNotFound):
@@ -213,10 +215,13 @@ class RedisUnavailable(SessionLockError):
     nothing.
     """
 
+    refused: bool = False
+    unsent: bool = False
+
     def __init__(self, message: str | None = None, *, refused: bool = False, unsent: bool = False) -> None:
         super().__init__(message)
-        self.refused: bool = refused
-        self.unsent: bool = unsent
+        self.refused = refused
+        self.unsent = unsent
 
 
 class ScriptsForbidden(RedisUnavailable):

@@ -71,7 +71,7 @@ class Trouble:
         self.server = server
         self.breaker: Breaker = Breaker()
         self.reason = ""
-        self.parked = 0  # calls that wait for the end
+        self.parked: int = 0  # calls that wait for the end
         loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[None] = loop.create_future()
         self.over: asyncio.Future[None] = loop.create_future()

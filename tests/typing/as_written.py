@@ -11,6 +11,7 @@ import redis.asyncio
 from tenacity import stop_after_delay, wait_fixed
 from typing_extensions import assert_type
 
+import sessionlock
 from sessionlock import (
     HolderInfo,
     JsonCodec,
@@ -143,3 +144,9 @@ def decorated() -> None:
     as_sync: Callable[[Request], int] = sync_view
     one_item: Callable[[str], str] = only_sync
     del as_async, as_sync, one_item
+
+
+def former_names(saved: sessionlock.Safety) -> sessionlock.Wait:
+    """Those that have a new name work for one release."""
+    assert_type(saved.enough, bool)
+    return sessionlock.Wait(replicas=1)

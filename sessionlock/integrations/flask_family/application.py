@@ -54,6 +54,8 @@ class Extension(Generic[App, Guard]):
         guard: Guard | str | None = None,
         **options: Unpack[FaceOptions],
     ) -> None:
+        if guard_or_url is not None and guard is not None:
+            raise TypeError("a guard or URL is given twice: as the first argument after the application, and as guard=")
         self._settings = AppSettings(guard_or_url if guard_or_url is not None else guard, options)
         if app is not None:
             self.init_app(app)
@@ -71,6 +73,11 @@ class AppSettings:
 
     def __init__(self, url: object, options: FaceOptions) -> None:
         check_arguments(**{name: None for name in options})
+        for name in options.keys() - FaceOptions.__annotations__.keys():
+            raise TypeError(
+                f"there is no option {name!r} here: the store is the first argument, and the cookie is set by the"
+                " application's own SESSION_COOKIE_... settings"
+            )
         self.guard_or_url = url
         self._given: Mapping[str, Any] = {"url": url, **options}
 

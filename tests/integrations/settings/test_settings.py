@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import logging
 from collections.abc import Callable
@@ -282,3 +283,12 @@ def test_what_another_package_left_behind_is_named(made: Callable[..., Any], cap
     made(SESSION_TYPE="redis", SESSION_REDIS=None, SESSION_COOKIE_SAME_SITE="Lax")
     (told,) = caplog.messages
     assert told.endswith(": SESSION_COOKIE_SAME_SITE, SESSION_REDIS, SESSION_TYPE")
+
+
+@pytest.mark.parametrize("face", ["flask", "quart"])
+@pytest.mark.parametrize("option", [{"cookie": "n"}, {"url": "memory://"}, {"guard": "memory://"}, {"mod": "lock"}])
+def test_an_option_that_would_have_no_effect(face: str, option: dict[str, str]) -> None:
+    """The store is named once, and the cookie by the application's own settings."""
+    module = importlib.import_module(f"sessionlock.integrations.{face}")
+    with pytest.raises(TypeError, match=r"option|twice"):
+        module.SessionLock(None, "memory://", **option)
