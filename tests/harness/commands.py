@@ -92,7 +92,7 @@ class CommandCounter:
 
 
 def keys_without_ttl(url: str) -> list[str]:
-    """The keys of the url's database that would never expire, sorted; DESIGN promises that there is none."""
+    """The keys of the url's database that would never expire, sorted; the library promises that there is none."""
     with connect(url) as client:
         keys = [bytes(key) for key in client.scan_iter(count=1000)]
         with client.pipeline(transaction=False) as pipeline:
