@@ -21,6 +21,7 @@ from ..protocol.keys import SessionKeys
 from .advice import with_advice
 from .breaker import Breaker
 from .route import LOST, NotNow, meant
+from .tasks import fetch_error
 from .wire import was_unsent
 
 __all__ = ["Circuit", "Trouble", "is_outage", "while_lost", "worth_repeating"]
@@ -185,7 +186,9 @@ class Circuit:
 
     async def _knocked(self, where: str | None, trouble: Trouble, keys: SessionKeys | None) -> None:
         try:
-            await asyncio.wait_for(self._knock(keys, KNOCK_WITHIN), KNOCK_WITHIN)
+            knock = asyncio.ensure_future(self._knock(keys, KNOCK_WITHIN))
+            knock.add_done_callback(fetch_error)  # it may fail in the very moment at which it is stopped
+            await asyncio.wait_for(knock, KNOCK_WITHIN)
         except (hiredis.ReplyError, ResponseError, NotNow) as error:
             down = is_outage(meant(error))  # no permission to ask this, a read-only replica: answers all the same
         except Exception:
