@@ -191,12 +191,13 @@ async def test_an_old_master_that_does_not_know_yet(tmp_path: Path, tell: Tell, 
         async with Ordeal(sentinels.url, tmp_path, [SID]) as ordeal:
             for _ in range(2):  # they know nothing of Sentinels
                 ordeal.fleet.start(url=old.tcp_url, sids=(SID,), tasks=3, pause=0.002, ttl=1.0, reply_within=0.5)
-            await ordeal.begin(2, ttl=1.0, reply_within=0.5)
+            followers = await ordeal.begin(2, ttl=1.0, reply_within=0.5)
             with ordeal.nemesis.fault("pause", old) as fault:
                 sentinels.pause_master()
                 new = await sentinels.new_master()
                 fault.showed(new)
-                await ordeal.progress()
+                # One that still waits for the old master's reply would get it as soon as that is thawed.
+                await ordeal.found_the_way(followers)
                 thawed = time.monotonic()
                 sentinels.resume(old)
                 await eventually(lambda: old.info("replication")["role"] == "slave", "the old master learns", 40.0)

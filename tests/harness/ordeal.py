@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tests.harness.history import Operation, read
-from tests.harness.increments import Fleet
+from tests.harness.increments import Adder, Fleet
 from tests.harness.polling import eventually
 from tests.harness.proof import Account, Fault, Nemesis, by_session, examine, longest_pause
 
@@ -50,12 +50,12 @@ class Ordeal:
     ) -> None:
         await self.fleet.__aexit__(kind, error, tb)
 
-    async def begin(self, processes: int, **orders: Any) -> None:
+    async def begin(self, processes: int, **orders: Any) -> list[Adder]:
         """Start that many and return when every session has been counted up a few times."""
-        for _ in range(processes):
-            self.fleet.start(sids=self._sids, **{"tasks": 3, "pause": 0.002, **orders})
+        adders = [self.fleet.start(sids=self._sids, **{"tasks": 3, "pause": 0.002, **orders}) for _ in range(processes)]
         await self.fleet.go()
         await self.progress()
+        return adders
 
     async def progress(self, count: int = PROGRESS, within: float = GOES_ON_WITHIN) -> None:
         """Return when every session has got that many more acknowledged increments from now on."""
@@ -67,6 +67,17 @@ class Ordeal:
             return all(self._acknowledged[sid] - before[sid] >= count for sid in self._sids)
 
         await eventually(went_on, f"every session goes on: {self._acknowledged}, before {before}", within)
+
+    async def found_the_way(self, adders: Sequence[Adder]) -> None:
+        """Return when each of these processes has got an acknowledgement from now on, from whoever is the master."""
+        self._look()
+        before = {adder.name: self._acknowledged_to(adder) for adder in adders}
+
+        def found() -> bool:
+            self._look()
+            return all(self._acknowledged_to(adder) > before[adder.name] for adder in adders)
+
+        await eventually(found, f"each of {[*before]} goes on", GOES_ON_WITHIN)
 
     async def end(self) -> None:
         self.fleet.stop()
@@ -105,6 +116,10 @@ class Ordeal:
     @property
     def _acknowledged(self) -> dict[str, int]:
         return {sid: sum(tail.acknowledged.get(sid, 0) for tail in self._tails.values()) for sid in self._sids}
+
+    def _acknowledged_to(self, adder: Adder) -> int:
+        tail = self._tails.get(self._folder / f"{adder.name}.jsonl")
+        return 0 if tail is None else sum(tail.acknowledged.values())
 
     def _look(self) -> None:
         for path in self._folder.glob("*.jsonl"):
