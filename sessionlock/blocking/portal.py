@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeVar, cast
 from ..errors import ConfigurationError, LeaseLost, SessionLockError
 from ..lock.holders import on_behalf_of
 from ..lock.runtime import CLEAN_UP_WITHIN
+from ..transport.tasks import within
 
 __all__ = ["Portal", "portal"]
 
@@ -207,7 +208,7 @@ class Portal:
 
     async def _wind_up(self) -> None:
         try:
-            await asyncio.wait_for(self._close_all(), STOP_WITHIN / 2)
+            await within(self._close_all(), STOP_WITHIN / 2)
         except asyncio.TimeoutError:
             pass  # a Redis that does not answer; the process ends and its sockets with it
         self._loop.stop()

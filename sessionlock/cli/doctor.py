@@ -28,6 +28,7 @@ from ..policies import LeasePolicy, WaitPolicy
 from ..protocol.keys import check_prefix, keys_for, new_sid
 from ..transport.advice import with_advice
 from ..transport.clients import client_kind
+from ..transport.tasks import within
 from ..urls import MemoryStoreWarning, client_from_url
 from .failure import Failure, one_line, without_secrets
 from .terminal import Style, style_of
@@ -106,7 +107,7 @@ async def _examine(url: str, prefix: str) -> Examination:
             check_prefix(prefix)
             client = client_from_url(url)
             stack.push_async_callback(client.aclose)
-            await asyncio.wait_for(_probe_all(client, prefix, seen), ANSWERS_WITHIN)
+            await within(_probe_all(client, prefix, seen), ANSWERS_WITHIN)
         except TIMED_OUT as error:
             seen.nodes.clear()
             seen.failed = f"no answer within {ANSWERS_WITHIN:g} s{_about_tls(url, error)}"

@@ -19,7 +19,7 @@ from ..protocol.record_calls import Destroy, ForceRelease, Inspect
 from ..protocol.replies import Abandoned, Committed, Conflict, Holder, Inspected, Refused, Saved
 from ..transport.breaker import Breaker
 from ..transport.calling import Executor
-from ..transport.tasks import fetch_error
+from ..transport.tasks import fetch_error, within
 from .master import NoVote
 from .masters import Masters
 
@@ -140,7 +140,7 @@ class CallRouter:
     async def _asked_masters(self, timeout: float) -> dict[str, Any]:
         nobody = keys_for("ready", new_sid())
         try:
-            return await asyncio.wait_for(self.masters.ask(Inspect(lock_keys(nobody)), self._a_majority), timeout)
+            return await within(self.masters.ask(Inspect(lock_keys(nobody)), self._a_majority), timeout)
         except asyncio.TimeoutError:
             return {}
 

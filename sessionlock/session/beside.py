@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from ..errors import RedisUnavailable
 from ..protocol.keys import check_sid, keys_for
 from ..transport.route import LOST
+from ..transport.tasks import within
 
 __all__ = ["Beside"]
 
@@ -59,7 +60,7 @@ class Beside:
         key, client = f"{self._keys.prefix}:{name}:{{{self._keys.digest}}}", self._guard.runtime().topology.client
         try:
             async with _a_few_at_once():
-                return await asyncio.wait_for(client.execute_command(verb, key, *words, NEVER_DECODE=[]), WITHIN)
+                return await within(client.execute_command(verb, key, *words, NEVER_DECODE=[]), WITHIN)
         except (RedisError, asyncio.TimeoutError, *LOST) as error:
             raise RedisUnavailable(f"Redis did not carry out {verb} for an old session: {error}") from error
 

@@ -20,6 +20,7 @@ from ..protocol.record_calls import Bind
 from ..protocol.replies import Refused, Snapshot, refusal
 from ..transport.calling import Executor
 from ..transport.route import LOST
+from ..transport.tasks import within
 
 __all__ = ["UserIndex"]
 
@@ -107,7 +108,7 @@ class UserIndex:
 
     async def _command(self, *words: Any) -> Any:
         def asked() -> Any:
-            return asyncio.wait_for(self._client.execute_command(*words), self._reply_within)
+            return within(self._client.execute_command(*words), self._reply_within)
 
         try:
             return await self._executor.elsewise(words[1], asked)

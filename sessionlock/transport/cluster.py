@@ -26,7 +26,7 @@ from ..protocol.calls import Call
 from ..protocol.keys import SessionKeys
 from .link import Link
 from .route import LOST, NotNow, meant
-from .tasks import fetch_error
+from .tasks import fetch_error, within
 from .wire import unsent
 
 __all__ = ["Address", "ClusterRoute", "SlotMap", "slot_of"]
@@ -144,8 +144,8 @@ class ClusterRoute:
         owner = self.map.owner(int(key_slot(key)))
         return None if owner is None else f"{owner.host}:{owner.port}"
 
-    async def knock(self, call: Call[Any] | None, within: float) -> None:
-        await asyncio.wait_for(self.ask("PING") if call is None else self.send(call), within)
+    async def knock(self, call: Call[Any] | None) -> None:
+        await (self.ask("PING") if call is None else self.send(call))
 
     @property
     def reached(self) -> bool:
@@ -201,7 +201,7 @@ class ClusterRoute:
         trouble: Exception = NotNow("the cluster has no nodes")
         for address in self._whom_to_ask():
             try:
-                reply = await asyncio.wait_for(self._link(address).ask("CLUSTER", "SLOTS"), MAP_WITHIN)
+                reply = await within(self._link(address).ask("CLUSTER", "SLOTS"), MAP_WITHIN)
                 self.map.learn(reply, address)
             except hiredis.ReplyError as error:
                 trouble = error

@@ -30,7 +30,7 @@ from .cluster import ClusterRoute
 from .one_server import ServerRoute
 from .outages import NO_RESP3, Circuit, Trouble, is_outage, while_lost, worth_repeating
 from .route import LOST, NotNow, Route, meant
-from .tasks import fetch_error
+from .tasks import fetch_error, within
 from .wire import was_unsent
 
 __all__ = ["RedisExecutor"]
@@ -252,7 +252,7 @@ class RedisExecutor:
                 raise trouble.refusal()
         began_at = time.monotonic()
         try:
-            await asyncio.wait_for(self.route.ask("PING"), timeout)
+            await within(self.route.ask("PING"), timeout)
         except (*FAILURES, asyncio.TimeoutError) as error:
             meaning = meant(error)
             if isinstance(error, (hiredis.ReplyError, ResponseError)) and not is_outage(meaning):
@@ -264,9 +264,9 @@ class RedisExecutor:
             said = f"Redis at {self.circuit.server} is not ready: {meaning}"
             raise RedisUnavailable(with_advice(said, meaning)) from error
 
-    async def _knock(self, keys: SessionKeys | None, within: float) -> None:
+    async def _knock(self, keys: SessionKeys | None) -> None:
         """The question is the harmless end of something that never was: whoever can do that can do the rest."""
-        await self.route.knock(None if keys is None else _for_nothing(keys), within)
+        await self.route.knock(None if keys is None else _for_nothing(keys))
 
     def batch_calls(self, wanted: bool) -> None:
         self.route.batch_calls(wanted)

@@ -29,6 +29,7 @@ class ServerRoute:
         self._batches = False
         self.link: Link = Link(client.connection_pool.make_connection, reply_within=reply_within, on_break=on_break)
         self._client = client
+        self._reply_within = reply_within
 
     def batch_calls(self, wanted: bool) -> None:
         self._batches = wanted
@@ -51,8 +52,8 @@ class ServerRoute:
     def where(self, key: bytes) -> str | None:
         return None
 
-    async def knock(self, call: Call[Any] | None, within: float) -> None:
-        wire = await Wire.open(self._client.connection_pool.make_connection, reply_within=within)
+    async def knock(self, call: Call[Any] | None) -> None:
+        wire = await Wire.open(self._client.connection_pool.make_connection, reply_within=self._reply_within)
         try:
             reply = await wire.call(("PING",) if call is None else in_full(call))
         finally:

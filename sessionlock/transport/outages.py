@@ -21,7 +21,7 @@ from ..protocol.keys import SessionKeys
 from .advice import with_advice
 from .breaker import Breaker
 from .route import LOST, NotNow, meant
-from .tasks import fetch_error
+from .tasks import within
 from .wire import was_unsent
 
 __all__ = ["Circuit", "Trouble", "is_outage", "while_lost", "worth_repeating"]
@@ -112,11 +112,11 @@ class Trouble:
 
 
 class Circuit:
-    """``server``: for people. ``knock``: asks that server, once, for nothing; raises unless it answers in time. It gets
-    the keys of the call that failed (None: none in particular) and the seconds it has.
+    """``server``: for people. ``knock``: asks that server, once, for nothing; raises unless it answers. It gets the
+    keys of the call that failed (None: none in particular).
     """
 
-    def __init__(self, server: str, knock: Callable[[SessionKeys | None, float], Awaitable[object]]) -> None:
+    def __init__(self, server: str, knock: Callable[[SessionKeys | None], Awaitable[object]]) -> None:
         self.server = server
         self.troubles: dict[str | None, Trouble] = {}
         self._knock = knock
@@ -186,9 +186,7 @@ class Circuit:
 
     async def _knocked(self, where: str | None, trouble: Trouble, keys: SessionKeys | None) -> None:
         try:
-            knock = asyncio.ensure_future(self._knock(keys, KNOCK_WITHIN))
-            knock.add_done_callback(fetch_error)  # it may fail in the very moment at which it is stopped
-            await asyncio.wait_for(knock, KNOCK_WITHIN)
+            await within(self._knock(keys), KNOCK_WITHIN)
         except (hiredis.ReplyError, ResponseError, NotNow) as error:
             down = is_outage(meant(error))  # no permission to ask this, a read-only replica: answers all the same
         except Exception:

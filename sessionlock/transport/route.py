@@ -43,7 +43,7 @@ class Route(Protocol):
     def where(self, key: bytes) -> str | None:
         """Which of several servers a call about that key would go to, as far as is known; None: there is one."""
 
-    async def knock(self, call: Call[Any] | None, within: float) -> None:
+    async def knock(self, call: Call[Any] | None) -> None:
         """Ask that server once, ``call`` or (None) a PING, if possible over a connection of its own."""
 
     @property

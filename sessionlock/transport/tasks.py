@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from contextvars import Context
 from typing import Any, TypeVar
 
-__all__ = ["detached", "fetch_error"]
+__all__ = ["detached", "fetch_error", "within"]
 
 T = TypeVar("T")
 
@@ -24,3 +24,26 @@ def detached(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     its application, say.
     """
     return Context().run(asyncio.ensure_future, work)
+
+
+async def within(work: Awaitable[T], seconds: float) -> T:
+    """What ``work`` comes to within so many seconds; else it is cancelled, and over before this ends.
+
+    Unlike :func:`asyncio.wait_for` before Python 3.12: who is cancelled in the moment in which ``work`` ends is
+    cancelled all the same, and what ``work`` fails with as it is stopped is not reported as never retrieved.
+
+    Raises:
+        asyncio.TimeoutError: it took longer. Otherwise what ``work`` raises.
+    """
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(fetch_error)
+    try:
+        await asyncio.wait([task], timeout=seconds)
+    finally:
+        late = not task.done()
+        if late:
+            task.cancel()
+            await asyncio.wait([task])
+    if late and task.cancelled():
+        raise asyncio.TimeoutError
+    return task.result()

@@ -11,7 +11,7 @@ import asyncio
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextvars import Context
 from functools import partial
 from typing import Any, TypeVar
@@ -21,12 +21,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from .tasks import detached
+from .tasks import detached, within
 
 __all__ = ["Wire", "pack", "resolve", "unsent", "was_unsent"]
 
 E = TypeVar("E", bound=BaseException)
-T = TypeVar("T")
 _MORE = object()
 _UNSENT = "sessionlock: no call was sent"
 Answered = Callable[[Any], None]
@@ -37,11 +36,6 @@ def pack(*words: Any) -> bytes:
     """A command as it is sent."""
     packed: bytes = hiredis.pack_command(words)
     return packed
-
-
-async def _called_within(seconds: float, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Called only once this runs: a task that is cancelled before it does leaves nothing that was never awaited."""
-    return await asyncio.wait_for(call(), seconds)
 
 
 def unsent(error: E) -> E:
@@ -109,7 +103,7 @@ class Wire(asyncio.Protocol):
         """
         connection = connect()
         try:
-            await detached(_called_within(reply_within, connection.connect))
+            await within(detached(connection.connect()), reply_within)
         except BaseException as error:
             writer, connection._writer, connection._reader = connection._writer, None, None
             if writer is not None:

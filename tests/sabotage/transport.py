@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.sabotage import Table
 
+TASKS = "tests/transport/test_tasks.py::"
 PUSHES = "tests/faults/test_lost_pushes.py::"
 SCRIPTS = "tests/faults/test_scripts_and_forks.py::"
 REPEATED = "tests/session/test_durability.py::test_a_repeated_save_is_judged_as_well"
@@ -11,6 +12,17 @@ CHECKUP = "tests/checkup/test_checkup.py::"
 MISHAPS = "tests/faults/test_quorum_mishaps.py::"
 
 SABOTAGE: Table = [
+    (
+        "a limit of time as asyncio had it",
+        "cancellation",
+        "transport/tasks.py",
+        "    task = asyncio.ensure_future(work)\n    task.add_done_callback(fetch_error)\n    try:\n",
+        "    return await asyncio.wait_for(work, seconds)\n    task = asyncio.ensure_future(work)\n    try:\n",
+        (
+            TASKS + "test_a_cancellation_in_the_moment_of_the_end_counts",
+            TASKS + "test_a_failure_while_it_is_cancelled_is_nobodys_surprise",
+        ),
+    ),
     (
         "waiters do not look when their connection ends",
         14,
