@@ -3,6 +3,9 @@
 A strategy is ``merge(base, ours, theirs) -> value``: ``base`` was loaded, ``ours`` is here, ``theirs`` is in the store
 now; each is :data:`MISSING` where the key is absent, and :data:`MISSING` may be returned to delete it. Raising
 :class:`Clash` makes it a :class:`~sessionlock.SessionConflict`.
+
+A merge runs in the event loop. Each strategy here takes time in proportion to the items of its lists and to what is in
+them: 10,000 small objects take some tens of milliseconds.
 """
 
 from __future__ import annotations
@@ -73,7 +76,8 @@ def union(base: Any, ours: Any, theirs: Any) -> Any:
     """As ``append``, but an item that is there already is not added a second time."""
     old, mine, current = _lists(base, ours, theirs)
     kept = _without(current, _without(old, mine))
-    return _list_or_missing(kept + [item for item in _without(mine, old) if item not in kept], ours)
+    there = _Items(kept)
+    return _list_or_missing(kept + [item for item in _without(mine, old) if item not in there], ours)
 
 
 def set_once(base: Any, ours: Any, theirs: Any) -> Any:
@@ -116,14 +120,56 @@ def _lists(*values: Any) -> list[list[Any]]:
 
 def _without(items: list[Any], taken: list[Any]) -> list[Any]:
     """``items`` less each of ``taken`` once."""
-    rest = list(taken)
-    left = []
-    for item in items:
-        if item in rest:
-            rest.remove(item)
-        else:
-            left.append(item)
-    return left
+    rest = _Items(taken)
+    return [item for item in items if not rest.take(item)]
+
+
+class _Items:
+    """Equal items and how often they are there, found without comparing each with each."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self._counts: dict[Any, int] = {}
+        self._others: list[Any] = []  # of a kind that cannot be hashed: these are compared
+        for item in items:
+            try:
+                key = _hashable(item)
+                self._counts[key] = self._counts.get(key, 0) + 1
+            except TypeError:
+                self._others.append(item)
+
+    def __contains__(self, item: Any) -> bool:
+        try:
+            return self._counts.get(_hashable(item), 0) > 0
+        except TypeError:
+            return item in self._others
+
+    def take(self, item: Any) -> bool:
+        """Whether it was there; then it is there once less."""
+        if item not in self:
+            return False
+        try:
+            self._counts[_hashable(item)] -= 1
+        except TypeError:
+            self._others.remove(item)
+        return True
+
+
+def _hashable(value: Any) -> Any:
+    """What is equal where, and only where, the values are equal.
+
+    Raises:
+        TypeError: it contains what cannot be hashed.
+    """
+    if isinstance(value, dict):
+        return dict, frozenset((key, _hashable(part)) for key, part in value.items())
+    if isinstance(value, list):
+        return list, tuple(map(_hashable, value))
+    if isinstance(value, tuple):
+        return tuple, tuple(map(_hashable, value))
+    if isinstance(value, (set, bytearray)):
+        return frozenset(value) if isinstance(value, set) else bytes(value)
+    hash(value)
+    return value
 
 
 def _by_name(items: list[Any], field: str) -> dict[Any, Any]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sessionlock import (
     MISSING,
@@ -119,6 +122,62 @@ def test_by_id(base: Any, ours: Any, theirs: Any, result: Any) -> None:
             by_id()(base, ours, theirs)
     else:
         assert by_id()(base, ours, theirs) == result
+
+
+class Counted(str):
+    """Tells how often one was compared."""
+
+    comparisons = 0
+
+    def __eq__(self, other: object) -> bool:
+        Counted.comparisons += 1
+        return str.__eq__(self, str(other))
+
+    __hash__ = str.__hash__
+
+
+@pytest.mark.parametrize("shape", [lambda name: name, lambda name: {"of": [name]}, lambda name: (1, {"a": name})])
+@pytest.mark.parametrize("name", ["append", "deliver_once", "union"])
+def test_long_lists_are_not_compared_each_with_each(name: str, shape: Callable[[str], Any]) -> None:
+    """A merge runs in the event loop: 10,000 items must not bring it to a stand."""
+    size = 2000
+
+    def items(prefix: str) -> list[Any]:
+        return [shape(Counted(f"{prefix}{number}")) for number in range(size)]
+
+    base, ours, theirs = items("a"), items("a")[::-1] + items("b"), items("a") + items("c")
+    Counted.comparisons = 0
+    merged = STRATEGIES[name](base, ours, theirs)
+    assert Counted.comparisons < 30 * size
+    assert len(merged) == 3 * size
+
+
+ITEMS: st.SearchStrategy[list[Any]] = st.lists(
+    st.recursive(
+        st.sampled_from([None, 0, 1, 1.0, True, "1", b"1", bytearray(b"1"), {1}, {2}, SimpleNamespace(a=1)]),
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=2),
+            st.lists(inner, max_size=2).map(tuple),
+            st.dictionaries(st.sampled_from(["a", "b"]), inner, max_size=2),
+        ),
+        max_leaves=3,
+    ),
+    max_size=6,
+)
+
+
+@given(ITEMS, ITEMS)
+def test_equal_is_what_python_says(items: list[Any], others: list[Any]) -> None:
+    """Also across types, and for what cannot be hashed."""
+    rest, left = list(others), []
+    for item in items:
+        if item in rest:
+            rest.remove(item)
+        else:
+            left.append(item)
+    append = STRATEGIES["append"]
+    assert append(others, items, []) == left
+    assert append(others, [], items) == left
 
 
 def test_by_id_with_another_name() -> None:
