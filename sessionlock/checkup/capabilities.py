@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 
-from ..errors import SessionLockError
 from ..transport.clients import ClientKind
 from .findings import WRITES, Capabilities, Finding
 from .probe import Ask, judge, probe
@@ -32,16 +31,20 @@ log: logging.Logger = logging.getLogger("sessionlock")
 
 KNOWN_FOR = 300.0  # seconds for which what was found out about a server counts for this process' other event loops
 REFUSED_FOR = 5.0  # seconds after which a refused server is looked at again: a failover or an operator may have helped
+BEGUN_FOR = 10.0  # seconds after which another event loop looks, too, if one that began to has not found out anything
 
 # How to ask each of several servers, by their names, for as long as it is entered.
 Everyone = Callable[[], AbstractAsyncContextManager[Mapping[str, Ask]]]
 
+# What this process knows, by server, kind of client and prefix: whichever of its event loops found out. A loop may end
+# amid its look, and a process may have hundreds of loops, one after the other (``asyncio.run``) or at once.
 _known: dict[tuple[str, ClientKind, str], tuple[float, Capabilities]] = {}
+_begun: dict[tuple[str, ClientKind, str], float] = {}
 _told: set[tuple[str, str]] = set()
 
 
 class Checkup:
-    """One look at a server for one event loop, or none when this process knows that server already.
+    """One look at a server, or none when this process knows that server already.
 
     ``server`` names it (:func:`.server_name`). Findings are logged once per process and server. ``everyone``, in the
     place of ``ask``: the masters that are one store or one quorum together. They are looked at all at once, and one
@@ -61,16 +64,21 @@ class Checkup:
         self._client: ClientKind = client
         self._prefix = prefix
         self._everyone = everyone or (lambda: nullcontext({} if ask is None else {server: ask}))
-        self._refused_until = 0.0
-        self.found: Capabilities | None = None
 
     def known(self) -> Capabilities | None:
-        """What this process found out about the server a short while ago; asks nothing."""
+        """What this process found out about the server a short while ago, fit or not; asks nothing."""
         at, found = _known.get(self._key, (0.0, None))
-        if found is None or time.monotonic() - at > KNOWN_FOR:
+        if found is None:
             return None
-        self.found = found
-        return found
+        return found if time.monotonic() - at <= (KNOWN_FOR if found.refusal() is None else REFUSED_FOR) else None
+
+    def begin(self) -> bool:
+        """Whether it is time for a look, of this event loop: nothing is known, and no other one is looking."""
+        now = time.monotonic()
+        if self.known() is not None or now - _begun.get(self._key, -BEGUN_FOR) < BEGUN_FOR:
+            return False
+        _begun[self._key] = now
+        return True
 
     async def run(self) -> Capabilities:
         """Ask, whatever is known, remember, and log.
@@ -80,14 +88,13 @@ class Checkup:
         Raises:
             whatever ``ask`` raises for a lost connection; then nothing is known, and nothing refused.
         """
-        found = await self._probed()
-        self.found = found
-        if found.refusal() is None:
-            _known[self._key] = (time.monotonic(), found)
-            self._refused_until = 0.0
-        else:
-            _known.pop(self._key, None)
-            self._refused_until = time.monotonic() + REFUSED_FOR
+        try:
+            found = await self._probed()
+        except Exception:
+            _begun.pop(self._key, None)  # no answer now; the next call tries again
+            raise
+        _begun.pop(self._key, None)
+        _known[self._key] = (time.monotonic(), found)
         return found
 
     async def _probed(self) -> Capabilities:
@@ -109,17 +116,6 @@ class Checkup:
             if _is_news(name, "silent"):
                 log.warning("%s: not looked at, for it did not answer: %s", name, error)
         return min(seen.values(), key=lambda found: found.refusal() is not None)
-
-    @property
-    def due(self) -> bool:
-        """Whether nothing is known, or a refusal has become old and should be looked at again."""
-        return self.found is None or (self._refused_until > 0 and time.monotonic() > self._refused_until)
-
-    def refusal(self) -> SessionLockError | None:
-        """The error for the next call; None when the server is fit, not known yet, or due to be looked at again."""
-        if self.found is None or time.monotonic() > self._refused_until:
-            return None
-        return self.found.refusal()
 
     @property
     def _key(self) -> tuple[str, ClientKind, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import time
@@ -60,40 +61,45 @@ _OTHER_NAMES = {"keydb": "KeyDB", "valkey": "Valkey", "redict": "Redict", "drago
 
 
 async def probe(ask: Ask, *, client: ClientKind = "single", prefix: str = "sl") -> Capabilities:
-    """Ask a server with about a dozen plain commands, one after the other; nothing is changed.
+    """Ask a server with about a dozen plain commands, all at once: one round trip, so that it is done even in an event
+    loop that ends after one request. Nothing is changed.
 
     ``client``: what the guard was given. ``prefix``: the guard's, so that permissions on its names are tried.
 
     Raises:
         whatever ``ask`` raises for a lost connection.
     """
-    because: list[str] = []
-    hello = _pairs(await _answer(ask, "HELLO"))
-    said = await _answer(ask, "INFO")
-    info = _parsed_info(said)
-    if isinstance(said, Exception):
-        because.append(f"INFO: {_short(said)}")
-    config: dict[str, str] = {}
-    for setting in SETTINGS:
-        said = await _answer(ask, "CONFIG", "GET", setting)
-        config.update(_pairs(said))
-        if isinstance(said, Exception):
-            because.append(f"CONFIG GET: {_short(said)}")
-            break
-    trial = await _try(ask, prefix)
-    offset = await _clock_offset(ask)
-    return judge(info, config, hello=hello, trial=trial, clock_offset=offset, because=tuple(because), client=client)
+    hello, info, trial, offset, *settings = await asyncio.gather(
+        _answer(ask, "HELLO"),
+        _answer(ask, "INFO"),
+        _try(ask, prefix),
+        _clock_offset(ask),
+        *(_answer(ask, "CONFIG", "GET", setting) for setting in SETTINGS),
+    )
+    refused = {"INFO": info, "CONFIG GET": next((said for said in settings if isinstance(said, Exception)), None)}
+    return judge(
+        _parsed_info(info),
+        dict(pair for said in settings for pair in _pairs(said).items()),
+        hello=_pairs(hello),
+        trial=trial,
+        clock_offset=offset,
+        because=tuple(f"{asked}: {_short(said)}" for asked, said in refused.items() if isinstance(said, Exception)),
+        client=client,
+    )
 
 
 async def _try(ask: Ask, prefix: str) -> dict[str, str]:
     names = (f"{prefix}:{{probe}}:lock", f"{prefix}:push:probe", f"{prefix}:push:{{probe}}")
-    said = await _answer(ask, "EVAL", TRIAL, 0, *names)
+    said, by_hash, waited = await asyncio.gather(
+        _answer(ask, "EVAL", TRIAL, 0, *names),
+        _answer(ask, "EVALSHA", TRIAL_SHA, 0, *names),
+        _answer(ask, "WAITAOF", 0, 0, 1),
+    )
     trial = {"EVAL": _objection(said)}
     if isinstance(said, (list, tuple)):
         trial.update(_pairs(said))
-    said = await _answer(ask, "EVALSHA", TRIAL_SHA, 0, *names)
-    trial["EVALSHA"] = "" if _text(said).startswith("NOSCRIPT") else _objection(said)
-    trial["WAITAOF"] = _objection(await _answer(ask, "WAITAOF", 0, 0, 1))
+    trial["EVALSHA"] = "" if _text(by_hash).startswith("NOSCRIPT") else _objection(by_hash)
+    trial["WAITAOF"] = _objection(waited)
     return trial
 
 

@@ -32,18 +32,21 @@ class Vetting:
         Raises:
             SessionLockError: the server is known to be unfit.
         """
-        refusal = self.checkup.refusal()
+        found = self.checkup.known()
+        if found is None:
+            self.look_soon()
+            return False
+        refusal = found.refusal()
         if refusal is not None:
             raise refusal
-        if not self.checkup.due or self.checkup.known() is not None:
-            return True
-        if self._looking is None or self._looking.done():
-            self.look_soon()
-        return False
+        return True
 
     def look_soon(self) -> None:
-        """Beside the calls, and without the context of the caller: the look may outlive that request."""
-        self._looking = detached(self._look())
+        """Unless this process knows the server, or is looking: beside the calls, and without the context of the caller,
+        for the look may outlive that request.
+        """
+        if self.checkup.begin():
+            self._looking = detached(self._look())
 
     async def _look(self) -> None:
         with suppress(RedisError, NotNow, *LOST):  # no answer now; the next call tries again

@@ -21,7 +21,7 @@ from redis.exceptions import RedisClusterException, RedisError
 from tenacity import stop_after_delay, wait_fixed
 
 from ..checkup.findings import Capabilities, Finding
-from ..checkup.probe import probe
+from ..checkup.probe import Ask, probe
 from ..errors import EmbeddedServerUnavailable, SessionLockError
 from ..guard import SessionGuard
 from ..policies import LeasePolicy, WaitPolicy
@@ -137,11 +137,22 @@ async def _probe_all(client: Any, prefix: str, seen: Examination) -> None:
     if kind == "cluster":
         await client.initialize()
         for node in client.get_primaries():
-            seen.nodes[str(node.name)] = await probe(node.execute_command, client=kind, prefix=prefix)
+            seen.nodes[str(node.name)] = await probe(_in_turn(node.execute_command), client=kind, prefix=prefix)
         return
     if hasattr(client, "set_retry"):
         client.set_retry(Retry(NoBackoff(), 0))  # the reason at once, not after ten tries
-    seen.nodes[seen.url] = await probe(client.execute_command, client=kind, prefix=prefix)
+    seen.nodes[seen.url] = await probe(_in_turn(client.execute_command), client=kind, prefix=prefix)
+
+
+def _in_turn(ask: Ask) -> Ask:
+    """A client of redis-py's would open a connection for each command that is asked at once."""
+    lock = asyncio.Lock()
+
+    async def asked(*words: Any) -> Any:
+        async with lock:
+            return await ask(*words)
+
+    return asked
 
 
 async def _try_out(url: str, prefix: str, client: Any) -> AsyncIterator[Step]:

@@ -51,7 +51,7 @@ class QuorumTopology:
         name = "quorum " + ",".join(sorted(quorum.masters))
         checkup = Checkup(None, name, client="quorum", prefix=prefix, everyone=_ways_to_all(quorum))
         self._vetting = Vetting(checkup)
-        if check and checkup.known() is None:
+        if check:
             # None is refused whatever is found: those masters that can vote are enough.
             self._vetting.look_soon()
 

@@ -13,4 +13,5 @@ pytest_pyfunc_call = within(180.0)
 @pytest.fixture(autouse=True)
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capabilities, "_known", {})
+    monkeypatch.setattr(capabilities, "_begun", {})
     monkeypatch.setattr(capabilities, "_told", set())

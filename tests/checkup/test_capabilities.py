@@ -284,7 +284,7 @@ async def test_a_server_is_looked_at_once_per_process() -> None:
     assert first.known() is None
     found = await first.run()
     assert second.known() is found
-    assert not second.due
+    assert not second.begin()
     assert Checkup(ask, "b:1").known() is None
     assert Checkup(ask, "a:1", client="cluster").known() is None
 
@@ -309,20 +309,31 @@ async def test_a_refusal_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> 
     """An operator may have helped meanwhile: no process keeps refusing for ever."""
     ask = Answering(("EVAL",))
     checkup = Checkup(ask, "a:1")
-    assert checkup.due
-    assert checkup.refusal() is None
+    assert checkup.begin()
     await checkup.run()
-    assert isinstance(checkup.refusal(), ScriptsForbidden)
-    assert not checkup.due
-    assert Checkup(ask, "a:1").known() is None
+    known = checkup.known()
+    assert known is not None
+    assert isinstance(known.refusal(), ScriptsForbidden)
+    assert not checkup.begin()
     monkeypatch.setattr(capabilities, "REFUSED_FOR", -1.0)
-    await checkup.run()
-    assert checkup.due
-    assert checkup.refusal() is None
+    assert checkup.known() is None
+    assert checkup.begin()
     ask.forbidden = ()
-    await checkup.run()
-    assert not checkup.due
-    assert checkup.refusal() is None
+    assert (await checkup.run()).refusal() is None
+    assert not checkup.begin()
+
+
+async def test_only_one_looks_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another event loop waits for what the first finds out; but not for ever, for that one may have ended."""
+    first, second = Checkup(silent, "a:1"), Checkup(silent, "a:1")
+    assert first.begin()
+    assert not second.begin()
+    with monkeypatch.context() as later:
+        later.setattr(capabilities, "BEGUN_FOR", -1.0)
+        assert second.begin()
+    with pytest.raises(ConnectionResetError):
+        await second.run()
+    assert first.begin()  # there was no answer: the next call tries again
 
 
 def at_once(asks: Mapping[str, Ask]) -> Checkup:
@@ -338,26 +349,24 @@ async def test_several_masters_are_looked_at_at_once(caplog: pytest.LogCaptureFi
     asks: dict[str, Ask] = {"m1": Answering(("EVAL",)), "m2": silent, "m3": Answering(("EVAL",)), "m4": Answering()}
     caplog.set_level(logging.WARNING, "sessionlock")
     for _ in range(2):
-        checkup = at_once(asks)
-        await checkup.run()
+        found = await at_once(asks).run()
     refused, split, missing = caplog.messages
     assert refused.startswith("m1, m3: scripts are not permitted")
     assert split.startswith("m1, m3, m4: there may be a failover")
     assert missing == "m2: not looked at, for it did not answer: gone"
-    assert checkup.refusal() is None, "m4 is fit: sessions there can be served"
+    assert found.refusal() is None, "m4 is fit: sessions there can be served"
 
 
 async def test_masters_that_are_all_unfit_are_refused() -> None:
     checkup = at_once({"m1": Answering(("EVAL",)), "m2": silent, "m3": Answering(("EVAL",))})
-    await checkup.run()
-    assert isinstance(checkup.refusal(), ScriptsForbidden)
+    assert isinstance((await checkup.run()).refusal(), ScriptsForbidden)
 
 
 async def test_masters_that_are_all_silent_are_not_judged() -> None:
     checkup = at_once({"m1": silent, "m2": silent})
     with pytest.raises(ConnectionResetError):
         await checkup.run()
-    assert checkup.due
+    assert checkup.known() is None
 
 
 async def test_names_of_servers_and_clients() -> None:

@@ -11,6 +11,7 @@ import pytest
 import redis.asyncio
 
 from sessionlock import LeasePolicy, Quorum, QuorumNotReached, RedisUnavailable, ScriptsForbidden, SessionGuard
+from sessionlock.blocking import SessionGuard as BlockingGuard
 from sessionlock.embedded import find_server
 from sessionlock.lock.one_store import OneStore
 from sessionlock.protocol.keys import keys_for
@@ -27,7 +28,7 @@ OwnServer = Callable[..., FaultyServer]
 async def looked(guard: SessionGuard) -> None:
     store = guard.runtime().topology
     assert isinstance(store, OneStore)
-    await eventually(lambda: store.vetting.checkup.found is not None, "the server was looked at")
+    await eventually(lambda: store.vetting.checkup.known() is not None, "the server was looked at")
 
 
 async def test_once_per_process_and_then_never_again(redis_url: str) -> None:
@@ -42,6 +43,21 @@ async def test_once_per_process_and_then_never_again(redis_url: str) -> None:
             async with SessionGuard.from_url(redis_url, check=True) as another, another.session_lock("s"):
                 pass
         assert (ran["info"], ran["eval"], ran["config|get"], ran["evalsha"]) == (0, 0, 0, 8)
+
+
+def test_once_for_all_event_loops(redis_url: str) -> None:
+    """One after the other, as ``asyncio.run`` makes them, each for one request; and another thread's."""
+
+    async def request() -> None:
+        async with SessionGuard.from_url(redis_url, check=True) as guard, guard.session_lock("s"):
+            pass
+
+    with CommandCounter(redis_url) as ran:
+        for _ in range(20):
+            asyncio.run(request())
+        with BlockingGuard(SessionGuard.from_url(redis_url, check=True)) as blocking, blocking.session_lock("s"):
+            pass
+    assert ran["info"] == 1
 
 
 async def test_not_at_all(redis_url: str) -> None:

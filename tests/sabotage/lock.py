@@ -334,8 +334,8 @@ SABOTAGE: Table = [
         "the masters of a quorum are not looked at",
         "capabilities",
         "quorum/topology.py",
-        "if check and checkup.known() is None:",
-        "if False:",
+        "        if check:\n",
+        "        if False:\n",
         (CHECKUP + "test_every_master_of_a_quorum", CHECKUP + "test_masters_of_a_quorum_that_permit_no_scripts"),
     ),
     (

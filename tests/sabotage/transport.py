@@ -24,6 +24,22 @@ SABOTAGE: Table = [
         ),
     ),
     (
+        "each event loop looks at the server",
+        "capabilities",
+        "checkup/capabilities.py",
+        "        _known[self._key] = (time.monotonic(), found)\n",
+        "",
+        CHECKUP + "test_once_for_all_event_loops",
+    ),
+    (
+        "several look at a server at a time",
+        "capabilities",
+        "checkup/capabilities.py",
+        "        _begun[self._key] = now\n",
+        "        _begun[self._key] = now - BEGUN_FOR\n",
+        "tests/checkup/test_capabilities.py::test_only_one_looks_at_a_time",
+    ),
+    (
         "waiters do not look when their connection ends",
         14,
         "transport/pushes.py",
