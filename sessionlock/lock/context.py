@@ -16,7 +16,7 @@ from ..observe import Event
 from ..protocol.calls import Abandon, Change, Release
 from ..protocol.keys import SessionKeys
 from ..protocol.replies import Committed, Conflict, Refused, Saved, Snapshot, outdated
-from ..session.block import Actions, used_twice
+from ..session.block import Actions, used_twice, used_up
 from ..session.data import SessionFormat
 from ..session.mapping import Session
 from .holders import lease_of
@@ -158,6 +158,8 @@ class LockBlock:
         self._runtime.watchdog.forget(lease)
         self._runtime.holders.remove(self._request.keys, lease.token)
         lease.mark_released()
+        # Session and block refer to each other; a guard that is dropped then should not wait for the garbage collector.
+        self._find_runtime = used_up
         if self._runtime.observer is not None:
             self._tell(observe.LockReleased, time.monotonic() - lease.since)
 
@@ -210,6 +212,7 @@ class SessionLockBlock(LockBlock, Actions):
         self.outdated = outdated(self._request.keys, snapshot)
         if b"#user" in snapshot.fields:
             self._on_load(self._request.keys, snapshot)
+        del self._on_load
         self._guard_body()
         return session
 

@@ -45,11 +45,13 @@ class GuardOperations:
         self._push_limit = push_limit
         self._reply_within = reply_within
         self._runtimes = runtimes
+        runtimes.end_with(self)
 
     def _copy(self) -> Self:
         """With connections of its own."""
         twin = copy.copy(self)
         twin._runtimes = self._runtimes.twin()
+        twin._runtimes.end_with(twin)
         return twin
 
     def runtime(self) -> Runtime:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from .watchdog import Watchdog
 __all__ = ["CLEAN_UP_WITHIN", "Runtime", "Runtimes"]
 
 T = TypeVar("T")
+_ending: set[asyncio.Task[None]] = set()  # asyncio itself would not keep them alive
 CLEAN_UP_WITHIN = 2.0  # seconds for which a cancelled caller waits until its lock is given back
 
 
@@ -102,8 +104,14 @@ class Runtime:
     # --- the end
 
     def close_soon(self) -> None:
-        """For :meth:`call_soon_threadsafe` of this loop."""
-        self.loop.create_task(self.aclose())
+        """From whichever thread; nothing to do where its loop has ended, and with it what is here."""
+        with suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self._close_beside)
+
+    def _close_beside(self) -> None:
+        closing = self.loop.create_task(self.aclose())
+        _ending.add(closing)
+        closing.add_done_callback(_ending.discard)
 
     async def aclose(self) -> None:
         """End everything that this loop runs for the guard. Leases still held run out in Redis by themselves."""
@@ -170,4 +178,14 @@ class Runtimes:
             if runtime.loop is asyncio.get_running_loop():
                 await runtime.aclose()
             elif runtime.loop.is_running():
-                runtime.loop.call_soon_threadsafe(runtime.close_soon)
+                runtime.close_soon()
+
+    def end_with(self, guard: object) -> None:
+        """Close them when ``guard``, which nobody but its blocks refers to, is dropped without being closed."""
+        weakref.finalize(guard, self._guard_is_gone).atexit = False
+
+    def _guard_is_gone(self) -> None:
+        """In any thread, and amid anything: this may be the garbage collection."""
+        if self.pid == os.getpid():  # what a fork inherited is not the child's to close
+            for runtime in list(self._by_loop.values()):
+                runtime.close_soon()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ..errors import ConfigurationError
 from ..protocol.keys import check_sid, digest_of, new_sid
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .commits import Engine
     from .mapping import Session
 
-__all__ = ["Actions", "Block", "Guard", "SessionBlock", "check_sid", "digest_of", "new_sid", "used_twice"]
+__all__ = ["Actions", "Block", "Guard", "SessionBlock", "check_sid", "digest_of", "new_sid", "used_twice", "used_up"]
 
 
 class Home(Protocol):
@@ -104,3 +104,8 @@ class SessionBlock(Block, Protocol):
 def used_twice() -> ConfigurationError:
     """The error for a block that is entered again, by the same task or another."""
     return ConfigurationError("a lock context is for one use; call session_lock() again for the next")
+
+
+def used_up() -> NoReturn:
+    """In the place of what a block needed until it was over."""
+    raise used_twice()

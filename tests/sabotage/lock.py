@@ -15,10 +15,38 @@ LOOP = "tests/faults/test_event_loop.py::"
 EDGES = "tests/faults/test_edges.py::"
 SELF = "tests/selfcalls/test_check.py::"
 OBJECTIONS = "tests/conformance/test_objections.py::"
+RUNTIME = "tests/lock/test_runtime.py::"
 CHECKUP = "tests/checkup/test_checkup.py::"
 MISHAPS = "tests/faults/test_quorum_mishaps.py::"
 
 SABOTAGE: Table = [
+    (
+        "a guard that is dropped keeps its connections",
+        "leaks",
+        "lock/operations.py",
+        ("        runtimes.end_with(self)\n", "        twin._runtimes.end_with(twin)\n"),
+        ("", ""),
+        (
+            RUNTIME + "test_a_guard_for_each_request",
+            RUNTIME + "test_a_blocking_guard_for_each_request",
+        ),
+    ),
+    (
+        "a block that is over keeps its guard",
+        "leaks",
+        "lock/context.py",
+        "        self._find_runtime = used_up\n",
+        "",
+        RUNTIME + "test_it_does_not_take_the_garbage_collector",
+    ),
+    (
+        "a child closes what is its parent's",
+        "leaks",
+        "lock/runtime.py",
+        "        if self.pid == os.getpid():  # what a fork inherited",
+        "        if True:  # what a fork inherited",
+        RUNTIME + "test_a_child_does_not_close_what_is_its_parents",
+    ),
     (
         "a local waiter is told by the first reply only",
         6,

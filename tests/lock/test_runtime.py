@@ -1,0 +1,129 @@
+"""A guard that is made for a request and dropped, without being closed, leaves no connection behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import redis.asyncio
+
+from sessionlock import SessionGuard, WaitTimedOut
+from sessionlock.blocking import SessionGuard as BlockingGuard
+from tests.harness.commands import connect
+from tests.harness.faulty import FaultyServer
+from tests.harness.polling import eventually
+
+pytestmark = pytest.mark.anyio
+
+OwnServer = Callable[..., FaultyServer]
+GUARDS = 200
+
+
+@pytest.fixture
+def connections(own_server: OwnServer) -> Iterator[tuple[str, Callable[[], int]]]:
+    """A server's url, and how many connections it has beside the one that asks."""
+    url = own_server().unix_url
+    with connect(url) as client:
+        yield url, lambda: len(client.client_list()) - 1
+
+
+async def by_lock(guard: SessionGuard) -> None:
+    async with guard.session_lock("s") as session:
+        session["n"] = session.get("n", 0) + 1
+
+
+async def by_waiting(guard: SessionGuard) -> None:
+    """With a connection for pushes, too."""
+    async with guard.lock("l"):
+        with suppress(WaitTimedOut):
+            async with SessionGuard(guard.runtime().topology.client).lock("l", wait=0.001):
+                pass
+
+
+async def without_lock(guard: SessionGuard) -> None:
+    async with guard.session_lock("s", mode="optimistic") as session:
+        session["n"] = session.get("n", 0) + 1
+    await guard.read("s")
+
+
+async def by_an_error(guard: SessionGuard) -> None:
+    with suppress(ZeroDivisionError):
+        async with guard.session_lock("s"):
+            raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("request_", [by_lock, by_waiting, without_lock, by_an_error])
+async def test_a_guard_for_each_request(
+    connections: tuple[str, Callable[[], int]], request_: Callable[[SessionGuard], Any]
+) -> None:
+    url, count = connections
+    client = redis.asyncio.Redis.from_url(url)
+    for number in range(GUARDS):
+        await request_(SessionGuard(client) if number % 2 else SessionGuard.from_url(url))
+    gc.collect()
+    await eventually(lambda: count() == 0, "all connections are closed")
+
+
+async def test_it_does_not_take_the_garbage_collector(connections: tuple[str, Callable[[], int]]) -> None:
+    url, count = connections
+    gc.disable()
+    try:
+        for _ in range(5):
+            await by_lock(SessionGuard.from_url(url))
+        await eventually(lambda: count() == 0, "all connections are closed")
+    finally:
+        gc.enable()
+
+
+def test_a_blocking_guard_for_each_request(connections: tuple[str, Callable[[], int]]) -> None:
+    url, count = connections
+
+    def request(guard: BlockingGuard) -> None:
+        with guard.session_lock("s") as session:
+            session["n"] = session.get("n", 0) + 1
+
+    for number in range(GUARDS):
+        request(BlockingGuard(SessionGuard.from_url(url)) if number % 2 else BlockingGuard.from_url(url))
+    gc.collect()
+
+    async def closed() -> None:
+        await eventually(lambda: count() == 0, "all connections are closed")
+
+    asyncio.run(closed())
+
+
+async def test_a_block_keeps_its_guard(connections: tuple[str, Callable[[], int]]) -> None:
+    """Dropped while its lock is held: the lock is held on, saved and given back."""
+    url, count = connections
+    async with SessionGuard.from_url(url).session_lock("s") as session:
+        gc.collect()
+        await asyncio.sleep(0.05)  # a guard that is gone would be closed meanwhile
+        session["n"] = 1
+        await session.save()
+        assert count() == 1
+    async with SessionGuard.from_url(url) as other:
+        assert (await other.read("s"))["n"] == 1
+    del other, session
+    gc.collect()
+    await eventually(lambda: count() == 0, "all connections are closed")
+
+
+async def test_a_child_does_not_close_what_is_its_parents(connections: tuple[str, Callable[[], int]]) -> None:
+    url, count = connections
+    guard = SessionGuard.from_url(url)
+    await by_lock(guard)
+    runtime = guard.runtime()
+    child = os.fork()
+    if child == 0:
+        del guard
+        gc.collect()
+        os._exit(len(runtime.loop._ready))  # type: ignore[attr-defined]  # what was asked of the parent's loop
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0  # noqa: ASYNC222
+    await by_lock(guard)
+    assert count() == 1
+    await guard.aclose()
