@@ -26,6 +26,7 @@ from .errors import (
     InvalidSessionId,
     LeaseLost,
     LockNotAcquired,
+    LockNotHeld,
     NotDurable,
     QueueFull,
     QuorumNotReached,
@@ -43,6 +44,7 @@ from .errors import (
 )
 from .guard import SessionGuard
 from .lease import Lease
+from .lock.by_hand import Lock
 from .lock.inspection import HolderInfo, SessionInfo
 from .policies import LeasePolicy, Replicated, Replication, SessionPolicy, WaitPolicy
 from .session.mapping import Session
@@ -68,7 +70,9 @@ __all__ = [
     "Lease",
     "LeaseLost",
     "LeasePolicy",
+    "Lock",
     "LockNotAcquired",
+    "LockNotHeld",
     "MemoryStoreWarning",
     "MsgspecCodec",
     "NotDurable",

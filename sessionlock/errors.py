@@ -6,6 +6,7 @@
     ├── LockNotAcquired            the lock was not granted; nothing was changed
     │   ├── WaitTimedOut           the wait policy gave up
     │   └── QueueFull              too many waiters already
+    ├── LockNotHeld                a release, or more time, for a lock that this object does not hold
     ├── LeaseLost                  the lock was held and is not any more; nothing late was saved
     │   └── StaleFencingToken      a newer holder has been granted since
     ├── SessionConflict            the same key was changed by somebody else
@@ -42,6 +43,7 @@ __all__ = [
     "InvalidSessionId",
     "LeaseLost",
     "LockNotAcquired",
+    "LockNotHeld",
     "NotDurable",
     "QueueFull",
     "QuorumNotReached",
@@ -103,6 +105,10 @@ class WaitTimedOut(LockNotAcquired):
 
 class QueueFull(LockNotAcquired):
     """As many requests as allowed already wait for this session."""
+
+
+class LockNotHeld(SessionLockError, RuntimeError):
+    """This lock object does not hold the lock: it was not acquired with it, or was released already."""
 
 
 class LeaseLost(SessionLockError):

@@ -16,7 +16,8 @@ from tenacity import AsyncRetrying
 
 from .codecs.base import Codec, default_codec
 from .errors import ConfigurationError
-from .lock.blocks import LockContext, SessionContext, SessionsContext
+from .lock.blocks import SessionContext, SessionsContext
+from .lock.by_hand import Lock
 from .lock.holders import node_name
 from .lock.one_store import OneStore
 from .lock.operations import GuardOperations
@@ -244,13 +245,13 @@ class SessionGuard(GuardOperations):
         wait: WaitPolicy | float | None = None,
         label: str | None = None,
         name: str | None = None,
-    ) -> LockContext:
+    ) -> Lock:
         """``async with guard.lock(name) as lease``: only the lock, for storage of your own.
 
         Give ``lease.fencing_token`` to that storage, so that it can refuse an older holder.
-        Raises as :meth:`session_lock` does.
+        Raises as :meth:`session_lock` does. The :class:`~sessionlock.Lock` can be kept, and taken by hand.
         """
-        return LockContext(self.runtime, self._request(lock_name, None, "create", lease, wait, label or name))
+        return Lock(self.runtime, lock_name, self._request(lock_name, None, "create", lease, wait, label or name))
 
     def lock_key(self, name: str) -> str:
         """The Redis key of ``guard.lock(name)``, and of the session with that id: a plain ``SET NX PX`` lock.

@@ -125,6 +125,10 @@ class Lease:
         self.confirmed = True
         self.trusted_until = max(self.trusted_until, asked_at + ttl - min(self._safety_margin, ttl / 2))
 
+    def hold_longer(self, until: float) -> None:
+        """It may be renewed up to then."""
+        self.hold_until = max(self.hold_until, until)
+
     def mark_lost(self, because: str) -> None:
         if self._released or self.lost_because is not None:
             return

@@ -1,6 +1,7 @@
 """The same guard for threads: plain calls, plain blocks, one event loop behind them for the whole process."""
 
 from ..views.session_id import cookie, header
+from .by_hand import Lock
 from .guard import (
     SessionGuard,
     blocking_guard,
@@ -13,6 +14,7 @@ from .session import Attempt, Session
 
 __all__ = [
     "Attempt",
+    "Lock",
     "Session",
     "SessionGuard",
     "blocking_guard",

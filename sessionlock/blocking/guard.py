@@ -37,8 +37,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import redis
@@ -48,7 +47,7 @@ from .. import default
 from ..errors import ConfigurationError
 from ..guard import GuardOptions
 from ..guard import SessionGuard as AsyncGuard
-from ..lease import Lease
+from ..lock.by_hand import flagged
 from ..lock.inspection import SessionInfo
 from ..lock.options import LockOptions, SharedOptions, TransactionOptions, ViewOptions
 from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
@@ -56,8 +55,9 @@ from ..session.transaction import Attempt as AsyncAttempt
 from ..session.unlocked import UnlockedMode
 from ..views import wrap as views
 from ..views.session_id import SidFrom
+from .by_hand import Lock
 from .portal import Portal, portal
-from .session import Attempt, Block, Session, hand_out, hand_out_all, hand_out_lease
+from .session import Attempt, Block, Session, hand_out, hand_out_all
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -121,7 +121,7 @@ class SessionGuard:
         """``with guard.session_lock(sid) as session``; as :meth:`sessionlock.SessionGuard.session_lock`, which names
         the options and the errors. Further: LeaseLost at any use of a session whose lease was lost."""
         policy = lease or self.inner.lease_policy
-        context = self.inner.session_lock(*sids, lease=_flagged(policy), **options)
+        context = self.inner.session_lock(*sids, lease=flagged(policy), **options)
         hand_over = hand_out if len(sids) == 1 else hand_out_all
         return Block(self._loop, context, partial(hand_over, policy.on_lost == "flag"))
 
@@ -133,15 +133,18 @@ class SessionGuard:
         wait: WaitPolicy | float | None = None,
         label: str | None = None,
         name: str | None = None,
-    ) -> AbstractContextManager[Lease, None]:
+    ) -> Lock:
         """``with guard.lock(name) as lease``: only the lock, for storage of your own.
 
-        Ask ``lease.check()`` before what must not happen without the lock; it raises LeaseLost.
+        Ask ``lease.check()`` before what must not happen without the lock; it raises LeaseLost. The :class:`Lock` can
+        be kept, and taken by hand.
         """
-        policy = _flagged(lease or self.inner.lease_policy)
-        return Block(
-            self._loop, self.inner.lock(lock_name, lease=policy, wait=wait, label=label or name), hand_out_lease
-        )
+        policy = flagged(lease or self.inner.lease_policy)
+        return Lock(self._loop, self.inner.lock(lock_name, lease=policy, wait=wait, label=label or name))
+
+    def lock_key(self, name: str) -> str:
+        """:meth:`sessionlock.SessionGuard.lock_key`."""
+        return self.inner.lock_key(name)
 
     # --- without the lock
 
@@ -254,12 +257,6 @@ class SessionGuard:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-@lru_cache(maxsize=128)
-def _flagged(policy: LeasePolicy) -> LeasePolicy:
-    """In the loop there is no body to be cancelled; the session itself raises in its own thread."""
-    return policy if policy.on_lost == "flag" else replace(policy, on_lost="flag")
 
 
 async def _next(running: AsyncGenerator[AsyncAttempt, None]) -> AsyncAttempt | None:

@@ -6,7 +6,7 @@ The path from the grant to the release is in :mod:`.context`; here is what goes 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -19,12 +19,30 @@ from ..protocol.replies import Conflict, Refused
 from ..session.mapping import Session
 from ..session.operations import StoredSession
 from .context import MOST_MERGES, LockBlock, SessionLockBlock, note
+from .request import LockRequest
+from .runtime import Runtime
 
 __all__ = ["LockContext", "SessionContext", "SessionsContext"]
 
 
 class LockContext(LockBlock):
-    """Returned by :meth:`SessionGuard.lock`; one use."""
+    """One use of a :class:`~sessionlock.Lock`. ``for_itself``: it may wait although the caller holds that lock."""
+
+    def __init__(self, runtime: Callable[[], Runtime], request: LockRequest, *, for_itself: bool = False) -> None:
+        super().__init__(runtime, request)
+        self._for_itself = for_itself
+
+    async def extend(self, seconds: float | None) -> bool:
+        """Returns False when it has been released meanwhile.
+
+        Raises:
+            LeaseLost, RedisUnavailable.
+        """
+        lease = self._the_lease
+        extended = await self._runtime.watchdog.extend(lease, seconds)
+        if lease.is_lost:
+            raise self._loss(0)
+        return extended
 
     async def __aenter__(self) -> Lease:
         lease, _ = await self._enter()

@@ -19,7 +19,7 @@ from ..protocol.replies import Committed, Conflict, Refused, Saved, Snapshot, ou
 from ..session.block import Actions, used_twice, used_up
 from ..session.data import SessionFormat
 from ..session.mapping import Session
-from .holders import lease_of
+from .holders import Holders, lease_of
 from .observed import acquire_observed
 from .refusals import lease_lost, not_saved
 from .request import LockRequest, OnWait
@@ -34,6 +34,8 @@ MOST_MERGES = 100
 
 class LockBlock:
     """What ``async with guard.lock`` and ``guard.session_lock`` have in common: one acquisition, one lease."""
+
+    _for_itself: bool = False  # whether it may wait although the caller holds that lock
 
     def __init__(self, runtime: Callable[[], Runtime], request: LockRequest) -> None:
         self._find_runtime = runtime
@@ -55,11 +57,12 @@ class LockBlock:
         runtime = self._runtime = self._find_runtime()
         request = self._request
         acquisition = runtime.topology.acquisition(runtime, request, self._on_wait)
+        holders = Holders() if self._for_itself else runtime.holders
         if runtime.observer is None:
-            runtime.holders.check(request.keys)
+            holders.check(request.keys)
             granted = await acquisition.run()
         else:
-            granted = await acquire_observed(runtime.observer, request, runtime.holders, acquisition)
+            granted = await acquire_observed(runtime.observer, request, holders, acquisition)
         lease = self._lease = lease_of(request, acquisition.token, granted, runtime.observer)
         runtime.holders.add(request.keys, acquisition.token, request.label)
         runtime.watchdog.watch(lease, request)

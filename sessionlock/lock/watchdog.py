@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from contextvars import Context
@@ -16,6 +17,7 @@ from ..policies import LeasePolicy
 from ..protocol.calls import Renew
 from ..protocol.keys import SessionKeys
 from ..transport.calling import Executor
+from ..transport.tasks import fetch_error
 from .request import LockRequest
 
 __all__ = ["Watchdog"]
@@ -52,6 +54,17 @@ class Watched:
     def ttl_ms(self, now: float) -> int:
         return max(1, min(self.policy.ttl_ms, int((self.lease.hold_until - now) * 1000)))
 
+    def prolong(self, now: float, seconds: float | None) -> int:
+        """Let it last so long from now, at the least; the ttl in ms that Redis is to be told."""
+        lease, policy = self.lease, self.policy
+        renewed = policy.renew
+        wanted = (policy.max_hold if renewed else policy.ttl) if seconds is None else seconds
+        lease.hold_longer(now + wanted)
+        # Redis' lease ends a margin after our trust in it, and must not become shorter.
+        least = max(0.0, lease.trusted_until - now) + policy.margin
+        ttl = max(least, min(policy.ttl, lease.hold_until - now) if renewed else wanted)
+        return math.ceil(ttl * 1000)
+
     def reschedule(self) -> None:
         self.due = self._next(time.monotonic())
 
@@ -67,7 +80,8 @@ class Watchdog:
         self._background = background
         self._watched: dict[str, Watched] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._renewing: set[object] = set()  # groups of which a renewal is under way
+        # The renewals under way, by group. One at a time: a late one would shorten what the next has gained.
+        self._renewing: dict[object, asyncio.Task[Any]] = {}
 
     def watch(self, lease: Lease, request: LockRequest) -> None:
         watched = self._watched[lease.token] = Watched(lease, request)
@@ -75,6 +89,36 @@ class Watchdog:
 
     def forget(self, lease: Lease) -> None:
         self._watched.pop(lease.token, None)
+
+    async def extend(self, lease: Lease, seconds: float | None) -> bool:
+        """Renew it now, and let it last ``seconds`` from now (None: as a new one), but never less than it does already.
+
+        Returns False when it is over: released, or lost, which then the lease knows.
+
+        Raises:
+            RedisUnavailable: no answer; a lease that is renewed may last so long all the same.
+        """
+        watched = self._watched.get(lease.token)
+        if watched is None:
+            return False
+        group = self._executor.group(watched.keys, lease.token)
+        while (under_way := self._renewing.get(group)) is not None and not under_way.done():
+            await asyncio.wait([under_way])
+        extending = self._renewing[group] = self._background(self._extend(group, watched, seconds))
+        extending.add_done_callback(fetch_error)
+        await asyncio.shield(extending)
+        return self._watched.get(lease.token) is watched
+
+    async def _extend(self, group: object, watched: Watched, seconds: float | None) -> None:
+        try:
+            asked_at = time.monotonic()
+            ttl_ms = watched.prolong(asked_at, seconds)
+            (answer,) = await self._executor.run(Renew([(watched.keys, watched.lease.token, ttl_ms)]))
+            if answer is None:
+                raise RedisUnavailable(f"whether the lock {watched.lease.name} lasts longer is unknown")
+            self._answered(watched, ttl_ms, answer, asked_at)
+        finally:
+            self._renewed(group, [watched])
 
     def taken(self, token: str) -> None:
         """A push told that this lease was taken away by force."""
@@ -112,9 +156,8 @@ class Watchdog:
                 look_at = min(look_at, watched.lease.trusted_until)
             else:
                 look_at = min(look_at, watched.due)
-        for group in due.keys() - self._renewing:
-            self._renewing.add(group)
-            self._background(self._renew(group, due[group]))
+        for group in due.keys() - self._renewing.keys():
+            self._renewing[group] = self._background(self._renew(group, due[group]))
         if self._watched:
             self._arm(look_at)
 
@@ -133,11 +176,15 @@ class Watchdog:
             for start in range(0, len(due), MOST_PER_CALL):
                 await self._renew_some(due[start : start + MOST_PER_CALL])
         finally:
-            self._renewing.discard(group)
-            for watched in due:
-                watched.reschedule()
-            if self._watched:
-                self._arm(min(watched.due for watched in self._watched.values()))
+            self._renewed(group, due)
+
+    def _renewed(self, group: object, leases: list[Watched]) -> None:
+        """Whatever came of it: look again when the next is due."""
+        self._renewing.pop(group, None)
+        for watched in leases:
+            watched.reschedule()
+        if self._watched:
+            self._arm(min(watched.due for watched in self._watched.values()))
 
     async def _renew_some(self, due: list[Watched]) -> None:
         now = time.monotonic()

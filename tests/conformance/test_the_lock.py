@@ -194,11 +194,11 @@ async def test_reentry_is_nothing_but_that(guard: SessionGuard) -> None:
 
 
 async def test_a_context_is_for_one_use(guard: SessionGuard) -> None:
-    for context in (guard.session_lock("s"), guard.lock("s")):
-        async with context:
-            pass
-        with pytest.raises(ConfigurationError):
-            await context.__aenter__()
+    context = guard.session_lock("s")
+    async with context:
+        pass
+    with pytest.raises(ConfigurationError):
+        await context.__aenter__()
 
 
 # --- only the lock

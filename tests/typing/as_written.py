@@ -17,6 +17,7 @@ from sessionlock import (
     JsonCodec,
     Lease,
     LeasePolicy,
+    Lock,
     Quorum,
     Session,
     SessionGuard,
@@ -83,6 +84,37 @@ async def blocks(guard: SessionGuard, sid: str) -> None:
     async with guard.lock("stock", wait=1) as lease:
         assert_type(lease, Lease)
         assert_type(lease.fencing_token, int)
+
+
+async def by_hand(guard: SessionGuard) -> None:
+    """One object, taken many times."""
+    lock = guard.lock("stock", lease=LeasePolicy(max_hold=600), label="nightly")
+    assert_type(lock, Lock)
+    assert_type(await lock.acquire(), bool)
+    assert_type(lock.lease, Lease | None)
+    assert_type(await lock.owned(), bool)
+    await lock.extend()
+    await lock.extend(30)
+    await lock.release()
+    if await lock.acquire(blocking=False) or await lock.acquire(True, 2.5) or await lock.acquire(timeout=-1):
+        await lock.release()
+    assert_type(await lock.locked(), bool)
+    async with lock as lease:
+        assert_type(lease, Lease)
+
+
+def by_hand_in_threads(guard: blocking.SessionGuard) -> None:
+    lock = guard.lock("stock", wait=1)
+    assert_type(lock, blocking.Lock)
+    assert_type(lock.acquire(timeout=1), bool)
+    assert_type(lock.lease, Lease | None)
+    assert_type(lock.owned(), bool)
+    lock.extend(30)
+    lock.release()
+    assert_type(lock.locked(), bool)
+    with lock as lease:
+        assert_type(lease, Lease)
+    assert_type(guard.lock_key("stock"), str)
 
 
 async def without_a_block(guard: SessionGuard, sid: str) -> None:
