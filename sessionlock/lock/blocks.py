@@ -18,7 +18,8 @@ from ..protocol.record_calls import Inspect, Save
 from ..protocol.replies import Conflict, Refused
 from ..session.mapping import Session
 from ..session.operations import StoredSession
-from .context import MOST_MERGES, LockBlock, SessionLockBlock, note
+from .context import MOST_MERGES, LockBlock, SessionLockBlock
+from .refusals import note
 from .request import LockRequest
 from .runtime import Runtime
 

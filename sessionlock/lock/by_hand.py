@@ -24,7 +24,7 @@ from ..policies import LeasePolicy, WaitPolicy, check_seconds
 from ..protocol.record_calls import Inspect
 from ..protocol.replies import Inspected
 from .blocks import LockContext
-from .context import note
+from .refusals import note
 from .request import LockRequest
 from .runtime import Runtime
 

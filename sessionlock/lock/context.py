@@ -21,11 +21,11 @@ from ..session.data import SessionFormat
 from ..session.mapping import Session
 from .holders import Holders, lease_of
 from .observed import acquire_observed
-from .refusals import lease_lost, not_saved
+from .refusals import lease_lost, not_saved, note
 from .request import LockRequest, OnWait
 from .runtime import Runtime
 
-__all__ = ["MOST_MERGES", "LockBlock", "SessionLockBlock", "note"]
+__all__ = ["MOST_MERGES", "LockBlock", "SessionLockBlock"]
 
 # How often in a row writers without a lock may be faster than a holder's save. More often than they give up themselves,
 # for the others who want the lock wait for this save.
@@ -307,10 +307,3 @@ class SessionLockBlock(LockBlock, Actions):
     def _end(self) -> None:
         self._finish()
         self._session.close("was saved and released already")
-
-
-def note(error: BaseException | None, trouble: SessionLockError) -> None:
-    """The body's own exception comes first; what happened to the lock is told beside it (Python 3.11+)."""
-    add_note = getattr(error, "add_note", None)
-    if add_note is not None:
-        add_note(f"sessionlock, while leaving: {type(trouble).__name__}: {trouble}")

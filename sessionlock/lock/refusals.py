@@ -15,7 +15,7 @@ from ..errors import (
 from ..lease import Lease
 from ..protocol.replies import Busy, Holder, refusal
 
-__all__ = ["lease_lost", "not_granted", "not_saved", "outrun", "queue_full", "refused"]
+__all__ = ["lease_lost", "not_granted", "not_saved", "note", "outrun", "queue_full", "refused"]
 
 NOBODY_CERTAIN = "others, none by a majority"
 
@@ -86,3 +86,10 @@ def not_saved(name: str, kind: str) -> SessionNotFound:
         f"session {name} was destroyed while this request held it; its changes were not saved and the session stays"
         " destroyed"
     ).about(name)
+
+
+def note(error: BaseException | None, trouble: SessionLockError) -> None:
+    """The body's own exception comes first; what happened to the lock is told beside it (Python 3.11+)."""
+    add_note = getattr(error, "add_note", None)
+    if add_note is not None:
+        add_note(f"sessionlock, while leaving: {type(trouble).__name__}: {trouble}")
