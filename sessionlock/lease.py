@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import anyio
 
+from .clock import monotonic
 from .errors import LeaseLost
 
 __all__ = ["Lease"]
@@ -16,25 +17,25 @@ class Lease:
     """A lock that this process holds. Made by the guard, never by an application.
 
     ``token`` names the acquisition. ``fencing_token`` grows with every grant of this session's lock; hand it to
-    other stores so that they can refuse older holders. ``trusted_until`` is a :func:`time.monotonic` instant: it is
-    computed from a clock read *before* the call that granted or renewed the lease, so it ends no later than Redis'
-    own expiry. ``hold_until`` bounds all renewals.
+    other stores so that they can refuse older holders. ``ttl``: seconds for which each renewal asks.
     """
 
     __slots__ = (
+        "_began",
         "_event",
+        "_latest",
+        "_longest",
         "_on_lost",
         "_released",
         "_safety_margin",
         "_tell_loss",
         "confirmed",
+        "ends",
         "fencing_token",
-        "hold_until",
+        "leaving",
         "lost_because",
         "name",
-        "since",
         "token",
-        "trusted_until",
         "ttl",
     )
 
@@ -52,19 +53,22 @@ class Lease:
         confirmed: bool = True,
         tell_loss: Callable[[Lease], object] | None = None,
     ) -> None:
-        # What was granted, and when.
+        # What was granted, and when. Instants are of this package's clock.
         self.name: str = name
         self.token: str = token
         self.fencing_token: int = fencing_token
         self.ttl: float = ttl
-        self.since: float = granted_at
-        # Until when it may be trusted; moved on by each renewal. Not confirmed: handed over, and not yet renewed.
-        self.hold_until: float = granted_at + max_hold
-        self.trusted_until: float = granted_at + granted_for - min(safety_margin, granted_for / 2)
-        self.confirmed: bool = confirmed
+        self._began = granted_at
+        # Until when it may be trusted: moved by each renewal, never beyond the longest that it is held. Not confirmed:
+        # handed over, and not yet renewed.
+        self._longest = granted_at + max_hold
+        self._latest = self._longest - min(safety_margin, max_hold / 2)
         self._safety_margin = safety_margin
+        self.confirmed: bool = confirmed
+        self.ends: float = self._trusted(granted_at, granted_for)
         # How it ended. A lease that was lost is released, too, when its block ends.
         self.lost_because: str | None = None
+        self.leaving: bool = False
         self._released = False
         # Who is told of its loss: the event only if somebody asked for it.
         self._event: anyio.Event | None = None
@@ -76,10 +80,34 @@ class Lease:
         return f"<Lease {self.name} fence={self.fencing_token} {state}>"
 
     def remaining(self) -> float:
-        """Seconds for which this lease may still be trusted; 0 when it is lost, released or past its time."""
-        if self._released or self.lost_because is not None:
+        """Seconds for which this lease may still be trusted; 0 when it is lost, past its time, released, or being
+        released: from the sending of that on, the next one may hold the lock.
+        """
+        if self.leaving or self.lost_because is not None:
             return 0.0
-        return max(0.0, self.trusted_until - time.monotonic())
+        return max(0.0, self.ends - monotonic())
+
+    @property
+    def trusted_until(self) -> float:
+        """As a :func:`time.monotonic` instant, no later than Redis' own expiry: all is counted from before the call
+        that granted or renewed the lease. When the machine slept it moves, where :func:`time.monotonic` leaves
+        sleep out; :meth:`remaining` is right in any case.
+        """
+        return _shown(self.ends)
+
+    @property
+    def hold_until(self) -> float:
+        """The end of all renewals, as a :func:`time.monotonic` instant."""
+        return _shown(self._longest)
+
+    @property
+    def since(self) -> float:
+        """When it was asked for, as a :func:`time.monotonic` instant."""
+        return _shown(self._began)
+
+    def age(self) -> float:
+        """Seconds since it was asked for."""
+        return monotonic() - self._began
 
     @property
     def is_lost(self) -> bool:
@@ -100,8 +128,19 @@ class Lease:
         return self._event
 
     def check(self) -> None:
-        """Raise :class:`~sessionlock.LeaseLost` if this lease is not to be trusted any more."""
-        if self.lost_because is None and not self._released and time.monotonic() >= self.trusted_until:
+        """Raise :class:`~sessionlock.LeaseLost` if this lease is not to be trusted any more: lost, past its time,
+        released, or being released.
+        """
+        self.check_lost()
+        if self.leaving:
+            raise LeaseLost(
+                f"the lock of {self.name} (fencing token {self.fencing_token}) was released already: nothing is"
+                " protected by it any more"
+            ).about(self.name)
+
+    def check_lost(self) -> None:
+        """As :meth:`check`, but for one that its holder gave up."""
+        if self.lost_because is None and not self.leaving and monotonic() >= self.ends:
             self.mark_lost("its time ran out before it could be renewed")
         if self.lost_because is not None:
             raise LeaseLost(self.why_lost()).about(self.name)
@@ -120,14 +159,31 @@ class Lease:
         if callback is not None and self.lost_because is not None:
             callback()
 
-    def extended(self, asked_at: float, ttl: float) -> None:
-        """Redis confirmed at some instant after ``asked_at`` that the lease runs ``ttl`` seconds from then."""
+    def _trusted(self, asked_at: float, seconds: float) -> float:
+        """Until when, of what Redis was asked for at that instant. No later than after the last renewal, which ends at
+        the longest hold, sent or not: Redis may have had it without our being told.
+        """
+        return min(asked_at + seconds - min(self._safety_margin, seconds / 2), self._latest)
+
+    def renewal(self, now: float) -> float:
+        """Seconds to ask Redis for; 0 when that would gain nothing."""
+        seconds = min(self.ttl, self._longest - now)
+        return seconds if now < self.ends < self._trusted(now, seconds) else 0.0
+
+    @property
+    def was_held_longest(self) -> bool:
+        """Whether no renewal can move its end any more."""
+        return self.ends >= self._latest
+
+    def extended(self, asked_at: float, seconds: float) -> None:
+        """Redis confirmed at some instant after ``asked_at`` that the lease runs ``seconds`` from then, not longer."""
         self.confirmed = True
-        self.trusted_until = max(self.trusted_until, asked_at + ttl - min(self._safety_margin, ttl / 2))
+        self.ends = self._trusted(asked_at, seconds)
 
     def hold_longer(self, until: float) -> None:
-        """It may be renewed up to then."""
-        self.hold_until = max(self.hold_until, until)
+        """It may be renewed up to that instant."""
+        self._longest = max(self._longest, until)
+        self._latest = max(self._latest, until - self._safety_margin)
 
     def mark_lost(self, because: str) -> None:
         if self._released or self.lost_because is not None:
@@ -140,6 +196,15 @@ class Lease:
         if self._on_lost is not None:
             self._on_lost()
 
+    def mark_leaving(self) -> None:
+        """Its release is about to be sent."""
+        self.leaving = True
+
     def mark_released(self) -> None:
-        self._released = True
+        self.leaving = self._released = True
         self._on_lost = None
+
+
+def _shown(instant: float) -> float:
+    """An instant of our clock on that of :func:`time.monotonic`."""
+    return instant - monotonic() + time.monotonic()

@@ -18,6 +18,7 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
+from ..clock import monotonic
 from ..errors import ConfigurationError, LeaseLost, SessionLockError
 from ..lock.holders import on_behalf_of
 from ..lock.runtime import CLEAN_UP_WITHIN
@@ -31,6 +32,22 @@ STOP_WITHIN = 5.0  # seconds that the end of a process waits for connections to 
 
 class Closable(Protocol):
     async def aclose(self) -> None: ...
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """Its timers go off also where a test has stopped the clock of :mod:`time`."""
+
+    def time(self) -> float:
+        return monotonic()
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """As the application has it, if it has chosen one, uvloop for example."""
+    loop = asyncio.new_event_loop()
+    if type(loop) is not asyncio.SelectorEventLoop:
+        return loop
+    loop.close()
+    return _Loop()
 
 
 class _Owner(threading.local):
@@ -93,7 +110,7 @@ class Portal:
         self.pid: int = os.getpid()
         self.guards: weakref.WeakSet[Closable] = weakref.WeakSet()  # closed when the process ends
         self.held: dict[int, AbstractAsyncContextManager[Any]] = {}  # what threads are in; given up when it ends
-        self._loop = Context().run(asyncio.new_event_loop)  # not in the context of a request that happens to be first
+        self._loop = Context().run(_new_loop)  # not in the context of a request that happens to be first
         self._calls: deque[_Call] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, name="sessionlock", daemon=True)

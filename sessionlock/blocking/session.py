@@ -108,7 +108,7 @@ class Session(Moments, SessionOfThread):
 
     def _use(self) -> AsyncSession:
         if self._watched is not None:
-            self._watched.check()
+            self._watched.check_lost()
         return self._inner
 
     def _wait_for(self, work: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 
+from ..clock import monotonic
 from ..transport.clients import ClientKind
 from .findings import WRITES, Capabilities, Finding
 from .probe import Ask, judge, probe
@@ -70,11 +70,11 @@ class Checkup:
         at, found = _known.get(self._key, (0.0, None))
         if found is None:
             return None
-        return found if time.monotonic() - at <= (KNOWN_FOR if found.refusal() is None else REFUSED_FOR) else None
+        return found if monotonic() - at <= (KNOWN_FOR if found.refusal() is None else REFUSED_FOR) else None
 
     def begin(self) -> bool:
         """Whether it is time for a look, of this event loop: nothing is known, and no other one is looking."""
-        now = time.monotonic()
+        now = monotonic()
         if self.known() is not None or now - _begun.get(self._key, -BEGUN_FOR) < BEGUN_FOR:
             return False
         _begun[self._key] = now
@@ -94,7 +94,7 @@ class Checkup:
             _begun.pop(self._key, None)  # no answer now; the next call tries again
             raise
         _begun.pop(self._key, None)
-        _known[self._key] = (time.monotonic(), found)
+        _known[self._key] = (monotonic(), found)
         return found
 
     async def _probed(self) -> Capabilities:

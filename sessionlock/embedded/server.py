@@ -23,6 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..clock import monotonic
 from ..errors import EmbeddedServerUnavailable
 from .binary import ServerBinary, find_server
 
@@ -240,7 +241,7 @@ class EmbeddedServer:
 
     def _launch(self, binary: ServerBinary) -> None:
         """Start the process and wait for its first PONG; on a fresh start, with another port if one was taken."""
-        deadline = time.monotonic() + self._start_within
+        deadline = monotonic() + self._start_within
         chosen_before = self._port is not None
         while True:
             if self._tcp and not chosen_before:
@@ -251,7 +252,7 @@ class EmbeddedServer:
             reason = self._ending()
             self._end()
             tail = self._log_tail()
-            if "Address already in use" in tail and time.monotonic() < deadline:
+            if "Address already in use" in tail and monotonic() < deadline:
                 time.sleep(0.01)
                 continue
             raise EmbeddedServerFailed(
@@ -294,7 +295,7 @@ class EmbeddedServer:
         while self._process.poll() is None:
             if self._answers():
                 return True
-            if time.monotonic() > deadline:
+            if monotonic() > deadline:
                 return False
             time.sleep(pause)
             pause = min(pause * 1.5, 0.05)

@@ -5,9 +5,8 @@ Whatever ends it early (cancellation, giving up, an error) leaves neither a lock
 
 from __future__ import annotations
 
-import time
-
 from .. import observe
+from ..clock import monotonic
 from ..errors import RedisUnavailable, WaitTimedOut
 from ..protocol import replies as protocol
 from ..protocol.calls import Abandon, Acquire
@@ -121,7 +120,7 @@ class Acquisition:
             ticket=last.ticket if last is not None else "0",
             push_limit=request.push_limit,
             deaf=self._runtime.deaf,
-            asked_at=time.monotonic(),
+            asked_at=monotonic(),
         )
         asked_before, self._asked = self._asked, True
         if queueing:
@@ -194,7 +193,7 @@ class Acquisition:
             raise refused(self._request.digest, "destroyed")
         if self._observer is not None:
             self._observer(observe.LockHandedOver(self._request.digest, self._request.label))
-        now = time.monotonic()
+        now = monotonic()
         waiter.handed_over(push, now)
         snapshot = push.snapshot
         if snapshot is None and self._request.session is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from types import TracebackType
 
@@ -91,6 +90,7 @@ class LockBlock:
     async def _give_up(self, changes: list[Change], created: str, *, cancelled: bool = False) -> Saved:
         """One release call, seen through to its end even when this task is cancelled meanwhile."""
         call = self._release(changes, created)
+        self._the_lease.mark_leaving()
         if cancelled:
             return await self._runtime.see_through(self._to_the_end(call)) or Committed(None)
         try:
@@ -164,7 +164,7 @@ class LockBlock:
         # Session and block refer to each other; a guard that is dropped then should not wait for the garbage collector.
         self._find_runtime = used_up
         if self._runtime.observer is not None:
-            self._tell(observe.LockReleased, time.monotonic() - lease.since)
+            self._tell(observe.LockReleased, lease.age())
 
     def _tell(self, event: Callable[..., Event], *about: object) -> None:
         observer = self._runtime.observer

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 from .. import observe
+from ..clock import monotonic
 from ..errors import SessionLockError, WaitTimedOut
 from ..observe import Observer
 from ..protocol.replies import Granted
@@ -20,18 +19,18 @@ async def acquire_observed(
 ) -> Granted:
     session, label = request.digest, request.label
     observer(observe.LockAsked(session, label))
-    began = time.monotonic()
+    began = monotonic()
     try:
         holders.check(request.keys)
         granted = await acquisition.run()
     except WaitTimedOut as error:
-        observer(observe.LockTimedOut(session, label, time.monotonic() - began, error))
+        observer(observe.LockTimedOut(session, label, monotonic() - began, error))
         raise
     except SessionLockError as error:
         observer(observe.LockRefused(session, label, error))
         raise
     except BaseException:
-        observer(observe.LockAbandoned(session, label, time.monotonic() - began))
+        observer(observe.LockAbandoned(session, label, monotonic() - began))
         raise
-    observer(observe.LockGranted(session, label, time.monotonic() - began, granted.fence))
+    observer(observe.LockGranted(session, label, monotonic() - began, granted.fence))
     return granted

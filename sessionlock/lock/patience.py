@@ -7,11 +7,11 @@ rest of its wait; so the three questions are put here, in the same order and on 
 from __future__ import annotations
 
 import inspect
-import time
 from typing import Any
 
 from tenacity import AsyncRetrying, Future, RetryAction, RetryCallState
 
+from ..clock import monotonic
 from ..errors import SessionLockError
 from ..policies import seconds_until_stop
 from .request import LockRequest
@@ -30,6 +30,7 @@ class _State(RetryCallState):
         self._still_waiting = still_waiting
         self._outcome: Future | None = None
         super().__init__(retrying, None, (), {})
+        self.start_time = monotonic()  # tenacity's own may be of a clock that a test has stopped
 
     @property
     def outcome(self) -> Future | None:
@@ -48,10 +49,10 @@ class Patience:
     def __init__(self, request: LockRequest) -> None:
         self._policy = request.wait
         self._state = _State(_NO_RETRYING, StillWaiting(f"session {request.digest} is locked"))
-        self._started = time.monotonic()
+        self._started = monotonic()
 
     def elapsed(self) -> float:
-        return time.monotonic() - self._started
+        return monotonic() - self._started
 
     def left(self) -> float:
         """Seconds until ``stop`` certainly says stop, inf when its kind does not tell."""
@@ -60,7 +61,7 @@ class Patience:
     async def next_pause(self) -> float | None:
         """The attempt failed: seconds to pause before the next, None to give up."""
         state, policy = self._state, self._policy
-        state.outcome_timestamp = time.monotonic()
+        state.outcome_timestamp = monotonic()
         pause = float(await _value(policy.wait(state)))
         if not pause >= 0:
             pause = 0.0  # nan and negative pauses are none

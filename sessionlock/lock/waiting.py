@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Callable, Collection
 from typing import Generic, TypeVar
 
+from ..clock import monotonic
 from ..protocol.calls import PATIENCE
 from ..protocol.keys import SessionKeys
 from ..protocol.replies import Handover, Queued, pushed
@@ -61,14 +61,14 @@ class Bell:
         """Sleep; True when the time (monotonic) was up, False when woken before."""
         loop = asyncio.get_running_loop()
         self._sleep = sleep = loop.create_future()
-        timer = loop.call_later(max(0.0, until - time.monotonic()), self.ring) if until < float("inf") else None
+        timer = loop.call_later(max(0.0, until - monotonic()), self.ring) if until < float("inf") else None
         try:
             await sleep
         finally:
             if timer is not None:
                 timer.cancel()
             self._sleep = None
-        return time.monotonic() >= until
+        return monotonic() >= until
 
 
 class Room(Generic[W]):
@@ -141,7 +141,7 @@ class Waiter:
     def heard(self, queued: Queued) -> None:
         """Redis told where this waiter stands."""
         self.last = queued
-        self.last_heard = time.monotonic()
+        self.last_heard = monotonic()
         left = queued.left
         self.room.lease_ends = float("inf") if left is None else self.last_heard + left
 
@@ -161,17 +161,17 @@ class Waiter:
     def should_look(self) -> bool:
         """Whether asking Redis is this waiter's business now; being told to look counts once."""
         told, self._look = self._look, False
-        return told or self.foremost or time.monotonic() - self.last_heard >= HEARD_OF_EVERY
+        return told or self.foremost or monotonic() - self.last_heard >= HEARD_OF_EVERY
 
     async def pause(self, seconds: float, *, deaf: bool = False) -> None:
         """tenacity's ``sleep``: ends early with a push, and for the foremost at the end of the lease waited for.
 
         ``deaf``: no push can come now; look again when subscribing may be tried again.
         """
-        started = time.monotonic()
+        started = monotonic()
         while self.handover is None and not self._look:
             was_foremost = self.foremost
-            now = time.monotonic()
+            now = monotonic()
             until = min(started + seconds, self.last_heard + HEARD_OF_EVERY)
             if was_foremost:
                 until = min(until, started + self.claim, max(self.room.lease_ends, now) + soon_after_expiry())
@@ -180,7 +180,7 @@ class Waiter:
             if until <= now or await self._bell.silent_until(until):
                 return
             if self.foremost and not was_foremost:
-                started = time.monotonic()  # it is this one's turn to look, from now on
+                started = monotonic()  # it is this one's turn to look, from now on
 
     def wake(self) -> None:
         self._bell.ring()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections.abc import Callable
 from contextvars import Context
+from heapq import heapify, heappop, heappush
+from itertools import count
 from typing import Any
 
 from .. import observe
+from ..clock import monotonic
 from ..errors import RedisUnavailable
 from ..lease import Lease
 from ..observe import Observer
@@ -24,35 +26,39 @@ __all__ = ["Watchdog"]
 
 RENEWALS_PER_LEASE = 3  # two of three may fail before a lease is lost
 MOST_PER_CALL = 100  # a script must not occupy Redis for long
+MOST_GROUPS = 32  # calls are begun in one go; then it is the turn of others in this loop
+MOST_AT_ONCE = 500  # leases are looked at
+MOST_LEFT_BEHIND = 64  # entries of leases that are over, beside as many as are not
 
 
 class Watched:
     """A lease and when to look after it next."""
 
-    __slots__ = ("due", "ended", "keys", "label", "lease", "policy")
+    __slots__ = ("due", "forgotten", "keys", "label", "lease", "policy")
 
     def __init__(self, lease: Lease, request: LockRequest) -> None:
         self.lease: Lease = lease
         self.keys: SessionKeys = request.keys
         self.label: str = request.label
         self.policy: LeasePolicy = request.lease
-        self.ended: bool = False  # renewed up to max_hold: nothing more is to be had
-        self.due: float = self._next(time.monotonic())
+        self.forgotten: bool = False
+        self.due: float = self.next_look(monotonic())
 
-    def _next(self, now: float) -> float:
+    def next_look(self, now: float) -> float:
         """A third of what is left from now; the very end when nothing is to be renewed any more."""
-        lease = self.lease
-        if not self.renewable(now):
-            return lease.trusted_until
-        return min(now + (lease.trusted_until - now) / RENEWALS_PER_LEASE, lease.trusted_until)
+        ends = self.lease.ends
+        return min(now + (ends - now) / RENEWALS_PER_LEASE, ends) if self._is_renewed else ends
+
+    @property
+    def _is_renewed(self) -> bool:
+        # A claim is confirmed whatever `renew` says: that is how a handed-over lease gets its full time.
+        return self.policy.renew or not self.lease.confirmed
 
     def renewable(self, now: float) -> bool:
-        # A claim is confirmed whatever `renew` says: that is how a handed-over lease gets its full time.
-        wanted = (self.policy.renew and not self.ended) or not self.lease.confirmed
-        return wanted and now < self.lease.hold_until and now < self.lease.trusted_until
+        return self._is_renewed and self.lease.renewal(now) > 0
 
     def ttl_ms(self, now: float) -> int:
-        return max(1, min(self.policy.ttl_ms, int((self.lease.hold_until - now) * 1000)))
+        return max(1, math.ceil(self.lease.renewal(now) * 1000))
 
     def prolong(self, now: float, seconds: float | None) -> int:
         """Let it last so long from now, at the least; the ttl in ms that Redis is to be told."""
@@ -61,12 +67,59 @@ class Watched:
         wanted = (policy.max_hold if renewed else policy.ttl) if seconds is None else seconds
         lease.hold_longer(now + wanted)
         # Redis' lease ends a margin after our trust in it, and must not become shorter.
-        least = max(0.0, lease.trusted_until - now) + policy.margin
-        ttl = max(least, min(policy.ttl, lease.hold_until - now) if renewed else wanted)
-        return math.ceil(ttl * 1000)
+        least = max(0.0, lease.ends - now) + policy.margin
+        return math.ceil(1000 * max(least, lease.renewal(now) if renewed else wanted))
 
-    def reschedule(self) -> None:
-        self.due = self._next(time.monotonic())
+
+class Agenda:
+    """The leases that were there when somebody looked, in the order in which they are due.
+
+    Most leases are over before anybody looks at them. They stand in no order, and cost none.
+    """
+
+    def __init__(self) -> None:
+        self._fresh: dict[str, Watched] = {}  # by token; since the last look
+        self._sorted: list[tuple[float, int, Watched]] = []
+        self._number = count()
+        self._living = 0  # of those that are sorted
+
+    def add(self, watched: Watched) -> None:
+        self._fresh[watched.lease.token] = watched
+
+    def forget(self, watched: Watched) -> None:
+        watched.forgotten = True
+        if self._fresh.pop(watched.lease.token, None) is None:
+            self._living -= 1
+            if len(self._sorted) > 2 * self._living + MOST_LEFT_BEHIND:
+                self._sorted = [entry for entry in self._sorted if _counts(entry)]
+                heapify(self._sorted)
+
+    def put(self, watched: Watched) -> None:
+        """When it is due has changed."""
+        heappush(self._sorted, (watched.due, next(self._number), watched))
+
+    def first(self) -> Watched | None:
+        """Which is due first."""
+        for watched in self._fresh.values():
+            self.put(watched)
+        self._living += len(self._fresh)
+        self._fresh.clear()
+        while self._sorted:
+            entry = self._sorted[0]
+            if _counts(entry):
+                return entry[2]
+            heappop(self._sorted)
+        return None
+
+    def take(self) -> None:
+        """The one that is due first has had its turn."""
+        heappop(self._sorted)
+
+
+def _counts(entry: tuple[float, int, Watched]) -> bool:
+    """Whether it is watched still, and due then still."""
+    due, _, watched = entry
+    return not watched.forgotten and watched.due == due
 
 
 class Watchdog:
@@ -79,16 +132,22 @@ class Watchdog:
         self._executor = executor
         self._background = background
         self._watched: dict[str, Watched] = {}
+        self._agenda = Agenda()
         self._timer: asyncio.TimerHandle | None = None
-        # The renewals under way, by group. One at a time: a late one would shorten what the next has gained.
+        # The renewals under way, by group, and who was due meanwhile. One at a time: a late one would shorten what the
+        # next has gained.
         self._renewing: dict[object, asyncio.Task[Any]] = {}
+        self._late: dict[object, list[Watched]] = {}
 
     def watch(self, lease: Lease, request: LockRequest) -> None:
         watched = self._watched[lease.token] = Watched(lease, request)
+        self._agenda.add(watched)
         self._arm(watched.due)
 
     def forget(self, lease: Lease) -> None:
-        self._watched.pop(lease.token, None)
+        watched = self._watched.pop(lease.token, None)
+        if watched is not None:
+            self._agenda.forget(watched)
 
     async def extend(self, lease: Lease, seconds: float | None) -> bool:
         """Renew it now, and let it last ``seconds`` from now (None: as a new one), but never less than it does already.
@@ -107,11 +166,11 @@ class Watchdog:
         extending = self._renewing[group] = self._background(self._extend(group, watched, seconds))
         extending.add_done_callback(fetch_error)
         await asyncio.shield(extending)
-        return self._watched.get(lease.token) is watched
+        return not watched.forgotten
 
     async def _extend(self, group: object, watched: Watched, seconds: float | None) -> None:
         try:
-            asked_at = time.monotonic()
+            asked_at = monotonic()
             ttl_ms = watched.prolong(asked_at, seconds)
             (answer,) = await self._executor.run(Renew([(watched.keys, watched.lease.token, ttl_ms)]))
             if answer is None:
@@ -122,8 +181,9 @@ class Watchdog:
 
     def taken(self, token: str) -> None:
         """A push told that this lease was taken away by force."""
-        watched = self._watched.pop(token, None)
+        watched = self._watched.get(token)
         if watched is not None:
+            self.forget(watched.lease)
             watched.lease.mark_lost("it was force-released")
 
     def close(self) -> None:
@@ -134,7 +194,7 @@ class Watchdog:
 
     def _arm(self, due: float) -> None:
         loop = asyncio.get_running_loop()
-        at = loop.time() + max(0.0, due - time.monotonic())
+        at = loop.time() + max(0.0, due - monotonic())
         if self._timer is not None:
             if self._timer.when() <= at:
                 return
@@ -144,26 +204,32 @@ class Watchdog:
     def _look(self) -> None:
         """Timer: declare lost what ran out, renew what is due, set the timer for the rest."""
         self._timer = None
-        now = time.monotonic()
+        now = monotonic()
         due: dict[object, list[Watched]] = {}
-        look_at = float("inf")
-        for watched in list(self._watched.values()):
-            if now >= watched.lease.trusted_until:
-                self._lost(watched, now)
-            elif now >= watched.due:
-                due.setdefault(self._executor.group(watched.keys, watched.lease.token), []).append(watched)
-                # A renewal that hangs must not keep leases from running out; it sets the next timer itself.
-                look_at = min(look_at, watched.lease.trusted_until)
-            else:
-                look_at = min(look_at, watched.due)
-        for group in due.keys() - self._renewing.keys():
-            self._renewing[group] = self._background(self._renew(group, due[group]))
-        if self._watched:
-            self._arm(look_at)
+        looked_at = 0
+        while (watched := self._agenda.first()) is not None and watched.due <= now:
+            if len(due) == MOST_GROUPS or looked_at == MOST_AT_ONCE:
+                break
+            looked_at += 1
+            self._agenda.take()
+            if now >= watched.lease.ends:
+                self._lost(watched)
+                continue
+            # A renewal that hangs must not keep the lease from running out. The renewal itself sets the next time.
+            watched.due = watched.lease.ends
+            self._agenda.put(watched)
+            if not watched.renewable(now):
+                continue
+            group = self._executor.group(watched.keys, watched.lease.token)
+            (self._late if group in self._renewing else due).setdefault(group, []).append(watched)
+        for group, members in due.items():
+            self._renewing[group] = self._background(self._renew(group, members))
+        if watched is not None:
+            self._arm(watched.due)
 
-    def _lost(self, watched: Watched, now: float) -> None:
+    def _lost(self, watched: Watched) -> None:
         self.forget(watched.lease)
-        if watched.policy.renew and (watched.ended or now >= watched.lease.hold_until):
+        if watched.lease.was_held_longest:
             watched.lease.mark_lost(f"it was held for LeasePolicy.max_hold = {watched.policy.max_hold:g} s")
         elif watched.policy.renew:
             watched.lease.mark_lost("it could not be renewed in time")
@@ -181,17 +247,24 @@ class Watchdog:
     def _renewed(self, group: object, leases: list[Watched]) -> None:
         """Whatever came of it: look again when the next is due."""
         self._renewing.pop(group, None)
+        now = monotonic()
+        for watched in self._late.pop(group, ()):
+            self._look_again(watched, now)
         for watched in leases:
-            watched.reschedule()
-        if self._watched:
-            self._arm(min(watched.due for watched in self._watched.values()))
+            self._look_again(watched, watched.next_look(now))
+
+    def _look_again(self, watched: Watched, at: float) -> None:
+        if not watched.forgotten:
+            watched.due = at
+            self._agenda.put(watched)
+            self._arm(at)
 
     async def _renew_some(self, due: list[Watched]) -> None:
-        now = time.monotonic()
+        now = monotonic()
         wanted = [(watched, watched.ttl_ms(now)) for watched in due if watched.renewable(now)]
         if not wanted:
             return
-        asked_at = time.monotonic()
+        asked_at = monotonic()
         call = Renew([(watched.keys, watched.lease.token, ttl_ms) for watched, ttl_ms in wanted])
         try:
             answers = await self._executor.run(call)
@@ -202,13 +275,12 @@ class Watchdog:
 
     def _answered(self, watched: Watched, ttl_ms: int, answer: int | None, asked_at: float) -> None:
         """``answer`` None: a quorum whose masters did not answer; the timer declares the lease lost in its time."""
-        if self._watched.get(watched.lease.token) is not watched or answer is None:
+        if watched.forgotten or answer is None:
             return  # it has ended, or is being given up, so that Redis need not know it any more
         if answer == 0:
             self.forget(watched.lease)
             watched.lease.mark_lost("Redis does not know it any more (it lapsed, was force-released, or Redis lost it)")
         else:
             watched.lease.extended(asked_at, ttl_ms / 1000)
-            watched.ended = ttl_ms < watched.policy.ttl_ms
             if self._observer is not None:
                 self._observer(observe.LockRenewed(watched.keys.digest, watched.label, ttl_ms / 1000))

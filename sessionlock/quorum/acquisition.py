@@ -8,12 +8,12 @@ a lock nor a queue entry at a master that answers.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from enum import Enum, auto
 from functools import lru_cache
 from typing import Any
 
+from ..clock import monotonic
 from ..errors import RedisUnavailable
 from ..lock.patience import Patience
 from ..lock.refusals import outrun, refused
@@ -120,7 +120,7 @@ class QuorumAcquisition:
     async def _with_stragglers(self, won: Won) -> Won | None:
         """The majority with the votes that came after it, if any: they outvote a master whose clock was set back."""
         poll = self._election.poll
-        await poll.change_before(time.monotonic() + LATEST_AFTER_EXPIRY)
+        await poll.change_before(monotonic() + LATEST_AFTER_EXPIRY)
         more = poll.won()
         return more if more is not None and len(more.vector) > len(won.vector) else None
 
@@ -165,7 +165,7 @@ class QuorumAcquisition:
         """The majority takes effect where the session is. None when a later one did."""
         contest, request = self._contest, self._contest.request
         self._stage = Stage.INSTALLING
-        asked_at = time.monotonic()
+        asked_at = monotonic()
         call = Install(
             request.keys,
             self.token,

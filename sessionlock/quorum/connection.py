@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -19,6 +18,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from ..clock import monotonic
 from ..protocol.scripts import script
 from ..transport.wire import Wire, pack
 
@@ -51,7 +51,7 @@ class BackOff:
 
     @property
     def is_over(self) -> bool:
-        return time.monotonic() >= self.not_before
+        return monotonic() >= self.not_before
 
     def answered(self) -> None:
         self.failures = 0
@@ -66,7 +66,7 @@ class BackOff:
         if self.is_over:
             # All calls on a connection that breaks fail at once; that is one failure.
             self.failures += 1
-            self.not_before = time.monotonic() + min(SHORTEST_BREAK * 2 ** (self.failures - 1), LONGEST_BREAK)
+            self.not_before = monotonic() + min(SHORTEST_BREAK * 2 ** (self.failures - 1), LONGEST_BREAK)
         return NoVote(self.why)
 
 
@@ -89,11 +89,11 @@ class Uptime:
                 " INFO, or give Quorum(rejoin_after=0) if these masters forget nothing"
             )
         # The server counts whole seconds between whole seconds.
-        self._up_since = time.monotonic() - (int(seen[1]) - 1)
+        self._up_since = monotonic() - (int(seen[1]) - 1)
 
     def absent(self) -> str:
         """Why its grants do not count now; "" when they do."""
-        up = time.monotonic() - self._up_since
+        up = monotonic() - self._up_since
         if up >= self._rejoin_after:
             return ""
         return f"restarted {max(up, 0.0):.1f} s ago, takes part again in {self._rejoin_after - up:.1f} s"

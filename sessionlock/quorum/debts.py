@@ -7,11 +7,11 @@ ends.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from ..clock import monotonic
 from ..protocol.calls import Abandon
 from ..protocol.quorum_calls import Dismiss
 from ..transport.wire import Wire
@@ -76,7 +76,7 @@ class Debts:
             return
         if self._chances is not None:
             self._chances -= 1
-        pause = max(self._pause, self._connection.back_off.not_before - time.monotonic())
+        pause = max(self._pause, self._connection.back_off.not_before - monotonic())
         self._pause = min(self._pause * 2, LONGEST_BREAK)  # it may answer, and refuse
         self._coming_back = asyncio.get_running_loop().call_later(pause, self._try_to_settle)
 

@@ -14,11 +14,11 @@ they are pushed. A minority of them is handed on in time.
 from __future__ import annotations
 
 import asyncio
-import time
 from functools import partial
 from typing import Any
 
 from .. import observe
+from ..clock import monotonic
 from ..errors import SessionLockError
 from ..lock.patience import Patience
 from ..lock.refusals import queue_full, refused
@@ -82,7 +82,7 @@ class NativeElection:
             request.lease,
             label=request.label,
             proposed=proposed,
-            asked_at=time.monotonic(),
+            asked_at=monotonic(),
         )
         self.poll.ask_all(call, self._voted)
         await self.poll.until_decided()
@@ -140,7 +140,7 @@ class NativeElection:
             queueing=channel != "-",
             max_waiters=request.wait.max_waiters,
             ticket=ticket,
-            asked_at=time.monotonic(),
+            asked_at=monotonic(),
         )
 
     def _answered(self, master: Master, outcome: Acquired | NoVote) -> None:
@@ -149,7 +149,7 @@ class NativeElection:
             self._granted(master, outcome)
         elif isinstance(outcome, Queued):
             ballot.queued(name, outcome)
-            self._heard_at = time.monotonic()
+            self._heard_at = monotonic()
             if self._ticket == UNKNOWN:
                 self._ticket = outcome.ticket
         elif isinstance(outcome, Busy):
@@ -172,7 +172,7 @@ class NativeElection:
 
     def pushed(self, master: Master, push: Handover) -> None:
         if push.kind == "G":
-            self.poll.ballot.pushed(master.name, push, time.monotonic())
+            self.poll.ballot.pushed(master.name, push, monotonic())
             self.poll.changed()
         elif push.kind == "D":
             self._refusal = refused(self._contest.request.digest, "destroyed")
@@ -209,7 +209,7 @@ class NativeElection:
                 pause = await patience.next_pause()
                 if pause is None:
                     raise self.poll.not_now(contest.request.digest, patience.elapsed())
-                await self._pause(time.monotonic() + min(pause, patience.left()))
+                await self._pause(monotonic() + min(pause, patience.left()))
                 if self.poll.won() is None and self._is_to_look():
                     await self._look()
 
@@ -222,13 +222,13 @@ class NativeElection:
 
     async def _queue_up(self) -> None:
         """Into all queues at the same place: the ticket of the first master that answers is shown to the others."""
-        for name in self.poll.ballot.to_ask(time.monotonic()):
+        for name in self.poll.ballot.to_ask(monotonic()):
             await self._join(self.poll.by_name[name])
             if self.poll.won() is not None or self._refusal is not None:
                 return
             if self._ticket != UNKNOWN:
                 break
-        for name in self.poll.ballot.to_ask(time.monotonic()):
+        for name in self.poll.ballot.to_ask(monotonic()):
             if self.poll.ballot.ticket(name) is None:
                 self._queue_at(self.poll.by_name[name])
         await self.poll.until_decided()
@@ -254,22 +254,22 @@ class NativeElection:
 
     def _is_to_look(self) -> bool:
         told, self._told_to_look = self._told_to_look, False
-        return told or self._is_foremost or time.monotonic() - self._heard_at >= HEARD_OF_EVERY
+        return told or self._is_foremost or monotonic() - self._heard_at >= HEARD_OF_EVERY
 
     async def _look(self) -> None:
         """Ask all again that have not granted for long enough; the tickets give places back that were lost."""
-        for name in self.poll.ballot.to_ask(time.monotonic()):
+        for name in self.poll.ballot.to_ask(monotonic()):
             self._queue_at(self.poll.by_name[name])
         await self.poll.until_decided()
 
     async def _pause(self, until: float) -> None:
         """Until there is a majority, or something to look at; a minority of grants is handed on in time."""
         ballot = self.poll.ballot
-        started = time.monotonic()
+        started = monotonic()
         if self._heard_at:
             # Not at once, though: where no master answers now, the looks that follow end without waiting for anything.
             until = min(until, max(self._heard_at + HEARD_OF_EVERY, started + LATEST_AFTER_EXPIRY))
-        while ballot.won(now := time.monotonic()) is None and not self._told_to_look and self._refusal is None:
+        while ballot.won(now := monotonic()) is None and not self._told_to_look and self._refusal is None:
             end = until
             if self._is_foremost:
                 looks_at = max(ballot.look_at(now), started) + soon_after_expiry()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+from ..clock import monotonic
 from ..lock.waiting import Room, WaitingRooms
 from ..protocol.calls import Abandon, Call, by_hash
 from ..protocol.quorum_calls import Dismiss
@@ -92,7 +92,7 @@ class Masters:
             return 0
         usual = known[(len(known) - 1) // 2]
         ahead = max(one for one in known if one - usual < NEAR_US)
-        proposed = int(time.monotonic() * 1_000_000) + ahead + PROPOSED_AHEAD_US
+        proposed = int(monotonic() * 1_000_000) + ahead + PROPOSED_AHEAD_US
         if 0 <= self._last_proposed - proposed < NEAR_US:
             proposed = self._last_proposed + 1
         self._last_proposed = proposed

@@ -5,12 +5,12 @@ Either engine, the native one (:mod:`.election`) and pottery's (:mod:`.pottery`)
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+from ..clock import monotonic
 from ..errors import QuorumNotReached, SessionLockError
 from ..lock.patience import Patience
 from ..lock.refusals import not_granted
@@ -111,12 +111,12 @@ class Poll:
         self._masters.send(call, self.while_open(answered))
 
     def won(self) -> Won | None:
-        return self.ballot.won(time.monotonic())
+        return self.ballot.won(monotonic())
 
     # --- the one who waits
 
     def changed(self) -> None:
-        if self._bell.is_heard and (not self._deciding or self.ballot.decided(time.monotonic())):
+        if self._bell.is_heard and (not self._deciding or self.ballot.decided(monotonic())):
             self._bell.ring()
 
     async def change_before(self, until: float) -> None:
@@ -126,7 +126,7 @@ class Poll:
     async def until_decided(self) -> None:
         self._deciding = True
         try:
-            while not self.ballot.decided(time.monotonic()):
+            while not self.ballot.decided(monotonic()):
                 await self.change_before(float("inf"))  # every call to a master ends
         finally:
             self._deciding = False
@@ -145,7 +145,7 @@ class Poll:
         return not_granted(digest, self.ballot.holder(), waited=waited, position=self.ballot.position())
 
     def not_reached(self, digest: str) -> QuorumNotReached:
-        answers = {self.by_name[name].label: said for name, said in self.ballot.answers(time.monotonic()).items()}
+        answers = {self.by_name[name].label: said for name, said in self.ballot.answers(monotonic()).items()}
         told = "; ".join(f"{label}: {said}" for label, said in answers.items())
         return QuorumNotReached(
             f"session {digest}: fewer than {self.ballot.majority} of {len(answers)} masters have a say"
@@ -167,7 +167,7 @@ class Reach:
         if has_majority:
             self._lost_at = None
             return
-        now = time.monotonic()
+        now = monotonic()
         if self._lost_at is None:
             self._lost_at = now
         error = poll.not_reached(self._digest)

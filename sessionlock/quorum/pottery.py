@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import time
 from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
@@ -26,6 +25,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
+from ..clock import monotonic
 from ..errors import ConfigurationError
 from ..lock.patience import Patience
 from ..lock.self_call import SelfCallCheck
@@ -128,7 +128,7 @@ class PotteryElection:
                 pause = await patience.next_pause()
                 if pause is None:
                     raise await self._refusal(patience.elapsed())
-                won = await self._try_until(time.monotonic() + min(pause, patience.left()), self_call)
+                won = await self._try_until(monotonic() + min(pause, patience.left()), self_call)
                 if won is not None:
                     return won
 
@@ -142,9 +142,9 @@ class PotteryElection:
         self.poll.close()
 
     async def _try_until(self, until: float, self_call: SelfCallCheck) -> Won | None:
-        while (left := until - time.monotonic()) > 0:
+        while (left := until - monotonic()) > 0:
             await asyncio.sleep(min(left, random.uniform(0, LONGEST_PAUSE)))
-            if time.monotonic() < until:
+            if monotonic() < until:
                 won = await self._try()
                 if won is not None:
                     return won
@@ -166,7 +166,7 @@ class PotteryElection:
     async def _numbered(self) -> Won | None:
         """Each master's counter for the lock that pottery took there. What follows is as if it had granted it."""
         self.poll = self._contest.poll()
-        call = Adopt(self._contest.keys, self.token, label=self._contest.request.label, asked_at=time.monotonic())
+        call = Adopt(self._contest.keys, self.token, label=self._contest.request.label, asked_at=monotonic())
         self.poll.ask_all(call, partial(self._adopted, self.poll))
         await self.poll.until_decided()
         won = self.poll.won()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from ..clock import monotonic
 from ..errors import QuorumNotReached, RedisUnavailable
 from ..policies import Replication
 from ..protocol.calls import Abandon, Call, Release, Renew
@@ -108,7 +108,7 @@ class CallRouter:
 
     def unreached(self, since: float, error: QuorumNotReached) -> bool:
         """A majority has had no say since then. Whether that is an outage, in which nobody waits for it to end."""
-        if time.monotonic() - since >= self.retry_for and self._breaker.gave_up(since):
+        if monotonic() - since >= self.retry_for and self._breaker.gave_up(since):
             log.error(
                 "no session can be locked: %s. Every lock fails at once until they are back; this is told once", error
             )
@@ -117,7 +117,7 @@ class CallRouter:
     def reached(self) -> None:
         """A majority has granted a lock."""
         if self._breaker.state == "open":
-            down = self._breaker.answered(time.monotonic())
+            down = self._breaker.answered(monotonic())
             log.error(
                 "a majority of masters is back after %.1f s; meanwhile %d locks failed", down, self._breaker.refused
             )
@@ -134,7 +134,7 @@ class CallRouter:
             silent = "; ".join(f"{label}: {said}" for label, said in told.items())
             error = QuorumNotReached(f"no majority of the masters is ready: {silent}", answers=told)
             if not any(master.reached for master in self.masters.all):
-                self.unreached(time.monotonic() - self.retry_for, error)
+                self.unreached(monotonic() - self.retry_for, error)
             raise error
 
     async def _asked_masters(self, timeout: float) -> dict[str, Any]:

@@ -7,13 +7,13 @@ can be repeated after a lost reply.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from redis.exceptions import RedisError, WatchError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
 
+from ..clock import monotonic
 from ..errors import CodecError, RedisUnavailable, SessionConflict
 from ..policies import SessionPolicy
 from ..protocol.calls import Change, fingerprint
@@ -67,7 +67,7 @@ class WatchEngine:
         keys = call.keys
 
         async def within_time() -> T:
-            deadline = time.monotonic() + max(self._retry_for, self._reply_within)
+            deadline = monotonic() + max(self._retry_for, self._reply_within)
             answer: T = await self._lost(self._disturbed, self._in_time, deadline, do, call)
             return answer
 
@@ -85,7 +85,7 @@ class WatchEngine:
             raise RedisUnavailable(with_advice(f"Redis did not carry out the transaction: {error}", error)) from error
 
     async def _in_time(self, deadline: float, do: Callable[[C], Coroutine[Any, Any, T]], call: C) -> T:
-        within = min(self._reply_within, max(0.0, deadline - time.monotonic()))
+        within = min(self._reply_within, max(0.0, deadline - monotonic()))
         # Not wait_for: it would wait for the cancelled attempt, whose clean-up asks the silent Redis to UNWATCH.
         attempt = asyncio.ensure_future(do(call))
         try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -19,6 +18,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from tenacity import AsyncRetrying, stop_after_delay
 
+from ..clock import monotonic
 from ..errors import RedisUnavailable, ScriptsForbidden
 from ..policies import Replicated, Replication
 from ..protocol.calls import Abandon, Call
@@ -78,7 +78,7 @@ class RedisExecutor:
         """What the script answered."""
         if self._vet is not None:
             self._vet_before(call)
-        began_at = time.monotonic()
+        began_at = monotonic()
         if self.circuit.troubles:
             return call.outcome(await self._carefully(None, began_at, call, self._send, call))
         try:
@@ -110,7 +110,7 @@ class RedisExecutor:
             return await self.run(call), None
         if self._vet is not None:
             self._vet_before(call)
-        wait, began_at = self._durability.command, time.monotonic()
+        wait, began_at = self._durability.command, monotonic()
         first: Exception | None = None
         if not self.circuit.troubles:
             try:
@@ -133,7 +133,7 @@ class RedisExecutor:
         """
         nobody = _for_nothing(call.keys)
         try:
-            _, reached = await self._carefully(None, time.monotonic(), nobody, self._send_and_wait, nobody, wait)
+            _, reached = await self._carefully(None, monotonic(), nobody, self._send_and_wait, nobody, wait)
         except RedisUnavailable:
             return None  # it was saved, and how far that came is not known
         return reached
@@ -152,12 +152,12 @@ class RedisExecutor:
                 first = error
         if trouble is not None and trouble.is_open:
             await self._wait_for_end(trouble, call, first)
-            began_at = time.monotonic()  # however long that was
+            began_at = monotonic()  # however long that was
         if first is not None and not worth_repeating(first):
             raise self._given_up(where, first, began_at, call)
         trouble = self.circuit.doubt(where, began_at)
         repetition = _Repetition(send, args, first)
-        left = max(0.0, began_at + self._retry_for - time.monotonic())
+        left = max(0.0, began_at + self._retry_for - monotonic())
         retrying = self._retrying.copy(stop=stop_after_delay(left))
         ended = await repetition.run(retrying, trouble.opened, left if self._cuts else None)
         met = repetition.last if ended is None else ended.exception()
@@ -219,7 +219,7 @@ class RedisExecutor:
 
         Raises what ``do`` raises. RedisUnavailable: there is an outage.
         """
-        began_at = time.monotonic()
+        began_at = monotonic()
         where = self.route.where(key)
         trouble = self.circuit.troubles.get(where)
         if trouble is not None and trouble.is_open:
@@ -250,7 +250,7 @@ class RedisExecutor:
             await trouble.first_look()
             if trouble.is_open:
                 raise trouble.refusal()
-        began_at = time.monotonic()
+        began_at = monotonic()
         try:
             await within(self.route.ask("PING"), timeout)
         except (*FAILURES, asyncio.TimeoutError) as error:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import time
 from collections.abc import Awaitable, Callable
 
 import hiredis
 from redis.exceptions import AuthenticationError, ResponseError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
+from ..clock import monotonic
 from ..errors import RedisUnavailable
 from ..protocol.keys import SessionKeys
 from .advice import with_advice
@@ -91,7 +91,7 @@ class Trouble:
     def refusal(self) -> RedisUnavailable:
         """For a call that is not even tried."""
         self.breaker.refused_one()
-        down = time.monotonic() - self.breaker.since
+        down = monotonic() - self.breaker.since
         return RedisUnavailable(
             f"Redis at {self.server} has not been usable for {down:.0f} s ({self.reason}); nothing was sent. It is"
             " looked for in the background; try again in a moment",
@@ -155,7 +155,7 @@ class Circuit:
         trouble = self.troubles.pop(where, None)
         if trouble is None:
             return
-        down = trouble.breaker.answered(time.monotonic())
+        down = trouble.breaker.answered(monotonic())
         if down is not None:
             log.error(
                 "Redis at %s is back after %.1f s; meanwhile %d calls were refused at once",
@@ -167,7 +167,7 @@ class Circuit:
 
     def complain(self, error: BaseException) -> None:
         """Tell of a refusal which other calls need not meet (out of memory, no permission), once a minute for each."""
-        kind, now = str(error).split(" ", 1)[0], time.monotonic()
+        kind, now = str(error).split(" ", 1)[0], monotonic()
         if now - self._complaints.get(kind, -TOLD_AGAIN_AFTER) < TOLD_AGAIN_AFTER:
             return
         if len(self._complaints) >= MOST_COMPLAINTS:

@@ -7,7 +7,6 @@ tells that pushes may have been missed.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -15,6 +14,7 @@ import anyio
 import hiredis
 from redis.exceptions import RedisError
 
+from ..clock import monotonic
 from ..protocol.keys import SessionKeys
 from .route import NotNow
 from .tasks import detached
@@ -86,7 +86,7 @@ class ProcessChannel:
         return self._listening
 
     async def listen(self, keys: SessionKeys, token: str) -> bool:
-        if self._listening or self._closed or time.monotonic() < self._not_before:
+        if self._listening or self._closed or monotonic() < self._not_before:
             return self._listening
         if self._starting is None or self._starting.done():
             self._starting = detached(self._subscribe())
@@ -116,7 +116,7 @@ class ProcessChannel:
             self._listening = True
             self._on_gap()  # whoever could not be reached has been dropped from the queue
         except FAILED:
-            self._not_before = time.monotonic() + TRY_AGAIN_AFTER
+            self._not_before = monotonic() + TRY_AGAIN_AFTER
             self._drop()
 
     async def _connect_by_pool(self, **hooks: Any) -> Wire:

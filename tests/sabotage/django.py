@@ -65,7 +65,7 @@ SABOTAGE: Table = [
         "routes are not learnt",
         "django",
         RUNS,
-        "        self._learn(time.monotonic() - self._began)\n",
+        "        self._learn(monotonic() - self._began)\n",
         "",
         AGAIN + "test_a_route_that_writes_is_learnt_by_its_pattern",
     ),

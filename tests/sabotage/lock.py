@@ -18,6 +18,9 @@ OBJECTIONS = "tests/conformance/test_objections.py::"
 RUNTIME = "tests/lock/test_runtime.py::"
 CHECKUP = "tests/checkup/test_checkup.py::"
 MISHAPS = "tests/faults/test_quorum_mishaps.py::"
+LEASE = "tests/lock/test_lease.py::"
+DOG = "tests/lock/test_watchdog.py::"
+CLOCK = "tests/lock/test_clock.py::"
 
 SABOTAGE: Table = [
     (
@@ -145,9 +148,9 @@ SABOTAGE: Table = [
         "being told to look is forgotten while looking",
         14,
         "lock/waiting.py",
-        "        started = time.monotonic()\n        while self.handover is None and not self._look:\n",
+        "        started = monotonic()\n        while self.handover is None and not self._look:\n",
         "        self._look = False\n"
-        "        started = time.monotonic()\n        while self.handover is None and not self._look:\n",
+        "        started = monotonic()\n        while self.handover is None and not self._look:\n",
         PUSHES + "test_killed_while_it_looks",
     ),
     (
@@ -162,9 +165,8 @@ SABOTAGE: Table = [
         "a holder trusts its lease until Redis answers",
         14,
         "lock/watchdog.py",
-        "            if now >= watched.lease.trusted_until:\n"
-        "                self._lost(watched, now)\n            elif",
-        "            if",
+        "            if now >= watched.lease.ends:\n                self._lost(watched)\n                continue\n",
+        "",
         PUSHES + "test_the_server_pauses",
     ),
     (
@@ -208,7 +210,7 @@ SABOTAGE: Table = [
         "lock/waiting.py",
         (
             "until = min(started + seconds, self.last_heard + HEARD_OF_EVERY)",
-            "return told or self.foremost or time.monotonic() - self.last_heard >= HEARD_OF_EVERY",
+            "return told or self.foremost or monotonic() - self.last_heard >= HEARD_OF_EVERY",
         ),
         ("until = started + seconds", "return told or self.foremost"),
         FAIR + "test_a_patient_waiter_is_not_taken_for_dead",
@@ -260,27 +262,30 @@ SABOTAGE: Table = [
         "nobody tells a body that its time is over",
         22,
         "lock/watchdog.py",
-        "if now >= watched.lease.trusted_until:",
+        "if now >= watched.lease.ends:",
         "if False:",
         LOOP + "test_a_body_that_was_blocked_goes_no_further",
     ),
     (
         "max_hold does not count",
         23,
-        "lock/watchdog.py",
+        "lease.py",
         (
-            "return wanted and now < self.lease.hold_until and now < self.lease.trusted_until",
-            "return max(1, min(self.policy.ttl_ms, int((self.lease.hold_until - now) * 1000)))",
+            "self._latest = self._longest - min(safety_margin, max_hold / 2)",
+            "seconds = min(self.ttl, self._longest - now)",
         ),
-        ("return wanted and now < self.lease.trusted_until", "return self.policy.ttl_ms"),
+        ('self._latest = float("inf")', "seconds = self.ttl"),
         (LOOP + "test_a_hung_body_is_ended", LOOP + "test_a_hung_body_that_cannot_be_cancelled"),
     ),
     (
         "a lease is renewed also when nothing can be gained",
         23,
-        "lock/watchdog.py",
-        "watched.ended = ttl_ms < watched.policy.ttl_ms",
-        "watched.ended = False",
+        "lease.py",
+        (
+            "return seconds if now < self.ends < self._trusted(now, seconds) else 0.0",
+            "        return min(asked_at + seconds - min(self._safety_margin, seconds / 2), self._latest)\n",
+        ),
+        ("return seconds", "        return asked_at + seconds - min(self._safety_margin, seconds / 2)\n"),
         LOOP + "test_the_last_renewals_before_max_hold_are_few",
     ),
     (
@@ -311,9 +316,81 @@ SABOTAGE: Table = [
         "a lease is trusted until Redis says otherwise",
         28,
         "lock/watchdog.py",
-        "if now >= watched.lease.trusted_until:",
+        "if now >= watched.lease.ends:",
         "if False:",
         EDGES + "test_a_lease_shorter_than_its_renewal",
+    ),
+    (
+        "a renewal can only lengthen what is trusted",
+        "trust",
+        "lease.py",
+        (
+            "        self.ends = self._trusted(asked_at, seconds)\n",
+            "        return min(asked_at + seconds - min(self._safety_margin, seconds / 2), self._latest)\n",
+            "return seconds if now < self.ends < self._trusted(now, seconds) else 0.0",
+        ),
+        (
+            "        self.ends = max(self.ends, self._trusted(asked_at, seconds))\n",
+            "        return asked_at + seconds - min(self._safety_margin, seconds / 2)\n",
+            "return max(0.0, seconds)",
+        ),
+        LEASE + "test_no_order_of_policies_and_renewals_is_trusted_beyond_redis",
+    ),
+    (
+        "a lease is trusted until its release is answered",
+        "trust",
+        "lock/context.py",
+        "        self._the_lease.mark_leaving()\n",
+        "",
+        LEASE + "test_a_lease_whose_release_is_under_way_is_not_trusted",
+    ),
+    (
+        "a machine's sleep is left out",
+        "trust",
+        "clock.py",
+        "return partial(time.clock_gettime, number)",
+        "return partial(time.monotonic)",
+        CLOCK + "test_it_counts_the_machines_sleep",
+    ),
+    (
+        "whoever stops the functions of time stops this clock",
+        "stopped clock",
+        "clock.py",
+        "monotonic: Callable[[], float] = _clock()",
+        "monotonic: Callable[[], float] = time.monotonic",
+        (CLOCK + "test_a_wait_ends_while_the_clock_stands", CLOCK + "test_no_lease_is_lost_when_the_clock_is_set"),
+    ),
+    (
+        "the loop of the threads goes by the clock that a test has stopped",
+        "stopped clock",
+        "blocking/portal.py",
+        "Context().run(_new_loop)",
+        "Context().run(asyncio.new_event_loop)",
+        CLOCK + "test_a_wait_ends_while_the_clock_stands",
+    ),
+    (
+        "after each renewal all leases are looked at",
+        "renewals",
+        "lock/watchdog.py",
+        "            self._arm(at)\n",
+        "            self._arm(min(watched.due for watched in self._watched.values()))\n",
+        DOG + "test_its_work_grows_with_the_leases_and_no_faster",
+    ),
+    (
+        "all renewals are begun in one go",
+        "renewals",
+        "lock/watchdog.py",
+        "if len(due) == MOST_GROUPS or looked_at == MOST_AT_ONCE:",
+        "if looked_at == 1_000_000:",
+        DOG + "test_others_have_their_turn_between_the_renewals",
+    ),
+    (
+        "leases that are over are never cleared away",
+        "renewals",
+        "lock/watchdog.py",
+        "if len(self._sorted) > 2 * self._living + MOST_LEFT_BEHIND:",
+        "if False:",
+        DOG + "test_leases_that_are_over_leave_nothing_behind",
     ),
     (
         "only the own loop's holds are known",

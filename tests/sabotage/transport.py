@@ -27,7 +27,7 @@ SABOTAGE: Table = [
         "each event loop looks at the server",
         "capabilities",
         "checkup/capabilities.py",
-        "        _known[self._key] = (time.monotonic(), found)\n",
+        "        _known[self._key] = (monotonic(), found)\n",
         "",
         CHECKUP + "test_once_for_all_event_loops",
     ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from io import BytesIO
 from tempfile import SpooledTemporaryFile
@@ -13,6 +12,7 @@ from django.conf.urls.i18n import is_language_prefix_patterns_used
 from django.urls import Resolver404, resolve, set_urlconf
 from django.utils import translation
 
+from ...clock import monotonic
 from ...views.cookies import usable_sid
 from ..web.bodies import Spool
 from ..web.learning import Learnt
@@ -42,7 +42,7 @@ class Run:
         route = self.label if match is None else f"{request.method} {match.route}"
         self._learn = partial(learnt.add, route)
         self._before: _Before | None = None
-        self._began = time.monotonic()
+        self._began = monotonic()
         self._discarded: list[Any] = []  # responses of earlier runs
         self.store: Any = None
         self.over: bool = False
@@ -74,11 +74,11 @@ class Run:
         assert self._before is not None
         key = self.store.session_key
         self._discarded.append(response)
-        self._learn(time.monotonic() - self._began)
+        self._learn(monotonic() - self._began)
         self._before.restore(request, self._spool)
         self.key, self.mode = key, "lock"
         self.may_run_again = len(self._discarded) < MOST_RUNS - 1
-        self._began = time.monotonic()
+        self._began = monotonic()
 
     def ended(self, response: Any) -> Any:
         """The response that is sent; with it, all is closed that belongs to the request."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
 from typing import Any, TypeVar, cast
@@ -13,6 +12,7 @@ from quart.globals import _cv_request
 from quart.wrappers import Request
 from quart.wrappers.request import Body
 
+from ...clock import monotonic
 from ...errors import LeaseLost, SessionConflict, SessionLockError
 from ..flask_family.application import mix_in
 from ..web.cancelling import Cancels
@@ -184,10 +184,10 @@ async def _received(request: Request, limit: int) -> bool:
     if body._must_raise is not None or body._complete.is_set():
         return True
     waiting = asyncio.ensure_future(body._complete.wait())
-    until = None if request.body_timeout is None else time.monotonic() + request.body_timeout
+    until = None if request.body_timeout is None else monotonic() + request.body_timeout
     try:
         while body._must_raise is None and not body._complete.is_set():
-            if len(body._data) > limit or (until is not None and time.monotonic() > until):
+            if len(body._data) > limit or (until is not None and monotonic() > until):
                 return False
             await asyncio.wait([waiting], timeout=LOOK_AGAIN)  # nobody tells how much there is
         return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from ...clock import monotonic
 
 __all__ = ["Learnt", "Remembered", "Rerun"]
 
@@ -23,7 +23,7 @@ class Remembered:
     def note(self, word: str, seconds: float) -> None:
         """Know it for so long from now on."""
         self._until.pop(word, None)
-        self._until[word] = time.monotonic() + seconds
+        self._until[word] = monotonic() + seconds
         while len(self._until) > self._most:
             self._until.pop(next(iter(self._until), word), None)
 
@@ -34,7 +34,7 @@ class Remembered:
         until = self._until.get(word)
         if until is None:
             return False
-        if until > time.monotonic():
+        if until > monotonic():
             return True
         self.forget(word)
         return False
@@ -61,7 +61,7 @@ class Rerun:
     def __init__(self, learnt: Learnt | None, label: str, *, allowed: bool) -> None:
         self._learnt = learnt if allowed else None
         self._label = label
-        self._began_at = time.monotonic()
+        self._began_at = monotonic()
         self._took_effect = False
         # A route that is known to meet conflicts takes the lock at once: nothing is to be run again.
         self.is_known: bool = self._learnt is not None and label in self._learnt
@@ -83,4 +83,4 @@ class Rerun:
     @property
     def age(self) -> float:
         """Seconds since the request began."""
-        return time.monotonic() - self._began_at
+        return monotonic() - self._began_at

@@ -1,0 +1,33 @@
+"""The one clock of this package: by it every lease is trusted, and every limit of time ends.
+
+Seconds that never go backwards and, where the system has such a clock, that go on while the machine sleeps: Redis goes
+on, too. Tools for tests that stop the functions of :mod:`time` (freezegun, time-machine) do not stop this one: a lease
+would run out at once, and who waits would never give up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+__all__ = ["monotonic"]
+
+# Of Linux; of macOS, where CLOCK_MONOTONIC goes on in sleep and the function time.monotonic() stands still.
+COUNT_SLEEP = ("CLOCK_BOOTTIME", "CLOCK_MONOTONIC")
+
+
+def _clock() -> Callable[[], float]:
+    """A partial is not found by who replaces the functions of :mod:`time` wherever modules keep them."""
+    for name in COUNT_SLEEP:
+        number = getattr(time, name, None)
+        if number is not None:
+            try:
+                time.clock_gettime(number)
+            except OSError:
+                continue  # a kernel, or a sandbox, without it
+            return partial(time.clock_gettime, number)
+    return partial(time.monotonic)
+
+
+monotonic: Callable[[], float] = _clock()

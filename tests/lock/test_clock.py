@@ -1,0 +1,98 @@
+"""The package's clock counts a machine's sleep, and does not stand still where a test stops the functions of `time`."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+
+from sessionlock import LeasePolicy, SessionGuard, WaitTimedOut, clock
+from sessionlock.blocking import SessionGuard as BlockingGuard
+
+
+@contextmanager
+def stopped() -> Iterator[None]:
+    """As freezegun does it: wherever a module keeps a function of `time`, another stands in its place."""
+    real, changed = time.monotonic, []
+    for module in list(sys.modules.values()):
+        for name, value in list(vars(module).items()):
+            if value is real:
+                changed.append((module, name))
+                setattr(module, name, lambda: 1_700_000_000.0)
+    try:
+        yield
+    finally:
+        for module, name in changed:
+            setattr(module, name, real)
+
+
+@contextmanager
+def frozen() -> Iterator[None]:
+    freezegun = pytest.importorskip("freezegun")
+    with freezegun.freeze_time("2031-05-05"):
+        yield
+
+
+ways = pytest.mark.parametrize("stop", [stopped, frozen])
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="this system has no such clock")
+def test_it_counts_the_machines_sleep() -> None:
+    assert isinstance(clock.monotonic, partial)
+    assert clock.monotonic.args == (time.CLOCK_BOOTTIME,)
+    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert before <= clock.monotonic() <= time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@ways
+def test_a_wait_ends_while_the_clock_stands(redis_url: str, stop: Any) -> None:
+    gave_up: list[bool] = []
+
+    def ask() -> None:
+        with pytest.raises(WaitTimedOut):
+            other.session_lock("s", wait=0.3).__enter__()
+        gave_up.append(True)
+
+    with BlockingGuard.from_url(redis_url) as guard, BlockingGuard.from_url(redis_url) as other:
+        with stop(), guard.session_lock("s"):
+            refused = threading.Thread(target=ask, daemon=True)
+            refused.start()
+            refused.join(20)
+        assert gave_up
+
+
+@ways
+def test_no_lease_is_lost_when_the_clock_is_set(redis_url: str, stop: Any) -> None:
+    """And it is renewed meanwhile."""
+    with BlockingGuard.from_url(redis_url, lease=LeasePolicy(ttl=0.4)) as guard:
+        with guard.session_lock("s") as session:
+            lease = session.lease
+            assert lease is not None
+            with stop():
+                lease.check()
+                ends = lease.ends
+                give_up = clock.monotonic() + 10
+                while lease.ends == ends:
+                    assert clock.monotonic() < give_up
+                    time.sleep(0.01)
+            lease.check()
+            session["n"] = 1
+        assert guard.read("s")["n"] == 1
+
+
+@pytest.mark.anyio
+async def test_in_an_event_loop_whose_own_clock_is_left_alone(redis_url: str) -> None:
+    """An event loop by itself stands still with the clock; `real_asyncio` is freezegun's word for that."""
+    freezegun = pytest.importorskip("freezegun")
+    async with SessionGuard.from_url(redis_url) as guard, SessionGuard.from_url(redis_url) as other:
+        with freezegun.freeze_time("2031-05-05", real_asyncio=True):
+            async with guard.session_lock("s") as session:
+                with pytest.raises(WaitTimedOut):
+                    await other.session_lock("s", wait=0.3).__aenter__()
+                session["n"] = 1
