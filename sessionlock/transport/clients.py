@@ -1,12 +1,16 @@
 """A client of our own, made like the one that an application gave.
 
 redis-py's clients and pools know nothing of forks and event loops, and a connection that two loops or processes use
-gives one the other's replies.
+gives one the other's replies. So the connections, and the locks of an event loop, are made anew; all else is what the
+given client has, whoever wrote its pool, its Sentinel or its class of connections.
 """
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import inspect
+import weakref
 from typing import Any, Literal
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis, RedisCluster, SSLConnection
@@ -14,6 +18,9 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 
 from .fake import fake_server
+
+OF_A_LOOP = (asyncio.Lock, asyncio.Condition)
+NOT_TAKEN = {"startup_nodes", "event_dispatcher"}  # of one client, and its event loop
 
 __all__ = ["ClientKind", "address_of", "client_kind", "close_client", "own_client", "server_name"]
 
@@ -30,17 +37,15 @@ else:
 
 def own_client(client: Any) -> Any:
     """A client like this one with connections of its own; this very one when its kind is not known."""
-    if type(client) is RedisCluster:
+    if isinstance(client, RedisCluster):
         return _own_cluster(client)
     pool = getattr(client, "connection_pool", None)
-    if pool is None or fake_server(client) is not None:
+    if not isinstance(pool, ConnectionPool) or fake_server(client) is not None:
         return client
-    if type(pool) is SentinelConnectionPool:
-        return Redis(connection_pool=_own_sentinel_pool(pool))
     if type(pool) in (ConnectionPool, BlockingConnectionPool):
         kwargs = _with_driver(pool.connection_kwargs)
         return Redis(connection_pool=ConnectionPool(connection_class=pool.connection_class, **kwargs))
-    return client
+    return Redis(connection_pool=_own_pool(pool))
 
 
 def address_of(client: Any) -> str:
@@ -64,41 +69,54 @@ async def close_client(client: Any) -> None:
     await client.aclose(close_connection_pool=True)
     sentinel = getattr(client.connection_pool, "sentinel_manager", None)
     for asked in sentinel.sentinels if sentinel is not None else ():
-        await asked.aclose(close_connection_pool=True)
+        await close_client(asked)
 
 
-def _own_sentinel_pool(pool: SentinelConnectionPool) -> SentinelConnectionPool:
-    manager = pool.sentinel_manager
-    addresses = [sentinel.connection_pool.connection_kwargs for sentinel in manager.sentinels]
-    own = Sentinel(  # type: ignore[no-untyped-call]
-        [(address["host"], address["port"]) for address in addresses],
-        min_other_sentinels=manager.min_other_sentinels,
-        sentinel_kwargs=_with_driver(manager.sentinel_kwargs),
-        **manager.connection_kwargs,
-    )
-    kwargs = {name: value for name, value in pool.connection_kwargs.items() if name != "connection_pool"}
-    return SentinelConnectionPool(  # type: ignore[no-untyped-call]
-        pool.service_name,
-        own,
-        connection_class=pool.connection_class,
-        is_master=pool.is_master,
-        check_connection=pool.check_connection,
-        **_with_driver(kwargs),
-    )
+def _own_pool(pool: ConnectionPool) -> ConnectionPool:
+    """A pool of an application's own class, or of Sentinel's: as it is, but empty."""
+    own = copy.copy(pool)
+    fresh = {name: type(value)() for name, value in vars(own).items() if isinstance(value, OF_A_LOOP)}
+    vars(own).update(fresh, _available_connections=[], _in_use_connections=set())
+    own.reset()  # type: ignore[no-untyped-call]
+    kwargs = _with_driver(pool.connection_kwargs)
+    if isinstance(own, SentinelConnectionPool):
+        vars(own)["sentinel_manager"] = _own_sentinel(own.sentinel_manager)
+        kwargs = {**kwargs, "connection_pool": weakref.proxy(own)}
+    setattr(own, "connection_kwargs", kwargs)  # noqa: B010  # a property, from redis-py 8 on
+    return own
+
+
+def _own_sentinel(manager: Sentinel) -> Sentinel:
+    own = copy.copy(manager)
+    vars(own)["sentinels"] = [own_client(asked) for asked in manager.sentinels]
+    return own
 
 
 def _own_cluster(client: RedisCluster) -> RedisCluster:
-    known = inspect.signature(RedisCluster.__init__).parameters
-    kwargs = {name: value for name, value in client.connection_kwargs.items() if name in known}
-    kwargs["ssl"] = client.connection_kwargs.get("connection_class") is SSLConnection
-    nodes = [ClusterNode(str(node.host), int(node.port)) for node in client.nodes_manager.startup_nodes.values()]
-    remap = getattr(client.nodes_manager, "address_remap", None)
-    return RedisCluster(
-        startup_nodes=nodes,
-        require_full_coverage=client.nodes_manager.require_full_coverage,
-        **({"address_remap": remap} if remap is not None else {}),
-        **kwargs,
-    )
+    """Whatever its constructor takes is found in the client, by the same name."""
+    nodes = client.nodes_manager
+    given: dict[str, Any] = {"ssl": issubclass(client.connection_kwargs["connection_class"], SSLConnection)}
+    known = {**_attributes(nodes), **_attributes(client), **client.connection_kwargs}
+    for name, parameter in inspect.signature(RedisCluster.__init__).parameters.items():
+        if name in known and name not in NOT_TAKEN and known[name] != parameter.default:
+            given[name] = known[name]
+    begin = [ClusterNode(str(node.host), int(node.port)) for node in nodes.startup_nodes.values()]
+    own = RedisCluster(startup_nodes=begin, **given)
+    # What only its connections take; and their class, which may be the application's.
+    made = own.connection_kwargs
+    more = {name: value for name, value in client.connection_kwargs.items() if name not in made}
+    for settings in (made, *(node.connection_kwargs for node in own.nodes_manager.startup_nodes.values())):
+        settings.update(more, connection_class=client.connection_kwargs["connection_class"])
+    return own
+
+
+def _attributes(of: Any) -> dict[str, Any]:
+    """By the names of the constructor's arguments, which some attributes begin with an underscore."""
+    names = [
+        *(name for kind in type(of).__mro__ for name in vars(kind).get("__slots__", ())),
+        *getattr(of, "__dict__", ()),
+    ]
+    return {name.lstrip("_"): getattr(of, name) for name in names if hasattr(of, name)}
 
 
 def client_kind(client: Any) -> ClientKind:

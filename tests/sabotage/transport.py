@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tests.sabotage import Table
 
+URLS = "tests/test_urls.py::"
+CLIENTS = "tests/transport/test_clients.py::"
 TASKS = "tests/transport/test_tasks.py::"
 PUSHES = "tests/faults/test_lost_pushes.py::"
 SCRIPTS = "tests/faults/test_scripts_and_forks.py::"
@@ -12,6 +14,61 @@ CHECKUP = "tests/checkup/test_checkup.py::"
 MISHAPS = "tests/faults/test_quorum_mishaps.py::"
 
 SABOTAGE: Table = [
+    (
+        "a Sentinel is made anew from what is known of redis-py's",
+        "settings",
+        "transport/clients.py",
+        "    own = copy.copy(manager)\n",
+        "    own = Sentinel([], min_other_sentinels=manager.min_other_sentinels)\n",
+        (
+            CLIENTS + "test_whatever_the_client_is",
+            CLIENTS + "test_a_forced_address_is_where_the_guard_connects",
+            CLIENTS + "test_a_copy_of_a_sentinel_has_all_that_it_has",
+        ),
+    ),
+    (
+        "a Sentinel's connections are shared between event loops",
+        "settings",
+        "transport/clients.py",
+        "[own_client(asked) for asked in manager.sentinels]",
+        "list(manager.sentinels)",
+        CLIENTS + "test_a_copy_of_a_sentinel_has_all_that_it_has",
+    ),
+    (
+        "a pool's condition is shared between event loops",
+        "settings",
+        "transport/clients.py",
+        "    vars(own).update(fresh, _available",
+        "    vars(own).update(_available",
+        CLIENTS + "test_a_copy_of_a_pool_waits_in_its_own_loop",
+    ),
+    (
+        "a cluster is made anew from what is known of redis-py's",
+        "settings",
+        "transport/clients.py",
+        "known[name] != parameter.default:",
+        "name in client.connection_kwargs:",
+        CLIENTS + "test_a_cluster_has_all_that_it_has",
+    ),
+    (
+        "an URL that may hold a password is shown",
+        "secrets",
+        "urls.py",
+        "    if given.doubtful or not name.isidentifier():\n",
+        "    if False:\n",
+        URLS + "test_a_password_that_is_not_escaped_is_not_shown",
+    ),
+    (
+        "a cluster takes fewer options than its connections",
+        "urls",
+        "urls.py",
+        "        node.connection_kwargs.update(more)\n",
+        "",
+        (
+            URLS + "test_an_option_counts_in_every_scheme",
+            URLS + "test_an_option_of_tls_counts_in_every_scheme",
+        ),
+    ),
     (
         "a limit of time as asyncio had it",
         "cancellation",
