@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from tenacity import stop_after_attempt, stop_after_delay, stop_any, wait_exponential, wait_random
+import tenacity
+from tenacity import stop_after_attempt, stop_after_delay, stop_all, stop_any, wait_exponential, wait_random
 from tenacity.stop import stop_base
 from tenacity.wait import wait_base
 
@@ -26,6 +27,7 @@ SaveMoment = Literal["end_of_request", "immediate"]
 DAY = 86_400.0
 # A server keeps deadlines as signed 64-bit milliseconds, Lua as doubles; ten years is beyond any session.
 LONGEST = 3_660 * DAY
+_DELAYS: tuple[Any, ...] = (stop_after_delay, getattr(tenacity, "stop_before_delay", stop_after_delay))  # from 8.3 on
 
 
 def check_seconds(name: str, value: float, *, least: float = 0.001) -> None:
@@ -131,6 +133,11 @@ class WaitPolicy:
         return cls(stop=stop_after_attempt(1), max_waiters=max_waiters)
 
     @cached_property
+    def longest(self) -> float:
+        """Seconds after which ``stop`` certainly says stop, inf when its kind does not tell."""
+        return seconds_until_stop(self.stop, 0.0)
+
+    @cached_property
     def queues(self) -> bool:
         """Whether a busy lock is waited for at all."""
         return not (isinstance(self.stop, stop_after_attempt) and self.stop.max_attempt_number <= 1)
@@ -141,10 +148,12 @@ def seconds_until_stop(stop: object, elapsed: float) -> float:
 
     tenacity asks ``stop`` only between attempts; knowing the delay lets a pause end exactly there.
     """
-    if isinstance(stop, stop_after_delay):
+    if isinstance(stop, _DELAYS):
         return max(0.0, float(stop.max_delay) - elapsed)
     if isinstance(stop, stop_any):
         return min((seconds_until_stop(part, elapsed) for part in stop.stops), default=math.inf)
+    if isinstance(stop, stop_all):
+        return max((seconds_until_stop(part, elapsed) for part in stop.stops), default=math.inf)
     return math.inf
 
 

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from .. import observe
 from ..clock import monotonic
-from ..errors import RedisUnavailable, WaitTimedOut
+from ..errors import RedisUnavailable
 from ..protocol import replies as protocol
 from ..protocol.calls import Abandon, Acquire
 from ..protocol.keys import new_token
 from ..protocol.replies import Busy, Granted, Handover, Queued
-from .patience import Patience
-from .refusals import not_granted, queue_full, refused
+from .patience import Patience, in_time, leaves_within, left_of
+from .refusals import not_granted, queue_full, refused, timed_out
 from .request import LockRequest, OnWait
 from .runtime import Runtime
 from .self_call import SelfCallCheck
-from .waiting import Waiter
+from .waiting import SUBSCRIBED_WITHIN, Waiter, was_missed
 
 __all__ = ["Acquisition"]
 
@@ -39,6 +39,7 @@ class Acquisition:
         # From the moment that it is in the queue.
         self._waiter: Waiter | None = None
         self._new_in_queue = True
+        self._began = monotonic()
 
     async def run(self) -> Granted:
         """Wait for the grant.
@@ -55,7 +56,7 @@ class Acquisition:
             return granted
         except BaseException as error:
             # Cancelled or failed anywhere: Redis may have granted or queued this token meanwhile.
-            await self._abandon(wait=not isinstance(error, RedisUnavailable))
+            await self._abandon(leaves_within(error, self._request, self._began))
             raise
         finally:
             if self._expecting:
@@ -73,11 +74,11 @@ class Acquisition:
         if request.missing == "reject" and not snapshot.created:
             raise refused(request.digest, "missing")
 
-    async def _abandon(self, *, wait: bool) -> None:
+    async def _abandon(self, within: float) -> None:
         """Give up whatever Redis has under this token: a place in the queue, or the lock."""
         if self._asked:
             call = Abandon(self._request.keys, self.token, push_limit=self._request.push_limit, deaf=self._runtime.deaf)
-            await self._runtime.see_through(self._runtime.executor.run(call), wait=wait)
+            await self._runtime.see_through(self._runtime.executor.run(call), within=within)
 
     def _expect_no_more(self) -> None:
         keys = self._request.keys
@@ -90,19 +91,18 @@ class Acquisition:
 
     async def _first(self) -> Granted | Queued:
         queues = self._request.wait.queues
-        outcome = await self._ask(queueing=queues and self._hears())
+        outcome = await self._ask(queueing=queues and self._pushes.hears(self._request.keys))
         if isinstance(outcome, Busy) and queues and not outcome.full:
             # The first wait of this process. Subscribe before queueing: a releaser drops whom it cannot reach.
             await self._listen()
             outcome = await self._ask(queueing=True)
         return self._granted_or_queued(outcome)
 
-    def _hears(self) -> bool:
-        return self._pushes.hears(self._request.keys)
-
     async def _listen(self) -> None:
         self._expecting = True
-        await self._pushes.listen(self._request.keys, self.token)
+        await self._pushes.listen(
+            self._request.keys, self.token, left_of(self._request, self._began, SUBSCRIBED_WITHIN)
+        )
 
     async def _ask(self, *, queueing: bool) -> Granted | Queued | Busy:
         request = self._request
@@ -123,17 +123,19 @@ class Acquisition:
             asked_at=monotonic(),
         )
         asked_before, self._asked = self._asked, True
+        answer = self._runtime.executor.run(call)
+        if self._expecting or request.wait.longest < self._runtime.executor.longest:
+            answer = in_time(answer, request, self._began, last)
         if queueing:
             self._expecting = True
             self._wakeup.expect(self.token)
             self._pushes.want(request.keys, self.token)
         try:
-            outcome = await self._runtime.executor.run(call)
+            outcome = await answer
         except RedisUnavailable as error:
             self._asked = asked_before or not error.unsent
             raise
-        if isinstance(outcome, (Busy, protocol.Refused)):
-            self._asked = False  # Redis has nothing under this token
+        self._asked = isinstance(outcome, (Granted, Queued))  # else Redis has nothing under this token
         if isinstance(outcome, protocol.Refused):
             raise refused(request.digest, outcome.kind)
         return outcome
@@ -154,7 +156,7 @@ class Acquisition:
         if self._observer is not None:
             ticket = int(queued.ticket)
             self._observer(observe.LockQueued(request.digest, request.label, ticket, queued.position, holder.label))
-        patience = Patience(request)
+        patience = Patience(request, self._began)
         with SelfCallCheck(self._runtime, request, self._on_wait, waiter.look) as self_call:
             self_call.consider(holder)
             while True:
@@ -164,8 +166,8 @@ class Acquisition:
                 self_call.check()
                 pause = await patience.next_pause()
                 if pause is None:
-                    raise self._timed_out(waiter, patience.elapsed())
-                await waiter.pause(min(pause, patience.left()), deaf=not self._hears())
+                    raise timed_out(request.digest, waiter.last, patience.elapsed())
+                await waiter.pause(min(pause, patience.left()), deaf=not self._pushes.hears(request.keys))
 
     async def _turn(self, waiter: Waiter) -> Granted | None:
         """One attempt in tenacity's sense: take what was pushed, or look if that is this waiter's business."""
@@ -185,7 +187,10 @@ class Acquisition:
     async def _look(self) -> Granted | Queued:
         """Ask Redis; the ticket gives the place back if a releaser could not reach this process."""
         await self._listen()
-        return self._granted_or_queued(await self._ask(queueing=True))
+        outcome = await self._ask(queueing=True)
+        if was_missed(outcome):
+            self._pushes.mistrust()
+        return self._granted_or_queued(outcome)
 
     async def _accept(self, push: Handover, waiter: Waiter) -> Granted | Queued:
         """The lock was handed over by push. Start at once, unless there is something to ask Redis for."""
@@ -209,8 +214,3 @@ class Acquisition:
             # The claim had lapsed, as if this process hung; its other waiters were taken out of the queue then.
             self._wakeup.look_all(self._request.keys)
         return outcome
-
-    def _timed_out(self, waiter: Waiter, waited: float) -> WaitTimedOut:
-        last = waiter.last
-        assert last is not None
-        return not_granted(self._request.digest, last.holder, waited=waited, position=last.position)

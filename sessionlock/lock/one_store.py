@@ -14,6 +14,7 @@ from ..transport.clients import close_client, own_client
 from ..transport.cluster import ClusterRoute
 from ..transport.cluster_pushes import ClusterPushes
 from ..transport.executor import RedisExecutor
+from ..transport.one_server import ServerRoute
 from ..transport.pushes import ProcessChannel, Pushes
 from .acquire import Acquisition
 from .topology import Background
@@ -58,12 +59,14 @@ class OneStore:
             return ClusterPushes(
                 route, self._prefix, reply_within=self._reply_within, on_message=on_message, on_gap=on_gap
             )
+        assert isinstance(route, ServerRoute)
         return ProcessChannel(
             self.client,
             f"{self._prefix}:push:{new_token()}",
             reply_within=self._reply_within,
             on_message=on_message,
             on_gap=on_gap,
+            calls_go_to=lambda: route.link.leads_to,
         )
 
     async def capabilities(self) -> Capabilities:

@@ -6,17 +6,52 @@ rest of its wait; so the three questions are put here, in the same order and on 
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from typing import Any
+import math
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
 from tenacity import AsyncRetrying, Future, RetryAction, RetryCallState
 
 from ..clock import monotonic
-from ..errors import SessionLockError
+from ..errors import RedisUnavailable, SessionLockError, WaitTimedOut
 from ..policies import seconds_until_stop
+from ..protocol.replies import Queued
+from ..transport.tasks import within
+from .refusals import timed_out
 from .request import LockRequest
+from .runtime import CLEAN_UP_WITHIN
 
-__all__ = ["Patience", "StillWaiting"]
+__all__ = ["GRACE", "Patience", "StillWaiting", "in_time", "leaves_within", "left_of"]
+
+T = TypeVar("T")
+GRACE = 0.2  # seconds beyond the end of a wait for a reply that is on its way, and for giving the place back
+
+
+def left_of(request: LockRequest, began: float, most: float = math.inf) -> float:
+    """Seconds that are left of a wait that began then, with its grace."""
+    return min(most, max(0.0, began + request.wait.longest + GRACE - monotonic()))
+
+
+async def in_time(answer: Awaitable[T], request: LockRequest, began: float, last: Queued | None) -> T:
+    """What Redis answers in a wait that began then, if that comes before the end of the wait. ``last``: what it
+    answered before.
+
+    Raises:
+        WaitTimedOut, RedisUnavailable: it has not; the latter where Redis never answered.
+    """
+    try:
+        return await within(answer, left_of(request, began))
+    except asyncio.TimeoutError:
+        raise timed_out(request.digest, last, monotonic() - began) from None
+
+
+def leaves_within(error: BaseException, request: LockRequest, began: float) -> float:
+    """Seconds for which a wait that ended like that waits for its place to be given back. That goes on behind."""
+    if isinstance(error, RedisUnavailable):
+        return 0.0  # a lock that comes late is handed on by it
+    return left_of(request, began, CLEAN_UP_WITHIN) if isinstance(error, WaitTimedOut) else CLEAN_UP_WITHIN
 
 
 class StillWaiting(SessionLockError):
@@ -44,12 +79,16 @@ class _State(RetryCallState):
 
 
 class Patience:
-    """One waiter's use of its policy. An attempt is a look, or a pause that ended without one."""
+    """One waiter's use of its policy. An attempt is a look, or a pause that ended without one.
 
-    def __init__(self, request: LockRequest) -> None:
+    ``began``: when the wait did, by the monotonic clock; None: now.
+    """
+
+    def __init__(self, request: LockRequest, began: float | None = None) -> None:
         self._policy = request.wait
         self._state = _State(_NO_RETRYING, StillWaiting(f"session {request.digest} is locked"))
-        self._started = monotonic()
+        self._started = monotonic() if began is None else began
+        self._state.start_time = self._started
 
     def elapsed(self) -> float:
         return monotonic() - self._started

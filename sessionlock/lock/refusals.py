@@ -6,6 +6,7 @@ from ..errors import (
     LeaseLost,
     LockNotAcquired,
     QueueFull,
+    RedisUnavailable,
     SessionDestroyed,
     SessionLockError,
     SessionNotFound,
@@ -13,9 +14,9 @@ from ..errors import (
     WaitTimedOut,
 )
 from ..lease import Lease
-from ..protocol.replies import Busy, Holder, refusal
+from ..protocol.replies import Busy, Holder, Queued, refusal
 
-__all__ = ["lease_lost", "not_granted", "not_saved", "note", "outrun", "queue_full", "refused"]
+__all__ = ["lease_lost", "not_granted", "not_saved", "note", "outrun", "queue_full", "refused", "timed_out"]
 
 NOBODY_CERTAIN = "others, none by a majority"
 
@@ -51,6 +52,16 @@ def not_granted(
         )
     told = WaitTimedOut(message, holder=holder and holder.label, holder_age=holder and holder.age, position=position)
     return told.about(name)
+
+
+def timed_out(name: str, last: Queued | None, waited: float) -> SessionLockError:
+    """For whose wait is over. ``last``: what Redis has told it; None: nothing at all."""
+    if last is not None:
+        return not_granted(name, last.holder, waited=waited, position=last.position)
+    return RedisUnavailable(
+        f"Redis has not answered for {waited:.2f} s, and this request waits no longer for session {name}; a lock that"
+        " it is granted all the same is given back. Try again when Redis is back"
+    )
 
 
 def outrun(name: str, elapsed: float) -> WaitTimedOut:

@@ -85,16 +85,18 @@ class Runtime:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def see_through(self, work: Coroutine[Any, Any, T], *, wait: bool = True) -> T | None:
-        """Do some clean-up although the caller is being cancelled; wait for it, within reason.
+    async def see_through(
+        self, work: Coroutine[Any, Any, T], *, wait: bool = True, within: float = CLEAN_UP_WITHIN
+    ) -> T | None:
+        """Do some clean-up although the caller is being cancelled; wait for it, ``within`` so many seconds.
 
         A second cancellation, or a Redis that does not answer, ends the waiting but not the work. None when the
         answer is not known; then Redis' TTL finishes what could not be done.
         """
         task = self.background(work)
         task.add_done_callback(fetch_error)
-        if wait:
-            with anyio.move_on_after(CLEAN_UP_WITHIN, shield=True):
+        if wait and within > 0:
+            with anyio.move_on_after(within, shield=True):
                 try:
                     return await asyncio.shield(task)
                 except RedisUnavailable:

@@ -9,35 +9,48 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import OrderedDict
 from collections.abc import Callable, Collection
 from typing import Generic, TypeVar
 
 from ..clock import monotonic
 from ..protocol.calls import PATIENCE
 from ..protocol.keys import SessionKeys
-from ..protocol.replies import Handover, Queued, pushed
-from ..transport.pushes import TRY_AGAIN_AFTER, Pushes
+from ..protocol.replies import Granted, Handover, Queued, pushed
+from ..transport.pushes import TRY_AGAIN_AFTER, Pushes, Rounds
 
 __all__ = [
     "HEARD_OF_EVERY",
     "LATEST_AFTER_EXPIRY",
+    "SUBSCRIBED_WITHIN",
     "Bell",
     "Room",
     "Waiter",
     "WaitingRooms",
     "Wakeup",
     "soon_after_expiry",
+    "was_missed",
 ]
 
 W = TypeVar("W")
 LATEST_AFTER_EXPIRY = 0.05  # seconds, spread over the waiters that look when a lease has run out
 SOONEST_AFTER_EXPIRY = 0.005
 HEARD_OF_EVERY = PATIENCE / 3
+ON_ITS_WAY_US = 100_000  # microseconds that a push may take
+SUBSCRIBED_WITHIN = 0.5  # seconds; whoever waits then goes on without, and is told when it is done
 
 
 def soon_after_expiry() -> float:
     """Seconds after the end of a lease at which one of many that wait for it looks."""
     return random.uniform(SOONEST_AFTER_EXPIRY, LATEST_AFTER_EXPIRY)
+
+
+def was_missed(found: object) -> bool:
+    """Of what a look has found: whether it is a grant so old that its push must have been lost.
+
+    A fencing token is the time of its grant, or later.
+    """
+    return isinstance(found, Granted) and found.server_us - found.fence > ON_ITS_WAY_US
 
 
 class Bell:
@@ -82,7 +95,7 @@ class Room(Generic[W]):
     __slots__ = ("lease_ends", "waiters")
 
     def __init__(self) -> None:
-        self.waiters: dict[str, W] = {}  # by token, first come first
+        self.waiters: OrderedDict[str, W] = OrderedDict()  # by token, first come first; a dict finds its first slowly
         self.lease_ends: float = 0.0  # monotonic; inf when the lock was seen without an end
 
     def enter(self, token: str, waiter: W) -> None:
@@ -205,6 +218,7 @@ class Wakeup:
         on_crowd: Callable[[bool], None],
     ) -> None:
         self.pushes: Pushes = listener(on_message=self._on_message, on_gap=self._on_gap)
+        self._rounds = Rounds(self.pushes.check)
         self._on_taken = on_taken
         self._on_crowd = on_crowd
         self._waiters: dict[str, Waiter] = {}
@@ -221,6 +235,7 @@ class Wakeup:
         room.enter(token, waiter)
         waiter.handover = self._expected.pop(token, None)
         self._on_crowd(True)
+        self._rounds.begin()
         return waiter
 
     def expect(self, token: str) -> None:
@@ -234,6 +249,8 @@ class Wakeup:
     def leave(self, keys: SessionKeys, waiter: Waiter) -> None:
         self._waiters.pop(waiter.token, None)
         self._on_crowd(bool(self._waiters))
+        if not self._waiters:
+            self._rounds.end()
         successor = self._rooms.leave(keys.digest, waiter.token)
         if successor is not None:
             successor.wake()

@@ -22,7 +22,7 @@ from ..clock import monotonic
 from ..errors import SessionLockError
 from ..lock.patience import Patience
 from ..lock.refusals import queue_full, refused
-from ..lock.waiting import HEARD_OF_EVERY, LATEST_AFTER_EXPIRY, Room, soon_after_expiry
+from ..lock.waiting import HEARD_OF_EVERY, LATEST_AFTER_EXPIRY, SUBSCRIBED_WITHIN, Room, soon_after_expiry
 from ..protocol.calls import Acquire
 from ..protocol.keys import new_token
 from ..protocol.quorum_calls import Vote
@@ -194,7 +194,9 @@ class NativeElection:
         self._room = contest.masters.join(contest.keys.digest, self.token, self)
         if not contest.is_lock_alone:
             # A process that waits also hears from the store when a lease is taken from it.
-            contest.runtime.background(contest.runtime.wakeup.pushes.listen(contest.request.keys, self.token))
+            contest.runtime.background(
+                contest.runtime.wakeup.pushes.listen(contest.request.keys, self.token, SUBSCRIBED_WITHIN)
+            )
         await self._queue_up()
         self._tell_queued()
         with contest.self_call(self.look) as self_call:
@@ -243,7 +245,7 @@ class NativeElection:
     async def _join(self, master: Master) -> None:
         """Subscribe before queueing: a releaser drops whom it cannot reach."""
         self.poll.ballot.asked(master.name)
-        await master.pushes.listen(self._contest.keys, self.token)
+        await master.pushes.listen(self._contest.keys, self.token, SUBSCRIBED_WITHIN)
         if self.poll.is_open:
             await asyncio.wait([self._ask(master)])
 

@@ -12,6 +12,7 @@ from ..lock.waiting import Room, WaitingRooms
 from ..protocol.calls import Abandon, Call, by_hash
 from ..protocol.quorum_calls import Dismiss
 from ..protocol.replies import Handover
+from ..transport.pushes import Rounds
 from ..transport.wire import pack
 from .config import Quorum, master_name
 from .master import Master, NoVote
@@ -56,6 +57,7 @@ class Masters:
         ]
         self.majority: int = len(self.all) // 2 + 1
         self._last_proposed = 0
+        self._rounds = Rounds(self._check_pushes)
 
     # --- who waits here
 
@@ -64,13 +66,20 @@ class Masters:
         self._voters[token] = voter
         room = self._rooms.room(digest)
         room.enter(token, voter)
+        self._rounds.begin()
         return room
 
     def leave(self, digest: str, token: str) -> None:
         self._voters.pop(token, None)
+        if not self._voters:
+            self._rounds.end()
         successor = self._rooms.leave(digest, token)
         if successor is not None:
             successor.look()
+
+    def _check_pushes(self) -> None:
+        for master in self.all:
+            master.pushes.check()
 
     def _pushed(self, master: Master, push: Handover) -> None:
         voter = self._voters.get(push.token)

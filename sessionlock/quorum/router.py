@@ -101,6 +101,10 @@ class CallRouter:
     def deaf(self) -> bool:
         return self.store.deaf
 
+    @property
+    def longest(self) -> float:
+        return self.store.longest
+
     def batch_calls(self, wanted: bool) -> None:
         self.store.batch_calls(wanted)
 

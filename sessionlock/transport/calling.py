@@ -17,6 +17,10 @@ T = TypeVar("T")
 class Executor(Protocol):
     """Runs calls, for one event loop."""
 
+    @property
+    def longest(self) -> float:
+        """Seconds after which a call has been answered or has failed, about."""
+
     def batch_calls(self, wanted: bool) -> None:
         """Whether many wait here, so that calls had better go together."""
 

@@ -29,7 +29,7 @@ from .route import LOST, NotNow, meant
 from .tasks import fetch_error, within
 from .wire import unsent
 
-__all__ = ["Address", "ClusterRoute", "SlotMap", "slot_of"]
+__all__ = ["Address", "ClusterRoute", "SlotMap", "slot_of", "slot_of_name"]
 
 MOST_REDIRECTIONS = 8
 MAP_WITHIN = 1.0  # seconds for one node to tell the map; another one knows it, too
@@ -43,7 +43,12 @@ class Address(NamedTuple):
 
 def slot_of(keys: SessionKeys) -> int:
     """The hash slot of a session."""
-    return int(key_slot(keys.lock))
+    return slot_of_name(keys.lock)
+
+
+def slot_of_name(name: bytes) -> int:
+    """Of a key, or of a channel of sharded pub/sub."""
+    return int(key_slot(name))
 
 
 class SlotMap:

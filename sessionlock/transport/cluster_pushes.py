@@ -13,9 +13,11 @@ import anyio
 import hiredis
 from redis.exceptions import RedisError
 
+from ..clock import monotonic
 from ..protocol.keys import SessionKeys, new_token
-from .cluster import Address, ClusterRoute
-from .pushes import FAILED, PROVEN_WITHIN, ProcessChannel, Pushes
+from .cluster import Address, ClusterRoute, slot_of_name
+from .pushes import FAILED, PROVEN_EVERY, PROVEN_WITHIN, ProcessChannel, Pushes, at_a_master
+from .route import NotNow
 from .tasks import detached, fetch_error
 from .wire import Wire
 
@@ -28,6 +30,14 @@ class _Shard:
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
         self.asked: dict[bytes, asyncio.Future[None]] = {}
+        self._proven_at = monotonic()
+
+    def check(self) -> None:
+        """Unless it was opened, or asked to show that it lives, lately."""
+        now = monotonic()
+        if now - self._proven_at >= PROVEN_EVERY:
+            self._proven_at = now
+            self.wire.prove(PROVEN_WITHIN)
 
     def fail(self, error: Exception) -> None:
         for asked in self.asked.values():
@@ -60,6 +70,7 @@ class ShardChannels:
         self._on_gap = on_gap
         self._shards: dict[Address, _Shard] = {}
         self._opening: dict[Address, asyncio.Task[_Shard]] = {}
+        self._subscribing: dict[bytes, asyncio.Task[None]] = {}
         self._where: dict[bytes, Address] = {}
         self._wanted: dict[bytes, set[str]] = {}
         self._closed = False
@@ -70,34 +81,43 @@ class ShardChannels:
     def hears(self, keys: SessionKeys) -> bool:
         return self.channel(keys).encode() in self._where
 
-    async def listen(self, keys: SessionKeys, token: str) -> bool:
+    async def listen(self, keys: SessionKeys, token: str, within: float) -> bool:
         """Raises :class:`SubscribingRefused` when the server knows no sharded pub/sub, or forbids it."""
         channel = self.channel(keys).encode()
         self.want(keys, token)
         if channel in self._where or self._closed:
             return channel in self._where
-        try:
-            with anyio.fail_after(self._reply_within):
-                await self._subscribe(keys, channel)
-        except hiredis.ReplyError as error:
-            if str(error).startswith(("MOVED", "ASK", "CLUSTERDOWN", "TRYAGAIN")):
-                self._route.mistrust()
-                return False
-            raise SubscribingRefused(str(error)) from error
-        except FAILED:
-            return False
+        subscribing = self._subscribing.get(channel)
+        if subscribing is None:
+            subscribing = self._subscribing[channel] = detached(self._subscribe(keys, channel))
+            subscribing.add_done_callback(lambda _: self._subscribing.pop(channel, None))
+            subscribing.add_done_callback(fetch_error)
+        await asyncio.wait([subscribing], timeout=within)
+        if subscribing.done() and not subscribing.cancelled():  # closing ends it, and who waits for it does without
+            subscribing.result()
         return channel in self._where
 
     def want(self, keys: SessionKeys, token: str) -> None:
         self._wanted.setdefault(self.channel(keys).encode(), set()).add(token)
 
     async def _subscribe(self, keys: SessionKeys, channel: bytes) -> None:
-        address = await self._route.owner(keys)
-        shard = await self._shard(address)
+        try:
+            with anyio.fail_after(self._reply_within):
+                await self._ask(await self._shard(await self._route.owner(keys)), channel)
+        except hiredis.ReplyError as error:
+            if not str(error).startswith(("MOVED", "ASK", "CLUSTERDOWN", "TRYAGAIN")):
+                raise SubscribingRefused(str(error)) from error
+            self._route.mistrust()
+        except NotNow:
+            self._route.mistrust()
+        except FAILED:
+            pass  # whoever waits looks by itself, and tries again then
+
+    async def _ask(self, shard: _Shard, channel: bytes) -> None:
         asked = shard.asked.get(channel)
         if asked is None:
             asked = shard.asked[channel] = asyncio.get_running_loop().create_future()
-            shard.wire.tell(("SSUBSCRIBE", channel))
+            shard.wire.tell(("SSUBSCRIBE", channel), within=PROVEN_WITHIN)
         await asyncio.shield(asked)
 
     async def _shard(self, address: Address) -> _Shard:
@@ -122,6 +142,11 @@ class ShardChannels:
             on_push=lambda words: self._on_push(address, shard, words),
             on_close=lambda: self._lost(address),
         )
+        try:
+            await at_a_master(wire.call(("ROLE",)))
+        except BaseException:
+            wire.close()
+            raise
         shard = self._shards[address] = _Shard(wire)
         return shard
 
@@ -132,8 +157,9 @@ class ShardChannels:
         elif kind == b"ssubscribe":
             self._subscribed(address, shard, words[1])
         elif kind == b"sunsubscribe":
-            if words[1] is not None and self._where.pop(words[1], None) is not None:
+            if words[1] is not None and self._where.get(words[1]) == address:
                 # Not asked for: its slot has moved to another node.
+                del self._where[words[1]]
                 self._route.mistrust()
                 self._on_gap()
         elif isinstance(words[-1], Exception) and shard.asked:
@@ -167,14 +193,32 @@ class ShardChannels:
         if shard is not None:
             shard.wire.tell(("SUNSUBSCRIBE", channel))
 
+    def check(self) -> None:
+        """What is relied on lives, and is subscribed at the slot's master: not at one that has become a replica."""
+        relied_on: set[Address] = set()
+        for channel, address in list(self._where.items()):
+            if self._route.map.owner(slot_of_name(channel)) not in (None, address):
+                self._move(channel, address)
+            relied_on.add(address)
+        for address in relied_on & self._shards.keys():
+            self._shards[address].check()
+
+    def _move(self, channel: bytes, address: Address) -> None:
+        """The waiters are told to look, and subscribe anew."""
+        del self._where[channel]
+        if address in self._shards:
+            self._shards[address].wire.tell(("SUNSUBSCRIBE", channel))
+        self._on_gap()
+
     def mistrust(self) -> None:
-        for shard in self._shards.values():
+        for shard in list(self._shards.values()):
             shard.wire.prove(PROVEN_WITHIN)
 
     def _lost(self, address: Address) -> None:
-        self._drop(address)
         self._route.mistrust()
-        self._on_gap()
+        if address in self._shards:
+            self._drop(address)
+            self._on_gap()
 
     def _drop(self, address: Address) -> None:
         shard = self._shards.pop(address, None)
@@ -186,11 +230,11 @@ class ShardChannels:
 
     async def aclose(self) -> None:
         self._closed = True
-        opening = list(self._opening.values())
-        for task in opening:
+        ending: list[asyncio.Task[Any]] = [*self._subscribing.values(), *self._opening.values()]
+        for task in ending:
             task.cancel()
-        if opening:
-            await asyncio.wait(opening)
+        if ending:
+            await asyncio.wait(ending)
         for address in list(self._shards):
             self._drop(address)
 
@@ -234,18 +278,21 @@ class ClusterPushes:
     def hears(self, keys: SessionKeys) -> bool:
         return self._now.hears(keys)
 
-    async def listen(self, keys: SessionKeys, token: str) -> bool:
+    async def listen(self, keys: SessionKeys, token: str, within: float) -> bool:
         try:
-            return await self._now.listen(keys, token)
+            return await self._now.listen(keys, token, within)
         except SubscribingRefused:
             self._now = self._classic
-            return await self._now.listen(keys, token)
+            return await self._now.listen(keys, token, within)
 
     def want(self, keys: SessionKeys, token: str) -> None:
         self._now.want(keys, token)
 
     def no_more(self, keys: SessionKeys, token: str) -> None:
         self._now.no_more(keys, token)
+
+    def check(self) -> None:
+        self._now.check()
 
     def mistrust(self) -> None:
         self._now.mistrust()

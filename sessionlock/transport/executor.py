@@ -70,6 +70,7 @@ class RedisExecutor:
         self._durability = durability
         self._retry_for = retry_for
         self._cuts = retry_for > reply_within  # else one more try gets its time
+        self.longest: float = retry_for if self._cuts else 4 * reply_within  # two tries, and connecting for each
         self._vet: Callable[[], bool] | None = None
         self._closed = False
         self._retrying = while_lost(retry_for)

@@ -32,6 +32,7 @@ class Link:
         self._opening: asyncio.Task[None] | None = None
         self._waiting: list[Wire] = []
         self._closing = False
+        self._dropped = 0
 
     async def evaluate(self, call: Call[Any], *, soon: bool = False, asking: bool = False) -> Any:
         """The script's reply.
@@ -132,8 +133,15 @@ class Link:
             if wire is not None:
                 wire.close()
 
+    @property
+    def leads_to(self) -> tuple[int, object] | None:
+        """The address of the server, behind the number of times that it was not the right one; None: not connected."""
+        wire = self._wire
+        return None if wire is None or wire.closed else (self._dropped, wire.address)
+
     def drop(self) -> None:
         """What is connected here is not what should be (a master that became a replica): connect anew."""
+        self._dropped += 1
         self.close()
         self._on_break()
 

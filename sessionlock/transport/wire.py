@@ -148,17 +148,30 @@ class Wire(asyncio.Protocol):
         else:
             self._send_soon(packed)
 
-    def tell(self, words: tuple[Any, ...]) -> None:
-        """Send a command whose answer comes as a push (SUBSCRIBE)."""
-        if not self.closed:
-            self._transport.write(pack(*words))
+    def tell(self, words: tuple[Any, ...], *, within: float | None = None) -> None:
+        """Send a command whose answer comes as a push (SUBSCRIBE). ``within``: seconds for anything at all to come, or
+        the connection is broken.
+        """
+        if self.closed:
+            return
+        if within is not None and self._probe is None:
+            silent = RedisTimeoutError(f"no answer within {within:g} s")
+            self._probe = self._loop.call_later(within, self._break, silent, context=Context())
+        self._transport.write(pack(*words))
 
     def prove(self, within: float) -> None:
         """For a connection that only listens: break it unless the server answers a PING in that many seconds."""
-        if self._probe is None and not self.closed:
-            silent = RedisTimeoutError(f"no answer within {within:g} s")
-            self._probe = self._loop.call_later(within, self._break, silent)
-            self.tell(("PING",))
+        if self._probe is None:
+            self.tell(("PING",), within=within)
+
+    @property
+    def address(self) -> object:
+        """Of the server, as redis-py was told it, or Sentinel told redis-py."""
+        connection = self._connection
+        return getattr(connection, "path", None) or (
+            getattr(connection, "host", None),
+            getattr(connection, "port", None),
+        )
 
     @property
     def idle(self) -> bool:
@@ -213,10 +226,10 @@ class Wire(asyncio.Protocol):
 
     def heard(self, reply: Any) -> None:
         """A whole reply, or a push."""
-        if self._on_push is not None:
-            self._on_push(list(reply) if isinstance(reply, list) else [b"error", reply])
-        elif self._waiting and not isinstance(reply, hiredis.PushNotification):
+        if self._waiting and not isinstance(reply, hiredis.PushNotification):
             self._waiting.popleft()[0](reply)
+        elif self._on_push is not None:
+            self._on_push(list(reply) if isinstance(reply, list) else [b"error", reply])
 
     def eof_received(self) -> bool:
         return False

@@ -129,7 +129,7 @@ def behind_waits(guard: SessionGuard) -> bool:
 
 async def subscribed(guard: SessionGuard) -> None:
     await guard.inspect("s")
-    assert await guard.runtime().wakeup.pushes.listen(keys_for("sl", "s"), "t")
+    assert await guard.runtime().wakeup.pushes.listen(keys_for("sl", "s"), "t", 5)
 
 
 @pytest.mark.parametrize("neighbour", [True, False])

@@ -264,7 +264,7 @@ async def test_a_newcomer_never_overtakes(node: MakeGuard, stored: Look, turns: 
     session.client.delete(session.keys.lock)
     if newcomer == "queues":
         guard = node()
-        await guard.runtime().wakeup.pushes.listen(keys_for("sl", "s"), "t")  # so that it queues with its first call
+        await guard.runtime().wakeup.pushes.listen(keys_for("sl", "s"), "t", 5)  # so that it queues with its first call
         turns.start(guard, "newcomer")
         assert await turns.over() == ["waiter", "newcomer"]
     else:

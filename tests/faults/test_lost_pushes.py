@@ -203,7 +203,7 @@ async def test_the_push_overtakes_the_reply(node: MakeGuard, stored: Look, monke
 
     monkeypatch.setattr(Wakeup, "dispatch", quick)
     await waiter.inspect("s")
-    assert await waiter.runtime().wakeup.pushes.listen(keys_for("sl", "s"), "t")
+    assert await waiter.runtime().wakeup.pushes.listen(keys_for("sl", "s"), "t", 5)
     monkeypatch.setattr(RedisExecutor, "_send", slow)
     async with holder.session_lock("s", lease=LONG):
         task = asyncio.ensure_future(turns.take(waiter))

@@ -66,7 +66,7 @@ async def test_a_queued_acquire_keeps_one_place(proxy: FaultyProxy, node: MakeGu
     """Attack 5: the reply "queued" is lost; the repeated call is the same waiter in the same place."""
     session, guard = stored("s"), node(proxy.url)
     await guard.inspect("s")  # connected, and
-    assert await guard.runtime().wakeup.pushes.listen(keys_for("sl", "s"), "t")
+    assert await guard.runtime().wakeup.pushes.listen(keys_for("sl", "s"), "t", 5)
     order: list[str] = []
 
     async def enter(name: str, guard: SessionGuard) -> None:

@@ -219,7 +219,7 @@ async def test_of_ten_forced_releases_one_wins(node: MakeGuard, stored: Look) ->
 
 async def _heard_once(guard: SessionGuard) -> None:
     """Let it subscribe, as it does when one of its requests has to wait for the first time."""
-    assert await guard.runtime().wakeup.pushes.listen(keys_for("sl", "s"), "t")
+    assert await guard.runtime().wakeup.pushes.listen(keys_for("sl", "s"), "t", 5)
 
 
 async def test_forced_releases_of_an_older_holder(node: MakeGuard, stored: Look) -> None:

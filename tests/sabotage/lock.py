@@ -62,7 +62,7 @@ SABOTAGE: Table = [
         "a cancelled acquire leaves without a word",
         7,
         "lock/acquire.py",
-        "            await self._abandon(wait=not isinstance(error, RedisUnavailable))\n",
+        "            await self._abandon(leaves_within(error, self._request, self._began))\n",
         "",
         (
             CANCEL + "test_uncontended",
@@ -140,8 +140,8 @@ SABOTAGE: Table = [
         "who looks does not subscribe again",
         14,
         "lock/acquire.py",
-        "        await self._listen()\n        return self._granted_or_queued",
-        "        return self._granted_or_queued",
+        "        await self._listen()\n        outcome = await self._ask(queueing=True)\n        if was",
+        "        outcome = await self._ask(queueing=True)\n        if was",
         (PUSHES + "test_the_push_connection_is_killed", PUSHES + "test_killed_while_it_looks"),
     ),
     (

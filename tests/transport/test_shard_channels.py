@@ -70,7 +70,7 @@ class Heard:
 
     async def begins(self, token: str) -> asyncio.Task[bool]:
         """A waiter that subscribes: the command has been sent, and no answer has been read."""
-        listening = asyncio.create_task(self.channels.listen(KEYS, token))
+        listening = asyncio.create_task(self.channels.listen(KEYS, token, WITHIN))
         assert await self.next_sent() == "SSUBSCRIBE"
         return listening
 
@@ -83,7 +83,7 @@ class Heard:
 
     async def subscribes(self, keys: SessionKeys, token: str) -> None:
         """And reads all the answers, which come in order, whatever else is sent meanwhile."""
-        listening = asyncio.create_task(self.channels.listen(keys, token))
+        listening = asyncio.create_task(self.channels.listen(keys, token, WITHIN))
         assert await self.next_sent() == "SSUBSCRIBE"
         self._holds = False
         self.read()
@@ -105,8 +105,8 @@ async def heard(one_master: Cluster, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
     heard = Heard(one_master, client)
     tell = Wire.tell
 
-    def noted(wire: Wire, words: tuple[Any, ...]) -> None:
-        tell(wire, words)
+    def noted(wire: Wire, words: tuple[Any, ...], **options: Any) -> None:
+        tell(wire, words, **options)
         heard.noted(wire, words)
 
     monkeypatch.setattr(Wire, "tell", noted)
@@ -143,7 +143,7 @@ async def test_somebody_else_wants_it_when_it_is_confirmed(heard: Heard) -> None
 async def test_wanted_again_before_it_is_confirmed(heard: Heard) -> None:
     """What is under way serves the next one, too."""
     await heard.leaves(await heard.begins("one"), "one")
-    listening = asyncio.create_task(heard.channels.listen(KEYS, "two"))
+    listening = asyncio.create_task(heard.channels.listen(KEYS, "two", WITHIN))
     await heard.subscribes(OTHER, "other")
     assert await listening
     assert (heard.channels.hears(KEYS), heard.subscribers()) == (True, 1)
