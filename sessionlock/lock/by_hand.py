@@ -86,13 +86,16 @@ class LockObject(Generic[T]):
     # --- asking
 
     def _context(self, blocking: bool = True, timeout: float | None = None) -> LockContext:
-        """For one acquisition by hand. There is no body to be cancelled when it is lost."""
+        """For one acquisition by hand. There is no body to be cancelled when it is lost.
+
+        That the caller holds the lock himself is no reason not to wait where that ends, by his limit or by the lease's.
+        """
         request = self._request
         wait = _waiting(request.wait, blocking, timeout)
         return LockContext(
             self._runtime,
             replace(request, wait=wait, lease=flagged(request.lease)),
-            for_itself=bounded(blocking, timeout),
+            for_itself=bounded(blocking, timeout) or not request.lease.renew,
         )
 
     def _context_of_block(self) -> LockContext:

@@ -142,11 +142,14 @@ async def test_it_is_waited_for(make: MakeLock, stored: Look, timeout: float) ->
 
 
 async def test_it_comes_when_the_lease_ends(make: MakeLock) -> None:
-    """A holder that renews nothing and releases nothing is in nobody's way, not even in its own."""
+    """A holder that renews nothing and releases nothing is in nobody's way, not even in its own: its lease ends."""
     lock = make(lease=LeasePolicy(ttl=0.2, renew=False))
-    assert await lock.acquire()
-    assert await lock.acquire(timeout=10)
-    assert await lock.owned()
+    for timeout in (None, 10, -1):
+        assert await lock.acquire(timeout=timeout)
+    other = make(node=2)
+    assert await other.acquire()
+    assert not await lock.owned()
+    await other.release()
 
 
 async def test_it_is_renewed_while_it_is_held(make: MakeLock) -> None:
