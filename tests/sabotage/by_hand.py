@@ -21,8 +21,8 @@ SABOTAGE: Table = [
         "a late release is about whoever holds the object's lock now",
         "by hand",
         FILE,
-        "return own[-1] if own else held[0] if held else None",
-        "return held[-1] if held else None",
+        "                if one.taker() is taker:\n                    return one\n                oldest = one\n",
+        "                return one\n",
         (ENDS + "test_nobody_releases_the_lock_of_the_next", ENDS + "test_a_stranger_releases_the_oldest"),
     ),
     (
@@ -47,7 +47,7 @@ SABOTAGE: Table = [
         "by hand",
         FILE,
         "if one.pid == pid and ",
-        "if ",
+        "if pid and ",
         ENDS + "test_a_forked_child_holds_nothing",
     ),
     (
