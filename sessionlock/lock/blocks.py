@@ -140,7 +140,7 @@ class SessionContext(SessionLockBlock):
             self._merge(outcome)
 
     async def _highest_fence(self) -> int:
-        return (await self._runtime.executor.run(Inspect(self._request.keys))).fence
+        return (await self._runtime.executor.run(Inspect(self._request.keys, waiters=False))).fence
 
     async def incr(self, key: str, by: int) -> int:
         await self._saves_done()

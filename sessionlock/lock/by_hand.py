@@ -102,7 +102,7 @@ class LockObject(Generic[T]):
         return LockContext(self._runtime, self._request)
 
     async def _seen(self) -> Inspected:
-        return await self._runtime().executor.run(Inspect(self._request.keys))
+        return await self._runtime().executor.run(Inspect(self._request.keys, waiters=False))
 
     async def _is_locked(self) -> bool:
         return (await self._seen()).token is not None

@@ -187,8 +187,15 @@ class Bind(Call[Bound | Refused]):
 
 @request
 class Inspect(Call[Inspected]):
+    """``waiters``: whether they are looked at, which takes the longer the more there are."""
+
     script = "inspect"
     keys: SessionKeys
+    _: KW_ONLY
+    waiters: bool = True
+
+    def words(self) -> Sequence[Word]:
+        return (1 if self.waiters else 0,)
 
     def outcome(self, reply: Any) -> Inspected:
         return replies.inspected(reply)

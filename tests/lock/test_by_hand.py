@@ -17,9 +17,11 @@ from sessionlock import (
     LockNotHeld,
     QueueFull,
     ReentrantLock,
+    SessionGuard,
     WaitPolicy,
     WaitTimedOut,
 )
+from sessionlock.protocol.record_calls import Inspect
 from tests.harness.polling import eventually
 from tests.harness.stored import Look
 from tests.harness.two_faces import NAME, MakeLock
@@ -215,6 +217,18 @@ async def test_redis_is_asked(make: MakeLock, stored: Look) -> None:
     assert not await lock.locked()
     with pytest.raises(LeaseLost):
         await lock.release()
+
+
+async def test_it_is_asked_without_looking_at_the_queue(guard: SessionGuard, stored: Look) -> None:
+    """Which may be long: what that takes must not grow with those who wait."""
+    keys, executor = guard.keys_of(NAME), guard.runtime().executor
+    async with guard.lock(NAME):
+        waiting = asyncio.create_task(guard.lock(NAME).acquire(timeout=60))
+        await stored(NAME).until(lambda seen: len(seen.waiting) == 1)
+        told = [await executor.run(Inspect(keys, waiters=waiters)) for waiters in (True, False)]
+        assert [len(seen.waiters) for seen in told] == [1, 0]
+        assert told[0].token == told[1].token is not None
+    assert await waiting
 
 
 async def test_what_it_calls_itself(make: MakeLock) -> None:

@@ -2,7 +2,7 @@
 --
 -- uses  base
 -- KEYS  lock queue waiters session receipts
--- ARGV  (none)
+-- ARGV  waiters                             1: they are told, too; 0: none is, however many there are
 -- reply token left_ms now_us {fence version created destroyed holder} {token ...} {token record ...} record_left_ms
 
 return {
@@ -10,7 +10,7 @@ return {
   call('PTTL', LOCK),
   digits(server_time()),
   call('HMGET', SESSION, '#fence', '#version', '#created', '#destroyed', '#holder'),
-  call('ZRANGE', QUEUE, 0, -1),
-  call('HGETALL', WAITERS),
+  ARGV[1] == '1' and call('ZRANGE', QUEUE, 0, -1) or {},
+  ARGV[1] == '1' and call('HGETALL', WAITERS) or {},
   call('PTTL', SESSION),
 }
