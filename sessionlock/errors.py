@@ -20,6 +20,7 @@
     ├── RedisUnavailable           Redis did not answer, or refused
     │   ├── ScriptsForbidden       this Redis user may not run scripts, so it cannot lock
     │   ├── QuorumNotReached       too few independent masters agreed
+    │   ├── OutcomeUnknown         sent, not answered, and the store has lost what would tell
     │   ├── NotDurable             saved, but not on as many replicas as required
     │   └── EmbeddedServerUnavailable
     └── ConfigurationError         also a ValueError
@@ -45,6 +46,7 @@ __all__ = [
     "LockNotAcquired",
     "LockNotHeld",
     "NotDurable",
+    "OutcomeUnknown",
     "QueueFull",
     "QuorumNotReached",
     "ReadOnlySession",
@@ -228,6 +230,13 @@ class RedisUnavailable(SessionLockError):
         super().__init__(message)
         self.refused = refused
         self.unsent = unsent
+
+
+class OutcomeUnknown(RedisUnavailable):
+    """A call was sent, its reply was lost, and the store has lost what would tell whether it took effect.
+
+    It happens where the record or the server's state is gone meanwhile. Nothing is done twice.
+    """
 
 
 class ScriptsForbidden(RedisUnavailable):

@@ -185,6 +185,10 @@ class Lease:
         self._longest = max(self._longest, until)
         self._latest = max(self._latest, until - self._safety_margin)
 
+    def refenced(self, fence: int) -> None:
+        """A save was refused, and may not take effect later: the store gave this holder a higher fencing token."""
+        self.fencing_token = fence
+
     def mark_lost(self, because: str) -> None:
         if self._released or self.lost_because is not None:
             return

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ..transport.advice import FORBIDDEN, UNKNOWN
-from .findings import UNNAMED, WRITES, Capabilities, Finding, dotted
+from .findings import FORBIDDEN, UNKNOWN, UNNAMED, WRITES, Capabilities, Finding, dotted
 
 __all__ = ["OLDEST", "findings_about"]
 

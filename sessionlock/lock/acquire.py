@@ -9,8 +9,7 @@ from .. import observe
 from ..clock import monotonic
 from ..errors import RedisUnavailable
 from ..protocol import replies as protocol
-from ..protocol.calls import Abandon, Acquire
-from ..protocol.keys import new_token
+from ..protocol.calls import Acquire
 from ..protocol.replies import Busy, Granted, Handover, Queued
 from .patience import Patience, in_time, leaves_within, left_of
 from .refusals import not_granted, queue_full, refused, timed_out
@@ -26,7 +25,7 @@ class Acquisition:
     """One try to become the holder. ``token`` names it in Redis."""
 
     def __init__(self, runtime: Runtime, request: LockRequest, on_wait: OnWait | None = None) -> None:
-        self.token: str = new_token()
+        self.token: str = runtime.numbers.acquisitions.begin_token(request.digest)
         self._runtime = runtime
         self._request = request
         self._on_wait = on_wait
@@ -57,6 +56,7 @@ class Acquisition:
         except BaseException as error:
             # Cancelled or failed anywhere: Redis may have granted or queued this token meanwhile.
             await self._abandon(leaves_within(error, self._request, self._began))
+            self._runtime.numbers.acquisitions.end(self._request.digest, self.token)
             raise
         finally:
             if self._expecting:
@@ -64,7 +64,7 @@ class Acquisition:
 
     def _check(self, granted: Granted) -> None:
         """What was true when this was queued may have changed until the lock was handed over."""
-        request, snapshot = self._request, granted.snapshot
+        request, snapshot = self._request, granted.loaded
         if request.session is None:
             return
         if not protocol.admitted(request.keys, snapshot.fields, granted.server_us):
@@ -77,8 +77,7 @@ class Acquisition:
     async def _abandon(self, within: float) -> None:
         """Give up whatever Redis has under this token: a place in the queue, or the lock."""
         if self._asked:
-            call = Abandon(self._request.keys, self.token, push_limit=self._request.push_limit, deaf=self._runtime.deaf)
-            await self._runtime.see_through(self._runtime.executor.run(call), within=within)
+            await self._runtime.see_through(self._runtime.abandon(self._request.keys, self.token), within=within)
 
     def _expect_no_more(self) -> None:
         keys = self._request.keys
@@ -104,8 +103,12 @@ class Acquisition:
             self._request.keys, self.token, left_of(self._request, self._began, SUBSCRIBED_WITHIN)
         )
 
-    async def _ask(self, *, queueing: bool) -> Granted | Queued | Busy:
+    async def _ask(self, *, queueing: bool, reads: bool | None = None) -> Granted | Queued | Busy:
+        """``reads`` None: the session is read at once where a grant is likely, and it is not large."""
         request = self._request
+        if reads is None:
+            keys = request.keys
+            reads = not self._wakeup.is_large(keys.digest) and not self._wakeup.is_waited_for(keys)
         last = self._waiter.last if self._waiter is not None else None
         call = Acquire(
             request.keys,
@@ -118,8 +121,8 @@ class Acquisition:
             queueing=queueing,
             max_waiters=request.wait.max_waiters,
             ticket=last.ticket if last is not None else "0",
-            push_limit=request.push_limit,
             deaf=self._runtime.deaf,
+            reads=reads,
             asked_at=monotonic(),
         )
         asked_before, self._asked = self._asked, True
@@ -137,8 +140,26 @@ class Acquisition:
             raise
         self._asked = isinstance(outcome, (Granted, Queued))  # else Redis has nothing under this token
         if isinstance(outcome, protocol.Refused):
+            if outcome.kind == "forgotten":
+                return await self._under_another_token(outcome.number)
             raise refused(request.digest, outcome.kind)
+        if isinstance(outcome, Granted):
+            self._runtime.numbers.saw_time(outcome.server_us)
+            if outcome.snapshot is None:
+                return await self._ask(queueing=queueing, reads=True)
         return outcome
+
+    async def _under_another_token(self, floor: int) -> Granted | Queued | Busy:
+        """Redis has forgotten clients with higher numbers than this one's: it cannot tell whether this one is new."""
+        if self._waiter is not None:
+            raise refused(self._request.digest, "already")
+        lane, digest = self._runtime.numbers.acquisitions, self._request.digest
+        self._wakeup.expect_no_more(self.token)
+        self._pushes.no_more(self._request.keys, self.token)
+        lane.end(digest, self.token)
+        lane.exceed(floor)
+        self.token = lane.begin_token(digest)
+        return await self._ask(queueing=self._pushes.hears(self._request.keys))
 
     def _granted_or_queued(self, outcome: Granted | Queued | Busy) -> Granted | Queued:
         if not isinstance(outcome, Busy):
@@ -209,7 +230,7 @@ class Acquisition:
             if granted.asked_at + granted.trusted_for - now > push.claim / 2:
                 return granted
         # Too large to be pushed, or it took long to arrive: asking again confirms the lease and loads.
-        outcome = self._granted_or_queued(await self._ask(queueing=True))
+        outcome = self._granted_or_queued(await self._ask(queueing=True, reads=True))
         if not isinstance(outcome, Granted):
             # The claim had lapsed, as if this process hung; its other waiters were taken out of the queue then.
             self._wakeup.look_all(self._request.keys)

@@ -62,7 +62,7 @@ class LockContext(LockBlock):
         try:
             outcome = await self._give_up([], "", cancelled=failed)
             refused = isinstance(outcome, Refused) and outcome.kind == "lost"
-            fence = outcome.fence if isinstance(outcome, Refused) else 0
+            fence = outcome.number if isinstance(outcome, Refused) else 0
             loss = self._loss(fence) if ended_by_loss or lease.is_lost or refused else None
         except SessionLockError as trouble:
             if failed and not ended_by_loss:
@@ -125,10 +125,8 @@ class SessionContext(SessionLockBlock):
         while changes := session.data.changes():
             if lease.is_lost:
                 raise self._loss(await self._highest_fence())
-            self._saves += 1
-            op = f"{lease.token}.{self._saves}"
             call = Save(
-                self._request.keys, lease.token, lease.fencing_token, op, session.created, self._how.policy, changes
+                self._request.keys, lease.token, lease.fencing_token, session.created, self._how.policy, changes
             )
             outcome, _ = await self._runtime.executor.save(call)
             if not isinstance(outcome, Conflict):

@@ -12,7 +12,7 @@ from .. import observe
 from ..errors import LeaseLost, RedisUnavailable, SessionLockError
 from ..lease import Lease
 from ..observe import Event
-from ..protocol.calls import Abandon, Change, Release
+from ..protocol.calls import Change, Release
 from ..protocol.keys import SessionKeys
 from ..protocol.replies import Committed, Conflict, Refused, Saved, Snapshot, outdated
 from ..session.block import Actions, used_twice, used_up
@@ -65,7 +65,7 @@ class LockBlock:
         lease = self._lease = lease_of(request, acquisition.token, granted, runtime.observer)
         runtime.holders.add(request.keys, acquisition.token, request.label)
         runtime.watchdog.watch(lease, request)
-        return lease, granted.snapshot
+        return lease, granted.loaded
 
     def _guard_body(self) -> None:
         """From here on losing the lease cancels the body."""
@@ -110,29 +110,39 @@ class LockBlock:
         if not error.refused:
             request, runtime = self._request, self._runtime
             token = self._the_lease.token
-            call = Abandon(request.keys, token, push_limit=request.push_limit, deaf=runtime.deaf)
-            await runtime.see_through(runtime.executor.run(call), wait=False)
+            await runtime.see_through(runtime.abandon(request.keys, token), wait=False)
 
     def _release(self, changes: list[Change], created: str) -> Release:
-        lease, request = self._the_lease, self._request
+        lease, request, runtime = self._the_lease, self._request, self._runtime
+        keys = request.keys
+        carries = self._weight() <= request.push_limit
+        runtime.wakeup.has_weight(keys.digest, large=not carries)
         return Release(
-            request.keys,
+            keys,
             lease.token,
             lease.fencing_token,
+            runtime.numbers.acquisitions.low(keys.digest, lease.token),
             created,
             request.session,
             changes,
-            push_limit=request.push_limit,
-            channel=self._runtime.wakeup.pushes.channel(request.keys),
-            deaf=self._runtime.deaf,
+            channel=runtime.wakeup.pushes.channel(keys),
+            carries=carries,
+            reads=carries and request.session is not None and runtime.wakeup.is_waited_for(keys),
+            deaf=runtime.deaf,
         )
+
+    def _weight(self) -> int:
+        """About how many bytes of a session a push would have to carry."""
+        return 0
 
     def _given_up(self, outcome: Saved) -> Saved:
         """What a release came to; the waiter of this process that was granted with it is told."""
         if isinstance(outcome, Conflict):
+            if outcome.fence:
+                self._the_lease.refenced(outcome.fence)
             return outcome
         if outcome.handover is not None:
-            self._runtime.wakeup.dispatch(outcome.handover)
+            self._runtime.take_handover(self._request.keys, outcome.handover)
         elif isinstance(outcome, Committed) and outcome.repeated:
             self._runtime.wakeup.look_after(self._request.keys)  # the first reply, with a grant perhaps, was lost
         return outcome
@@ -161,6 +171,7 @@ class LockBlock:
         self._runtime.watchdog.forget(lease)
         self._runtime.holders.remove(self._request.keys, lease.token)
         lease.mark_released()
+        self._runtime.numbers.acquisitions.end(self._request.digest, lease.token)
         # Session and block refer to each other; a guard that is dropped then should not wait for the garbage collector.
         self._find_runtime = used_up
         if self._runtime.observer is not None:
@@ -197,7 +208,6 @@ class SessionLockBlock(LockBlock, Actions):
         self._save_on_error = save_on_error
         self._session: Session
         self._saving: asyncio.Task[None] | None = None
-        self._saves = 0
         self.outdated: bool = False
         """Whether it was opened by an id that has been replaced."""
 
@@ -244,6 +254,10 @@ class SessionLockBlock(LockBlock, Actions):
             except SessionLockError as trouble:
                 note(error, trouble)
 
+    def _weight(self) -> int:
+        session: Session | None = getattr(self, "_session", None)  # not yet, where what was loaded is not readable
+        return 0 if session is None else session.data.weight
+
     # --- the last moment
 
     async def _save_and_release(self) -> None:
@@ -288,7 +302,7 @@ class SessionLockBlock(LockBlock, Actions):
             if changes and self._runtime.observer is not None:
                 self._tell(observe.ChangesSaved, len(changes), outcome.version)
         elif outcome.kind == "lost":
-            raise self._loss(outcome.fence)
+            raise self._loss(outcome.number)
         elif changes or outcome.kind in ("destroyed", "dead"):
             raise not_saved(self._request.digest, outcome.kind)
 
@@ -302,7 +316,7 @@ class SessionLockBlock(LockBlock, Actions):
             outcome = await self._give_up([], "", cancelled=True)
         finally:
             self._end()
-        return outcome.fence if isinstance(outcome, Refused) else 0
+        return outcome.number if isinstance(outcome, Refused) else 0
 
     def _end(self) -> None:
         self._finish()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..protocol.inspected import Inspected
 from ..protocol.keys import SessionKeys
-from ..protocol.replies import Inspected
 
 __all__ = ["HolderInfo", "SessionInfo", "session_info"]
 

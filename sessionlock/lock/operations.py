@@ -157,7 +157,7 @@ class GuardOperations:
         """
         keys = self.keys_of(sid)
         runtime = self.runtime()
-        call = ForceRelease(keys, token, push_limit=self._push_limit, deaf=runtime.deaf)
+        call = ForceRelease(keys, token, deaf=runtime.deaf)
         return await runtime.executor.run(call) == "released"
 
     async def capabilities(self) -> Capabilities:

@@ -23,7 +23,7 @@ NOBODY_CERTAIN = "others, none by a majority"
 
 def refused(name: str, kind: str) -> SessionLockError:
     """For the outcome :class:`~sessionlock.protocol.Refused` of an acquire."""
-    if kind == "finished":
+    if kind == "already":
         return LockNotAcquired(f"the acquisition of session {name} had ended already").about(name)
     return refusal(name, kind)
 

@@ -13,6 +13,10 @@ import anyio
 
 from ..errors import RedisUnavailable
 from ..observe import Observer
+from ..protocol.calls import Abandon
+from ..protocol.keys import SessionKeys
+from ..protocol.numbers import Numbers
+from ..protocol.replies import Handover
 from ..session.commits import Engine
 from ..transport.calling import Executor
 from ..transport.tasks import fetch_error
@@ -67,6 +71,39 @@ class Runtime:
 
     def _crowd(self, crowded: bool) -> None:
         self.executor.batch_calls(crowded)
+
+    @property
+    def numbers(self) -> Numbers:
+        """Of the calls that this runtime makes."""
+        return self.executor.numbers
+
+    # --- what becomes of a lock
+
+    async def abandon(self, keys: SessionKeys, token: str) -> None:
+        """Give up whatever Redis has under this token: a place in the queue, or the lock."""
+        outcome = await self.executor.run(
+            Abandon(keys, token, self.numbers.acquisitions.low(keys.digest, token), deaf=self.deaf)
+        )
+        if outcome.more:
+            await self._hand_on(keys)
+
+    async def _hand_on(self, keys: SessionKeys) -> None:
+        """The lock is free, and dead waiters stood before the next one: go on, until one has it."""
+        lane, more = self.numbers.acquisitions, True
+        while more:
+            nobody = lane.begin_token(keys.digest)
+            try:
+                call = Abandon(keys, nobody, lane.low(keys.digest, nobody), deaf=self.deaf)
+                more = (await self.executor.run(call)).more
+            finally:
+                lane.end(keys.digest, nobody)
+
+    def take_handover(self, keys: SessionKeys, handover: Handover) -> None:
+        """What came with the reply to a release."""
+        if handover.kind == "M":
+            self.background(self._hand_on(keys)).add_done_callback(fetch_error)
+        else:
+            self.wakeup.dispatch(handover)
 
     # --- work beside the requests
 

@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 W = TypeVar("W")
+MOST_LARGE = 1024  # large sessions that are remembered
 LATEST_AFTER_EXPIRY = 0.05  # seconds, spread over the waiters that look when a lease has run out
 SOONEST_AFTER_EXPIRY = 0.005
 HEARD_OF_EVERY = PATIENCE / 3
@@ -224,6 +225,7 @@ class Wakeup:
         self._waiters: dict[str, Waiter] = {}
         self._expected: dict[str, Handover | None] = {}  # tokens being queued now -> the push that overtook the reply
         self._rooms: WaitingRooms[Waiter] = WaitingRooms()
+        self._large: set[str] = set()
         # A crowd of waiters asks one after the other whether its wait makes sense.
         self.one_question: asyncio.Lock = asyncio.Lock()
 
@@ -254,6 +256,22 @@ class Wakeup:
         successor = self._rooms.leave(keys.digest, waiter.token)
         if successor is not None:
             successor.wake()
+
+    def has_weight(self, digest: str, *, large: bool) -> None:
+        """Whether a session that was held here is too large to be pushed, or read before it is known who needs it."""
+        if large:
+            if len(self._large) >= MOST_LARGE:
+                self._large.clear()
+            self._large.add(digest)
+        elif self._large:
+            self._large.discard(digest)
+
+    def is_large(self, digest: str) -> bool:
+        return digest in self._large
+
+    def is_waited_for(self, keys: SessionKeys) -> bool:
+        """Whether anybody of this process waits for that session."""
+        return self._rooms.foremost(keys.digest) is not None
 
     def look_after(self, keys: SessionKeys) -> None:
         """The lock may be free, or ours, without anybody here having been told."""

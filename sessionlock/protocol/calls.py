@@ -3,14 +3,14 @@
 ``words()`` is what the script gets as ARGV, in the order of its header (``lua/<script>.lua``); ``outcome()`` reads its
 reply (:mod:`.replies`). So every race can be written down as a table of calls and outcomes.
 
-Every call may be repeated when its reply was lost: its token, or its ``op``, tells the script that it was done already.
-States of one acquisition, by what Redis holds of its token::
+Every call may be repeated when its reply was lost: its token, or its ``op``, tells the script that it was done already
+(:mod:`.numbers`). States of one acquisition, by what Redis holds of its token::
 
     unknown ──acquire──▶ holder (granted)            lock = token
        │                   │ ▲
        │                   │ └── handed over (claim) ◀── waiting
        └──acquire──▶ waiting (queued) ─────abandon──▶ finished
-    holder ──release / abandon──▶ finished           receipt: later calls of this token change nothing
+    holder ──release / abandon──▶ finished           completion record: later calls of this token change nothing
     holder ──lease lapses / force_release──▶ lost     save refused: `lost`
 """
 
@@ -52,6 +52,7 @@ __all__ = [
 C = TypeVar("C")
 T_co = TypeVar("T_co", covariant=True)
 PATIENCE = 30.0  # seconds after which a waiter that was not heard of is taken for dead
+PATIENCE_MS = int(PATIENCE * 1000)
 SHORT = 64  # bytes; longer values are compared by their SHA-1
 PUSH_LIMIT = 65536  # bytes of a session that still travels with a push
 Word: TypeAlias = "bytes | str | int"
@@ -96,6 +97,8 @@ class Call(Generic[T_co]):
     writes_again: ClassVar[bool] = False
     # Whether there is another way to do it where scripts are forbidden (WATCH, MULTI, EXEC).
     needs_no_script: ClassVar[bool] = False
+    # Whether it has a number of its own; those of an acquisition have its token.
+    numbered: ClassVar[bool] = False
 
     @property
     def redis_keys(self) -> Sequence[bytes]:
@@ -104,6 +107,15 @@ class Call(Generic[T_co]):
 
     def words(self) -> Sequence[Word]:
         return ()
+
+    def carry(self, op: str, low: str) -> None:
+        """Its number, and below which all calls about this session have been answered; of one that is ``numbered``."""
+        object.__setattr__(self, "op", op)
+        object.__setattr__(self, "low", low)
+
+    def behind(self) -> tuple[Word, ...] | None:
+        """A plain command that goes in the same write, right behind the call. Then the reply is a pair."""
+        return None
 
     def outcome(self, reply: Any) -> T_co:
         """Raises CodecError: what is stored is not as this library writes it."""
@@ -130,8 +142,9 @@ def request(cls: type[C]) -> type[C]:
 
 @request
 class Acquire(Call[Acquired]):
-    """``session`` None: only the lock. ``ticket``: a waiter's place as it was told, to get it back. ``asked_at``: the
-    monotonic clock before it is sent; what is granted may be trusted from then on.
+    """``session`` None: only the lock. ``ticket``: a waiter's place as it was told, to get it back. ``reads``: whether
+    to ask for the session as well, in case of a grant. ``asked_at``: the clock of leases before it is sent; what is
+    granted may be trusted from then on.
     """
 
     script = "acquire"
@@ -146,39 +159,41 @@ class Acquire(Call[Acquired]):
     queueing: bool = True
     max_waiters: int = 64
     ticket: str = "0"
-    push_limit: int = PUSH_LIMIT
     deaf: bool = False
+    reads: bool = True
     asked_at: float = 0.0
 
     def words(self) -> Sequence[Word]:
         lease, session = self.lease, self.session
+        idle_ms, refresh_ms = (session.idle_ms, session.refresh_ms) if session else (0, 0)
         return (
             self.token,
             lease.ttl_ms,
-            lease.claim_ms,
-            self.channel,
-            self.label,
-            self.missing,
-            1 if self.queueing else 0,
-            self.max_waiters,
-            self.ticket,
-            session.idle_ms if session else 0,
-            session.refresh_ms if session else 0,
-            int(PATIENCE * 1000),
-            self.push_limit,
-            1 if self.deaf else 0,
             self.keys.proof,
+            f"{self.channel} {self.label}",
+            f"{self.missing} {self.queueing:d} {self.max_waiters} {lease.claim_ms} {idle_ms} {refresh_ms}"
+            f" {PATIENCE_MS} {self.deaf:d}",
+            self.ticket,
         )
 
+    def behind(self) -> tuple[Word, ...] | None:
+        return ("HGETALL", self.keys.session) if self.reads and self.session is not None else None
+
     def outcome(self, reply: Any) -> Acquired:
-        return replies.acquired(reply, self.asked_at)
+        ttl = self.lease.ttl_ms / 1000
+        if self.session is None:
+            return replies.acquired(reply, self.asked_at, ttl, ())
+        if self.reads:
+            return replies.acquired(reply[0], self.asked_at, ttl, reply[1])
+        return replies.acquired(reply, self.asked_at, ttl, None)
 
 
 @request
 class Release(Call[Saved]):
     """``created``: the stamp of the record that was loaded, ``""`` when there was none. ``session`` None: a lock alone.
 
-    ``channel``: a waiter of this very process gets its grant with the reply, not by a push.
+    ``channel``: a waiter of this very process gets its grant with the reply, not by a push; ``reads``: and the session
+    behind it. ``carries``: whether the session goes with a push. ``low``: as :meth:`.numbers.Lane.low` has it.
     """
 
     script = "release"
@@ -186,21 +201,26 @@ class Release(Call[Saved]):
     keys: SessionKeys
     token: str
     fence: int
+    low: str
     created: str
     session: SessionPolicy | None
     changes: Collection[Change] = ()
     _: KW_ONLY
-    push_limit: int = PUSH_LIMIT
     deaf: bool = False
     channel: str = "-"
+    carries: bool = True
+    reads: bool = False
 
     def words(self) -> Sequence[Word]:
-        life = (self.session.idle_ms, self.session.absolute_ms, self.session.refresh_ms) if self.session else (0, 0, 0)
-        stamp, deaf = self.created or self.keys.proof, 1 if self.deaf else 0
-        return with_changes([self.token, self.fence, stamp, *life, self.push_limit, deaf, self.channel], self.changes)
+        more = f"{life(self.session)} {self.carries:d} {self.deaf:d} {self.channel}"
+        head: list[Word] = [self.token, self.fence, self.low, self.created or self.keys.proof, more]
+        return with_changes(head, self.changes)
+
+    def behind(self) -> tuple[Word, ...] | None:
+        return ("HGETALL", self.keys.session) if self.reads else None
 
     def outcome(self, reply: Any) -> Saved:
-        return replies.released(reply)
+        return replies.released(*reply) if self.reads else replies.released(reply)
 
 
 @request
@@ -211,13 +231,13 @@ class Abandon(Call[Abandoned]):
     ends = True
     keys: SessionKeys
     token: str
+    low: str
     _: KW_ONLY
-    push_limit: int = PUSH_LIMIT
     deaf: bool = False
     once: bool = False
 
     def words(self) -> Sequence[Word]:
-        return (self.token, self.push_limit, 1 if self.deaf else 0, 1 if self.once else 0)
+        return (self.token, self.low, 1 if self.deaf else 0, 1 if self.once else 0)
 
     def outcome(self, reply: Any) -> Abandoned:
         return replies.abandoned(reply)
@@ -250,7 +270,14 @@ class Renew(Call[list[int]]):
         return list(reply)
 
 
+def life(session: SessionPolicy | None) -> str:
+    """How long a record lives, in one word: scripts need it seldom."""
+    if session is None:
+        return "0 0 0 0"
+    return f"{session.idle_ms} {session.absolute_ms} {session.refresh_ms} {session.max_session}"
+
+
 def with_changes(head: list[Word], changes: Collection[Change]) -> list[Word]:
-    for change in changes:
-        head += change
+    for op, field, value, base in changes:
+        head += (op.encode() + (base if isinstance(base, bytes) else base.encode()), field, value)
     return head

@@ -35,11 +35,11 @@ class Install(Call[Acquired]):
     def words(self) -> Sequence[Word]:
         counters = " ".join(f"{master}:{counter}" for master, counter in self.vector)
         idle_ms, refresh_ms = (self.session.idle_ms, self.session.refresh_ms) if self.session else (0, 0)
-        head = (self.token, self.ttl_ms, counters, self.majority, self.channel, self.label, self.missing)
+        head = (self.token, self.ttl_ms, counters, self.majority, f"{self.channel} {self.label}", self.missing)
         return (*head, idle_ms, refresh_ms, self.keys.proof)
 
     def outcome(self, reply: Any) -> Acquired:
-        return replies.acquired(reply, self.asked_at)
+        return replies.installed(reply, self.asked_at, self.ttl_ms / 1000)
 
 
 @request
@@ -60,10 +60,10 @@ class Vote(Call[Voted]):
     asked_at: float = 0.0
 
     def words(self) -> Sequence[Word]:
-        return (self.token, self.lease.ttl_ms, self.channel, self.label, self.proposed)
+        return (self.token, self.lease.ttl_ms, f"{self.channel} {self.label}", self.proposed)
 
     def outcome(self, reply: Any) -> Voted:
-        return replies.voted(reply, self.asked_at)
+        return replies.voted(reply, self.asked_at, self.lease.ttl_ms)
 
 
 @request
@@ -95,7 +95,7 @@ class Adopt(Call[Voted]):
     asked_at: float = 0.0
 
     def words(self) -> Sequence[Word]:
-        return (self.token, self.channel, self.label)
+        return (self.token, f"{self.channel} {self.label}")
 
     def outcome(self, reply: Any) -> Voted:
         return replies.voted(reply, self.asked_at)

@@ -8,9 +8,10 @@ from typing import Any
 
 from ..policies import SessionPolicy
 from . import replies
-from .calls import PUSH_LIMIT, Call, Change, Word, request, with_changes
+from .calls import Call, Change, Word, life, request, with_changes
+from .inspected import Inspected, inspected
 from .keys import SessionKeys
-from .replies import Bound, Inspected, Kept, Refused, Saved, Snapshot
+from .replies import Bound, Destroyed, Kept, Refused, Saved, Snapshot
 
 __all__ = [
     "Bind",
@@ -31,17 +32,19 @@ __all__ = [
 class Save(Call[Saved]):
     script = "save"
     ends = True
+    numbered = True
     keys: SessionKeys
     token: str
     fence: int
-    op: str
     created: str
     session: SessionPolicy
     changes: Collection[Change]
+    op: str = ""
+    low: str = ""
 
     def words(self) -> Sequence[Word]:
         stamp = self.created or self.keys.proof
-        head: list[Word] = [self.token, self.fence, self.op, stamp, *life(self.session)]
+        head: list[Word] = [self.op, self.low, self.token, self.fence, stamp, life(self.session)]
         return with_changes(head, self.changes)
 
     def outcome(self, reply: Any) -> Saved:
@@ -65,13 +68,15 @@ class Load(Call[Snapshot | Refused]):
 @request
 class Create(Call[Snapshot | Refused]):
     script = "create"
+    numbered = True
     keys: SessionKeys
-    op: str
     session: SessionPolicy
     changes: Collection[Change]
+    op: str = ""
+    low: str = ""
 
     def words(self) -> Sequence[Word]:
-        return with_changes([self.op, *life(self.session), self.keys.proof], self.changes)
+        return with_changes([self.op, self.low, self.keys.proof, life(self.session)], self.changes)
 
     def outcome(self, reply: Any) -> Snapshot | Refused:
         return replies.loaded(reply)
@@ -79,20 +84,22 @@ class Create(Call[Snapshot | Refused]):
 
 @request
 class Commit(Call[Saved]):
-    """``op`` names this commit; ``expected_version`` None: any version whose fields are as they were read."""
+    """``expected_version`` None: any version whose fields are as they were read."""
 
     script = "commit"
     needs_no_script = True
+    numbered = True
     keys: SessionKeys
-    op: str
     created: str
     expected_version: int | None
     session: SessionPolicy
     changes: Collection[Change]
+    op: str = ""
+    low: str = ""
 
     def words(self) -> Sequence[Word]:
         expected: Word = "" if self.expected_version is None else self.expected_version
-        head: list[Word] = [self.op, self.created, expected, *life(self.session), self.keys.proof]
+        head: list[Word] = [self.op, self.low, self.keys.proof, self.created, expected, life(self.session)]
         return with_changes(head, self.changes)
 
     def outcome(self, reply: Any) -> Saved:
@@ -104,15 +111,18 @@ class Increment(Call[Saved]):
     """``lease``: token and fence when it is done under the lock."""
 
     script = "incr"
+    numbered = True
     keys: SessionKeys
-    op: str
     lease: tuple[str, int] | None
     created: str
     session: SessionPolicy
     change: Change
+    op: str = ""
+    low: str = ""
 
     def words(self) -> Sequence[Word]:
-        head: list[Word] = [self.op, *(self.lease or ("", 0)), self.created, *life(self.session), self.keys.proof]
+        token, fence = self.lease or ("", 0)
+        head: list[Word] = [self.op, self.low, token, fence, self.created, self.keys.proof, life(self.session)]
         return with_changes(head, [self.change])
 
     def outcome(self, reply: Any) -> Saved:
@@ -120,24 +130,24 @@ class Increment(Call[Saved]):
 
 
 @request
-class Destroy(Call[bool]):
-    """``replaced``: a new session has taken its place, so whoever still comes with its id is to be told that.
-
-    Whether there was one.
-    """
+class Destroy(Call[Destroyed]):
+    """``replaced``: a new session has taken its place, so whoever still comes with its id is to be told that."""
 
     script = "destroy"
     writes_again = True
+    numbered = True
     keys: SessionKeys
     session: SessionPolicy
     _: KW_ONLY
     replaced: bool = False
+    op: str = ""
+    low: str = ""
 
     def words(self) -> Sequence[Word]:
-        return (self.session.tombstone_ms, self.keys.proof, 1 if self.replaced else 0)
+        return (self.op, self.low, self.session.tombstone_ms, self.keys.proof, 1 if self.replaced else 0)
 
-    def outcome(self, reply: Any) -> bool:
-        return replies.kind_of(reply) == "destroyed"
+    def outcome(self, reply: Any) -> Destroyed:
+        return replies.destroyed(reply)
 
 
 @request
@@ -145,16 +155,20 @@ class Regenerate(Call[Refused | None]):
     """``lease``: token and fence when it is done under the lock. None: done."""
 
     script = "regenerate"
+    numbered = True
     keys: SessionKeys
     new_proof: str
     grace_ms: int
     lease: tuple[str, int] | None
+    op: str = ""
+    low: str = ""
 
     def words(self) -> Sequence[Word]:
-        return (self.keys.proof, self.new_proof, self.grace_ms, *(self.lease or ("", 0)))
+        token, fence = self.lease or ("", 0)
+        return (self.op, self.low, self.keys.proof, self.new_proof, self.grace_ms, token, fence)
 
     def outcome(self, reply: Any) -> Refused | None:
-        return None if replies.kind_of(reply) == "regenerated" else replies.refused(reply)
+        return None if replies.kind_of(reply) in ("regenerated", "already") else replies.refused(reply)
 
 
 @request
@@ -162,11 +176,14 @@ class Expire(Call[Kept | Refused]):
     """Let the record end ``ttl_ms`` from now, sooner or later than it would."""
 
     script = "expire"
+    numbered = True
     keys: SessionKeys
     ttl_ms: int
+    op: str = ""
+    low: str = ""
 
     def words(self) -> Sequence[Word]:
-        return (self.ttl_ms, self.keys.proof)
+        return (self.op, self.low, self.ttl_ms, self.keys.proof)
 
     def outcome(self, reply: Any) -> Kept | Refused:
         return replies.kept(reply)
@@ -175,11 +192,14 @@ class Expire(Call[Kept | Refused]):
 @request
 class Bind(Call[Bound | Refused]):
     script = "bind"
+    numbered = True
     keys: SessionKeys
     user: str
+    op: str = ""
+    low: str = ""
 
     def words(self) -> Sequence[Word]:
-        return (self.user, self.keys.proof)
+        return (self.op, self.low, self.user, self.keys.proof)
 
     def outcome(self, reply: Any) -> Bound | Refused:
         return replies.bound(reply)
@@ -198,7 +218,7 @@ class Inspect(Call[Inspected]):
         return (1 if self.waiters else 0,)
 
     def outcome(self, reply: Any) -> Inspected:
-        return replies.inspected(reply)
+        return inspected(reply)
 
 
 @request
@@ -209,15 +229,10 @@ class ForceRelease(Call[str]):
     keys: SessionKeys
     token: str
     _: KW_ONLY
-    push_limit: int = PUSH_LIMIT
     deaf: bool = False
 
     def words(self) -> Sequence[Word]:
-        return (self.token, self.push_limit, 1 if self.deaf else 0)
+        return (self.token, 1 if self.deaf else 0)
 
     def outcome(self, reply: Any) -> str:
         return replies.kind_of(reply)
-
-
-def life(session: SessionPolicy) -> tuple[int, int]:
-    return (session.idle_ms, session.absolute_ms)

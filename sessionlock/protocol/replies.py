@@ -18,10 +18,10 @@ __all__ = [
     "Busy",
     "Committed",
     "Conflict",
+    "Destroyed",
     "Granted",
     "Handover",
     "Holder",
-    "Inspected",
     "Kept",
     "Queued",
     "Refused",
@@ -33,7 +33,8 @@ __all__ = [
 P = ParamSpec("P")
 R = TypeVar("R")
 DIGITS = 16  # of the largest fence, 2^53
-REFUSALS = frozenset(b"missing destroyed dead unknown finished exists gone lost stale busy".split())
+REFUSALS = frozenset(b"missing destroyed dead unknown already exists gone lost stale busy untold forgotten".split())
+NUMBERED = frozenset((b"lost", b"forgotten"))  # they tell a number: the highest fence, or what a new op must exceed
 RECENTLY_US = 15_000_000  # as lua/_ids.lua has it
 
 
@@ -60,13 +61,20 @@ class Holder(NamedTuple):
 
 @dataclass(slots=True)
 class Granted:
-    """``asked_at``: monotonic instant before the call. ``trusted_for``: seconds, counted from there."""
+    """``asked_at``: an instant before the call, by the clock of leases. ``trusted_for``: seconds, counted from there.
+    ``snapshot`` None: the session was not asked for.
+    """
 
     fence: int
     server_us: int
     asked_at: float
     trusted_for: float
-    snapshot: Snapshot
+    snapshot: Snapshot | None
+
+    @property
+    def loaded(self) -> Snapshot:
+        assert self.snapshot is not None
+        return self.snapshot
 
 
 @dataclass(slots=True)
@@ -95,10 +103,12 @@ class Busy:
 
 @dataclass(slots=True)
 class Refused:
-    """``kind``: one of :data:`REFUSALS`; of lost, ``fence`` is the highest one seen."""
+    """``kind``: one of :data:`REFUSALS`. ``number``: of lost, the highest fence that was seen; of forgotten, what the
+    number of a new call must exceed. Untold and forgotten: the store cannot tell whether an earlier try was done.
+    """
 
     kind: str
-    fence: int = 0
+    number: int = 0
     handover: Handover | None = None
 
 
@@ -124,17 +134,20 @@ class Committed:
 class Conflict:
     """``theirs``: the current bytes of each field that somebody else changed, None where it was deleted.
 
-    ``snapshot``: the whole current state, where the call tells it.
+    ``snapshot``: the whole current state, where the call tells it. ``fence``: what the holder has from now on, so that
+    the refused call does nothing when it comes late.
     """
 
     version: int
     theirs: dict[bytes, bytes | None]
     snapshot: Snapshot | None = None
+    fence: int = 0
 
 
 @dataclass(slots=True)
 class Handover:
-    """What a push says: ``kind`` G granted, D session destroyed, L lease taken away.
+    """What a push says: ``kind`` G granted, D session destroyed, L lease taken away, M somebody must ask again, because
+    dead waiters were in the way.
 
     ``snapshot`` is None when the session was too large to be pushed.
     """
@@ -147,31 +160,21 @@ class Handover:
     snapshot: Snapshot | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Inspected:
-    """``queue``: who waits, by token, in that order; None where nothing but the token is known."""
-
-    token: str | None
-    left: float | None
-    server_us: int
-    fence: int
-    version: int
-    created_us: int
-    destroyed: bool
-    holder: Holder | None
-    queue: dict[str, Holder | None]
-    record_left: float | None
-
-    @property
-    def waiters(self) -> list[Holder]:
-        return [holder for holder in self.queue.values() if holder is not None]
-
-
 class Abandoned(NamedTuple):
-    """``held``: it had the lock. If not, ``fence`` is the highest that was granted."""
+    """``held``: it had the lock. If not, ``fence`` is the highest that was granted. ``more``: dead waiters were in the
+    way of the next one, and somebody must ask again.
+    """
 
     held: bool
     fence: int = 0
+    more: bool = False
+
+
+class Destroyed(NamedTuple):
+    """``existed``: there was a session. ``user``: the digest of whose it was, or ``""``."""
+
+    existed: bool
+    user: str = ""
 
 
 class Kept(NamedTuple):
@@ -190,9 +193,10 @@ Acquired: TypeAlias = Granted | Queued | Busy | Refused
 Voted: TypeAlias = Granted | Refused
 Saved: TypeAlias = Committed | Conflict | Refused
 Reply: TypeAlias = Sequence[Any]
+Fields: TypeAlias = "Sequence[bytes] | dict[bytes, bytes]"  # of HGETALL: by RESP2 and RESP3
 
 
-def _readable(parse: Callable[P, R]) -> Callable[P, R]:
+def readable(parse: Callable[P, R]) -> Callable[P, R]:
     """Reserved fields may have been damaged: then a reply, or what it carries, is not what we wrote."""
 
     @wraps(parse)
@@ -208,6 +212,11 @@ def _readable(parse: Callable[P, R]) -> Callable[P, R]:
     return checked
 
 
+@readable
+def _whole(reply: Fields) -> Snapshot:
+    return snapshot_of(reply) if isinstance(reply, dict) else _snapshot(reply)
+
+
 def _snapshot(flat: Sequence[bytes]) -> Snapshot:
     return snapshot_of(dict(zip(flat[::2], flat[1::2], strict=True)))
 
@@ -216,7 +225,7 @@ def snapshot_of(fields: dict[bytes, bytes]) -> Snapshot:
     return Snapshot(fields, int(fields.get(b"#version", b"0")), fields.get(b"#created", b"").decode())
 
 
-def _seconds(milliseconds: int) -> float | None:
+def seconds(milliseconds: int) -> float | None:
     return None if milliseconds < 0 else milliseconds / 1000
 
 
@@ -231,31 +240,50 @@ def kind_of(reply: Reply) -> str:
     return kind.decode()
 
 
-@_readable
-def acquired(reply: Reply, asked_at: float) -> Acquired:
-    """The outcome of ``acquire``, and of ``install``; ``asked_at`` is the monotonic clock read before it was sent."""
+@readable
+def acquired(reply: Reply, asked_at: float, ttl: float, fields: Fields | None) -> Acquired:
+    """The outcome of ``acquire``, of which ``fields`` were read behind it; None: they were not, and are needed.
+
+    ``asked_at``: the clock of leases, read before it was sent. ``ttl``: seconds for which it was asked.
+    """
+    if reply[0] == b"granted":
+        return Granted(int(reply[1]), int(reply[2]), asked_at, ttl, None if fields is None else _whole(fields))
+    return _not_granted(reply, asked_at)
+
+
+@readable
+def installed(reply: Reply, asked_at: float, ttl: float) -> Acquired:
+    """The outcome of ``install``."""
     match reply:
-        case [b"granted", fence, now_us, left_ms, fields]:
-            return Granted(int(fence), int(now_us), asked_at, int(left_ms) / 1000, _snapshot(fields))
+        case [b"granted", fence, now_us, fields]:
+            return Granted(int(fence), int(now_us), asked_at, ttl, _snapshot(fields))
+    return refused(reply)
+
+
+@readable
+def _not_granted(reply: Reply, asked_at: float) -> Acquired:
+    match reply:
         case [b"queued", ticket, position, left_ms, label, age_us, now_us]:
-            # -2: it lapsed between two commands of the script; look again at once.
-            left = 0.0 if int(left_ms) == -2 else _seconds(int(left_ms))
+            # -2: it lapsed between two commands of the script, or is free behind dead waiters; look again at once.
+            left = 0.0 if int(left_ms) == -2 else seconds(int(left_ms))
             return Queued(ticket.decode(), int(position or 0), left, _holder(label, age_us), int(now_us), asked_at)
         case [b"busy" | b"full" as kind, label, age_us, waiting, _]:
             return Busy(_holder(label, age_us), int(waiting), kind == b"full")
     return refused(reply)
 
 
-@_readable
-def voted(reply: Reply, asked_at: float) -> Voted:
+@readable
+def voted(reply: Reply, asked_at: float, ttl_ms: int = 0) -> Voted:
     """The outcome of ``vote`` and ``adopt``: no session comes with it."""
     match reply:
-        case [b"granted" | b"adopted", fence, now_us, left_ms]:
+        case [b"granted", fence, now_us]:
+            return Granted(int(fence), int(now_us), asked_at, ttl_ms / 1000, EMPTY)
+        case [b"adopted", fence, now_us, left_ms]:
             return Granted(int(fence), int(now_us), asked_at, int(left_ms) / 1000, EMPTY)
     return refused(reply)
 
 
-@_readable
+@readable
 def committed(reply: Reply) -> Saved:
     """The outcome of ``save``, ``commit`` and ``incr``."""
     match reply:
@@ -268,33 +296,57 @@ def committed(reply: Reply) -> Saved:
                 value=None if value is None else int(value),
             )
         case [b"conflict", version, flat, *rest]:
-            theirs = {bytes(f or b""): v for f, v in zip(flat[::2], flat[1::2], strict=True)}
-            return Conflict(int(version), theirs, _snapshot(rest[0]) if rest else None)
+            return Conflict(int(version), _theirs(flat), _snapshot(rest[0]) if rest else None)
     return refused(reply)
 
 
-@_readable
+def _theirs(flat: Sequence[Any]) -> dict[bytes, bytes | None]:
+    return {bytes(field or b""): value for field, value in zip(flat[::2], flat[1::2], strict=True)}
+
+
+@readable
 def refused(reply: Reply) -> Refused:
     kind, *rest = reply
     if kind not in REFUSALS:
         raise ValueError(kind)
-    return Refused(kind.decode(), int(rest[0]) if kind == b"lost" and rest else 0)
+    return Refused(kind.decode(), int(rest[0]) if kind in NUMBERED and rest else 0)
 
 
-@_readable
-def released(reply: Reply) -> Saved:
-    """The outcome of ``release``; with the grant of this process' next waiter, if it came with the reply."""
+@readable
+def released(reply: Reply, fields: Fields | None = None) -> Saved:
+    """The outcome of ``release``; with the grant of this process' next waiter, if it came with the reply, and the
+    session's ``fields`` if they were read behind it.
+    """
     match reply:
         case [b"saved", version, message]:
-            return Committed(int(version), handover=pushed(message))
+            return Committed(int(version), handover=_handed(message, fields))
         case [b"clean", message]:
-            return Committed(None, changed=False, handover=pushed(message))
+            return Committed(None, changed=False, handover=_handed(message, fields))
         case [b"gone" | b"destroyed" | b"dead" as kind, message]:
-            return Refused(kind.decode(), handover=pushed(message))
+            return Refused(kind.decode(), handover=_handed(message, fields))
+        case [b"conflict", version, flat, fence]:
+            return Conflict(int(version), _theirs(flat), fence=int(fence))
     return committed(reply)
 
 
-@_readable
+def _handed(message: bytes, fields: Fields | None) -> Handover | None:
+    if not message:
+        return None
+    if message == b"more":
+        return Handover("M", "")
+    handover = pushed(message)
+    if handover is not None and fields is not None:
+        handover.snapshot = _whole(fields)
+    return handover
+
+
+@readable
+def destroyed(reply: Reply) -> Destroyed:
+    kind, *rest = reply
+    return Destroyed(kind == b"destroyed", rest[0].decode(errors="replace") if rest else "")
+
+
+@readable
 def loaded(reply: Reply) -> Snapshot | Refused:
     """The outcome of ``load``; also of ``create``, whose reply carries the new record."""
     match reply:
@@ -307,12 +359,14 @@ def loaded(reply: Reply) -> Snapshot | Refused:
 
 def abandoned(reply: Reply) -> Abandoned:
     match reply:
-        case [b"left", fence]:
-            return Abandoned(False, int(fence) if fence.isdigit() else 0)
+        case [b"left", fence, more]:
+            return Abandoned(False, int(fence) if fence.isdigit() else 0, more=more == b"more")
+        case [_, more]:
+            return Abandoned(True, more=more == b"more")
     return Abandoned(True)
 
 
-@_readable
+@readable
 def kept(reply: Reply) -> Kept | Refused:
     match reply:
         case [b"kept", current]:
@@ -320,7 +374,7 @@ def kept(reply: Reply) -> Kept | Refused:
     return refused(reply)
 
 
-@_readable
+@readable
 def bound(reply: Reply) -> Bound | Refused:
     match reply:
         case [b"bound", previous]:
@@ -368,35 +422,6 @@ def granted_by_push(push: Handover, snapshot: Snapshot, seen_us: int | None, see
     """
     start = now - push.claim if seen_us is None else min(now, seen_at + (push.server_us - seen_us) / 1e6)
     return Granted(push.fence, push.server_us, start, push.claim, snapshot)
-
-
-@_readable
-def inspected(reply: Reply) -> Inspected:
-    token, left_ms, now_us, state, order, records, record_left_ms = reply
-    fence, version, created, destroyed, holder = state
-    by_token = dict(zip(records[::2], records[1::2], strict=True))
-    who = None
-    if token is not None:
-        who = Holder("another client", None)
-        match holder.split(b" ", 4) if holder else ():
-            case [owner, _, since, _, label] if owner == token:
-                who = Holder(label.decode(errors="replace"), (int(now_us) - int(since)) / 1e6)
-    return Inspected(
-        token=None if token is None else token.decode(errors="replace"),
-        left=None if token is None else _seconds(left_ms),
-        server_us=int(now_us),
-        fence=int(fence or 0),
-        version=int(version or 0),
-        created_us=int(created or 0),
-        destroyed=destroyed is not None,
-        holder=who,
-        queue={waiter.decode(errors="replace"): _waiter(by_token.get(waiter)) for waiter in order},
-        record_left=_seconds(record_left_ms),
-    )
-
-
-def _waiter(record: bytes | None) -> Holder | None:
-    return None if record is None else Holder(record.split(b" ", 4)[4].decode(errors="replace"), None)
 
 
 def admitted(keys: SessionKeys, fields: Mapping[bytes, bytes], now_us: int) -> bool:

@@ -20,11 +20,10 @@ from typing import Any
 from .. import observe
 from ..clock import monotonic
 from ..errors import SessionLockError
-from ..lock.patience import Patience, left_of
+from ..lock.patience import Patience
 from ..lock.refusals import queue_full, refused
 from ..lock.waiting import HEARD_OF_EVERY, LATEST_AFTER_EXPIRY, SUBSCRIBED_WITHIN, Room, soon_after_expiry
 from ..protocol.calls import Acquire
-from ..protocol.keys import new_token
 from ..protocol.quorum_calls import Vote
 from ..protocol.record_calls import ForceRelease
 from ..protocol.replies import Acquired, Busy, Granted, Handover, Queued, Voted
@@ -42,7 +41,7 @@ class NativeElection:
     """By votes and queues. See :class:`.poll.Election`."""
 
     def __init__(self, contest: Contest) -> None:
-        self.token: str = new_token()
+        self.token: str = contest.begin_token()
         self.poll: Poll = contest.poll()
         self.once: bool = True
         self._contest = contest
@@ -247,8 +246,7 @@ class NativeElection:
         self.poll.ballot.asked(master.name)
         await master.pushes.listen(self._contest.keys, self.token, SUBSCRIBED_WITHIN)
         if self.poll.is_open:
-            left = left_of(self._contest.request, self._contest.began)
-            await asyncio.wait([self._ask(master)], timeout=left)
+            await asyncio.wait([self._ask(master)])
 
     @property
     def _is_foremost(self) -> bool:
@@ -285,7 +283,7 @@ class NativeElection:
 
     def _give_back(self, master: Master) -> None:
         """Hand a grant on that is of no use without others, and get into that queue again."""
-        call = ForceRelease(self._contest.keys, self.token, push_limit=0)
+        call = ForceRelease(self._contest.keys, self.token)
         master.send(call, self.poll.while_open(partial(self._gave_back, master)))
 
     def _gave_back(self, master: Master, reply: Any) -> None:

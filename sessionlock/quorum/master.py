@@ -19,7 +19,6 @@ from ..protocol.calls import Abandon, Acquire, Call, by_hash, in_full
 from ..protocol.keys import new_token
 from ..protocol.quorum_calls import Adopt, Dismiss, Vote
 from ..protocol.replies import Handover, pushed
-from ..transport.advice import with_advice
 from ..transport.pushes import ProcessChannel
 from ..transport.wire import Wire, pack, resolve
 from .connection import Answered, Connection, NoVote, VoteRefused
@@ -135,7 +134,8 @@ class Master:
         elif str(error).startswith("NOSCRIPT"):
             wire.send(pack(*in_full(call)), partial(self._answered, wire, call, answered))
         else:
-            answered(VoteRefused(with_advice(f"refused the {call.script} call: {error}", error)))
+            permit = "; permit it: ACL SETUSER <user> +eval +evalsha" if str(error).startswith("NOPERM") else ""
+            answered(VoteRefused(f"refused the {call.script} call: {error}{permit}"))
 
     # --- what stands there
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -30,7 +30,6 @@ from ..errors import ConfigurationError
 from ..lock.patience import Patience
 from ..lock.self_call import SelfCallCheck
 from ..protocol.calls import Abandon
-from ..protocol.keys import new_token
 from ..protocol.quorum_calls import Adopt
 from ..protocol.record_calls import Inspect
 from ..protocol.replies import Busy, Granted, Voted
@@ -59,14 +58,16 @@ def _redlock(prefix: str) -> Any:
 class _PlainClient(Redis):
     """redis-py's commands over the connection that this process has to a master anyway: one answer or none, soon."""
 
-    def __init__(self, master: Master) -> None:
+    def __init__(self, master: Master, renamed: Callable[[Any], Any]) -> None:
         super().__init__(connection_pool=master.client.connection_pool)
         self._master = master
+        self._renamed = renamed
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """The bare reply: what becomes of it in redis-py is not needed."""
         try:
-            reply = await self._master.command(*str(args[0]).split(), *args[1:])  # "SCRIPT LOAD" is two words
+            # "SCRIPT LOAD" is two words.
+            reply = await self._master.command(*str(args[0]).split(), *map(self._renamed, args[1:]))
         except NoVote as why:
             raise RedisConnectionError(str(why)) from None
         if isinstance(reply, hiredis.ReplyError):
@@ -75,15 +76,16 @@ class _PlainClient(Redis):
 
 
 class _Try:
-    """One object of pottery's, which serves once. ``token``: what pottery calls its lock's value."""
+    """One object of pottery's, which serves once. The value that it draws for its lock is sent as a token of ours."""
 
     def __init__(self, contest: Contest) -> None:
+        self._token = contest.begin_token()
         keys, everyone = contest.keys, contest.masters
         available = [master for master in everyone.all if master.available]
         self._masters: Sequence[Master] = available if len(available) >= everyone.majority else everyone.all
         self._lock = _redlock(keys.prefix)(
             key=keys.lock.decode().removeprefix(f"{keys.prefix}:"),
-            masters=[_PlainClient(master) for master in self._masters],
+            masters=[_PlainClient(master, self._ours) for master in self._masters],
             auto_release_time=contest.request.lease.ttl_ms / 1000,
             num_extensions=0,  # renewing is the watchdog's
         )
@@ -95,10 +97,12 @@ class _Try:
 
     def take_over(self) -> str:
         """Its token, which from here on is ours to give up."""
-        token: str = self._lock._uuid
         for master in self._masters:
-            master.noted(token)
-        return token
+            master.noted(self._token)
+        return self._token
+
+    def _ours(self, word: Any) -> Any:
+        return self._token if word and word == self._lock._uuid else word
 
 
 class PotteryElection:
@@ -107,7 +111,7 @@ class PotteryElection:
     once = False  # pottery asks, and then each master numbers its grant
 
     def __init__(self, contest: Contest) -> None:
-        self.token: str = new_token()
+        self.token: str = contest.begin_token()
         self.poll: Poll = contest.poll()
         self._contest = contest
         self._reach = Reach(contest.router, contest.request.digest)
@@ -175,7 +179,7 @@ class PotteryElection:
         return won
 
     def _settle(self) -> None:
-        self._contest.masters.settle(Abandon(self._contest.request.keys, self.token, push_limit=0))
+        self._contest.masters.settle(Abandon(self._contest.request.keys, self.token, self._contest.low(self.token)))
 
     def _adopted(self, poll: Poll, master: Master, outcome: Voted | NoVote) -> None:
         if isinstance(outcome, Granted):

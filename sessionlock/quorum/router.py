@@ -13,10 +13,12 @@ from ..clock import monotonic
 from ..errors import QuorumNotReached, RedisUnavailable
 from ..policies import Replication
 from ..protocol.calls import Abandon, Call, Release, Renew
+from ..protocol.inspected import Inspected
 from ..protocol.keys import SessionKeys, keys_for, new_sid
+from ..protocol.numbers import Numbers
 from ..protocol.quorum_calls import Dismiss
 from ..protocol.record_calls import Destroy, ForceRelease, Inspect
-from ..protocol.replies import Abandoned, Committed, Conflict, Holder, Inspected, Refused, Saved
+from ..protocol.replies import Abandoned, Committed, Conflict, Destroyed, Holder, Refused, Saved
 from ..transport.breaker import Breaker
 from ..transport.calling import Executor
 from ..transport.tasks import fetch_error, within
@@ -96,6 +98,10 @@ class CallRouter:
     async def elsewise(self, key: bytes, do: Callable[[], Awaitable[T]], tried_for: SessionKeys | None = None) -> T:
         """As :meth:`Executor.elsewise`."""
         return await self.store.elsewise(key, do, tried_for)
+
+    @property
+    def numbers(self) -> Numbers:
+        return self.store.numbers
 
     @property
     def deaf(self) -> bool:
@@ -198,7 +204,7 @@ class CallRouter:
     def give_up(self, call: Release, enough: Callable[[list[Any]], bool] | None = None) -> asyncio.Future[list[Any]]:
         """As :meth:`Masters.settle`, for the token of a ``release``."""
         once = self._elected.pop(call.token, UNKNOWN).once
-        return self.masters.settle(Abandon(call.keys, call.token, push_limit=0, once=once), enough)
+        return self.masters.settle(Abandon(call.keys, call.token, call.low, once=once), enough)
 
     def elected(self, token: str, result: ElectionResult) -> None:
         """``token`` holds the lock from now on."""
@@ -237,7 +243,7 @@ class CallRouter:
             result.append(1 if yes >= self.masters.majority else 0 if lost else None)
         return result
 
-    async def _destroy(self, call: Destroy) -> bool:
+    async def _destroy(self, call: Destroy) -> Destroyed:
         destroyed = await self.store.run(call)
         self.masters.settle(Dismiss(call.keys))
         return destroyed
@@ -262,7 +268,7 @@ class CallRouter:
     async def _force_release(self, call: ForceRelease) -> str:
         """The store decides where it knows the holder. What is a lock alone is known to the masters only."""
         at_store = await self.store.run(call)
-        at_masters = ForceRelease(call.keys, call.token, push_limit=0)
+        at_masters = ForceRelease(call.keys, call.token)
         if at_store == "released":
             await self.masters.ask(at_masters, self._a_majority)
             return at_store

@@ -16,6 +16,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from ..clock import monotonic
 from ..errors import CodecError, RedisUnavailable, SessionConflict
 from ..policies import SessionPolicy
+from ..protocol import records
 from ..protocol.calls import Change, fingerprint
 from ..protocol.keys import SessionKeys, key_of_field
 from ..protocol.record_calls import Commit, Load
@@ -30,16 +31,14 @@ __all__ = ["WatchEngine"]
 
 C = TypeVar("C", Load, Commit)
 T = TypeVar("T")
-RECEIPT_US = 60_000_000
-RECEIPT_MS = 60_000
-MOST_RECEIPTS = 4096
+SHELL_MS = 60_000
 # What makes a shell a record (see lua/_base.lua): a record that ends loses it.
-OF_A_RECORD = (b"#created", b"#version", b"#expires", b"#user", b"#indexed", b"#id", b"#old", b"#op")
+OF_A_RECORD = (b"#created", b"#version", b"#expires", b"#user", b"#indexed", b"#id", b"#old", b"#due")
 MOST_TRIES = 100  # a WATCH is undone by any write to the record, a lock's grant included
 
 
 class WatchEngine:
-    """An :class:`~.commits.Engine` that keeps to the same record as the scripts do, receipts included.
+    """An :class:`~.commits.Engine` that keeps to the same record as the scripts do, completion records included.
 
     ``client``: a ``redis.asyncio`` client. ``executor``: knows of outages of the same server.
     """
@@ -61,7 +60,13 @@ class WatchEngine:
         return await self._mapped(self._load, call)
 
     async def commit(self, call: Commit) -> Saved:
-        return await self._mapped(self._commit, call)
+        lane, digest = self._executor.numbers.operations, call.keys.digest
+        op = lane.begin(digest)
+        call.carry(op, lane.low(digest, op))
+        try:
+            return await self._mapped(self._commit, call)
+        finally:
+            lane.end(digest, op)
 
     async def _mapped(self, do: Callable[[C], Coroutine[Any, Any, T]], call: C) -> T:
         keys = call.keys
@@ -112,8 +117,11 @@ class WatchEngine:
             return Refused(not_admitted(keys, snapshot.fields, _microseconds(time)))
         if not snapshot.created:
             return Refused("missing")
+        if _has_ended(snapshot, _microseconds(time)):
+            return Refused("missing")
         if left < policy.refresh_ms or policy.refresh_ms == policy.idle_ms:
             await self._client.pexpire(keys.session, _idle_ms(snapshot, policy, _microseconds(time)))
+            await self._client.hdel(keys.session, "#due")
             return snapshot._replace(touched=True)
         return snapshot
 
@@ -125,7 +133,8 @@ class WatchEngine:
             await pipe.watch(keys.session, *((keys.lock, keys.queue) if ends or yields else ()))
             now = _microseconds(await pipe.time())
             current = _snapshot(await _raw(pipe, "HGETALL", keys.session))
-            if await self._finished(pipe, keys, call.op, current):
+            record = await self._record(pipe, keys, call.op, current)
+            if record is not None and records.has_finished(call.op, record):
                 return Committed(current.version, current.created, repeated=True)
             if b"#destroyed" in current.fields:
                 return Refused(ended(current.fields, now))
@@ -138,17 +147,21 @@ class WatchEngine:
             ends = ends and _leaves_nothing(current, changes) and not await pipe.exists(keys.lock, keys.queue)
             pipe.multi()
             _apply(pipe, call, current, now)
-            _write_receipt(pipe, keys, call.op, current, now)
+            _finish(pipe, call, current, record)
             if ends:
                 pipe.hdel(keys.session, *OF_A_RECORD)
-                pipe.pexpire(keys.session, RECEIPT_MS)
+                pipe.pexpire(keys.session, SHELL_MS)
             await pipe.execute()
         return Committed(0) if ends else Committed(current.version + 1, current.created or str(now))
 
-    async def _finished(self, pipe: Any, keys: SessionKeys, op: str, current: Snapshot) -> bool:
-        if current.fields.get(b"#commit", b"").startswith(op.encode() + b" "):
-            return True
-        return await pipe.zscore(keys.receipts, op) is not None
+    async def _record(self, pipe: Any, keys: SessionKeys, op: str, current: Snapshot) -> str | None:
+        """What is known of the client of this op."""
+        done = current.fields.get(b"#done", b"").decode()
+        if not done or records.issuer_of(done) == records.issuer_of(op):
+            return done or None
+        name = records.issuer_of(op)
+        rest = await _raw(pipe, "HGET", keys.receipts, name)
+        return None if rest is None else name + rest.decode()
 
 
 def _raw(pipe: Any, *words: Any) -> Any:
@@ -167,6 +180,11 @@ def _microseconds(time: Any) -> int:
 def _idle_ms(snapshot: Snapshot, policy: SessionPolicy, now: int) -> int:
     expires = snapshot.fields.get(b"#expires")
     return policy.idle_ms if expires is None else max(1, min(policy.idle_ms, (int(expires) - now) // 1000))
+
+
+def _has_ended(snapshot: Snapshot, now: int) -> bool:
+    """Whether its absolute end has come."""
+    return 0 < int(snapshot.fields.get(b"#expires", b"0")) <= now
 
 
 def _refusal(current: Snapshot, call: Commit, held: bool) -> Conflict | Refused | None:
@@ -209,7 +227,7 @@ def _apply(pipe: Any, call: Commit, current: Snapshot, now: int) -> None:
     pipe.hset(keys.session, "#version", current.version + 1)
     if not current.created:
         life = policy.idle_ms
-        pipe.hset(keys.session, "#created", now)
+        pipe.hset(keys.session, "#created", now)  # without #due: the next load looks after its life
         if b"#id" not in current.fields:
             pipe.hset(keys.session, "#id", keys.proof)
         if policy.absolute_ms:
@@ -218,10 +236,10 @@ def _apply(pipe: Any, call: Commit, current: Snapshot, now: int) -> None:
         pipe.pexpire(keys.session, life)
 
 
-def _write_receipt(pipe: Any, keys: SessionKeys, op: str, current: Snapshot, now: int) -> None:
-    previous = current.fields.get(b"#commit", b"").split(b" ")
-    if len(previous) == 2 and int(previous[1]) > now - RECEIPT_US:
-        pipe.zadd(keys.receipts, {previous[0]: int(previous[1])})
-        pipe.zremrangebyrank(keys.receipts, 0, -MOST_RECEIPTS - 1)
-        pipe.pexpire(keys.receipts, RECEIPT_MS)
-    pipe.hset(keys.session, "#commit", f"{op} {now}")
+def _finish(pipe: Any, call: Commit, current: Snapshot, record: str | None) -> None:
+    keys, done = call.keys, current.fields.get(b"#done", b"").decode()
+    if done and records.issuer_of(done) != records.issuer_of(call.op):
+        name = records.issuer_of(done)
+        pipe.hset(keys.receipts, name, done.removeprefix(name))
+        pipe.pexpire(keys.receipts, call.session.idle_ms)
+    pipe.hset(keys.session, "#done", records.finish(call.op, call.low, record))

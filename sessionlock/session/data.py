@@ -140,6 +140,11 @@ class SessionData:
     def size(self) -> int:
         return len(self._raw) - len(self._deleted) + sum(key not in self._raw for key in self._values)
 
+    @property
+    def weight(self) -> int:
+        """About how many bytes the stored values have."""
+        return sum(map(len, self._raw.values()))
+
     def ends_when_empty(self) -> None:
         """See :meth:`Session.ends_when_empty`."""
         self._ends_when_empty = True

@@ -15,7 +15,7 @@ from ..errors import ConfigurationError, SessionConflict, StaleFencingToken
 from ..lease import Lease
 from ..policies import Replication
 from ..protocol.calls import Change
-from ..protocol.keys import SessionKeys, keys_for, new_token, renewed_sid
+from ..protocol.keys import SessionKeys, keys_for, renewed_sid
 from ..protocol.record_calls import Create, Destroy, Expire, Increment, Regenerate
 from ..protocol.replies import Committed, Conflict, Refused, Snapshot, refusal
 from ..transport.calling import Executor
@@ -50,7 +50,7 @@ class StoredSession:
         Raises:
             SessionConflict: there is one, or there was a short while ago.
         """
-        outcome, safety = await self.executor.save(Create(self.keys, new_token(), self.how.policy, changes))
+        outcome, safety = await self.executor.save(Create(self.keys, self.how.policy, changes))
         if not isinstance(outcome, Snapshot):
             digest = self.keys.digest
             raise SessionConflict(f"session {digest} exists already; it was not overwritten").about(digest)
@@ -71,7 +71,7 @@ class StoredSession:
         if type(by) is not int or abs(by) > LARGEST_STEP:
             raise ConfigurationError(f"a counter is moved by a whole number of at most 15 digits, not {by!r}")
         change = Change("i", field_of(key), b"%d" % by, "*")
-        call = Increment(self.keys, new_token(), _holder(lease), created, policy, change)
+        call = Increment(self.keys, _holder(lease), created, policy, change)
         outcome, _ = await self.executor.save(call)
         digest = self.keys.digest
         if isinstance(outcome, Committed):
@@ -84,7 +84,7 @@ class StoredSession:
             raise StaleFencingToken(
                 f"the lock of {digest} was lost; the counter was not moved",
                 ours=lease.fencing_token if lease else 0,
-                current=outcome.fence,
+                current=outcome.number,
             ).about(digest)
         raise refusal(digest, outcome.kind)
 
@@ -103,7 +103,7 @@ class StoredSession:
         call = Regenerate(self.keys, keys.proof, int(grace * 1000), _holder(lease))
         refused, safety = await self.executor.save(call)
         if refused is not None and refused.kind == "lost" and loss is not None:
-            raise loss(refused.fence)
+            raise loss(refused.number)
         if refused is not None:
             raise refusal(self.keys.digest, refused.kind)
         return NewId(sid, keys, safety)
@@ -132,7 +132,8 @@ class StoredSession:
         ``durably``: wait for replicas, where the guard does so at all.
         """
         call = Destroy(self.keys, self.how.policy, replaced=replaced)
-        return await self.executor.save(call) if durably else (await self.executor.run(call), None)
+        outcome, safety = await self.executor.save(call) if durably else (await self.executor.run(call), None)
+        return outcome.existed, safety
 
 
 def _holder(lease: Lease | None) -> tuple[str, int] | None:

@@ -14,7 +14,7 @@ from typing import Literal
 from .. import observe
 from ..errors import ConfigurationError, ReadOnlySession, SessionConflict, SessionLockError
 from ..protocol.calls import Change
-from ..protocol.keys import SessionKeys, new_token
+from ..protocol.keys import SessionKeys
 from ..protocol.record_calls import Commit, Load
 from ..protocol.replies import EMPTY, Committed, Conflict, Refused, Snapshot, outdated, refusal
 from .block import Actions, Guard, used_twice
@@ -84,7 +84,7 @@ class Unlocked:
                 if self.yields and data.needs_the_lock(changes):
                     checks.append(Change("f", ALL_KEYS, b"", "*"))
                 found = [*checks, *changes]
-                call = Commit(self.keys, new_token(), data.created, self.expected_version, self.how.policy, found)
+                call = Commit(self.keys, data.created, self.expected_version, self.how.policy, found)
                 outcome = await engine.commit(call)
                 if isinstance(outcome, Refused):
                     raise refusal(self.keys.digest, outcome.kind)

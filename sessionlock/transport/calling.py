@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 from ..policies import Replication
 from ..protocol.calls import Call
 from ..protocol.keys import SessionKeys
+from ..protocol.numbers import Numbers
 
 __all__ = ["Executor"]
 
@@ -50,6 +51,10 @@ class Executor(Protocol):
 
     def group(self, keys: SessionKeys, token: str, /) -> object:
         """Leases of one group may be renewed in one call."""
+
+    @property
+    def numbers(self) -> Numbers:
+        """By which the store knows this runtime's calls."""
 
     @property
     def deaf(self) -> bool:

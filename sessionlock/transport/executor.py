@@ -8,6 +8,7 @@ become :mod:`sessionlock.errors` here and nowhere else.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -18,16 +19,17 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from tenacity import AsyncRetrying, stop_after_delay
 
 from ..clock import monotonic
-from ..errors import RedisUnavailable, ScriptsForbidden
+from ..errors import OutcomeUnknown, RedisUnavailable, ScriptsForbidden
 from ..policies import Replicated, Replication
 from ..protocol.calls import Abandon, Call
-from ..protocol.keys import SessionKeys, new_token
-from ..protocol.replies import Committed
-from .advice import NO_SCRIPTS, with_advice
+from ..protocol.keys import SessionKeys
+from ..protocol.numbers import Numbers
+from ..protocol.replies import Committed, Refused
+from .advice import with_advice
 from .clients import server_name
 from .cluster import ClusterRoute
 from .one_server import ServerRoute
-from .outages import Circuit, Trouble, is_outage, while_lost, worth_repeating
+from .outages import NO_RESP3, Circuit, Trouble, is_outage, while_lost, worth_repeating
 from .route import LOST, NotNow, Route, meant
 from .tasks import fetch_error, within
 from .wire import was_unsent
@@ -36,6 +38,8 @@ __all__ = ["RedisExecutor"]
 
 T = TypeVar("T")
 FAILURES = (RedisError, hiredis.ReplyError, NotNow, *LOST)
+# Redis 6 and 7 word it differently; a missing key or channel permission is another matter.
+NO_SCRIPTS = re.compile(r"^NOPERM .*(run|execute|use|access).*'?(evalsha|eval)\b", re.IGNORECASE)
 MOST_PARKED = 2000  # calls that give something up and wait for the end of an outage to do so
 
 
@@ -70,20 +74,25 @@ class RedisExecutor:
         self.longest: float = retry_for if self._cuts else 4 * reply_within  # two tries, and connecting for each
         self._vet: Callable[[], bool] | None = None
         self._closed = False
+        self.numbers: Numbers = Numbers()
         self._retrying = while_lost(retry_for)
 
     async def run(self, call: Call[T]) -> T:
         """What the script answered."""
         if self._vet is not None:
             self._vet_before(call)
+        if call.numbered:
+            return (await self._numbered(call, None))[0]
         began_at = monotonic()
         if self.circuit.troubles:
-            return call.outcome(await self._carefully(None, began_at, call, self._send, call))
+            reply, doubtful = await self._carefully(None, began_at, call, self._send, call)
+            return _settled(call, reply, doubtful)
         try:
             reply = await self._send(call)
         except FAILURES as error:
-            reply = await self._carefully(error, began_at, call, self._send, call)
-        return call.outcome(reply)
+            reply, doubtful = await self._carefully(error, began_at, call, self._send, call)
+            return _settled(call, reply, doubtful)
+        return _settled(call, reply, False)
 
     def vet_by(self, vet: Callable[[], bool]) -> None:
         """Ask ``vet`` before each call until it says that the server is fit. It raises when the server is unfit."""
@@ -104,23 +113,50 @@ class RedisExecutor:
 
     async def save(self, call: Call[T]) -> tuple[T, Replication | None]:
         """As :meth:`run`; and how far the save came, when that is waited for."""
-        if self._durability is None:
+        durability = self._durability
+        if durability is None:
             return await self.run(call), None
         if self._vet is not None:
             self._vet_before(call)
-        wait, began_at = self._durability.command, monotonic()
-        first: Exception | None = None
+        if call.numbered:
+            return await self._numbered(call, durability)
+        reply, doubtful, reached = await self._sent(call, durability)
+        return _told(_settled(call, reply, doubtful), durability.judge(reached))
+
+    async def _numbered(self, call: Call[T], durability: Replicated | None) -> tuple[T, Replication | None]:
+        """A call that has a number of its own, until it is answered; with another where the store has forgotten it."""
+        lane, digest = self.numbers.operations, call.keys.digest
+        while True:
+            op = lane.begin(digest)
+            call.carry(op, lane.low(digest, op))
+            try:
+                reply, doubtful, reached = await self._sent(call, durability)
+            finally:
+                lane.end(digest, op)
+            if reply[0] != b"forgotten":
+                safety = None if durability is None else durability.judge(reached)
+                return _told(_settled(call, reply, doubtful), safety)
+            if doubtful:
+                raise _unknown(call)
+            lane.exceed(int(reply[1]))
+
+    async def _sent(self, call: Call[Any], durability: Replicated | None) -> tuple[Any, bool, Any]:
+        """The reply; whether an earlier try may have been done; and how far the save came, if that is waited for."""
+        began_at, first, doubtful = monotonic(), None, False
+        send, args = (self._send, (call,)) if durability is None else (self._send_and_wait, (call, durability.command))
         if not self.circuit.troubles:
             try:
-                reply, reached = await self._send_and_wait(call, wait)
+                answer = await send(*args)
             except FAILURES as error:
                 first = error
-            else:
-                return _told(call.outcome(reply), self._durability.judge(reached))
-        reply, reached = await self._carefully(first, began_at, call, self._send_and_wait, call, wait)
-        if not call.writes_again:
-            reached = await self._wait_behind(call, wait)
-        return _told(call.outcome(reply), self._durability.judge(reached))
+        if self.circuit.troubles or first is not None:
+            answer, doubtful = await self._carefully(first, began_at, call, send, *args)
+        if durability is None:
+            return answer, doubtful, None
+        reply, reached = answer
+        if doubtful and not call.writes_again:
+            reached = await self._wait_behind(call, durability.command)
+        return reply, doubtful, reached
 
     async def _wait_behind(self, call: Call[Any], wait: tuple[Any, ...]) -> Any:
         """The reply to ``wait`` behind all that an earlier try of ``call`` wrote, on a connection that is gone. None:
@@ -129,28 +165,30 @@ class RedisExecutor:
         From Redis 7.2 on WAIT looks at the writes of its own connection only, and repeating what is done writes
         nothing. Giving up what nobody asked for changes nothing either, but it is a write behind that one.
         """
-        nobody = _for_nothing(call.keys)
+        nobody = self._for_nothing(call.keys)
         try:
-            _, reached = await self._carefully(None, monotonic(), nobody, self._send_and_wait, nobody, wait)
+            (_, reached), _ = await self._carefully(None, monotonic(), nobody, self._send_and_wait, nobody, wait)
         except RedisUnavailable:
             return None  # it was saved, and how far that came is not known
         return reached
 
     async def _carefully(
         self, first: Exception | None, began_at: float, call: Call[Any], send: Callable[..., Awaitable[T]], *args: Any
-    ) -> T:
+    ) -> tuple[T, bool]:
         """A call whose ``first`` try, which has none of this overhead, failed; or any call while something is in
-        trouble."""
+        trouble. The second result: whether an earlier try may have been carried out.
+        """
         where = self.route.where(call.keys.lock)
         trouble = self.circuit.troubles.get(where)
         if first is None and trouble is None:
             try:
-                return await send(*args)  # the trouble is elsewhere
+                return await send(*args), False  # the trouble is elsewhere
             except FAILURES as error:
                 first = error
         if trouble is not None and trouble.is_open:
             await self._wait_for_end(trouble, call, first)
-            began_at = monotonic()  # however long that was
+            if first is None:
+                began_at = monotonic()  # nothing was sent before
         if first is not None and not worth_repeating(first):
             raise self._given_up(where, first, began_at, call)
         trouble = self.circuit.doubt(where, began_at)
@@ -162,7 +200,7 @@ class RedisExecutor:
         if ended is not None and not isinstance(met, FAILURES):
             answer: T = ended.result()
             self.circuit.answered(where)
-            return answer
+            return answer, repetition.sent
         if not isinstance(met, FAILURES):
             met = RedisTimeoutError(f"no answer within {self._retry_for:g} s")
         raise self._given_up(where, met, began_at, call, sent=repetition.sent)
@@ -260,11 +298,18 @@ class RedisExecutor:
             if not self.route.reached or not worth_repeating(meaning):
                 self.circuit.gave_up(None, meaning, began_at, None)
             said = f"Redis at {self.circuit.server} is not ready: {meaning}"
-            raise RedisUnavailable(with_advice(said, meaning, connecting=was_unsent(meaning))) from error
+            raise RedisUnavailable(with_advice(said, meaning)) from error
 
     async def _knock(self, keys: SessionKeys | None) -> None:
         """The question is the harmless end of something that never was: whoever can do that can do the rest."""
-        await self.route.knock(None if keys is None else _for_nothing(keys))
+        await self.route.knock(None if keys is None else self._for_nothing(keys))
+
+    def _for_nothing(self, keys: SessionKeys) -> Abandon:
+        """The end of an acquisition that never was: it changes nothing, but is a write."""
+        lane = self.numbers.acquisitions
+        token = lane.begin_token(keys.digest)
+        lane.end(keys.digest, token)
+        return Abandon(keys, token, lane.low(keys.digest, token), deaf=True)
 
     def batch_calls(self, wanted: bool) -> None:
         self.route.batch_calls(wanted)
@@ -329,9 +374,22 @@ def _told(outcome: T, safety: Replication | None) -> tuple[T, Replication | None
     return outcome, safety
 
 
-def _for_nothing(keys: SessionKeys) -> Abandon:
-    """The end of an acquisition that never was: it changes nothing, but is a write."""
-    return Abandon(keys, new_token(), push_limit=0, deaf=True)
+def _settled(call: Call[T], reply: Any, doubtful: bool) -> T:
+    """Raises :class:`OutcomeUnknown`: it was sent before, and the store cannot tell any more whether that was done."""
+    outcome: Any = call.outcome(reply)
+    if type(outcome) is Refused and outcome.kind == "untold":
+        if doubtful:
+            raise _unknown(call)
+        outcome = Refused("lost")  # this try did nothing, and there was no other
+    settled: T = outcome
+    return settled
+
+
+def _unknown(call: Call[Any]) -> OutcomeUnknown:
+    return OutcomeUnknown(
+        f"whether the {call.script} call took effect is not known: it was sent, no reply came, and Redis has lost what"
+        " would tell. It is not done again; load the session to see"
+    ).about(call.keys.digest)
 
 
 def _route(client: Any, reply_within: float, on_break: Callable[[], None]) -> Route:
@@ -342,18 +400,27 @@ def _route(client: Any, reply_within: float, on_break: Callable[[], None]) -> Ro
 
 def _mapped(error: Exception, call: Call[Any], *, sent: bool = True) -> RedisUnavailable:
     """``sent``: whether any of the tries had a connection."""
-    what = f"the {call.script} call"
     if isinstance(error, NotNow):
-        return RedisUnavailable(with_advice(f"Redis cannot serve {what} now: {error}", error))
+        return RedisUnavailable(f"Redis cannot serve the {call.script} call now: {error}")
     if worth_repeating(error) and not sent:
-        said = f"there was no connection to Redis for {what} ({error}); nothing was sent"
         return RedisUnavailable(
-            with_advice(said, error, connecting=True, otherwise="try again when Redis is back"), unsent=True
+            f"there was no connection to Redis for the {call.script} call ({error}); nothing was sent."
+            " Try again when Redis is back",
+            unsent=True,
         )
     if worth_repeating(error):
         return RedisUnavailable(
-            f"Redis did not answer {what} ({error}); whether it took effect is unknown."
+            f"Redis did not answer the {call.script} call ({error}); whether it took effect is unknown."
             " Leases end by themselves, nothing is saved twice; try again when Redis is back"
         )
-    kind = ScriptsForbidden if NO_SCRIPTS.match(str(error)) else RedisUnavailable
-    return kind(with_advice(f"Redis refused {what}: {error}", error), refused=True)
+    if NO_SCRIPTS.match(str(error)):
+        return ScriptsForbidden(
+            f"Redis does not permit the {call.script} script: {error}. Locking needs EVALSHA, EVAL and PUBLISH;"
+            " mode='optimistic' works without",
+            refused=True,
+        )
+    if NO_RESP3.search(str(error)):
+        return RedisUnavailable(
+            "this server is older than Redis 6 and speaks no RESP3: give its client protocol=2", refused=True
+        )
+    return RedisUnavailable(f"Redis refused the {call.script} call: {error}", refused=True)

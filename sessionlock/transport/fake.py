@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FakeTransport", "fake_server"]
 
-SHA1 = re.compile(rb"#[0-9a-f]{40}")
+SHA1 = re.compile(rb"[a-z]#[0-9a-f]{40}")
 UP_FOR_EVER = b"uptime_in_seconds:1000000000\r\n"
 
 
@@ -96,10 +96,11 @@ class FakeTransport:
     async def _in_full(self, command: list[bytes], place: int) -> bytes:
         """A change's base that is a SHA-1 (see ``lua/_commit.lua``): the value it stands for, if that is there now."""
         word = command[place]
-        if (len(command) - place) % 4 != 1 or not SHA1.fullmatch(word):
+        if (len(command) - place) % 3 or not SHA1.fullmatch(word):
             return word
-        await self._connection.send_command("HGET", command[6], command[place - 2])
+        kind, base = word[:1], word[1:].decode()
+        await self._connection.send_command("HGET", command[6], command[place + 1])
         current = await self._answer()
-        if isinstance(current, bytes) and fingerprint(current) == word.decode():
-            return b"=" + current
-        return b"=" + secrets.token_bytes(16)  # what nobody has written
+        if isinstance(current, bytes) and fingerprint(current) == base:
+            return kind + b"=" + current
+        return kind + b"=" + secrets.token_bytes(16)  # what nobody has written

@@ -43,13 +43,18 @@ class Link:
         wire = self._wire
         if wire is None or wire.closed:
             wire = await self.wire()
-        reply = await self._sent(wire, by_hash(call), soon, asking)
-        if isinstance(reply, hiredis.ReplyError):
-            if str(reply).startswith("NOSCRIPT"):
-                reply = await self._sent(wire, in_full(call), False, asking)
-            if isinstance(reply, hiredis.ReplyError):
-                raise reply
-        return reply
+        behind = call.behind()
+        for words in (by_hash, in_full):
+            sent = self._sent(wire, words(call), soon, asking)
+            then = None if behind is None else self._sent(wire, behind, soon, asking)
+            reply = await sent
+            told = None if then is None else await then
+            if not (isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")):
+                break
+        for answer in (reply, told):
+            if isinstance(answer, hiredis.ReplyError):
+                raise answer
+        return reply if behind is None else (reply, told)
 
     def _sent(self, wire: Wire, words: tuple[Any, ...], soon: bool, asking: bool) -> asyncio.Future[Any]:
         if asking:

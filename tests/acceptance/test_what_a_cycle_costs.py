@@ -14,7 +14,7 @@ import pytest
 from sessionlock import LeasePolicy, SessionGuard, SessionNotFound, WaitTimedOut
 from sessionlock.embedded import EmbeddedServer
 from tests.harness import hot
-from tests.harness.commands import SCRIPT_COMMANDS, CommandCounter, connect
+from tests.harness.commands import SCRIPT_COMMANDS, CommandCounter, aged, connect
 from tests.harness.stored import Stored
 
 pytestmark = pytest.mark.anyio
@@ -108,7 +108,7 @@ async def test_each_save_is_one_call(redis_url: str, guard: SessionGuard) -> Non
 async def test_a_touch_costs_nothing_more(redis_url: str, guard: SessionGuard) -> None:
     await guard.create({"n": 1}, sid="s")
     with Stored(redis_url, "s") as stored:
-        stored.client.pexpire(stored.keys.session, 1000)
+        aged(stored.client, stored.keys.session, 1000)
         with sent(redis_url) as seen:
             async with guard.session_lock("s"):
                 pass

@@ -9,6 +9,7 @@ import pytest
 
 from sessionlock import SessionConflict, SessionGuard, SessionNotFound, SessionPolicy, WaitPolicy
 from tests.conformance.topologies import Node, Record, Topology
+from tests.harness.commands import aged
 
 pytestmark = pytest.mark.anyio
 
@@ -31,10 +32,10 @@ async def test_the_idle_time_starts_anew_only_when_little_is_left(node: Node, re
         await guard.read("s")
 
     for use in (locked, read):
-        record("s").client.pexpire(record("s").keys.session, 600_000)
+        aged(record("s").client, record("s").keys.session, 600_000)
         await use()
         assert 590_000 < record("s").ttl_ms <= 600_000  # not touched
-        record("s").client.pexpire(record("s").keys.session, 400_000)
+        aged(record("s").client, record("s").keys.session, 400_000)
         await use()
         assert 990_000 < record("s").ttl_ms <= 1_000_000
 
@@ -43,7 +44,7 @@ async def test_the_idle_time_starts_anew_only_when_little_is_left(node: Node, re
 async def test_touching_always_or_never(node: Node, record: Look, share: float, touched: bool) -> None:
     guard = node(session=SessionPolicy(idle=1000, refresh_below=share))
     await guard.create({"n": 1}, sid="s")
-    record("s").client.pexpire(record("s").keys.session, 500_000)
+    aged(record("s").client, record("s").keys.session, 500_000)
     async with guard.session_lock("s"):
         pass
     assert (record("s").ttl_ms > 500_000) is touched
@@ -52,7 +53,7 @@ async def test_touching_always_or_never(node: Node, record: Look, share: float, 
 async def test_saving_does_not_prolong_by_itself(node: Node, record: Look) -> None:
     guard = node(session=SessionPolicy(idle=1000, refresh_below=0.5))
     await guard.create({"n": 1}, sid="s")
-    record("s").client.pexpire(record("s").keys.session, 600_000)
+    aged(record("s").client, record("s").keys.session, 600_000)
     async with guard.session_lock("s") as session:
         session["n"] = 2
     assert record("s").ttl_ms <= 600_000
@@ -70,7 +71,7 @@ async def test_a_handed_over_session_is_touched_too(node: Node, record: Look) ->
     async with guard.session_lock("s"):
         task = asyncio.create_task(request())
         await record("s").until(lambda stored: len(stored.waiting) == 1)
-        record("s").client.pexpire(record("s").keys.session, 400_000)
+        aged(record("s").client, record("s").keys.session, 400_000)
     await task
     assert record("s").ttl_ms > 990_000
 
@@ -228,7 +229,7 @@ async def test_what_is_kept_beyond_a_session_is_bounded(node: Node, topology: To
 
 async def test_a_create_that_is_refused_prolongs_nothing(guard: SessionGuard, record: Look) -> None:
     await guard.create({"n": 1}, sid="s")
-    record("s").client.pexpire(record("s").keys.session, 1000)
+    aged(record("s").client, record("s").keys.session, 1000)
     with pytest.raises(SessionConflict):
         await guard.create({"n": 2}, sid="s")
     assert record("s").ttl_ms <= 1000

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis
 
 from sessionlock.protocol.calls import Call, in_full
+from sessionlock.protocol.numbers import NAME_LENGTH, OP_LENGTH
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+C = TypeVar("C", bound=Call[Any])
+T = TypeVar("T")
 SCRIPT_COMMANDS = frozenset({"eval", "evalsha", "eval_ro", "evalsha_ro", "fcall", "fcall_ro"})
 
 
@@ -25,9 +28,47 @@ def connect(url: str) -> redis.Redis:
     return client
 
 
+def op_of(who: str, number: int = 1) -> str:
+    """A call's number, of a client of that name."""
+    return f"{who.replace(' ', '_'):-<{NAME_LENGTH}}"[:NAME_LENGTH] + f"{number:016d}"
+
+
+def token_of(who: str, number: int = 1) -> str:
+    """The token of an acquisition of that client."""
+    return f"{op_of(who, number)}.token"
+
+
+def low_of(op: str) -> str:
+    """What its client says with it, when it has got all answers before."""
+    return op[NAME_LENGTH:OP_LENGTH]
+
+
+def who_is(op: str) -> str:
+    return op[:NAME_LENGTH].rstrip("-")
+
+
+def numbered(call: C, op: str, low: str | None = None) -> C:
+    call.carry(op, low_of(op) if low is None else low)
+    return call
+
+
 def run(client: redis.Redis, call: Call[Any]) -> Any:
-    """One script call; the reply as it comes."""
-    return client.eval(*in_full(call)[1:])
+    """One script call, and what goes behind it; the reply as it comes."""
+    reply = client.eval(*in_full(call)[1:])
+    behind = call.behind()
+    return reply if behind is None else (reply, client.execute_command(*behind, NEVER_DECODE=[]))  # type: ignore[no-untyped-call]
+
+
+def aged(client: Any, record: bytes, left_ms: int) -> None:
+    """As if the record had not been used until it has only so long to live: the instant at which its life needs a look
+    has come.
+    """
+    client.pexpire(record, left_ms)
+    client.hdel(record, "#due")
+
+
+def outcome_of(client: redis.Redis, call: Call[T]) -> T:
+    return call.outcome(run(client, call))
 
 
 class CommandCounter:

@@ -14,7 +14,7 @@ from sessionlock import SessionGuard
 pytestmark = pytest.mark.anyio
 
 PACKAGE = Path(sessionlock.__file__).parent
-MOST = 16
+MOST = 20
 
 
 async def test_few_modules_run_in_a_request_that_waits_for_nobody(redis_url: str) -> None:
@@ -36,4 +36,4 @@ async def test_few_modules_run_in_a_request_that_waits_for_nobody(redis_url: str
                 sys.setprofile(None)
     on_the_path = {module for module in ran if not module.startswith("codecs/")}
     assert {"guard.py", "lock/context.py", "lock/acquire.py", "transport/wire.py"} <= on_the_path
-    assert len(on_the_path) <= MOST, sorted(on_the_path)
+    assert len(on_the_path) <= MOST, " ".join(sorted(on_the_path))

@@ -32,36 +32,36 @@ LUA = resources.files("sessionlock.protocol") / "lua"
 KEYS = keys_for("sl", "s")
 SESSION = SessionPolicy()
 CHANGE = Change("s", b"n", b"1", "*")
-CHANGE_WORDS = "[op field value base]..."
+CHANGE_WORDS = "[change field value]..."
 
 CALLS: dict[str, Call[Any]] = {
-    "abandon": Abandon(KEYS, "token"),
+    "abandon": Abandon(KEYS, "token", "low"),
     "acquire": Acquire(KEYS, "token", LeasePolicy(), SESSION),
     "adopt": Adopt(KEYS, "token"),
     "bind": Bind(KEYS, "user"),
-    "commit": Commit(KEYS, "op", "", None, SESSION, [CHANGE, CHANGE]),
-    "create": Create(KEYS, "op", SESSION, [CHANGE, CHANGE]),
+    "commit": Commit(KEYS, "", None, SESSION, [CHANGE, CHANGE]),
+    "create": Create(KEYS, SESSION, [CHANGE, CHANGE]),
     "destroy": Destroy(KEYS, SESSION),
     "dismiss": Dismiss(KEYS),
     "expire": Expire(KEYS, 1_000),
     "force_release": ForceRelease(KEYS, "token"),
-    "incr": Increment(KEYS, "op", None, "", SESSION, CHANGE),
+    "incr": Increment(KEYS, None, "", SESSION, CHANGE),
     "inspect": Inspect(KEYS),
     "install": Install(KEYS, "token", 1_000, [("a", 1), ("b", 2)], 2, SESSION),
     "load": Load(KEYS, SESSION),
     "regenerate": Regenerate(KEYS, "proof", 0, None),
-    "release": Release(KEYS, "token", 1, "", SESSION, [CHANGE, CHANGE]),
+    "release": Release(KEYS, "token", 1, "low", "", SESSION, [CHANGE, CHANGE]),
     "renew": Renew([(KEYS, "token", 1), (KEYS, "other", 2)]),
     "vote": Vote(KEYS, "token", LeasePolicy()),
     "raise_fence": RaiseFence(KEYS, "token", 7),
-    "save": Save(KEYS, "token", 1, "op", "", SESSION, [CHANGE, CHANGE]),
+    "save": Save(KEYS, "token", 1, "", SESSION, [CHANGE, CHANGE]),
 }
 SCRIPTS = sorted(
     path.name.removesuffix(".lua") for path in LUA.iterdir() if path.name[0] != "_" and path.name.endswith(".lua")
 )
 
 # What the shared parts answer with, by the function that makes the answer; the callers return it as it is.
-SHARED_REPLIES = {"commit_changes(": ("gone", "conflict"), "not_holder(": ("already", "destroyed", "lost")}
+SHARED_REPLIES = {"commit_changes(": ("gone", "conflict"), "not_holder(": ("already", "destroyed", "lost", "untold")}
 
 
 @dataclass
@@ -136,7 +136,7 @@ def test_argv(name: str) -> None:
     if CHANGE_WORDS in head.argv:
         changes = 1 if name == "incr" else 2
         assert re.search(r"FIRST = (\d+)", text)[1] == str(len(named) + 1)  # type: ignore[index]
-    assert len(call.words()) == len(named) + 4 * changes
+    assert len(call.words()) == len(named) + 3 * changes
     used = {int(number) for number in re.findall(r"ARGV\[(\d+)\]", text)}
     assert used == set(range(1, len(named) + 1)), "every word that is sent is used"
 

@@ -13,30 +13,41 @@ from sessionlock.protocol.calls import Abandon, Acquire, Change, Release
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.quorum_calls import Adopt, Install
 from sessionlock.protocol.record_calls import Destroy
-from tests.harness.commands import run
+from tests.harness.commands import low_of, numbered, op_of, run, token_of
 
 KEYS = keys_for("sl", "s")
 SESSION = SessionPolicy(idle=3600)
 
 
 def install(redis: Redis, token: str, majority: int = 2, *, ttl_ms: int = 10_000, **vector: int) -> Any:
-    call = Install(KEYS, token, ttl_ms, vector.items(), majority, SESSION, channel="c", label="node")
+    call = Install(KEYS, token_of(token), ttl_ms, vector.items(), majority, SESSION, channel="c", label="node")
     return run(redis, call)
 
 
 def save(redis: Redis, token: str, fence: bytes, created: str = "", value: bytes = b"1") -> Any:
-    return run(redis, Release(KEYS, token, int(fence), created, SESSION, [Change("s", b"n", value, "*")]))
+    return run(
+        redis,
+        Release(
+            KEYS,
+            token_of(token),
+            int(fence),
+            low_of(token_of(token)),
+            created,
+            SESSION,
+            [Change("s", b"n", value, "*")],
+        ),
+    )
 
 
 def test_it_is_a_grant(redis: Redis) -> None:
     """What `acquire` answers: fence, the time the lock runs, the session."""
-    kind, fence, now, left, fields = install(redis, "a", A=5, B=6)
-    assert (kind, left, fields) == (b"granted", 10_000, [])
+    kind, fence, now, fields = install(redis, "a", A=5, B=6)
+    assert (kind, fields) == (b"granted", [])
     assert int(fence) >= int(now) > 0
-    assert redis.get(KEYS.lock) == b"a"
+    assert redis.get(KEYS.lock) == token_of("a").encode()
     assert 9_000 < int(redis.pttl(KEYS.lock)) <= 10_000
     assert save(redis, "a", fence)[0] == b"saved"
-    assert protocol.acquired(install(redis, "b", A=6, C=1), 0.0).snapshot.fields[b"n"] == b"1"  # type: ignore[union-attr]
+    assert protocol.installed(install(redis, "b", A=6, C=1), 0.0, 10.0).snapshot.fields[b"n"] == b"1"  # type: ignore[union-attr]
 
 
 def test_once_more(redis: Redis) -> None:
@@ -60,7 +71,7 @@ def test_an_older_vector(redis: Redis, seen: dict[str, int], late: dict[str, int
     """At a master that voted for both the later grant has the higher counter: the older holder comes too late."""
     fence = install(redis, "new", **seen)[1]
     assert install(redis, "old", **late) == [b"stale"]
-    assert redis.get(KEYS.lock) == b"new"
+    assert redis.get(KEYS.lock) == token_of("new").encode()
     assert save(redis, "new", fence)[0] == b"saved"
     assert install(redis, "old", **late) == [b"stale"], "also when the newer one has gone"
 
@@ -94,7 +105,7 @@ def test_taking_over(redis: Redis) -> None:
         new = install(redis, "new", A=7, C=1)[1]
         message = pubsub.get_message(timeout=5)
     assert message is not None
-    assert message["data"] == b"L old"
+    assert message["data"] == f"L {token_of('old')}".encode()
     assert int(new) > int(old)
     assert save(redis, "old", old) == [b"lost", new]
     assert save(redis, "new", new)[0] == b"saved"
@@ -102,16 +113,16 @@ def test_taking_over(redis: Redis) -> None:
 
 def test_after_it_was_given_up(redis: Redis) -> None:
     """A belated install of an acquisition that ended takes nothing."""
-    run(redis, Abandon(KEYS, "a"))
-    assert install(redis, "a", A=5, B=6) == [b"finished"]
+    run(redis, Abandon(KEYS, token_of("a"), low_of(token_of("a"))))
+    assert install(redis, "a", A=5, B=6) == [b"already", b""]
     assert not redis.exists(KEYS.lock)
 
 
 def test_no_session(redis: Redis) -> None:
-    call = Install(KEYS, "a", 10_000, [("A", 1)], 1, SESSION, missing="reject")
+    call = Install(KEYS, token_of("a"), 10_000, [("A", 1)], 1, SESSION, missing="reject")
     assert run(redis, call) == [b"missing"]
     install(redis, "b", A=1, B=1)
-    run(redis, Destroy(KEYS, SESSION))
+    run(redis, numbered(Destroy(KEYS, SESSION), op_of("destroys")))
     assert install(redis, "c", A=2, B=2) == [b"destroyed"]
 
 
@@ -125,27 +136,27 @@ class TestAdopt:
     """A plain lock that another library took gets a counter."""
 
     def test_it(self, redis: Redis) -> None:
-        redis.set(KEYS.lock, "a", px=5_000)
-        kind, fence, _, left = run(redis, Adopt(KEYS, "a", label="node"))
+        redis.set(KEYS.lock, token_of("a"), px=5_000)
+        kind, fence, _, left = run(redis, Adopt(KEYS, token_of("a"), label="node"))
         assert kind == b"adopted"
         assert 4_000 < left <= 5_000
-        assert run(redis, Adopt(KEYS, "a", label="node"))[:2] == [b"adopted", fence]
-        run(redis, Abandon(KEYS, "a"))
-        redis.set(KEYS.lock, "b", px=5_000)
-        assert int(run(redis, Adopt(KEYS, "b"))[1]) > int(fence)
+        assert run(redis, Adopt(KEYS, token_of("a"), label="node"))[:2] == [b"adopted", fence]
+        run(redis, Abandon(KEYS, token_of("a"), low_of(token_of("a"))))
+        redis.set(KEYS.lock, token_of("b"), px=5_000)
+        assert int(run(redis, Adopt(KEYS, token_of("b")))[1]) > int(fence)
 
     def test_without_the_lock(self, redis: Redis) -> None:
-        assert run(redis, Adopt(KEYS, "a")) == [b"lost"]
-        redis.set(KEYS.lock, "b", px=5_000)
-        assert run(redis, Adopt(KEYS, "a")) == [b"lost"]
+        assert run(redis, Adopt(KEYS, token_of("a"))) == [b"lost"]
+        redis.set(KEYS.lock, token_of("b"), px=5_000)
+        assert run(redis, Adopt(KEYS, token_of("a"))) == [b"lost"]
 
     def test_counters_of_both_kinds(self, redis: Redis) -> None:
         """Native grants and adopted ones have one order."""
         lease = LeasePolicy()
-        native = run(redis, Acquire(KEYS, "a", lease, None))[1]
-        run(redis, Abandon(KEYS, "a"))
-        redis.set(KEYS.lock, "b", px=5_000)
-        adopted = run(redis, Adopt(KEYS, "b"))[1]
-        run(redis, Abandon(KEYS, "b"))
-        again = run(redis, Acquire(KEYS, "c", lease, None))[1]
+        native = run(redis, Acquire(KEYS, token_of("a"), lease, None))[1]
+        run(redis, Abandon(KEYS, token_of("a"), low_of(token_of("a"))))
+        redis.set(KEYS.lock, token_of("b"), px=5_000)
+        adopted = run(redis, Adopt(KEYS, token_of("b")))[1]
+        run(redis, Abandon(KEYS, token_of("b"), low_of(token_of("b"))))
+        again = run(redis, Acquire(KEYS, token_of("c"), lease, None))[1]
         assert int(native) < int(adopted) < int(again)

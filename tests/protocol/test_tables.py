@@ -30,11 +30,12 @@ from sessionlock import CodecError, LeasePolicy, SessionPolicy
 from sessionlock.policies import seconds_until_stop
 from sessionlock.protocol import replies as protocol
 from sessionlock.protocol.calls import Abandon, Acquire, Call, Change, Release, Renew, fingerprint
+from sessionlock.protocol.inspected import inspected
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.record_calls import Commit, Create, Destroy, ForceRelease, Increment, Inspect, Load, Save
 from sessionlock.protocol.replies import Handover, Snapshot
 from tests.harness import stable_name
-from tests.harness.commands import connect, run
+from tests.harness.commands import connect, low_of, numbered, op_of, outcome_of, run, token_of, who_is
 
 KEYS = keys_for("sl", "s")
 SESSION = SessionPolicy(idle=3600, absolute=7200)
@@ -81,7 +82,7 @@ TABLE: dict[str, Row] = {
         ("A acquire", "granted #1"),
         ("A abandon", "handed-on"),
         ("A abandon", "left"),
-        ("A acquire", "finished"),
+        ("A acquire", "already"),
         ("holds", "nobody"),
     ],
     "create, again": [
@@ -163,14 +164,14 @@ TABLE: dict[str, Row] = {
     "late acquire after release": [
         ("A acquire", "granted #1"),
         ("A release", "clean"),
-        ("A acquire", "finished"),
+        ("A acquire", "already"),
         ("B acquire", "granted #2"),
-        ("A acquire", "finished"),
+        ("A acquire", "already"),
         ("B release", "clean"),
         ("C acquire", "granted #3"),
         ("C release", "clean"),
-        ("A acquire", "finished"),
-        ("B acquire", "finished"),
+        ("A acquire", "already"),
+        ("B acquire", "already"),
         ("holds", "nobody"),
         ("queue", ""),
     ],
@@ -181,9 +182,9 @@ TABLE: dict[str, Row] = {
         ("B load", "found n=2"),
         ("C load", "found n=2"),
         ("C commit n=3", "saved 3"),
-        ("A acquire", "finished"),
+        ("A acquire", "already"),
         ("A release n=1", "already 3"),
-        ("B incr n=1", "already 3 is 3"),
+        ("B incr n=1", "already 3 is 2"),
         ("data", "n=3"),
     ],
     "late abandon": [
@@ -208,7 +209,7 @@ TABLE: dict[str, Row] = {
         ("C acquire", "queued 1 behind A"),
         ("B abandon", "left"),
         ("queue", "C"),
-        ("B acquire", "finished"),
+        ("B acquire", "already"),
         ("A release", "clean"),
         ("holds", "C"),
     ],
@@ -219,12 +220,12 @@ TABLE: dict[str, Row] = {
         ("A release", "clean"),
         ("pushes", "G B #2 +"),
         ("B abandon", "handed-on"),
-        ("pushes", "G C #3 +"),
+        ("pushes", "G C #3 -"),
         ("holds", "C"),
         ("B release", "already 0"),
-        ("B acquire", "finished"),
+        ("B acquire", "already"),
     ],
-    "abandon before the acquire arrives": [("A abandon", "left"), ("A acquire", "finished"), ("holds", "nobody")],
+    "abandon before the acquire arrives": [("A abandon", "left"), ("A acquire", "already"), ("holds", "nobody")],
     "hand over to a live waiter": [
         ("A acquire", "granted #1"),
         ("B acquire", "queued 0 behind A"),
@@ -336,7 +337,7 @@ TABLE: dict[str, Row] = {
         ("C acquire", "queued 1 behind A"),
         ("lapse", "ok"),
         ("D acquire", "queued 1 behind B"),
-        ("pushes", "G B #2 +"),
+        ("pushes", "G B #2 -"),
         ("queue", "C D"),
     ],
     "who finds the lock free and does not wait lets the first in": [
@@ -344,7 +345,7 @@ TABLE: dict[str, Row] = {
         ("B acquire", "queued 0 behind A"),
         ("lapse", "ok"),
         ("D acquire wait=0", "busy behind B"),
-        ("pushes", "G B #2 +"),
+        ("pushes", "G B #2 -"),
         ("queue", ""),
     ],
     "the first finds the lock free itself": [
@@ -456,7 +457,7 @@ TABLE: dict[str, Row] = {
         ("B acquire", "granted #1"),
         ("flush", "ok"),
         ("B renew", "0"),
-        ("B release n=2", "lost 0"),
+        ("B release n=2", "untold"),
         ("C acquire", "granted #2"),
         ("data", ""),
     ],
@@ -525,7 +526,7 @@ TABLE: dict[str, Row] = {
         ("B acquire", "queued 0 behind A"),
         ("B force", "not-holder"),
         ("A force", "released"),
-        ("pushes", "L A, G B #2 +"),
+        ("pushes", "L A, G B #2 -"),
         ("holds", "B"),
         ("A renew", "0"),
         ("A release n=1", "lost #2"),
@@ -644,24 +645,25 @@ class World:
 
     def _lease_of(self, who: str) -> tuple[str, int, str]:
         created = self._seen[who].created if who in self._seen else ""
-        return who, self._fence_of.get(who, 0), created
+        return token_of(who), self._fence_of.get(who, 0), created
 
     def _told(self, push: Handover | None) -> str:
         if push is None:
             return ""
+        who = who_is(push.token)
         if push.kind != "G":
-            return f"{push.kind} {push.token}"
-        self._fence_of[push.token] = push.fence
+            return f"{push.kind} {who}".strip()
+        self._fence_of[who] = push.fence
         carried = "-"
         if push.snapshot is not None:
-            self._seen[push.token] = push.snapshot
+            self._seen[who] = push.snapshot
             carried = " ".join(["+", *_data(push.snapshot)])
-        return f"G {push.token} {self._fence(push.fence)} {carried}"
+        return f"G {who} {self._fence(push.fence)} {carried}"
 
     def _committed(self, outcome: object) -> str:
         assert isinstance(outcome, (protocol.Committed, protocol.Conflict, protocol.Refused))
         if isinstance(outcome, protocol.Refused):
-            return f"{outcome.kind} {self._fence(outcome.fence)}" if outcome.kind == "lost" else outcome.kind
+            return f"{outcome.kind} {self._fence(outcome.number)}" if outcome.kind == "lost" else outcome.kind
         if isinstance(outcome, protocol.Conflict):
             theirs = (f"{key.decode()}={_text(value)}" for key, value in outcome.theirs.items())
             return " ".join(["conflict", *theirs])
@@ -680,7 +682,7 @@ class World:
         chosen = dict(option.partition("=")[::2] for option in options)
         call = Acquire(
             KEYS,
-            who,
+            token_of(who),
             LEASE,
             SESSION,
             channel="alive" if who.isupper() else f"dead {who}".replace(" ", ":"),
@@ -690,11 +692,11 @@ class World:
             max_waiters=int(chosen.get("most", 64)),
             ticket=self._tickets[who] if "ticket" in chosen else "0",
         )
-        outcome = protocol.acquired(self._run(call), 0.0)
+        outcome = outcome_of(self._redis, call)
         if isinstance(outcome, protocol.Granted):
             assert outcome.trusted_for == 30
             self._fence_of[who] = outcome.fence
-            self._seen[who] = outcome.snapshot
+            self._seen[who] = outcome.loaded
             return f"granted {self._fence(outcome.fence)}"
         if isinstance(outcome, protocol.Queued):
             assert self._tickets.setdefault(who, outcome.ticket) == outcome.ticket
@@ -709,40 +711,49 @@ class World:
             KEYS,
             token,
             fence,
+            low_of(token),
             created,
             SESSION,
             self._changes(who, options),
-            push_limit=8 if "small" in options else 65536,
+            carries="small" not in options,
             deaf="deaf" in options,
             channel="alive" if "own" in options else "-",
+            reads="own" in options and "small" not in options,
         )
-        return self._committed(protocol.released(self._run(call)))
+        outcome = outcome_of(self._redis, call)
+        if isinstance(outcome, protocol.Conflict):
+            self._fence_of[who] = outcome.fence
+        return self._committed(outcome)
 
     def save(self, who: str, options: list[str]) -> str:
         token, fence, created = self._lease_of(who)
-        op = next((option for option in options if option.startswith("op=")), "op=0")
+        number = next((int(option[3:]) for option in options if option.startswith("op=")), 1)
         changes = self._changes(who, options)
-        outcome = protocol.committed(self._run(Save(KEYS, token, fence, op, created, SESSION, changes)))
+        outcome = outcome_of(
+            self._redis, numbered(Save(KEYS, token, fence, created, SESSION, changes), op_of(f"saves {who}", number))
+        )
         if isinstance(outcome, protocol.Committed) and not outcome.repeated:
             fields = dict(self._seen[who].fields) | {change.field: change.value for change in changes}
             self._seen[who] = Snapshot(fields, outcome.version or 0, outcome.created)
         return self._committed(outcome)
 
     def renew(self, who: str, options: list[str]) -> str:
-        (answer,) = self._run(Renew([(KEYS, who, LEASE.ttl_ms)]))
+        (answer,) = self._run(Renew([(KEYS, token_of(who), LEASE.ttl_ms)]))
         return str(answer)
 
     def abandon(self, who: str, options: list[str]) -> str:
-        return _word(self._run(Abandon(KEYS, who))[:1])  # what it tells beside the word is for a quorum
+        return _word(
+            self._run(Abandon(KEYS, token_of(who), low_of(token_of(who))))[:1]
+        )  # what it tells beside the word is for a quorum
 
     def force(self, who: str, options: list[str]) -> str:
-        return _word(self._run(ForceRelease(KEYS, who)))
+        return _word(self._run(ForceRelease(KEYS, token_of(who)))[:1])
 
     # --- without the lock
 
     def create(self, who: str, options: list[str]) -> str:
-        reply = self._run(Create(KEYS, f"op of {who}".replace(" ", "-"), SESSION, self._changes(who, options)))
-        outcome = protocol.loaded(reply)
+        call = numbered(Create(KEYS, SESSION, self._changes(who, options)), op_of(f"creates {who}"))
+        outcome = outcome_of(self._redis, call)
         if isinstance(outcome, protocol.Refused):
             return outcome.kind
         return " ".join(["saved", str(outcome.version), *_data(outcome)])
@@ -756,21 +767,21 @@ class World:
 
     def commit(self, who: str, options: list[str]) -> str:
         created = self._seen[who].created
-        call = Commit(KEYS, f"commit-of-{who}", created, None, SESSION, self._changes(who, options))
-        return self._committed(protocol.committed(self._run(call)))
+        call = Commit(KEYS, created, None, SESSION, self._changes(who, options))
+        return self._committed(outcome_of(self._redis, numbered(call, op_of(f"commits {who}"))))
 
     def incr(self, who: str, options: list[str]) -> str:
-        lease = (who, self._fence_of[who]) if who in self._fence_of else None
+        lease = (token_of(who), self._fence_of[who]) if who in self._fence_of else None
         (change,) = self._changes(who, options, "i")
         created = self._seen[who].created if lease is not None and who in self._seen else ""
-        call = Increment(KEYS, f"incr-of-{who}", lease, created, SESSION, change)
-        return self._committed(protocol.committed(self._run(call)))
+        call = Increment(KEYS, lease, created, SESSION, change)
+        return self._committed(outcome_of(self._redis, numbered(call, op_of(f"counts {who}"))))
 
     def destroy(self) -> str:
-        return _word(self._run(Destroy(KEYS, SESSION)))
+        return _word(self._run(numbered(Destroy(KEYS, SESSION), op_of("destroys")))[:1])
 
     def inspect(self) -> str:
-        seen = protocol.inspected(self._run(Inspect(KEYS)))
+        seen = inspected(self._run(Inspect(KEYS)))
         assert (seen.left is None) == (seen.token is None)
         words = [f"{_label(seen.holder.label)} holds" if seen.holder is not None else "free"]
         words.append(f"fence {self._fence(seen.fence)}")
@@ -802,9 +813,9 @@ class World:
 
     def silent(self, who: str, options: list[str]) -> str:
         """Nothing was heard of this waiter for so long that it is taken for dead."""
-        record = self._redis.hget(KEYS.waiters, who)
+        record = self._redis.hget(KEYS.waiters, token_of(who))
         assert isinstance(record, bytes)
-        self._redis.hset(KEYS.waiters, who, re.sub(rb"^\d+", b"1", record))
+        self._redis.hset(KEYS.waiters, token_of(who), re.sub(rb"^\d+", b"1", record))
         return "ok"
 
     def foreign_lock(self) -> str:
@@ -833,12 +844,12 @@ class World:
         assert lock is None or isinstance(lock, bytes)
         if lock is None:
             return "nobody"
-        return "foreign" if lock.decode() == self._foreign else lock.decode()
+        return "foreign" if lock.decode() == self._foreign else who_is(lock.decode())
 
     def queue(self) -> str:
         tokens: list[bytes] = self._redis.zrange(KEYS.queue, 0, -1)  # type: ignore[assignment]
         assert sorted(tokens) == sorted(self._redis.hkeys(KEYS.waiters)), "the queue and its records agree"
-        return b" ".join(tokens).decode()
+        return " ".join(who_is(token.decode()) for token in tokens)
 
     def left(self) -> str:
         left = self._redis.pttl(KEYS.lock)
@@ -1059,9 +1070,9 @@ def test_stop_before_delay_is_a_delay_too() -> None:
 @pytest.mark.parametrize(
     ("reply", "parse"),
     [
-        ([b"granted", b"x", b"1", 1, []], lambda reply: protocol.acquired(reply, 0.0)),
-        ([b"queued", b"1"], lambda reply: protocol.acquired(reply, 0.0)),
-        ([b"granted", b"1", b"1", 1, [b"odd"]], lambda reply: protocol.acquired(reply, 0.0)),
+        ([b"granted", b"x", b"1"], lambda reply: protocol.acquired(reply, 0.0, 30.0, [])),
+        ([b"queued", b"1"], lambda reply: protocol.acquired(reply, 0.0, 30.0, None)),
+        ([b"granted", b"1", b"1"], lambda reply: protocol.acquired(reply, 0.0, 30.0, [b"odd"])),
         ([b"saved", b"x"], protocol.committed),
         ([b"conflict", b"1", [b"odd"]], protocol.committed),
         ([b"found", [b"#version", b"x"]], protocol.loaded),

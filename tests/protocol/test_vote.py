@@ -9,18 +9,21 @@ from redis import Redis
 from sessionlock import LeasePolicy
 from sessionlock.protocol import replies as protocol
 from sessionlock.protocol.calls import Abandon, Acquire
+from sessionlock.protocol.inspected import inspected
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.quorum_calls import RaiseFence, Vote
 from sessionlock.protocol.record_calls import Inspect
 from sessionlock.protocol.replies import Granted, Refused
-from tests.harness.commands import run
+from tests.harness.commands import low_of, run, token_of
 
 KEYS = keys_for("sl", "s")
 LEASE = LeasePolicy()
 
 
 def vote(redis: Redis, token: str, proposed: int = 0) -> Granted | Refused:
-    return protocol.voted(run(redis, Vote(KEYS, token, LEASE, label="node", proposed=proposed)), 0.0)
+    return protocol.voted(
+        run(redis, Vote(KEYS, token_of(token), LEASE, label="node", proposed=proposed)), 0.0, LEASE.ttl_ms
+    )
 
 
 def granted(redis: Redis, token: str, proposed: int = 0) -> int:
@@ -31,23 +34,23 @@ def granted(redis: Redis, token: str, proposed: int = 0) -> int:
 
 def queue_up(redis: Redis, token: str) -> Any:
     """As a waiter, whose pushes nobody hears but who is taken for alive (``deaf``)."""
-    call = Acquire(KEYS, token, LEASE, None, channel="nobody", label="waiter", deaf=True)
+    call = Acquire(KEYS, token_of(token), LEASE, None, channel="nobody", label="waiter", deaf=True)
     return run(redis, call)
 
 
 def leave(redis: Redis, token: str, *, once: bool = True) -> Any:
-    return run(redis, Abandon(KEYS, token, deaf=True, once=once))
+    return run(redis, Abandon(KEYS, token_of(token), low_of(token_of(token)), deaf=True, once=once))
 
 
 def test_a_free_lock(redis: Redis) -> None:
     """Taken as `acquire` takes it: a plain lock with an end, a counter that grows, a holder's name."""
     first = granted(redis, "a")
-    assert redis.get(KEYS.lock) == b"a"
+    assert redis.get(KEYS.lock) == token_of("a").encode()
     assert 9_000 < int(redis.pttl(KEYS.lock)) <= 10_000
-    holder = protocol.inspected(run(redis, Inspect(KEYS))).holder
+    holder = inspected(run(redis, Inspect(KEYS))).holder
     assert holder is not None
     assert holder.label == "node"
-    assert leave(redis, "a") == [b"handed-on"]
+    assert leave(redis, "a") == [b"handed-on", b""]
     assert redis.get(KEYS.lock) is None
     assert granted(redis, "b") > first
     assert all(int(redis.pttl(key)) > 0 for key in redis.keys("*"))
@@ -58,7 +61,7 @@ def test_a_lock_that_is_held(redis: Redis) -> None:
     granted(redis, "a")
     before = redis.hgetall(KEYS.session)
     assert vote(redis, "b") == Refused("busy")
-    assert (redis.get(KEYS.lock), redis.hgetall(KEYS.session)) == (b"a", before)
+    assert (redis.get(KEYS.lock), redis.hgetall(KEYS.session)) == (token_of("a").encode(), before)
     redis.set(KEYS.lock, "foreign")
     assert vote(redis, "b") == Refused("busy")
     assert redis.get(KEYS.lock) == b"foreign"
@@ -78,31 +81,31 @@ def test_given_back_while_others_wait(redis: Redis) -> None:
     """It goes to the next one."""
     granted(redis, "a")
     queue_up(redis, "b")
-    assert leave(redis, "a") == [b"handed-on"]
-    assert redis.get(KEYS.lock) == b"b"
+    assert leave(redis, "a") == [b"handed-on", b""]
+    assert redis.get(KEYS.lock) == token_of("b").encode()
 
 
 def test_given_back_before_it_was_taken(redis: Redis) -> None:
     """The vote was held up on a connection that is lost: it takes nothing any more."""
-    assert leave(redis, "a") == [b"left", b"0"]
-    assert vote(redis, "a") == Refused("finished")
+    assert leave(redis, "a") == [b"left", b"0", b""]
+    assert vote(redis, "a") == Refused("already")
     assert redis.get(KEYS.lock) is None
 
 
 def test_given_back_by_somebody_else(redis: Redis) -> None:
     fence = granted(redis, "a")
-    assert leave(redis, "b") == [b"left", b"%d" % fence]
-    assert redis.get(KEYS.lock) == b"a"
+    assert leave(redis, "b") == [b"left", b"%d" % fence, b""]
+    assert redis.get(KEYS.lock) == token_of("a").encode()
 
 
-def test_a_receipt_only_where_something_may_come_late(redis: Redis) -> None:
+def test_a_completion_record_only_where_something_may_come_late(redis: Redis) -> None:
     """Asked for just once and found here, nothing can; else it could."""
     granted(redis, "a")
     leave(redis, "a")
-    assert redis.hget(KEYS.session, "#commit") is None
+    assert redis.hget(KEYS.session, "#done") is None
     granted(redis, "b")
     leave(redis, "b", once=False)
-    assert vote(redis, "b") == Refused("finished")
+    assert vote(redis, "b") == Refused("already")
 
 
 def now_us(redis: Redis) -> int:
@@ -133,7 +136,7 @@ class TestRaisedFence:
         """Once or again; whoever comes after gets a higher one, and it never goes down."""
         fence = granted(redis, "a")
         for raised_to in (fence + 5_000_000, fence + 5_000_000, fence):
-            assert run(redis, RaiseFence(KEYS, "a", raised_to)) == [b"raised"]
+            assert run(redis, RaiseFence(KEYS, token_of("a"), raised_to)) == [b"raised"]
             assert redis.hget(KEYS.session, "#fence") == b"%d" % (fence + 5_000_000)
         leave(redis, "a")
         assert granted(redis, "b") == fence + 5_000_001
@@ -142,13 +145,13 @@ class TestRaisedFence:
         granted(redis, "a")
         leave(redis, "a")
         fence = granted(redis, "b")
-        assert run(redis, RaiseFence(KEYS, "a", fence + 1)) == [b"lost"]
+        assert run(redis, RaiseFence(KEYS, token_of("a"), fence + 1)) == [b"lost"]
         assert redis.hget(KEYS.session, "#fence") == b"%d" % fence
 
     def test_it_is_remembered_until_the_clock_has_come_as_far(self, redis: Redis) -> None:
         """For a master whose counters have been forgotten goes on by its clock."""
         fence = granted(redis, "a") + 600_000_000
-        run(redis, RaiseFence(KEYS, "a", fence))
+        run(redis, RaiseFence(KEYS, token_of("a"), fence))
         assert 600_000 < int(redis.pttl(KEYS.session)) <= 661_000
         leave(redis, "a")
         assert granted(redis, "b") == fence + 1

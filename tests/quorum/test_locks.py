@@ -308,5 +308,5 @@ class TestHolding:
             await arriving(masters, 0)
             await until(lambda: not any(master.debts.perhaps_here for master in masters.all))  # noqa: B023
             assert three.is_free()
-            receipts = [three.at(number).client.hget(KEYS.session, "#commit") for number in range(3)]
-            assert receipts == [None] * 3, "what gives a vote up found none, and expects it still"
+            done = [three.at(number).client.hget(KEYS.session, "#done") for number in range(3)]
+            assert done == [None] * 3, "what gives a vote up found none, and expects it still"

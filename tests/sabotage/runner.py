@@ -30,7 +30,6 @@ TABLES = (
     "protocol_lock",
     "protocol_session",
     "lock",
-    "by_hand",
     "session",
     "quorum",
     "transport",

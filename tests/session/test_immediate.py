@@ -373,9 +373,7 @@ async def test_a_save_behind_the_release_is_not_reported_as_done(node: MakeGuard
         assert lease is not None
         session["a"] = 1
     keys = stored("s").keys
-    call = Save(
-        keys, lease.token, lease.fencing_token, f"{lease.token}.9", "", SessionPolicy(), [Change("s", b"b", b"1", "")]
-    )
+    call = Save(keys, lease.token, lease.fencing_token, "", SessionPolicy(), [Change("s", b"b", b"1", "")])
     outcome = await guard.runtime().executor.run(call)
     assert stored("s").data == {"a": 1}
     assert not isinstance(outcome, protocol.Committed), "what was never stored is reported as stored"

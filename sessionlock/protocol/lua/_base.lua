@@ -5,10 +5,13 @@
 -- waiters   hash    token -> "deadline_us ttl_ms claim_ms channel label"
 -- session   hash    one field per session key, and reserved fields:
 --                     #fence    highest fencing token granted          #version  number of commits
+--                     #done     completion record of who finished something last (_done.lua); #floor and #away
+--                               belong to it
+--                     #refused  "token fence": the holder's save was refused, and it has this fence from then on
+--                     #due      when the record's life needs a look (us): it may have to be touched, or has ended
+--                     #queued   there may be waiters
 --                     #created  when the record came to be (us)        #expires  absolute end (us)
 --                     #holder   "token state since_us channel label", state = held | claim
---                     #commit   "token when_us": the acquisition or commit that finished last
---                     #op       the immediate save applied last
 --                     #forced   the holder that was taken out by force last
 --                     #destroyed  tombstone
 --                     #id       proof of the id that is valid now: 'p:...' of the one that the record's name was made
@@ -16,7 +19,7 @@
 --                     #old      "proof@until_us ...": ids that were valid before, in their grace
 --                     #user     digest of the user, for the index of a user's sessions
 --                     #indexed  when it was last entered there (us)
--- receipts  zset    acquisitions that finished shortly before that one; score = when (us)
+-- receipts  hash    completion records of other clients, by name
 --
 -- Numbers up to 2^53 are exact in Lua's doubles but print as 1.7e+15: they leave through digits() only.
 
@@ -28,10 +31,17 @@ local function digits(number)
   return string.format('%.0f', number)
 end
 
--- The server's clock in microseconds, as a number and as digits.
-local function server_time()
+-- The server's clock in microseconds, as 16 digits. Two such strings compare as their numbers do.
+local function clock()
   local time = call('TIME')
-  return time[1] * 1000000 + time[2], time[1] .. string.sub('000000' .. time[2], -6)
+  local seconds, rest = time[1], time[2]
+  return #rest == 6 and seconds .. rest or seconds .. string.sub('00000' .. rest, -6)
+end
+
+-- The same, as a number and as digits.
+local function server_time()
+  local now_digits = clock()
+  return tonumber(now_digits), now_digits
 end
 
 -- A reserved field as a number; nil when it is absent, or not one that we wrote.
@@ -49,7 +59,7 @@ local function holds_data()
   return false
 end
 
--- Reserved fields alone must not live for ever.
+-- A shell or tombstone must not live for ever, nor end before ttl_ms. A record has its own life.
 local function keep_mortal(ttl_ms)
   local left = call('PTTL', SESSION)
   if left >= 0 and left < ttl_ms or left == -1 and not holds_data() then
@@ -57,14 +67,46 @@ local function keep_mortal(ttl_ms)
   end
 end
 
--- Tell a process something; returns how many heard it. In a Cluster from 7.0 on its channel lies in the session's slot
--- (it has the braces of a hash tag), and all who listen are counted. deaf = '1': other channels' counts prove nothing.
-local function push(channel, message, deaf)
-  if string.find(channel, '{', 1, true) then
-    -- A holder that never waited names such a channel before 7.0, too, where nobody can listen there.
-    local heard = redis.pcall('SPUBLISH', channel, message)
-    return type(heard) == 'number' and heard or 0
+-- The record ends now: what is left is a shell, which knows of fences and finished calls for a while.
+local function end_record()
+  local names = {'#fence', '#done', '#floor', '#away', '#holder', '#queued', '#vector'}
+  local kept = call('HMGET', SESSION, unpack(names))
+  call('DEL', SESSION)
+  for i, name in ipairs(names) do
+    if kept[i] then
+      call('HSET', SESSION, name, kept[i])
+    end
   end
-  local heard = redis.pcall('PUBLISH', channel, message) -- where it is not permitted, nobody hears
-  return math.max(type(heard) == 'number' and heard or 0, deaf == '1' and 1 or 0)
+  call('PEXPIRE', SESSION, math.max(SHELL_MS, call('PTTL', LOCK) + SHELL_MS))
+end
+
+-- In a Cluster from 7.0 on a process' channel lies in the session's slot: it has the braces of a hash tag.
+local function is_sharded(channel)
+  return string.find(channel, '{', 1, true) ~= nil
+end
+
+-- Tell a process something. It may hear it although nobody is counted: who listens at a replica does.
+local function push(channel, message)
+  redis.pcall(is_sharded(channel) and 'SPUBLISH' or 'PUBLISH', channel, message)
+end
+
+-- Whether nobody listens there any more. Asked before anything is sent: who is passed over must never hear of it. Deaf: a
+-- classic channel in a Cluster, whose listeners may be at any node.
+local function is_gone(channel, deaf)
+  if channel == '-' then
+    return true
+  elseif deaf then
+    return false
+  end
+  local listed = redis.pcall('PUBSUB', is_sharded(channel) and 'SHARDNUMSUB' or 'NUMSUB', channel)
+  return listed[2] == 0 -- where asking is not permitted, an error has no second part
+end
+
+-- The session has ended: those who wait for it are told.
+local function dismiss_waiters()
+  local waiters = call('HGETALL', WAITERS)
+  for i = 1, #waiters, 2 do
+    push(string.match(waiters[i + 1], '^%d+ %d+ %d+ (%S+) '), 'D ' .. waiters[i])
+  end
+  call('DEL', QUEUE, WAITERS)
 end

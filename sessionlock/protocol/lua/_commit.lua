@@ -1,22 +1,13 @@
--- Changes stand in ARGV from `first` on, four words each: op field value base.
+-- Changes stand in ARGV from `first` on, three words each: kind and base, field, value. The kinds:
 --   s  set to value      d  delete      i  add the integer value
 --   c  only compare      n  only compare how many fields of the application's there are with value (field #keys)
 --   f  only if nobody holds the lock (field #keys)
 --   e  end the record if nothing of the application's is left in it and nobody else holds or waits for the lock
--- base says what was read: '' nothing, '=bytes' exactly these, '#sha1' bytes of this SHA-1, '*' does not matter.
+-- The base says what was read: '' nothing, '=bytes' exactly these, '#sha1' bytes of this SHA-1, '*' does not matter.
 
 local AT_ONCE = 1000 -- fields per command; Lua's stack is limited
-
-local function unchanged(current, base)
-  if not current then
-    return base == ''
-  end
-  local kind = string.sub(base, 1, 1)
-  if kind == '=' then
-    return string.sub(base, 2) == current
-  end
-  return kind == '#' and string.sub(base, 2) == redis.sha1hex(current)
-end
+local SET, DELETE, ADD, COUNT, FREE, ENDS = 115, 100, 105, 110, 102, 101 -- bytes of the kinds
+local EQUALS, HASHED, ANY = 61, 35, 42 -- and of the bases
 
 -- How many fields are the application's.
 local function own_fields()
@@ -29,46 +20,53 @@ local function own_fields()
   return count
 end
 
+-- What every commit looks at: the reserved fields by these places, and behind them the fields that are to be changed.
+local FENCE, DONE, CREATED, VERSION, QUEUED, RESERVED = 1, 2, 3, 4, 5, 5
+
 local function read_state(first)
-  local names = {'#fence', '#destroyed', '#commit', '#created', '#version', '#op', '#id', '#old'}
-  local values = {}
-  for i = first + 1, #ARGV, 4 do
+  local count = #ARGV
+  if count < first then
+    return call('HMGET', SESSION, '#fence', '#done', '#created', '#version', '#queued')
+  elseif count == first + 2 then
+    return call('HMGET', SESSION, '#fence', '#done', '#created', '#version', '#queued', ARGV[count - 1])
+  end
+  local names = {'#fence', '#done', '#created', '#version', '#queued'}
+  for i = first + 1, count, 3 do
     names[#names + 1] = ARGV[i]
   end
+  if #names <= AT_ONCE then
+    return call('HMGET', SESSION, unpack(names))
+  end
+  local values = {}
   for start = 1, #names, AT_ONCE do
     local part = call('HMGET', SESSION, unpack(names, start, math.min(start + AT_ONCE - 1, #names)))
     for i = 1, #part do
       values[start + i - 1] = part[i]
     end
   end
-  return {
-    fence = values[1], destroyed = values[2], commit = values[3], created = values[4], version = values[5],
-    op = values[6], id = values[7], old = values[8], fields = values, first_field = 9,
-  }
+  return values
 end
 
--- Returns nil, or {field, current value, ...} of what somebody else changed meanwhile.
-local function conflicts(first, state)
-  local found = nil
-  local at = state.first_field
-  for i = first, #ARGV, 4 do
-    local current, base = state.fields[at], ARGV[i + 3]
-    local clash = base ~= '*' and not unchanged(current, base)
-    if ARGV[i] == 'n' then
-      clash = own_fields() ~= tonumber(ARGV[i + 2])
-    elseif ARGV[i] == 'f' then
-      clash = call('EXISTS', LOCK) == 1
-    elseif ARGV[i] == 'i' then
-      clash = current and not string.match(current, '^-?%d%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?$')
-    end
-    if clash then
-      found = found or {}
-      found[#found + 1] = ARGV[i + 1]
-      found[#found + 1] = current
-    end
-    at = at + 1
+-- Whether the field is as it was read.
+local function unchanged(current, change)
+  local base = string.byte(change, 2)
+  if not current then
+    return not base or base == ANY
+  elseif base == EQUALS then
+    return string.sub(change, 3) == current
   end
-  return found
+  return base == ANY or base == HASHED and string.sub(change, 3) == redis.sha1hex(current)
+end
+
+local function clashes(kind, change, current, value)
+  if kind == COUNT then
+    return own_fields() ~= tonumber(value)
+  elseif kind == FREE then
+    return call('EXISTS', LOCK) == 1
+  elseif kind == ADD then
+    return current and not string.match(current, '^-?%d%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?$')
+  end
+  return not unchanged(current, change)
 end
 
 local function write(command, words)
@@ -78,73 +76,111 @@ local function write(command, words)
 end
 
 -- The record is empty: it ends, unless somebody (other than `token`) holds the lock or waits for it, whose work would
--- then be refused. What is left is a shell that remembers fence and receipt for a while.
-local function end_if_empty(token, state)
+-- then be refused.
+local function end_if_empty(token)
   local holder = call('GET', LOCK)
   if holder and holder ~= token or call('EXISTS', QUEUE) == 1 or own_fields() > 0 then
     return false
   end
-  call('HDEL', SESSION, '#created', '#version', '#expires', '#user', '#indexed', '#id', '#old', '#op')
-  call('PEXPIRE', SESSION, SHELL_MS)
-  state.created = false
+  end_record()
   return true
 end
 
--- Bring the changes into the record, with `also`, further reserved fields; `created` is the stamp of the record that
--- was loaded, or where there was none, the proof of the id that the new one is for. Returns a refusal (nothing was
--- changed), or nil and the new version: '0' if the record has ended, because it was left empty (`token` is its
--- holder's).
-local function commit_changes(first, state, created, idle_ms, absolute_ms, now, also, token)
-  if state.created ~= created then
+-- "idle_ms absolute_ms refresh_ms limit_bytes"
+local function life_of(packed)
+  local idle, absolute, refresh, limit = string.match(packed, '^(%d+) (%d+) (%d+) (%d+)')
+  return tonumber(idle), tonumber(absolute), tonumber(refresh), tonumber(limit)
+end
+
+-- A new record begins: its reserved fields join `set`; returns its life in ms. `proof`: of the id that it is for.
+local function begin_record(set, state, id, proof, packed_life)
+  local idle_ms, absolute_ms, refresh_ms = life_of(packed_life)
+  local now, now_digits = server_time()
+  local life = idle_ms
+  state[CREATED] = now_digits
+  set[#set + 1] = '#created'
+  set[#set + 1] = now_digits
+  if not id then
+    set[#set + 1] = '#id'
+    set[#set + 1] = proof
+  end
+  if absolute_ms > 0 then
+    set[#set + 1] = '#expires'
+    set[#set + 1] = digits(now + absolute_ms * 1000)
+    life = math.min(life, absolute_ms)
+  end
+  set[#set + 1] = '#due'
+  set[#set + 1] = digits(refresh_ms < idle_ms and now + math.max(0, life - refresh_ms) * 1000 or 0)
+  return life
+end
+
+-- Bring the changes into the record, with `set`, further reserved fields and their values; `created` is the stamp of the
+-- record that was loaded, or where there was none, the proof of the id that the new one is for. Returns a refusal
+-- (nothing was changed), or nil and the new version: '0' if the record has ended, because it was left empty (`token` is
+-- its holder's).
+local function commit_changes(first, state, created, packed_life, set, token)
+  local found, id = nil, nil
+  if state[CREATED] ~= created then
     if string.find(created, '^%d') then
       return {'gone'} -- a delta must not revive part of a record that expired or was replaced
-    elseif state.id and not belongs(created, state.id, state.old) then
+    end
+    local ids = call('HMGET', SESSION, '#id', '#old')
+    id = ids[1]
+    if id and not belongs(created, id, ids[2]) then
       return {'gone'} -- meanwhile the record of another session came to be, which has the same name
     end
   end
-  local clash = conflicts(first, state)
-  if clash then
-    return {'conflict', state.version or '0', clash}
-  end
-  local version = digits((number_in(state.version) or 0) + 1)
-  local set, delete, ends = also, {}, false
-  set[#set + 1] = '#version'
-  set[#set + 1] = version
-  for i = first, #ARGV, 4 do
-    local op, field = ARGV[i], ARGV[i + 1]
-    if op == 's' then
-      set[#set + 1] = field
-      set[#set + 1] = ARGV[i + 2]
-    elseif op == 'd' then
+  local delete, adds, ends, at, size = nil, nil, false, RESERVED, #set
+  for i = first, #ARGV, 3 do
+    local change, field, value = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+    local kind, base = string.byte(change, 1, 2)
+    at = at + 1
+    local current = state[at]
+    local as_read = kind == SET and base == EQUALS and string.sub(change, 3) == current -- mostly
+    if not as_read and clashes(kind, change, current, value) then
+      found = found or {}
+      found[#found + 1] = field
+      found[#found + 1] = current
+    elseif kind == SET then
+      set[size + 1], set[size + 2] = field, value
+      size = size + 2
+    elseif kind == DELETE then
+      delete = delete or {}
       delete[#delete + 1] = field
-    elseif op == 'i' then
-      call('HINCRBY', SESSION, field, ARGV[i + 2])
-    elseif op == 'e' then
+    elseif kind == ADD then
+      adds = adds or {}
+      adds[#adds + 1] = {field, value}
+    elseif kind == ENDS then
       ends = true
     end
   end
+  if found then
+    return {'conflict', state[VERSION] or '0', found}
+  end
+  local version = (number_in(state[VERSION]) or 0) + 1 .. ''
+  set[size + 1], set[size + 2] = '#version', version
   local life = nil
-  if not state.created then
-    life = tonumber(idle_ms)
-    state.created = digits(now)
-    set[#set + 1] = '#created'
-    set[#set + 1] = state.created
-    if not state.id then
-      set[#set + 1] = '#id'
-      set[#set + 1] = created
-    end
-    if tonumber(absolute_ms) > 0 then
-      set[#set + 1] = '#expires'
-      set[#set + 1] = digits(now + absolute_ms * 1000)
-      life = math.min(life, tonumber(absolute_ms))
+  if not state[CREATED] then
+    life = begin_record(set, state, id, created, packed_life)
+  end
+  if #set <= AT_ONCE then
+    call('HSET', SESSION, unpack(set))
+  else
+    write('HSET', set)
+  end
+  if delete then
+    write('HDEL', delete)
+  end
+  if adds then
+    for _, add in ipairs(adds) do
+      call('HINCRBY', SESSION, add[1], add[2])
     end
   end
-  write('HSET', set)
-  write('HDEL', delete)
   if life then
-    call('PEXPIRE', SESSION, digits(life))
+    call('PEXPIRE', SESSION, digits(math.max(life, 1)))
   end
-  if ends and end_if_empty(token, state) then
+  if ends and end_if_empty(token) then
+    state[CREATED] = nil
     version = '0'
   end
   return nil, version

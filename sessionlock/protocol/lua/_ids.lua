@@ -39,3 +39,17 @@ end
 local function ended(id, destroyed, now)
   return id == '-' and (number_in(destroyed) or 0) > now - RECENTLY_US and 'dead' or 'destroyed'
 end
+
+-- Why a call without the lock is refused before it looks at the record: nil, destroyed, dead, or unknown. It has ended:
+-- missing. `proof` false: the lock was taken by an id, which need not be valid any more.
+local function not_open(proof)
+  local state = call('HMGET', SESSION, '#destroyed', '#id', '#old', '#expires')
+  local now = server_time()
+  if state[1] then
+    return ended(state[2], state[1], now)
+  elseif proof and not admitted(proof, state[2], state[3], now) then
+    return not_admitted(proof, state[3], now, 'unknown')
+  elseif proof and state[4] and (number_in(state[4]) or 0) <= now then
+    return 'missing'
+  end
+end

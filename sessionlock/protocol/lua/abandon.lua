@@ -1,25 +1,30 @@
--- A waiter leaves. If it was granted meanwhile, the lock goes on to the next one. A belated acquire of this token
--- finds the receipt and takes nothing; where there was just one (once = 1), and its lock is here, none can come any more.
+-- A waiter leaves. If it was granted meanwhile, or nobody holds the lock, it goes on to the next one. A belated acquire of this token
+-- finds its completion record and takes nothing; where there was just one (once = 1), and its lock is here, none can come.
 --
--- uses  base receipts queue
+-- uses  base done life queue
 -- KEYS  lock queue waiters session receipts
--- ARGV  token push_limit deaf once
--- reply left fence | handed-on       left: it had no lock here; fence: the highest granted
+-- ARGV  token low deaf once
+-- reply left fence more | handed-on more       left: it had no lock here; fence: the highest granted; more: as of release
 
-local token, push_limit, deaf = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-local holds = call('GET', LOCK) == token
-if ARGV[4] == '1' and holds and call('EXISTS', QUEUE) == 0 then
+local token, low, deaf = ARGV[1], ARGV[2], ARGV[3] == '1'
+local holder = call('GET', LOCK)
+if ARGV[4] == '1' and holder == token and call('EXISTS', QUEUE) == 0 then
   call('DEL', LOCK)
-  return {'handed-on'}
+  return {'handed-on', ''}
 end
-local now, now_digits = server_time()
-local state = call('HMGET', SESSION, '#fence', '#commit', '#created')
+local state = call('HMGET', SESSION, '#fence', '#done', '#created')
 leave_queue(token)
-keep_receipt(state[2], token, now)
-call('HSET', SESSION, '#commit', token .. ' ' .. now_digits)
-keep_mortal(SHELL_MS)
-if not holds then
-  return {'left', state[1] or '0'}
+call('HSET', SESSION, '#done', finish(token, low, state[2]))
+if not state[3] then
+  keep_mortal(SHELL_MS)
 end
-hand_over(nil, nil, push_limit, deaf, now, now_digits, state[1], state[3])
-return {'handed-on'}
+local more = ''
+if not holder and call('EXISTS', QUEUE) == 1 or holder == token then
+  local now, now_digits = server_time()
+  local _, rest = hand_over(nil, nil, false, deaf, now, now_digits, state[1], state[3])
+  more = rest == 'more' and rest or ''
+end
+if holder == token then
+  return {'handed-on', more}
+end
+return {'left', state[1] or '0', more}

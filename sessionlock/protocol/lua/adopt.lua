@@ -1,12 +1,12 @@
 -- A plain lock that another library took on this master for `token` gets what a grant has: the master's next counter and
 -- a holder's name. Nothing is taken: without the lock there is no grant. Repeating it returns the same counter.
 --
--- uses  base queue
+-- uses  base done queue
 -- KEYS  lock queue waiters session receipts
--- ARGV  token channel label
+-- ARGV  token who
 -- reply adopted fence now_us left_ms | lost
 
-local token, channel, label = ARGV[1], ARGV[2], ARGV[3]
+local token, who = ARGV[1], ARGV[2]
 if call('GET', LOCK) ~= token then
   return {'lost'}
 end
@@ -18,6 +18,6 @@ local now, now_digits = server_time()
 local state = call('HMGET', SESSION, '#holder', '#fence', '#created')
 local fence = state[2]
 if string.sub(state[1] or '', 1, #token + 1) ~= token .. ' ' then
-  fence = grant(token, left, 'held', channel, label, now, now_digits, state[2], state[3])
+  fence = grant(token, left, 'held', who, now, now_digits, state[2], state[3])
 end
 return {'adopted', fence, now_digits, left}

@@ -1,35 +1,40 @@
 -- Save without holding the lock: only if nobody changed what was read of these fields. A conflict tells the whole
--- current state, so that merging needs no second load. `op` names this call, so that repeating it is known.
+-- current state, so that merging needs no second load. `op` names this call: repeating it is known, and it is never
+-- carried out after it was answered with a conflict.
 --
--- uses  base receipts ids commit
+-- uses  base done ids life commit
 -- KEYS  lock queue waiters session receipts
--- ARGV  op created expected_version idle_ms absolute_ms proof [op field value base]...
+-- ARGV  op low proof created expected_version life [change field value]...
 -- reply saved version created | already version created      version 0: the record was left empty and has ended
 --       conflict version {field value ...} {field value ... of the whole record} | gone | destroyed | dead | unknown
+--       forgotten floor
 
-local op, created, expected, idle, absolute, proof = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local op, low, proof, created, expected, life = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local FIRST = 7
 local state = read_state(FIRST)
-if finished(op, state.commit) then
-  return {'already', state.version or '0', state.created or ''}
+local answer = repeated(op, state[DONE])
+if answer and answer[1] == 'forgotten' then
+  return answer
+elseif answer and answer[2] ~= REFUSED then
+  return {'already', state[VERSION] or '0', state[CREATED] or ''}
 end
-local now = server_time()
-if state.destroyed then
-  return {ended(state.id, state.destroyed, now)}
+local refused = not_open(proof)
+if refused then
+  return {refused}
 end
-if not admitted(proof, state.id, state.old, now) then
-  return {not_admitted(proof, state.old, now, 'unknown')}
+local refusal, version
+if answer or expected ~= '' and expected ~= (state[VERSION] or '0') then
+  refusal = {'conflict', state[VERSION] or '0', {}}
+else
+  local set = {'#done', finish(op, low, state[DONE])}
+  refusal, version = commit_changes(FIRST, state, created ~= '' and created or proof, life, set)
 end
-if expected ~= '' and expected ~= (state.version or '0') then
-  return {'conflict', state.version or '0', {}, call('HGETALL', SESSION)}
-end
-local receipt = {'#commit', op .. ' ' .. digits(now)}
-local refusal, version = commit_changes(FIRST, state, created ~= '' and created or proof, idle, absolute, now, receipt)
-if refusal then
-  if refusal[1] == 'conflict' then
-    refusal[4] = call('HGETALL', SESSION)
+if not refusal then
+  return {'saved', version, state[CREATED] or ''}
+elseif refusal[1] == 'conflict' then
+  if not answer then
+    call('HSET', SESSION, '#done', finish(op, low, state[DONE], REFUSED))
   end
-  return refusal
+  refusal[4] = call('HGETALL', SESSION)
 end
-keep_receipt(state.commit, op, now)
-return {'saved', version, state.created or ''}
+return refusal

@@ -1,24 +1,24 @@
 -- Make a new record; an existing one (or a tombstone) is never overwritten. `op` makes repeating it known.
 --
--- uses  base receipts ids commit
+-- uses  base done ids life commit
 -- KEYS  lock queue waiters session receipts
--- ARGV  op idle_ms absolute_ms proof [op field value base]...
--- reply saved version {field value ...} | exists
+-- ARGV  op low proof life [change field value]...
+-- reply saved version {field value ...} | exists | forgotten floor
 
-local op, idle, absolute, proof = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local op, low, proof, life = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local FIRST = 5
 local state = read_state(FIRST)
-if state.created and finished(op, state.commit) then
-  return {'saved', state.version, call('HGETALL', SESSION)}
+local answer = repeated(op, state[DONE])
+if answer then
+  return answer[1] == 'already' and state[CREATED] and {'saved', state[VERSION], call('HGETALL', SESSION)}
+    or answer[1] == 'forgotten' and answer or {'exists'}
 end
-if state.created or state.destroyed or state.id then
+local taken = call('HMGET', SESSION, '#destroyed', '#id')
+if state[CREATED] or taken[1] or taken[2] then
   return {'exists'}
 end
-local now = server_time()
-local receipt = op .. ' ' .. digits(now)
-local refusal, version = commit_changes(FIRST, state, proof, idle, absolute, now, {'#commit', receipt})
+local refusal, version = commit_changes(FIRST, state, proof, life, {'#done', finish(op, low, state[DONE])})
 if refusal then
   return {'exists'}
 end
-keep_receipt(state.commit, op, now)
 return {'saved', version, call('HGETALL', SESSION)}

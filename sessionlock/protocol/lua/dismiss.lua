@@ -5,10 +5,5 @@
 -- ARGV  (none)
 -- reply dismissed
 
-local waiters = call('HGETALL', WAITERS)
-for i = 1, #waiters, 2 do
-  local channel = string.match(waiters[i + 1], '^%d+ %d+ %d+ (%S+) ')
-  push(channel, 'D ' .. waiters[i])
-end
-call('DEL', QUEUE, WAITERS)
+dismiss_waiters()
 return {'dismissed'}

@@ -1,12 +1,12 @@
 -- Take the lock from the holder that was seen (compare and set on its token) and hand it on. The old holder's save
 -- is refused from now on; it is told by push if it listens.
 --
--- uses  base queue
+-- uses  base done queue
 -- KEYS  lock queue waiters session receipts
--- ARGV  token push_limit deaf
--- reply released | not-holder | over       over: it was the holder, and was the last to be taken out by force
+-- ARGV  token deaf
+-- reply released more | not-holder | over       more: as of release; over: it was the holder, and was the last to be taken out by force
 
-local token, push_limit, deaf = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local token, deaf = ARGV[1], ARGV[2] == '1'
 if call('GET', LOCK) ~= token then
   return {call('HGET', SESSION, '#forced') == token and 'over' or 'not-holder'}
 end
@@ -18,5 +18,5 @@ if owner == token then
   push(channel, 'L ' .. token)
 end
 local now, now_digits = server_time()
-hand_over(nil, nil, push_limit, deaf, now, now_digits, state[2], state[3])
-return {'released'}
+local _, more = hand_over(nil, nil, false, deaf, now, now_digits, state[2], state[3])
+return {'released', more == 'more' and more or ''}

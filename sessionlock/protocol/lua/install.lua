@@ -6,15 +6,15 @@
 -- A holder whose lock has not ended here lost its majority: it is told, and its saves are refused from now on.
 -- Repeating it (lost reply) returns the same grant.
 --
--- uses  base receipts ids touch queue
+-- uses  base done ids life queue
 -- KEYS  lock queue waiters session receipts
--- ARGV  token ttl_ms vector majority channel label missing idle_ms refresh_ms proof      vector: "master:counter ..."
--- reply granted fence now_us left_ms {field value ...}
+-- ARGV  token ttl_ms vector majority who missing idle_ms refresh_ms proof      vector: "master:counter ..."
+-- reply granted fence now_us {field value ...}
 --       stale                          a later holder has been here; nothing was changed
---       destroyed | missing | finished
+--       destroyed | missing | dead | already value | forgotten floor
 
-local token, ttl, vector, majority, channel, label = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
-local missing, idle, refresh, proof = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10]
+local token, ttl, vector, majority, who = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local missing, idle, refresh, proof = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
 
 local now, now_digits = server_time()
 local held = call('GET', LOCK)
@@ -25,19 +25,21 @@ for i = 1, #whole, 2 do
   end
 end
 
-local function granted(fence)
-  if state['#created'] then
-    touch(idle, refresh, now)
-  end
-  return {'granted', fence, now_digits, tonumber(ttl), whole}
+if state['#created'] and look_after_life(idle, refresh, now) == 'ended' then
+  whole, state['#created'], state['#id'] = {}, nil, nil
 end
 
-if held == token then
-  call('PEXPIRE', LOCK, ttl)
-  return granted(state['#fence'] or '0')
+local function is_entered()
+  return state['#fence'] and string.sub(state['#holder'] or '', 1, #token + 1) == token .. ' '
 end
-if finished(token, state['#commit']) then
-  return {'finished'}
+
+if held == token and is_entered() then
+  call('PEXPIRE', LOCK, ttl)
+  return {'granted', state['#fence'], now_digits, whole}
+end
+local answer = repeated(token, state['#done'])
+if answer then
+  return answer
 end
 local refused = state['#destroyed'] and ended(state['#id'], state['#destroyed'], now)
   or not admitted(proof, state['#id'], state['#old'], now) and not_admitted(proof, state['#old'], now, 'missing')
@@ -74,9 +76,9 @@ if not highest then
   return {'stale'}
 end
 local owner, where = string.match(state['#holder'] or '', '^(%S+) %S+ %d+ (%S+) ')
-if held and owner == held then
+if held and held ~= token and owner == held then
   push(where, 'L ' .. held)
 end
-local fence = grant(token, ttl, 'held', channel, label, now, now_digits, state['#fence'], state['#created'])
+local fence = grant(token, ttl, 'held', who, now, now_digits, state['#fence'], state['#created'])
 call('HSET', SESSION, '#vector', highest)
-return granted(fence)
+return {'granted', fence, now_digits, whole}

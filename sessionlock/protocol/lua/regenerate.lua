@@ -1,50 +1,49 @@
 -- Give the session a new id: from now on only new_proof is admitted, and for grace_ms the ids that were valid till now.
 -- The record, its lock and its queue stay where they are, so nothing is copied and no waiter loses its place.
+-- Only the current id can be replaced: who stole an older one must not get a lasting one for it.
 --
--- uses  base ids
+-- uses  base done ids
 -- KEYS  lock queue waiters session receipts
--- ARGV  proof new_proof grace_ms token fence        (token '': without the lock)
--- reply regenerated | missing | dead | destroyed | lost fence
+-- ARGV  op low proof new_proof grace_ms token fence        (token '': without the lock)
+-- reply regenerated | missing | dead | destroyed | lost fence | forgotten floor
+--       already version value | untold        as of release
 
-local REPEATED_WITHIN_US = 60000000 -- so long an id is remembered after its grace
-
-local proof, new_proof, grace, token, fence = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local op, low, proof, new_proof, grace = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local token, fence = ARGV[6], ARGV[7]
+local MOST_OLD = 8
 local now = server_time()
-local state = call('HMGET', SESSION, '#destroyed', '#created', '#id', '#old', '#fence')
+local state = call('HMGET', SESSION, '#destroyed', '#created', '#id', '#old', '#fence', '#done')
+local answer = repeated(op, state[6])
+if answer then
+  return answer[1] == 'already' and {'regenerated'} or answer
+end
 if state[1] then
   return {'destroyed'}
 end
--- The ids that were valid before, of which none outlives the grace that this call gives.
-local function older_ids(except)
-  local old = {}
-  for other, deadline in string.gmatch(state[4] or '', '(%S+)@(%d+)') do
-    if other ~= except and tonumber(deadline) > now - REPEATED_WITHIN_US then
-      old[#old + 1] = other .. '@' .. digits(math.min(tonumber(deadline), now + grace * 1000))
-    end
+if token ~= '' then
+  if call('GET', LOCK) ~= token then
+    return not_holder(fence, op)
+  elseif (number_in(state[5]) or 0) > tonumber(fence) then
+    return {'lost', state[5]}
   end
-  return old
 end
-
-if state[3] == new_proof then
-  -- This very call, once more; or who has the newest id wants the older ones to end sooner.
-  call('HSET', SESSION, '#old', table.concat(older_ids(), ' '))
-  return {'regenerated'}
-end
-if string.find(' ' .. (state[4] or ''), ' ' .. new_proof .. '@', 1, true) then
-  return {'regenerated'} -- this very call, once more, behind a later one
-end
-if token ~= '' and (call('GET', LOCK) ~= token or (number_in(state[5]) or 0) > tonumber(fence)) then
-  return {'lost', state[5] or '0'}
-end
-if not admitted(proof, state[3], state[4], now) then
+local previous = state[3] or proof
+if previous ~= proof or not admitted(proof, state[3], state[4], now) then
   return {'dead'}
 end
 if token == '' and not state[2] then
   return {'missing'}
 end
-local previous = state[3] or proof
-local old = older_ids(previous)
-old[#old + 1] = previous .. '@' .. digits(now + grace * 1000)
-call('HSET', SESSION, '#id', new_proof, '#old', table.concat(old, ' '))
-keep_mortal(SHELL_MS)
+-- The ids that were valid before, of which none outlives the grace that this call gives: who keeps its id only wants that.
+-- Who comes with one that ended a moment ago is told so, hence it stays for as long.
+local old = {previous ~= new_proof and previous .. '@' .. digits(now + grace * 1000) or nil}
+for other, deadline in string.gmatch(state[4] or '', '(%S+)@(%d+)') do
+  if #old < MOST_OLD and other ~= previous and other ~= new_proof and tonumber(deadline) > now - RECENTLY_US then
+    old[#old + 1] = other .. '@' .. digits(math.min(tonumber(deadline), now + grace * 1000))
+  end
+end
+call('HSET', SESSION, '#id', new_proof, '#old', table.concat(old, ' '), '#done', finish(op, low, state[6]))
+if not state[2] then
+  keep_mortal(SHELL_MS)
+end
 return {'regenerated'}

@@ -1,53 +1,69 @@
 -- Save what changed, give the lock up and hand it to the next live waiter: one step. Fenced: it takes effect only
 -- while token holds the lock and no higher fence has been seen. Repeating it (lost reply) answers `already`.
 --
--- uses  base receipts ids touch queue commit
+-- uses  base done ids life queue commit release
 -- KEYS  lock queue waiters session receipts
--- ARGV  token fence created idle_ms absolute_ms refresh_ms push_limit deaf channel [op field value base]...     created: the id's proof, if there was no record
--- reply saved version handover | clean handover       version 0: left empty, the record has ended; handover: the grant for a waiter on `channel`, or ''
---       conflict version {field value ...}    nothing was changed and the lock is still held
+-- ARGV  token fence low created more [change field value]...      created: the id's proof, if there was no record; more:
+--                             "idle_ms absolute_ms refresh_ms limit_bytes carries deaf channel"; carries 1: the session
+--                             goes with a push
+-- reply saved version handover | clean handover       version 0: left empty, the record has ended; handover: the grant for a waiter on that channel, '', or 'more': dead waiters were in the way, and others may wait
+--       conflict version {field value ...} fence      nothing was changed and the lock is still held, with this fence
 --       gone handover | destroyed handover | dead handover    nothing was saved, the lock was given up
---       already version                       an earlier try of this very call did it
+--       already version value                 an earlier try of this very call did it
 --       lost fence                            the lock is not ours any more; nothing was changed
+--       untold                                nor is it, and what would tell whether it was done is gone
 
-local token, fence, created = ARGV[1], ARGV[2], ARGV[3]
-local idle, absolute, refresh = ARGV[4], ARGV[5], tonumber(ARGV[6])
-local push_limit, deaf, channel = tonumber(ARGV[7]), ARGV[8], ARGV[9]
-local FIRST = 10
+local token, fence, low, created, more = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local FIRST = 6
 
 if call('GET', LOCK) ~= token then
-  return not_holder(token)
+  return too_late(token, fence, low)
 end
 local state = read_state(FIRST)
-if (number_in(state.fence) or 0) > tonumber(fence) then
-  return {'lost', state.fence}
+local replaced = state[FENCE] ~= fence
+if replaced then
+  local answer = not_as_granted(token, fence, state)
+  if answer then
+    return answer
+  end
 end
-
-local now, now_digits = server_time()
-if #ARGV < FIRST then
+local clean = #ARGV < FIRST
+if clean then
   call('DEL', LOCK) -- as the first write it is allowed, and all after it, also when Redis is out of memory
 end
-local receipt = token .. ' ' .. now_digits -- not the fence: a lock may have been held for long
-local reply = {'clean'}
-if state.destroyed then
-  reply = {state.id == '-' and 'dead' or 'destroyed'}
-elseif #ARGV >= FIRST then
-  local refusal, version = commit_changes(FIRST, state, created, idle, absolute, now, {'#commit', receipt}, token)
+local set, reply = {'#done', finish(token, low, state[DONE])}, nil
+local destroyed = not state[CREATED] and call('HGET', SESSION, '#destroyed')
+if destroyed then
+  reply = {call('HGET', SESSION, '#id') == '-' and 'dead' or 'destroyed'}
+elseif clean then
+  reply = {'clean'}
+elseif replaced and state[CREATED] then
+  reply = {'gone'}
+else
+  local refusal, version = commit_changes(FIRST, state, created, more, set, token)
   if refusal and refusal[1] == 'conflict' then
-    return refusal
+    return with_next_fence(refusal, token, fence)
   end
   reply = refusal or {'saved', version}
 end
 if reply[1] ~= 'saved' then
-  call('HSET', SESSION, '#commit', receipt)
-  if not state.created then
+  call('HSET', SESSION, '#done', set[2])
+  if not state[CREATED] then
     keep_mortal(SHELL_MS)
   end
 end
-keep_receipt(state.commit, token, now)
-if state.created and call('EXISTS', QUEUE) == 1 then
-  touch(tonumber(idle), refresh, now)
+if not state[QUEUED] and (state[CREATED] or call('EXISTS', QUEUE) == 0) then
+  if not clean then
+    call('DEL', LOCK)
+  end
+  reply[#reply + 1] = ''
+  return reply
 end
-local _, _, handed = hand_over(nil, channel, push_limit, deaf, now, now_digits, state.fence, state.created)
-reply[#reply + 1] = handed or ''
+local now, now_digits = server_time()
+local idle, refresh, carries, deaf, channel = string.match(more, '^(%d+) %d+ (%d+) %d+ (%d) (%d) (%S+)')
+if state[CREATED] and reply[2] ~= '0' then
+  look_after_life(tonumber(idle), tonumber(refresh), now)
+end
+local _, rest, handed = hand_over(nil, channel, carries == '1', deaf == '1', now, now_digits, fence, state[CREATED])
+reply[#reply + 1] = handed or rest == 'more' and rest or ''
 return reply

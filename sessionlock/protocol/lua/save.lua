@@ -1,31 +1,34 @@
 -- Save what changed and keep the lock. Fenced as release is; `op` names this call, so that repeating it is known.
 --
--- uses  base receipts ids commit
+-- uses  base done ids life commit
 -- KEYS  lock queue waiters session receipts
--- ARGV  token fence op created idle_ms absolute_ms [op field value base]...     created: the id's proof, if there was no record
+-- ARGV  op low token fence created life [change field value]...     created: the id's proof, if there was no record
 -- reply saved version created
 --       conflict version {field value ...} | gone | destroyed      nothing was changed
 --       already version created                                    an earlier try of this very call did it
---       lost fence
+--       lost fence | untold | forgotten floor
 
-local token, fence, op, created, idle, absolute = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local op, low, token, fence, created, life = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local FIRST = 7
 
-local state = read_state(FIRST)
 if call('GET', LOCK) ~= token then
-  if state.op == op then
-    return {'already', state.version, state.created or ''}
-  end
-  return {state.destroyed and 'destroyed' or 'lost', state.fence or '0'}
+  return not_holder(fence, op)
 end
-if (number_in(state.fence) or 0) > tonumber(fence) then
-  return {'lost', state.fence}
+local state = read_state(FIRST)
+local answer = repeated(op, state[DONE])
+if answer and answer[2] == REFUSED then
+  return {'conflict', state[VERSION] or '0', {}}
+elseif answer then
+  return answer[1] == 'already' and {'already', state[VERSION] or '0', state[CREATED] or ''} or answer
 end
-if state.destroyed then
+if state[FENCE] ~= fence then
+  return (number_in(state[FENCE]) or 0) > tonumber(fence) and {'lost', state[FENCE]} or {'gone'}
+end
+if not state[CREATED] and call('HEXISTS', SESSION, '#destroyed') == 1 then
   return {'destroyed'}
 end
-if state.op == op then
-  return {'already', state.version, state.created}
+local refusal, version = commit_changes(FIRST, state, created, life, {'#done', finish(op, low, state[DONE])}, token)
+if refusal and refusal[1] == 'conflict' then
+  call('HSET', SESSION, '#done', finish(op, low, state[DONE], REFUSED))
 end
-local refusal, version = commit_changes(FIRST, state, created, idle, absolute, server_time(), {'#op', op})
-return refusal or {'saved', version, state.created}
+return refusal or {'saved', version, state[CREATED] or ''}

@@ -15,7 +15,7 @@ from sessionlock.integrations.aiohttp import middleware as ours
 from sessionlock.integrations.aiohttp_session import SessionLockStorage, setup
 from sessionlock.protocol.keys import keys_for
 from tests.harness.aiohttp_calls import WAIT, Shop, shop_on
-from tests.harness.commands import connect
+from tests.harness.commands import aged, connect
 
 # The package itself still uses strings where aiohttp 3.14 wants keys.
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore:It is recommended to use web.RequestKey")]
@@ -237,7 +237,7 @@ async def test_who_only_follows_links_stays(guard: SessionGuard, redis_url: str)
         await shop.start()
         await shop.ask("POST", "/put?a=1")
         with connect(redis_url) as client:
-            client.pexpire(keys_for(guard.prefix, shop.sid or "").session, 20_000)
+            aged(client, keys_for(guard.prefix, shop.sid or "").session, 20_000)
         async with shop.browser.get("/show") as answer:
             assert answer.cookies["session_id"]["max-age"] == "100"
         assert lives(redis_url, guard, shop.sid or "") > 90
@@ -252,7 +252,7 @@ async def test_what_is_saved_lives_for_its_max_age(guard: SessionGuard, redis_ur
         await shop.start()
         await shop.ask(method, "/put?a=1")
         with connect(redis_url) as client:
-            client.pexpire(keys_for(guard.prefix, shop.sid or "").session, 80_000)
+            aged(client, keys_for(guard.prefix, shop.sid or "").session, 80_000)
         async with shop.browser.request(method, "/put?a=2") as answer:
             assert answer.cookies["session_id"]["max-age"] == "100"
         assert lives(redis_url, guard, shop.sid or "") > 90

@@ -20,7 +20,7 @@ from sessionlock import CodecError, NotDurable, Replicated, SessionConflict
 from sessionlock.integrations.django.homes import home_of_threads
 from sessionlock.integrations.django.store import SessionStore
 from sessionlock.protocol.keys import keys_for
-from tests.harness.commands import connect
+from tests.harness.commands import aged, connect
 from tests.harness.django_site import override_settings
 
 pytestmark = pytest.mark.usefixtures("site")
@@ -277,7 +277,7 @@ def test_expiry_counts_from_the_last_save_and_not_from_reading(twin: Twin, redis
     twin.save()
     key = twin.store.session_key
     with connect(redis_url) as client:
-        client.pexpire(keys_for("sl", str(key)).session, 5000)
+        aged(client, keys_for("sl", str(key)).session, 5000)
     assert twin.again().get("_session_expiry") == 600
     assert seconds_left(redis_url, key) <= 5
     other = twin.again()

@@ -27,7 +27,7 @@ from sessionlock.integrations.quart.interface import visit_of
 from sessionlock.integrations.quart.session import LockedSession
 from sessionlock.integrations.takeover.cookies import FlaskCookie
 from sessionlock.integrations.web.decorators import locks_session, session_readonly
-from tests.harness.commands import connect
+from tests.harness.commands import aged, connect
 
 pytestmark = pytest.mark.anyio
 
@@ -72,7 +72,7 @@ def shorten(url: str, guard: SessionGuard, milliseconds: int) -> None:
     """Let the only record end by then."""
     with connect(url) as redis:
         (key,) = redis.keys(f"{guard.prefix}*:session")
-        redis.pexpire(key, milliseconds)
+        aged(redis, key, milliseconds)
 
 
 # --- a session as Quart has it ----------------------------------------------------------------------------------------

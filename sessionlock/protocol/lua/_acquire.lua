@@ -1,0 +1,132 @@
+-- What acquire does where the short way is closed.
+
+local function holder_words(lock, record, now)
+  local owner, since, label = string.match(record or '', '^(%S+) %S+ (%d+) %S+ (.*)$')
+  if owner and owner == lock then
+    return label, digits(math.max(0, now - since))
+  end
+  return 'another client', '-1'
+end
+
+local function refuse(kind, now)
+  local label, age = holder_words(call('GET', LOCK), call('HGET', SESSION, '#holder'), now)
+  return {kind, label, age, call('ZCARD', QUEUE), call('PTTL', LOCK)}
+end
+
+-- A handed-over lock lapsed without its holder's confirmation: that process hangs. Its other waiters would each cost one
+-- more claim, so the next of them leave the queue; when it lives after all, their tickets give them their places back.
+local function drop_hung_waiters(record, done)
+  local holder, kind, where = string.match(record or '', '^(%S+) (%S+) %d+ (%S+) ')
+  if kind ~= 'claim' or repeated(holder, done) then
+    return
+  end
+  for _, other in ipairs(call('ZRANGE', QUEUE, 0, MOST_DEAD - 1)) do
+    if string.match(call('HGET', WAITERS, other) or '', '^%d+ %d+ %d+ (%S+) ') == where then
+      leave_queue(other)
+    end
+  end
+end
+
+-- Those that were not heard of for too long are the first in the queue, mostly.
+local function drop_expired_waiters(now)
+  for _, other in ipairs(call('ZRANGE', QUEUE, 0, MOST_DEAD - 1)) do
+    local deadline = string.match(call('HGET', WAITERS, other) or '', '^%d+')
+    if not deadline or tonumber(deadline) <= now then
+      leave_queue(other)
+    end
+  end
+end
+
+-- A newcomer gets the next ticket. A waiter that was here before keeps its ticket, even if it was dropped meanwhile.
+local function join_queue(token, ttl, claim, who, ticket, patience, now, now_digits, created)
+  local asked = ticket
+  if ticket == '0' then
+    local last = call('ZRANGE', QUEUE, -1, -1, 'WITHSCORES')
+    local number = next_number(last[2], now, 'TICKET')
+    ticket = number == now and now_digits or digits(number)
+  end
+  if call('ZADD', QUEUE, 'NX', ticket, token) == 0 and asked == '0' then
+    ticket = digits(tonumber(call('ZSCORE', QUEUE, token)))
+  end
+  call('HSET', WAITERS, token, digits(now + patience * 1000) .. ' ' .. ttl .. ' ' .. claim .. ' ' .. who)
+  if call('PTTL', QUEUE) < patience or call('HLEN', WAITERS) == 1 then
+    call('PEXPIRE', QUEUE, patience * 2)
+    call('PEXPIRE', WAITERS, patience * 2)
+  end
+  call('HSET', SESSION, '#queued', '1')
+  if not created then
+    keep_mortal(patience * 2)
+  end
+  return ticket
+end
+
+local function queue_is_full(token, ticket, max_waiters, now)
+  if ticket ~= '0' or call('ZCARD', QUEUE) < max_waiters or call('ZSCORE', QUEUE, token) then
+    return false
+  end
+  drop_expired_waiters(now)
+  return call('ZCARD', QUEUE) >= max_waiters
+end
+
+local function acquire_slowly(token, ttl, proof, who, policy, ticket, last_fence, done, id, now, now_digits)
+  local missing, queueing, max_waiters, claim, idle, refresh, patience, deaf =
+    string.match(policy, '^(%S+) (%d) (%d+) (%d+) (%d+) (%d+) (%d+) (%d)$')
+  max_waiters, idle, refresh, patience = tonumber(max_waiters), tonumber(idle), tonumber(refresh), tonumber(patience)
+  deaf = deaf == '1'
+  local more = call('HMGET', SESSION, '#destroyed', '#old', '#holder', '#created')
+  local destroyed, old, record, created = more[1], more[2], more[3], more[4]
+  local held = call('GET', LOCK)
+  if held == token then
+    call('PEXPIRE', LOCK, ttl)
+    local mark = token .. ' claim '
+    if record and string.sub(record, 1, #mark) == mark then
+      call('HSET', SESSION, '#holder', token .. ' held ' .. string.sub(record, #mark + 1))
+    elseif not record or string.sub(record, 1, #token + 1) ~= token .. ' ' then
+      last_fence = enter_holder(token, ttl, 'held', who, now, now_digits, last_fence, created) -- all was lost but the lock
+    end
+    return {'granted', last_fence, now_digits}
+  end
+  local answer = repeated(token, done)
+  if answer then
+    return answer
+  end
+  if created and look_after_life(idle, refresh, now) == 'ended' then
+    created, id = nil, nil
+  end
+  local refused = destroyed and ended(id, destroyed, now)
+    or not admitted(proof, id, old, now) and not_admitted(proof, old, now, 'missing')
+    or missing == 'reject' and not created and 'missing'
+  if refused then
+    leave_queue(token)
+    return {refused}
+  end
+  local queued = call('EXISTS', QUEUE) == 1
+  if not held then
+    next_number(last_fence, now, 'FENCE') -- raises when there is none left, before anything is written
+    if not queued then
+      return {'granted', grant(token, ttl, 'held', who, now, now_digits, last_fence, created), now_digits}
+    end
+    drop_hung_waiters(record, done)
+    if queueing == '1' then
+      ticket = join_queue(token, ttl, claim, who, ticket, patience, now, now_digits, created)
+    end
+    local head, fence = hand_over(token, nil, false, deaf, now, now_digits, last_fence, created)
+    if head == token then
+      return {'granted', fence, now_digits}
+    elseif not head and fence ~= 'more' then
+      leave_queue(token)
+      return {'granted', grant(token, ttl, 'held', who, now, now_digits, last_fence, created), now_digits}
+    elseif queueing == '0' then
+      return refuse('busy', now)
+    end
+    held, record = head, call('HGET', SESSION, '#holder')
+  elseif queueing == '0' then
+    return refuse('busy', now)
+  elseif queue_is_full(token, ticket, max_waiters, now) then
+    return refuse('full', now)
+  else
+    ticket = join_queue(token, ttl, claim, who, ticket, patience, now, now_digits, created)
+  end
+  local label, age = holder_words(held, record, now)
+  return {'queued', ticket, call('ZRANK', QUEUE, token), call('PTTL', LOCK), label, age, now_digits}
+end

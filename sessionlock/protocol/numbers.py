@@ -1,0 +1,97 @@
+"""The numbers by which Redis knows a client's calls: what has finished is never done again, however late it comes.
+
+Each runtime has two *names*, random and its own: one for acquisitions, which may last, one for everything else. A
+call's ``op`` is the name and a number that only grows; with it goes ``low``: the calls about this session with a
+smaller number have been answered. See ``lua/_done.lua`` for what Redis keeps of it. After RIFL (Lee et al., SOSP 2015).
+"""
+
+from __future__ import annotations
+
+import secrets
+
+__all__ = ["Lane", "Numbers"]
+
+NAME_BYTES = 9  # 12 characters
+RANDOM_BYTES = 6  # 8 characters, behind the number of a token
+NAME_LENGTH = 12
+MOST_BEHIND = 256  # calls that are begun after one that is not answered, before the name changes
+OP_LENGTH = 28  # the name, and 16 digits
+
+
+class Lane:
+    """Numbers under one name, which is changed when a call stays unanswered for long: what Redis keeps behind it must
+    not grow. Those that are outstanding are kept by session.
+    """
+
+    __slots__ = ("_begun", "_last", "_open", "_outstanding", "name")
+
+    def __init__(self) -> None:
+        self.name: str = secrets.token_urlsafe(NAME_BYTES)
+        self._last = 0
+        self._begun = 0
+        self._open: dict[str, int] = {}  # every outstanding op, oldest first -> how many were begun before it
+        self._outstanding: dict[str, list[str]] = {}  # digest -> its outstanding ops, oldest first
+
+    def begin(self, digest: str) -> str:
+        """The op of a new call about that session, outstanding until :meth:`end`."""
+        op = self._next()
+        self._note(digest, op)
+        return op
+
+    def begin_token(self, digest: str) -> str:
+        """The same with something random behind it: two clones of one virtual machine must not share a token."""
+        token = f"{self._next()}.{secrets.token_urlsafe(RANDOM_BYTES)}"
+        self._note(digest, token)
+        return token
+
+    def _next(self) -> str:
+        if self._open and self._begun - next(iter(self._open.values())) >= MOST_BEHIND:
+            self.name = secrets.token_urlsafe(NAME_BYTES)
+            self._begun = 0
+            self._open.clear()
+        self._last += 1
+        return f"{self.name}{self._last:016d}"
+
+    def _note(self, digest: str, op: str) -> None:
+        self._open[op] = self._begun
+        self._begun += 1
+        outstanding = self._outstanding.get(digest)
+        if outstanding is None:
+            self._outstanding[digest] = [op]
+        else:
+            outstanding.append(op)
+
+    def low(self, digest: str, op: str) -> str:
+        """All calls under this op's name about that session with smaller numbers have been answered."""
+        for other in self._outstanding.get(digest, ()):
+            if other[:NAME_LENGTH] == op[:NAME_LENGTH]:
+                return min(other, op)[NAME_LENGTH:OP_LENGTH]
+        return op[NAME_LENGTH:OP_LENGTH]
+
+    def end(self, digest: str, op: str) -> None:
+        """Its caller has the answer, or asks for none any more."""
+        self._open.pop(op, None)
+        outstanding = self._outstanding.get(digest)
+        if outstanding is None or op not in outstanding:
+            return
+        if len(outstanding) == 1:
+            del self._outstanding[digest]
+        else:
+            outstanding.remove(op)
+
+    def exceed(self, number: int) -> None:
+        """The next numbers are higher."""
+        self._last = max(self._last, number)
+
+
+class Numbers:
+    """Of one runtime: a fork makes its own."""
+
+    def __init__(self) -> None:
+        self.acquisitions: Lane = Lane()
+        self.operations: Lane = Lane()
+
+    def saw_time(self, server_us: int) -> None:
+        """A server's clock: numbers that are no lower than it are above those of clients that were here long ago."""
+        self.acquisitions.exceed(server_us)
+        self.operations.exceed(server_us)

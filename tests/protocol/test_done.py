@@ -1,0 +1,191 @@
+"""What has finished is known by its number, however old it is, whoever came since, and whatever the clock says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis import Redis
+
+from sessionlock import LeasePolicy, SessionPolicy
+from sessionlock.protocol import records
+from sessionlock.protocol.calls import Abandon, Acquire, Call, Change, Release
+from sessionlock.protocol.keys import keys_for
+from sessionlock.protocol.numbers import Lane
+from sessionlock.protocol.record_calls import Commit, Create, Increment, Save
+from sessionlock.protocol.replies import Committed, Conflict, Granted, Refused
+from tests.harness.commands import low_of, numbered, op_of, outcome_of, run, token_of
+
+KEYS = keys_for("sl", "s")
+SESSION = SessionPolicy(idle=3600)
+MOST_CLIENTS = 64
+
+
+def acquire(redis: Redis, token: str) -> Any:
+    return outcome_of(redis, Acquire(KEYS, token, LeasePolicy(), SESSION))
+
+
+def granted(redis: Redis, token: str) -> Granted:
+    outcome = acquire(redis, token)
+    assert isinstance(outcome, Granted), outcome
+    return outcome
+
+
+def release(token: str, grant: Granted, low: str | None = None) -> Call[Any]:
+    changes = [Change("s", b"n", token.encode(), "*")]
+    return Release(KEYS, token, grant.fence, low or low_of(token), grant.loaded.created, SESSION, changes)
+
+
+def counted(redis: Redis, op: str, low: str | None = None) -> Any:
+    return outcome_of(redis, numbered(Increment(KEYS, None, "new", SESSION, Change("i", b"c", b"1", "*")), op, low))
+
+
+def others_come_and_go(redis: Redis, count: int) -> None:
+    for number in range(count):
+        token = token_of(f"other {number}")
+        run(redis, release(token, granted(redis, token)))
+
+
+@pytest.mark.parametrize("others", [1, 3, MOST_CLIENTS - 4])
+def test_a_save_is_repeated_after_others_came_and_went(redis: Redis, others: int) -> None:
+    token = token_of("long")
+    call = release(token, granted(redis, token))
+    assert run(redis, call)[0] == b"saved"
+    others_come_and_go(redis, others)
+    assert run(redis, call)[0] == b"already"
+
+
+def test_a_late_acquire(redis: Redis) -> None:
+    """Given up long ago: an acquire that was held up takes nothing."""
+    token = token_of("long")
+    granted(redis, token)
+    run(redis, Abandon(KEYS, token, low_of(token)))
+    others_come_and_go(redis, 3)
+    assert acquire(redis, token) == Refused("already")
+    assert redis.get(KEYS.lock) is None
+
+
+def test_so_many_calls(redis: Redis) -> None:
+    """More commits than any list would hold, while one is not answered: its repetition counts nothing, and what is kept
+    stays small."""
+    lane = Lane()
+    first = lane.begin("s")
+    assert counted(redis, first, lane.low("s", first)).value == 1
+    for _ in range(2_000):
+        op = lane.begin("s")
+        counted(redis, op, lane.low("s", op))
+        lane.end("s", op)
+    assert max(len(value) for value in redis.hvals(KEYS.receipts)) < 300 * 40
+    repeated = counted(redis, first, lane.low("s", first))
+    assert (repeated.repeated, repeated.value) == (True, 1)
+    assert redis.hget(KEYS.session, "c") == b"2001"
+
+
+def test_the_servers_clock_does_not_matter(redis: Redis) -> None:
+    """Nothing that is kept of a finished call tells a time."""
+    counted(redis, op_of("counts"))
+    done = redis.hget(KEYS.session, "#done")
+    assert done == (op_of("counts") + low_of(op_of("counts")) + f" {low_of(op_of('counts'))}=1").encode()
+
+
+def test_an_older_save_comes_after_a_newer_one(redis: Redis) -> None:
+    """A, then B, then A's first try: it undoes nothing."""
+    token = token_of("holder")
+    grant = granted(redis, token)
+
+    def save(number: int, value: bytes) -> Any:
+        op = op_of("saves", number)
+        call = Save(KEYS, token, grant.fence, grant.loaded.created, SESSION, [Change("s", b"n", value, "*")])
+        return outcome_of(redis, numbered(call, op))
+
+    first = save(1, b"1")
+    assert isinstance(first, Committed)
+    grant = Granted(grant.fence, grant.server_us, 0.0, 10.0, grant.loaded._replace(created=first.created))
+    assert isinstance(save(2, b"2"), Committed)
+    late = save(1, b"1")
+    assert isinstance(late, Committed)
+    assert late.repeated
+    assert redis.hget(KEYS.session, "n") == b"2"
+
+
+def test_what_met_a_conflict_is_never_done(redis: Redis) -> None:
+    """It was refused; when what it had read is there again, its first try comes late."""
+    run(redis, numbered(Create(KEYS, SESSION, [Change("s", b"n", b"1", "")]), op_of("creates")))
+    created = redis.hget(KEYS.session, "#created")
+    assert isinstance(created, bytes)
+    change = Change("s", b"n", b"2", b"=1")
+    call = numbered(Commit(KEYS, created.decode(), None, SESSION, [change]), op_of("commits"))
+    redis.hset(KEYS.session, "n", "other")
+    assert isinstance(outcome_of(redis, call), Conflict)
+    redis.hset(KEYS.session, "n", "1")
+    assert isinstance(outcome_of(redis, call), Conflict)
+    assert redis.hget(KEYS.session, "n") == b"1"
+
+
+def test_clients_that_are_too_many(redis: Redis) -> None:
+    """Half of them is forgotten; who may be one of those is not believed to be new, but with a higher number it is."""
+    for number in range(MOST_CLIENTS + 2):
+        counted(redis, op_of(f"c{number}", number + 1))
+    assert int(redis.hlen(KEYS.receipts)) <= MOST_CLIENTS
+    floor = int(redis.hget(KEYS.session, "#floor") or 0)
+    assert floor > 0
+    before = redis.hget(KEYS.session, "c")
+    assert run(redis, numbered(Increment(KEYS, None, "new", SESSION, Change("i", b"c", b"1", "*")), op_of("c0", 1)))[
+        :2
+    ] == [
+        b"forgotten",
+        b"%016d" % floor,
+    ]
+    assert redis.hget(KEYS.session, "c") == before
+    assert counted(redis, op_of("c0", floor + 1)).repeated is False
+
+
+def test_what_would_tell_is_gone(redis: Redis) -> None:
+    """The record was lost with everything in it: whether the save was done cannot be told."""
+    token = token_of("long")
+    call = release(token, granted(redis, token))
+    run(redis, call)
+    redis.flushall()
+    assert outcome_of(redis, call) == Refused("untold")
+
+
+def test_a_lapsed_lock_is_lost_for_certain(redis: Redis) -> None:
+    token = token_of("long")
+    grant = granted(redis, token)
+    redis.delete(KEYS.lock)
+    assert outcome_of(redis, release(token, grant)) == Refused("lost", grant.fence)
+
+
+# --- the same in Python, for commits by WATCH
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), max_size=12))
+def test_records(calls: list[tuple[int, int]]) -> None:
+    """Whatever finishes in whatever order: it is known from then on, and nothing else is but what is below low."""
+    record: str | None = None
+    done: set[int] = set()
+    told = 0
+    for number, answered in calls:
+        low = min(number, answered)
+        record = records.finish(op_of("c", number), f"{low:016d}", record)
+        if number >= told:
+            done.add(number)
+        told = max(told, low)
+        for other in range(1, 10):
+            assert records.has_finished(op_of("c", other), record) == (other < told or other in done)
+
+
+def test_a_lane() -> None:
+    """Numbers grow; low is the oldest call about that session that is not answered."""
+    lane = Lane()
+    first, other, second = lane.begin("a"), lane.begin("b"), lane.begin_token("a")
+    assert first < other < second
+    assert lane.low("a", second) == first[12:28]
+    lane.end("a", first)
+    assert lane.low("a", second) == second[12:28]
+    assert lane.low("b", other) == other[12:28]
+    lane.exceed(10**15)
+    assert lane.begin("a")[12:] == f"{10**15 + 1:016d}"
+    assert lane.low("a", first) == first[12:28], "never above its own number"
