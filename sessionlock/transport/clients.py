@@ -13,16 +13,18 @@ import inspect
 import weakref
 from typing import Any, Literal
 
+import redis
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis, RedisCluster, SSLConnection
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 
+from ..errors import ConfigurationError
 from .fake import fake_server
 
 OF_A_LOOP = (asyncio.Lock, asyncio.Condition)
 NOT_TAKEN = {"startup_nodes", "event_dispatcher"}  # of one client, and its event loop
 
-__all__ = ["ClientKind", "address_of", "client_kind", "close_client", "own_client", "server_name"]
+__all__ = ["ClientKind", "address_of", "check_client", "client_kind", "close_client", "own_client", "server_name"]
 
 ClientKind = Literal["single", "sentinel", "cluster", "quorum"]  # "quorum": of one of its masters
 
@@ -46,6 +48,31 @@ def own_client(client: Any) -> Any:
         kwargs = _with_driver(pool.connection_kwargs)
         return Redis(connection_pool=ConnectionPool(connection_class=pool.connection_class, **kwargs))
     return Redis(connection_pool=_own_pool(pool))
+
+
+def check_client(client: Any) -> None:
+    """Whether it is one that a guard can use.
+
+    Raises:
+        ConfigurationError: it is not; with what to give.
+    """
+    blocks = isinstance(client, (redis.Redis, redis.RedisCluster))
+    pool = getattr(client, "connection_pool", None)
+    if isinstance(client, RedisCluster) or (hasattr(pool, "make_connection") and not blocks):
+        return
+    told = type(client).__name__
+    if isinstance(client, str):
+        what, told = "an URL is for SessionGuard.from_url(url)", "a str"
+    elif blocks:
+        what = "give redis.asyncio.Redis(…) or redis.asyncio.RedisCluster(…), for threads, too; or use from_url()"
+        told = f"a {told} without asyncio"
+    elif isinstance(client, Sentinel):
+        what = "give what its master_for(service) returns"
+    elif isinstance(client, ConnectionPool):
+        what = "give redis.asyncio.Redis(connection_pool=…)"
+    else:
+        what = "give redis.asyncio.Redis(…), or use from_url()"
+    raise ConfigurationError(f"a guard needs a redis.asyncio client, not {told}: {what}")
 
 
 def address_of(client: Any) -> str:
@@ -100,13 +127,15 @@ def _own_cluster(client: RedisCluster) -> RedisCluster:
     for name, parameter in inspect.signature(RedisCluster.__init__).parameters.items():
         if name in known and name not in NOT_TAKEN and known[name] != parameter.default:
             given[name] = known[name]
-    begin = [ClusterNode(str(node.host), int(node.port)) for node in nodes.startup_nodes.values()]
-    own = RedisCluster(startup_nodes=begin, **given)
+    begin = [(str(node.host), int(node.port)) for node in nodes.startup_nodes.values()]
+    own = RedisCluster(startup_nodes=[ClusterNode(*address) for address in begin], **given)
     # What only its connections take; and their class, which may be the application's.
     made = own.connection_kwargs
-    more = {name: value for name, value in client.connection_kwargs.items() if name not in made}
-    for settings in (made, *(node.connection_kwargs for node in own.nodes_manager.startup_nodes.values())):
-        settings.update(more, connection_class=client.connection_kwargs["connection_class"])
+    made.update({name: value for name, value in client.connection_kwargs.items() if name not in made})
+    made.update(connection_class=client.connection_kwargs["connection_class"])
+    own.nodes_manager.startup_nodes.update(
+        {node.name: node for node in (ClusterNode(*address, **made) for address in begin)}
+    )
     return own
 
 

@@ -232,7 +232,10 @@ async def test_a_cluster_has_all_that_it_has() -> None:
     assert (own.nodes_manager.require_full_coverage, own.reinitialize_steps) == (False, 9)
     assert own.nodes_manager.address_remap is client.nodes_manager.address_remap
     (node,) = own.nodes_manager.startup_nodes.values()
-    for settings in (own.connection_kwargs, node.connection_kwargs):
-        for name in ("credential_provider", "ssl_ca_certs", "ssl_ca_path", "connection_class", "socket_timeout"):
-            assert settings[name] == client.connection_kwargs[name]
+    made = node.connection_class(**node.connection_kwargs)
+    assert isinstance(made, Tunnel)
+    assert (made.ssl_context.ca_certs, made.ssl_context.ca_path, made.socket_timeout) == ("/ca", "/p", 3.0)
+    assert made.credential_provider is client.connection_kwargs["credential_provider"]
+    for name in ("credential_provider", "ssl_ca_certs", "ssl_ca_path", "connection_class", "socket_timeout"):
+        assert own.connection_kwargs[name] == client.connection_kwargs[name]
     await close_client(own)
