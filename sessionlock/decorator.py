@@ -9,6 +9,7 @@ from .blocking import guard as blocking
 from .default import default_guard
 from .errors import ConfigurationError
 from .guard import SessionGuard
+from .lock.arguments import this_kind
 from .lock.options import ViewOptions
 from .views.session_id import SidFrom, cookie, header
 from .views.wrap import Decorator, Locks, locked_view
@@ -64,6 +65,9 @@ def session_locked(
         was replaced by a newer one. ConfigurationError: the cookie has to be set, and the answer cannot carry it; what
         the view changed is not saved. Otherwise as :meth:`SessionGuard.session_lock`.
     """
+
+    if guard is not None:
+        this_kind("guard", guard, (SessionGuard, blocking.SessionGuard), "a SessionGuard")
 
     def for_async() -> SessionGuard:
         if isinstance(guard, blocking.SessionGuard):

@@ -16,6 +16,18 @@ from tenacity import AsyncRetrying
 
 from .codecs.base import Codec, default_codec
 from .errors import ConfigurationError
+from .lock.arguments import (
+    MISSING,
+    MODES,
+    check_given,
+    given_codec,
+    given_lease,
+    given_session,
+    given_wait,
+    one_of,
+    this_kind,
+    truth,
+)
 from .lock.blocks import SessionContext, SessionsContext
 from .lock.by_hand import Lock
 from .lock.holders import node_name
@@ -29,11 +41,10 @@ from .observe import Observer, harmless
 from .policies import LeasePolicy, Replicated, SessionPolicy, WaitPolicy, check_seconds, seconds_until_stop
 from .protocol.keys import check_prefix, check_sid, keys_for, new_sid
 from .session.commits import engine_for
-from .session.data import SessionFormat
 from .session.mapping import Session
-from .session.merge import check_strategies
 from .session.transaction import Attempt, attempts
 from .session.unlocked import BeginningContext, Unlocked, UnlockedContext, UnlockedMode
+from .transport.clients import check_client
 from .urls import client_from_url
 
 if TYPE_CHECKING:
@@ -105,21 +116,23 @@ class SessionGuard(GuardOperations):
         observer: Observer | None = None,
         name: str | None = None,
     ) -> None:
-        self.lease_policy: LeasePolicy = _instance(lease, LeasePolicy, "lease")
-        self.wait_policy: WaitPolicy = WaitPolicy() if wait is None else _patience(wait)
-        session_policy = _instance(session, SessionPolicy, "session")
-        check_strategies(session_policy.merge)
+        check_client(client)
+        self.lease_policy: LeasePolicy = LeasePolicy() if lease is None else given_lease(lease)
+        self.wait_policy: WaitPolicy = WaitPolicy() if wait is None else given_wait(wait)
         _check_fit(self.wait_policy, self.lease_policy)
         check_prefix(prefix)
         check_seconds("reply_within", reply_within)
         check_seconds("retry_for", retry_for)
-        if not isinstance(push_limit, int) or push_limit < 0:
-            raise ConfigurationError(f"push_limit must be a number of bytes, not {push_limit!r}")
-        if commit_by not in ("auto", "script", "watch"):
-            raise ConfigurationError(f"commit_by must be auto, script or watch, not {commit_by!r}")
-        if durability is not None and not isinstance(durability, Replicated):
-            raise ConfigurationError(f"durability must be Replicated(replicas=…), not {durability!r}")
-        self._label = check_label(label or name)
+        if this_kind("push_limit", push_limit, int, "a number of bytes from 0 on") < 0:
+            raise ConfigurationError(f"push_limit must be a number of bytes from 0 on, not {push_limit!r}")
+        one_of("commit_by", commit_by, ("auto", "script", "watch"))
+        if durability is not None:
+            this_kind("durability", durability, Replicated, "a Replicated, such as Replicated(replicas=1)")
+        if check is not None:
+            truth("check", check)
+        if observer is not None and not callable(observer):
+            raise ConfigurationError(f"observer must be a function that is called with each event, not {observer!r}")
+        self._label = check_label(name if label is None else label)
         self._client = client
         self._owned: list[Any] = []  # clients that are ours to close
         how: dict[str, Any] = {
@@ -134,8 +147,8 @@ class SessionGuard(GuardOperations):
         told = None if observer is None else harmless(observer)
         super().__init__(
             prefix=prefix,
-            session_policy=session_policy,
-            codec=codec or default_codec(),
+            session_policy=SessionPolicy() if session is None else given_session(session),
+            codec=default_codec() if codec is None else given_codec(codec),
             push_limit=push_limit,
             reply_within=reply_within,
             runtimes=Runtimes(partial(Runtime, topology, engine, told)),
@@ -208,11 +221,10 @@ class SessionGuard(GuardOperations):
             LeaseLost, StaleFencingToken, SessionConflict, SessionDestroyed, CodecError, SessionTooLarge,
             RedisUnavailable.
         """
-        if session is not None:
-            check_strategies(session.merge)
         if not sids:
             raise ConfigurationError("session_lock() needs a session id")
         if mode != "lock" and len(sids) == 1:
+            check_given({"lease": lease, "wait": wait, "label": label, "save_on_error": save_on_error})
             return self.unlocked(
                 sids[0],
                 mode,
@@ -228,10 +240,11 @@ class SessionGuard(GuardOperations):
             )
         if mode != "lock":
             raise ConfigurationError("several sessions are only held together in mode 'lock'")
-        if serializable:
+        if truth("serializable", serializable):
             raise ConfigurationError("serializable is for mode 'optimistic'; under the lock nobody else saves")
-        how = SessionFormat(codec or self.codec, session or self.session_policy)
-        request = self._request(sids[0], how.policy, missing, lease, wait, label or name)
+        truth("save_on_error", save_on_error)
+        how = self.format_of(session, codec)
+        request = self._request(sids[0], how.policy, missing, lease, wait, name if label is None else label)
         first = SessionContext(self.runtime, request, sids[0], how, save_on_error=save_on_error, on_load=self.on_load)
         if len(sids) == 1:
             return first
@@ -251,7 +264,11 @@ class SessionGuard(GuardOperations):
         Give ``lease.fencing_token`` to that storage, so that it can refuse an older holder.
         Raises as :meth:`session_lock` does. The :class:`~sessionlock.Lock` can be kept, and taken by hand.
         """
-        return Lock(self.runtime, lock_name, self._request(lock_name, None, "create", lease, wait, label or name))
+        return Lock(
+            self.runtime,
+            lock_name,
+            self._request(lock_name, None, "create", lease, wait, name if label is None else label),
+        )
 
     def lock_key(self, name: str) -> str:
         """The Redis key of ``guard.lock(name)``, and of the session with that id: a plain ``SET NX PX`` lock.
@@ -273,14 +290,14 @@ class SessionGuard(GuardOperations):
         wait: WaitPolicy | float | None,
         label: str | None,
     ) -> LockRequest:
-        if missing not in ("create", "reject"):
-            raise ConfigurationError(f"missing must be 'create' or 'reject', not {missing!r}")
+        one_of("missing", missing, MISSING)
         node = self._label or node_name()
+        label = check_label(label)
         return LockRequest(
             keys=keys_for(self.prefix, check_sid(sid)),
-            label=f"{node} {check_label(label)}" if label else node,
-            lease=lease or self.lease_policy,
-            wait=self.wait_policy if wait is None else _patience(wait),
+            label=f"{node} {label}" if label else node,
+            lease=self.lease_policy if lease is None else given_lease(lease),
+            wait=self.wait_policy if wait is None else given_wait(wait),
             session=session,
             missing=missing,
             push_limit=self._push_limit,
@@ -307,8 +324,7 @@ class SessionGuard(GuardOperations):
         Raises:
             SessionConflict: the last attempt clashed too. Otherwise as :meth:`session_lock` without a lock.
         """
-        if session is not None:
-            check_strategies(session.merge)
+        check_given({"retry": retry})
         wanted = self._unlocked(sid, "optimistic", missing, session, None)
         return attempts(replace(wanted, serializable=True), retry)
 
@@ -341,6 +357,8 @@ class SessionGuard(GuardOperations):
         ``change`` may run several times: it should do nothing but change the session. Returns what it returned.
         Raises as :meth:`attempts` does.
         """
+        if not callable(change):
+            raise ConfigurationError(f"change must be a function of the session, not {change!r}")
         async for attempt in self.attempts(sid, **options):
             async with attempt as current:
                 result = change(current)
@@ -376,6 +394,9 @@ class SessionGuard(GuardOperations):
         Raises:
             InvalidSessionId, ConfigurationError.
         """
+        truth("serializable", serializable)
+        if expected_version is not None:
+            this_kind("expected_version", expected_version, int, "a number, such as session.version")
         wanted = self._unlocked(sid, mode, missing, session, codec)
         return UnlockedContext(
             replace(wanted, expected_version=expected_version, serializable=serializable, yields=yields)
@@ -384,6 +405,8 @@ class SessionGuard(GuardOperations):
     def _unlocked(
         self, sid: str, mode: UnlockedMode, missing: str, session: SessionPolicy | None, codec: Codec | None
     ) -> Unlocked:
+        one_of("mode", mode, MODES)
+        one_of("missing", missing, MISSING)
         return Unlocked(self, self.keys_of(sid), sid, self.format_of(session, codec), mode, missing)
 
     def beginning(
@@ -421,19 +444,6 @@ class SessionGuard(GuardOperations):
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-
-def _instance(value: T | None, kind: type[T], name: str) -> T:
-    if value is None:
-        return kind()
-    if not isinstance(value, kind):
-        raise ConfigurationError(f"{name} must be a {kind.__name__}, not {value!r}")
-    return value
-
-
-def _patience(wait: WaitPolicy | float) -> WaitPolicy:
-    """A policy, or seconds as one."""
-    return wait if isinstance(wait, WaitPolicy) else WaitPolicy.seconds(wait)
 
 
 def _with_quorum(quorum: Quorum, client: Any, open_store: OpenTopology, **how: Any) -> tuple[OpenTopology, list[Any]]:

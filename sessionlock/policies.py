@@ -37,6 +37,11 @@ def check_seconds(name: str, value: float, *, least: float = 0.001) -> None:
         raise ConfigurationError(f"{name} must be between {least} s and ten years, not {value!r} s")
 
 
+def _check_truth(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} must be True or False, not {value!r}")
+
+
 @dataclass(frozen=True)
 class LeasePolicy:
     """How long a lock is held.
@@ -59,11 +64,16 @@ class LeasePolicy:
         check_seconds("LeasePolicy.ttl", self.ttl, least=0.01)
         check_seconds("LeasePolicy.max_hold", self.max_hold, least=0.01)
         check_seconds("LeasePolicy.claim", self.claim, least=0.01)
+        _check_truth("LeasePolicy.renew", self.renew)
         if self.safety_margin is None:
             # Clock drift between two machines is far below 1 %; a few ms cover a late timer.
             object.__setattr__(self, "safety_margin", min(0.1, 0.01 * self.ttl + 0.002))
-        elif not 0 <= self.safety_margin < self.ttl:
-            raise ConfigurationError("LeasePolicy.safety_margin must be at least 0 and below ttl")
+        else:
+            check_seconds("LeasePolicy.safety_margin", self.safety_margin, least=0)
+            if self.safety_margin >= self.ttl:
+                raise ConfigurationError(
+                    f"LeasePolicy.safety_margin must be below ttl ({self.ttl:g} s), not {self.safety_margin!r} s"
+                )
         if self.on_lost not in ("cancel", "flag"):
             raise ConfigurationError(f"LeasePolicy.on_lost must be 'cancel' or 'flag', not {self.on_lost!r}")
 
@@ -114,7 +124,9 @@ class WaitPolicy:
                     f"WaitPolicy.{name} must be a tenacity object such as stop_after_delay(5) or"
                     f" wait_fixed(0.1), not {getattr(self, name)!r}"
                 )
-        if not isinstance(self.max_waiters, int) or not 0 <= self.max_waiters <= 100_000:
+        if self.before_sleep is not None and not callable(self.before_sleep):
+            raise ConfigurationError(f"WaitPolicy.before_sleep must be a function, not {self.before_sleep!r}")
+        if type(self.max_waiters) is not int or not 0 <= self.max_waiters <= 100_000:
             raise ConfigurationError(
                 f"WaitPolicy.max_waiters must be a whole number from 0 to 100000, not {self.max_waiters!r}"
             )
@@ -122,7 +134,7 @@ class WaitPolicy:
     @classmethod
     def seconds(cls, wait: float, *, max_waiters: int = 64) -> WaitPolicy:
         """Give up after ``wait`` seconds; 0 means: do not queue at all."""
-        if wait == 0:
+        if wait == 0 and not isinstance(wait, bool):
             return cls.never(max_waiters=max_waiters)
         check_seconds("wait", wait)
         return cls(stop=stop_after_delay(wait), max_waiters=max_waiters)
@@ -182,13 +194,19 @@ class SessionPolicy:
         check_seconds("SessionPolicy.tombstone", self.tombstone, least=0.01)
         if self.absolute is not None:
             check_seconds("SessionPolicy.absolute", self.absolute, least=0.01)
+        check_seconds("SessionPolicy.refresh_below", self.refresh_below, least=0)
         if not 0 <= self.refresh_below <= 1:
             raise ConfigurationError(f"SessionPolicy.refresh_below must be 0 to 1, not {self.refresh_below!r}")
         if self.save not in ("end_of_request", "immediate"):
             raise ConfigurationError(f"SessionPolicy.save must be 'end_of_request' or 'immediate', not {self.save!r}")
+        if not isinstance(self.merge, Mapping):
+            raise ConfigurationError(
+                f"SessionPolicy.merge must be a dict from keys to strategies ({{'cart': 'by_id'}}), not {self.merge!r}"
+            )
         for name in ("max_field", "max_session"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"SessionPolicy.{name} must be at least 1 byte")
+            limit = getattr(self, name)
+            if type(limit) is not int or limit < 1:
+                raise ConfigurationError(f"SessionPolicy.{name} must be a number of bytes from 1 on, not {limit!r}")
 
     @cached_property
     def idle_ms(self) -> int:
@@ -237,6 +255,8 @@ class Replicated:
                 f" {self.replicas!r}"
             )
         check_seconds("Replicated.within", self.within)
+        _check_truth("Replicated.aof", self.aof)
+        _check_truth("Replicated.required", self.required)
 
     @property
     def command(self) -> tuple[str | int, ...]:

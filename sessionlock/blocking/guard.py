@@ -40,13 +40,13 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-import redis
 from tenacity import AsyncRetrying, BaseRetrying
 
 from .. import default
 from ..errors import ConfigurationError
 from ..guard import GuardOptions
 from ..guard import SessionGuard as AsyncGuard
+from ..lock.arguments import check_given, given_lease, this_kind
 from ..lock.by_hand import flagged
 from ..lock.inspection import SessionInfo
 from ..lock.options import LockOptions, SharedOptions, TransactionOptions, ViewOptions
@@ -76,8 +76,6 @@ class SessionGuard:
     """
 
     def __init__(self, client: Any, **options: Unpack[GuardOptions]) -> None:
-        if isinstance(client, redis.Redis):
-            raise ConfigurationError("give a redis.asyncio client (it is used in a loop of its own), or use from_url()")
         if isinstance(client, AsyncGuard):
             if options:
                 raise ConfigurationError("options belong to the guard that is handed over; give them there")
@@ -120,7 +118,7 @@ class SessionGuard:
     ) -> AbstractContextManager[Any, None]:
         """``with guard.session_lock(sid) as session``; as :meth:`sessionlock.SessionGuard.session_lock`, which names
         the options and the errors. Further: LeaseLost at any use of a session whose lease was lost."""
-        policy = lease or self.inner.lease_policy
+        policy = self.inner.lease_policy if lease is None else given_lease(lease)
         context = self.inner.session_lock(*sids, lease=flagged(policy), **options)
         hand_over = hand_out if len(sids) == 1 else hand_out_all
         return Block(self._loop, context, partial(hand_over, policy.on_lost == "flag"))
@@ -139,8 +137,9 @@ class SessionGuard:
         Ask ``lease.check()`` before what must not happen without the lock; it raises LeaseLost. The :class:`Lock` can
         be kept, and taken by hand.
         """
-        policy = flagged(lease or self.inner.lease_policy)
-        return Lock(self._loop, self.inner.lock(lock_name, lease=policy, wait=wait, label=label or name))
+        policy = flagged(self.inner.lease_policy if lease is None else given_lease(lease))
+        label = name if label is None else label
+        return Lock(self._loop, self.inner.lock(lock_name, lease=policy, wait=wait, label=label))
 
     def lock_key(self, name: str) -> str:
         """:meth:`sessionlock.SessionGuard.lock_key`."""
@@ -160,6 +159,7 @@ class SessionGuard:
         ``retry``: a tenacity object; its ``stop``, ``wait`` and ``before_sleep`` count.
         """
         tries = None
+        check_given({**options, "retry": retry})
         if retry is not None:
             tries = AsyncRetrying(stop=retry.stop, wait=retry.wait, before_sleep=retry.before_sleep)
         loop = self._loop()
@@ -322,5 +322,7 @@ def session_locked(
     **options: Unpack[ViewOptions],
 ) -> views.Decorator:
     """:func:`sessionlock.session_locked` for sync views only."""
+    if guard is not None:
+        this_kind("guard", guard, SessionGuard, "a sessionlock.blocking.SessionGuard")
     locks = views.Locks(sid_from, options, for_async=None, for_sync=lambda: guard or default_guard())
     return partial(views.locked_view, locks=locks)

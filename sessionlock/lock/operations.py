@@ -17,6 +17,7 @@ from ..session.data import SessionFormat
 from ..session.mapping import Session
 from ..session.operations import StoredSession
 from ..session.user_index import UserIndex
+from .arguments import given_codec, given_session, this_kind
 from .inspection import SessionInfo, session_info
 from .runtime import Runtime, Runtimes
 
@@ -64,7 +65,10 @@ class GuardOperations:
 
     def format_of(self, session: SessionPolicy | None = None, codec: Codec | None = None) -> SessionFormat:
         """How a session is written; None: as the guard has it."""
-        return SessionFormat(codec or self.codec, session or self.session_policy)
+        return SessionFormat(
+            self.codec if codec is None else given_codec(codec),
+            self.session_policy if session is None else given_session(session),
+        )
 
     async def create(
         self,
@@ -83,6 +87,8 @@ class GuardOperations:
             InvalidSessionId, CodecError, SessionTooLarge, RedisUnavailable.
         """
         how = self.format_of(session, codec)
+        if data is not None:
+            this_kind("data", data, Mapping, "a mapping")
         for _ in range(3):
             chosen = check_sid(sid) if sid is not None else new_sid()
             keys = keys_for(self.prefix, chosen)
@@ -113,6 +119,8 @@ class GuardOperations:
             SessionNotFound, SessionDestroyed, InvalidSessionId, RedisUnavailable.
             SessionConflict: what is stored there is not an integer. ConfigurationError: the codec hides numbers.
         """
+        this_kind("key", key, str, "the name of a session's key")
+        this_kind("by", by, int, "a whole number")
         outcome = await self._stored(sid).increment(key, by)
         if outcome.safety is not None:
             outcome.safety.raise_for_shortfall()
@@ -156,6 +164,7 @@ class GuardOperations:
         Returns False when that token holds it no more: of ten concurrent calls one wins.
         """
         keys = self.keys_of(sid)
+        this_kind("token", token, str, "the token that inspect() showed")
         runtime = self.runtime()
         call = ForceRelease(keys, token, deaf=runtime.deaf)
         return await runtime.executor.run(call) == "released"
@@ -193,17 +202,17 @@ class GuardOperations:
         Raises:
             SessionNotFound, SessionDestroyed, InvalidSessionId, RedisUnavailable.
         """
-        await self._users().bind(self.keys_of(sid), user)
+        await self._users().bind(self.keys_of(sid), _known_by(user))
 
     async def sessions_of(self, user: str) -> list[SessionInfo]:
         """The user's live sessions. Entries of sessions that are gone are taken out of the index on the way."""
-        return [await self._seen(keys) for keys in await self._users().records(user)]
+        return [await self._seen(keys) for keys in await self._users().records(_known_by(user))]
 
     async def destroy_all(self, user: str, *, keep: str | None = None) -> int:
         """Log the user out everywhere (except ``keep``, a session id); returns how many sessions were ended."""
         spared = self.keys_of(keep).digest if keep is not None else None
         ended = 0
-        for keys in await self._users().records(user):
+        for keys in await self._users().records(_known_by(user)):
             if keys.digest != spared:
                 stored = StoredSession(self.runtime().executor, keys, self.format_of())
                 existed, _ = await stored.destroy(durably=False)
@@ -227,3 +236,7 @@ class GuardOperations:
         """A session was loaded: keep its entry in the index of users alive, beside the request."""
         if b"#user" in snapshot.fields and self._users().overdue(snapshot):
             self.runtime().background(self._users().enter_again(keys, snapshot))
+
+
+def _known_by(user: Any) -> str:
+    return this_kind("user", user, str, "what the user is known by, as a str")

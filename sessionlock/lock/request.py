@@ -47,5 +47,7 @@ def check_label(label: str | None) -> str:
     if label is None:
         return ""
     if not isinstance(label, str) or not label.isprintable() or len(label) > 120:
-        raise ConfigurationError("a holder's name must be printable and at most 120 characters")
+        raise ConfigurationError(
+            f"label, what others see of a holder, must be a printable str of at most 120 characters, not {label!r:.200}"
+        )
     return label

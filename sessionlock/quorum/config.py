@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ..errors import ConfigurationError
 from ..policies import check_seconds
-from ..transport.clients import address_of
+from ..transport.clients import address_of, check_client
 
 __all__ = ["Quorum", "address_of", "master_name"]
 
@@ -65,6 +65,7 @@ class Quorum:
             if isinstance(given, str):
                 client = client_from_url(given)
                 made.append(client)
+            check_client(client)
             if not _plain(client):
                 raise ConfigurationError(
                     f"a master of a quorum is one Redis server (redis.asyncio.Redis, or its URL), not"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ..codecs.base import keeps_counters
 from ..errors import ConfigurationError, SessionConflict, StaleFencingToken
 from ..lease import Lease
-from ..policies import Replication
+from ..policies import Replication, check_seconds
 from ..protocol.calls import Change
 from ..protocol.keys import SessionKeys, keys_for, renewed_sid
 from ..protocol.record_calls import Create, Destroy, Expire, Increment, Regenerate
@@ -96,7 +96,8 @@ class StoredSession:
         Raises:
             SessionNotFound, SessionDestroyed, RedisUnavailable; ``loss`` makes the error for a lease that was lost.
         """
-        if not 0 <= grace <= MOST_GRACE:
+        check_seconds("grace", grace, least=0)
+        if grace > MOST_GRACE:
             raise ConfigurationError(f"grace must be 0 to {MOST_GRACE} seconds, not {grace!r}")
         sid = renewed_sid(self.keys)
         keys = keys_for(self.keys.prefix, sid)

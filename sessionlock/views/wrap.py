@@ -24,6 +24,7 @@ from typing import (
 )
 
 from ..errors import ConfigurationError, SessionNotFound
+from ..lock.arguments import check_given
 from ..lock.options import LockOptions, ViewOptions
 from ..policies import SessionPolicy
 from ..selfcalls.check import refusing
@@ -110,6 +111,7 @@ class Locks:
             )
         for name in self.options.keys() - ViewOptions.__optional_keys__:
             raise TypeError(f"session_locked() got an unexpected keyword argument {name!r}")
+        check_given(self.options)
 
     def block(self, guard: Guard, sid: str | None) -> Any:
         """The block around one call of the view; without an id, of a session that begins."""

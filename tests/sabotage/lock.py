@@ -15,6 +15,7 @@ LOOP = "tests/faults/test_event_loop.py::"
 EDGES = "tests/faults/test_edges.py::"
 SELF = "tests/selfcalls/test_check.py::"
 OBJECTIONS = "tests/conformance/test_objections.py::"
+ARGUMENTS = "tests/lock/test_arguments.py::"
 RUNTIME = "tests/lock/test_runtime.py::"
 CHECKUP = "tests/checkup/test_checkup.py::"
 MISHAPS = "tests/faults/test_quorum_mishaps.py::"
@@ -23,6 +24,22 @@ DOG = "tests/lock/test_watchdog.py::"
 CLOCK = "tests/lock/test_clock.py::"
 
 SABOTAGE: Table = [
+    (
+        "a lease of another kind is met when the block is entered",
+        "arguments",
+        "lock/arguments.py",
+        "    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):\n",
+        "    if False:\n",
+        (ARGUMENTS + "test_of_a_guard", ARGUMENTS + "test_of_a_block", ARGUMENTS + "test_of_a_decorated_view"),
+    ),
+    (
+        "a client without asyncio is met at the first call",
+        "arguments",
+        "guard.py",
+        "        check_client(client)\n",
+        "",
+        ARGUMENTS + "test_a_client_that_is_none",
+    ),
     (
         "a guard that is dropped keeps its connections",
         "leaks",
