@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import math
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
@@ -27,9 +26,10 @@ __all__ = ["GRACE", "Patience", "StillWaiting", "in_time", "leaves_within", "lef
 
 T = TypeVar("T")
 GRACE = 0.2  # seconds beyond the end of a wait for a reply that is on its way, and for giving the place back
+A_DAY = 86_400.0  # not every event loop has timers that never end
 
 
-def left_of(request: LockRequest, began: float, most: float = math.inf) -> float:
+def left_of(request: LockRequest, began: float, most: float = A_DAY) -> float:
     """Seconds that are left of a wait that began then, with its grace."""
     return min(most, max(0.0, began + request.wait.longest + GRACE - monotonic()))
 

@@ -14,8 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..clock import monotonic
-from ..errors import RedisUnavailable
-from ..lock.patience import Patience
+from ..lock.patience import Patience, in_time, leaves_within
 from ..lock.refusals import outrun, refused
 from ..lock.request import LockRequest, OnWait
 from ..lock.runtime import Runtime
@@ -64,7 +63,7 @@ class QuorumAcquisition:
         request: LockRequest,
         on_wait: OnWait | None = None,
     ) -> None:
-        self._contest = Contest(runtime, router, request, _keys_at_masters(request.keys), on_wait)
+        self._contest = Contest(runtime, router, request, _keys_at_masters(request.keys), on_wait, monotonic())
         self._open_election = open_election
         self._election = open_election(self._contest)
         self._stage = Stage.ELECTING
@@ -84,7 +83,7 @@ class QuorumAcquisition:
         try:
             granted = await self._elected_and_installed()
         except BaseException as error:
-            await self._abandon(wait=not isinstance(error, RedisUnavailable))
+            await self._abandon(leaves_within(error, self._contest.request, self._contest.began))
             raise
         else:
             self._stage = Stage.HELD
@@ -100,7 +99,7 @@ class QuorumAcquisition:
 
     async def _elected_and_installed(self) -> Granted:
         request = self._contest.request
-        patience = Patience(request)
+        patience = Patience(request, self._contest.began)
         take_effect = self._agree if self._contest.is_lock_alone else self._install
         while True:
             won = await self._election.elect(patience)
@@ -111,7 +110,7 @@ class QuorumAcquisition:
             if granted is not None:
                 return granted
             # A later holder was there first: the majority had been lost.
-            await self._abandon(wait=False)
+            await self._abandon(within=0.0)
             self._election.leave()
             await self._breathe(patience)
             self._election = self._open_election(self._contest)
@@ -177,7 +176,7 @@ class QuorumAcquisition:
             label=request.label,
             missing=request.missing,
         )
-        outcome = await contest.router.run(call)
+        outcome = await in_time(contest.router.run(call), request, contest.began, None)
         if isinstance(outcome, Granted):
             return Granted(outcome.fence, outcome.server_us, won.asked_at, won.trusted_for, outcome.snapshot)
         assert isinstance(outcome, Refused)
@@ -188,12 +187,12 @@ class QuorumAcquisition:
 
     # --- giving up
 
-    async def _abandon(self, *, wait: bool) -> None:
+    async def _abandon(self, within: float) -> None:
         """Give up whatever there is under this token, at the store and at the masters."""
         at_store = self._stage is Stage.INSTALLING
         self._stage = Stage.GIVEN_UP
         self._election.poll.close()
-        await self._contest.runtime.see_through(self._give_up(self._election, at_store=at_store), wait=wait)
+        await self._contest.runtime.see_through(self._give_up(self._election, at_store=at_store), within=within)
 
     async def _give_up(self, election: Election, *, at_store: bool) -> None:
         """What does not answer is not waited for; its locks run out."""

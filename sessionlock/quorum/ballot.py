@@ -210,6 +210,14 @@ class Ballot:
         """Whether enough masters have a say for anybody to win."""
         return sum(not vote.said and not vote.spoiled for vote in self._votes.values()) >= self.majority
 
+    def heard(self) -> bool:
+        """Whether enough masters have said something: who hangs has a say, but does not use it."""
+        silent = sum(
+            vote.said != "" or (vote.pending and vote.held is None and vote.holder is None)
+            for vote in self._votes.values()
+        )
+        return len(self._votes) - silent >= self.majority
+
     def to_ask(self, now: float) -> list[str]:
         """Whom a look is to ask: all but those that granted for long enough, and those that are being asked."""
         return [

@@ -20,7 +20,7 @@ from typing import Any
 from .. import observe
 from ..clock import monotonic
 from ..errors import SessionLockError
-from ..lock.patience import Patience
+from ..lock.patience import Patience, left_of
 from ..lock.refusals import queue_full, refused
 from ..lock.waiting import HEARD_OF_EVERY, LATEST_AFTER_EXPIRY, SUBSCRIBED_WITHIN, Room, soon_after_expiry
 from ..protocol.calls import Acquire
@@ -246,7 +246,8 @@ class NativeElection:
         self.poll.ballot.asked(master.name)
         await master.pushes.listen(self._contest.keys, self.token, SUBSCRIBED_WITHIN)
         if self.poll.is_open:
-            await asyncio.wait([self._ask(master)])
+            left = left_of(self._contest.request, self._contest.began)
+            await asyncio.wait([self._ask(master)], timeout=left)
 
     @property
     def _is_foremost(self) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ..clock import monotonic
 from ..errors import QuorumNotReached, SessionLockError
-from ..lock.patience import Patience
+from ..lock.patience import GRACE, Patience
 from ..lock.refusals import not_granted
 from ..lock.request import LockRequest, OnWait
 from ..lock.runtime import Runtime
@@ -38,6 +38,7 @@ class Contest:
     request: LockRequest
     keys: SessionKeys
     on_wait: OnWait | None
+    began: float  # the wait did, by the monotonic clock
 
     @property
     def masters(self) -> Masters:
@@ -58,7 +59,7 @@ class Contest:
         self.runtime.numbers.acquisitions.end(self.request.digest, token)
 
     def poll(self) -> Poll:
-        return Poll(self.masters, self.request.lease.claim_ms / 1000)
+        return Poll(self.masters, self.request.lease.claim_ms / 1000, self.began + self.request.wait.longest + GRACE)
 
     def self_call(self, wake: Callable[[], object]) -> SelfCallCheck:
         return SelfCallCheck(self.runtime, self.request, self.on_wait, wake)
@@ -89,12 +90,13 @@ class Election(Protocol):
 
 
 class Poll:
-    """A ballot, the calls that ask for votes, and the one who waits for their answers."""
+    """A ballot, the calls that ask for votes, and the one who waits for their answers, ``until`` then (monotonic)."""
 
-    def __init__(self, masters: Masters, claim: float) -> None:
+    def __init__(self, masters: Masters, claim: float, until: float) -> None:
         self.by_name: dict[str, Master] = {master.name: master for master in masters.all}
         self.ballot: Ballot = Ballot(list(self.by_name), claim=claim)
         self._masters = masters
+        self._until = until
         self._bell = Bell()
         self._deciding = False  # only a decision is worth waking up for
         self._closed = False
@@ -135,8 +137,8 @@ class Poll:
     async def until_decided(self) -> None:
         self._deciding = True
         try:
-            while not self.ballot.decided(monotonic()):
-                await self.change_before(float("inf"))  # every call to a master ends
+            while not self.ballot.decided(now := monotonic()) and now < self._until:
+                await self.change_before(self._until)  # every call to a master ends, but a wait may end before
         finally:
             self._deciding = False
 
@@ -149,7 +151,7 @@ class Poll:
     # --- why it was not won
 
     def not_now(self, digest: str, waited: float | None = None) -> SessionLockError:
-        if not self.ballot.reached():
+        if not self.ballot.reached() or not self.ballot.heard():
             return self.not_reached(digest)
         return not_granted(digest, self.ballot.holder(), waited=waited, position=self.ballot.position())
 

@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 PROVEN_WITHIN = 1.0  # seconds for a push connection to show that it lives, when there is doubt
-PROVEN_EVERY = 0.75  # seconds between two such doubts while somebody relies on it
+PROVEN_EVERY = 0.5  # seconds between two such doubts while somebody relies on it
 TRY_AGAIN_AFTER = 1.0  # seconds between attempts to subscribe where that fails
 FAILED = (RedisError, hiredis.ReplyError, OSError, NotNow)
 

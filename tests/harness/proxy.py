@@ -213,6 +213,15 @@ class FaultyProxy:
         for way in _ways(direction):
             self._open[way].clear()
 
+    def forget_listeners(self, direction: Direction = "both") -> int:
+        """Nothing passes any more on the connections that have subscribed until now, and neither side learns that the
+        other one closed: a firewall has forgotten them. New ones work. Returns how many those are.
+        """
+        forgotten = [connection for connection in self._connections if connection.subscribed]
+        for connection in forgotten:
+            connection.forgotten = _ways(direction)
+        return len(forgotten)
+
     def heal(self) -> None:
         """End blackhole, delay and refusal and disarm what was armed to drop; what is held stays held.
 
@@ -346,7 +355,9 @@ class _Connection:
         self.replies = _Pipe(proxy, "replies", self._to_client)
         # One entry for every request that the server has yet to answer: the fault that shall eat the reply, or None.
         self._unanswered: deque[Fault | None] = deque()
-        self._subscribed = False
+        self.subscribed = False
+        self.forgotten: tuple[OneWay, ...] = ()
+        self._client_ended = asyncio.Event()
         self._was_held = False
         self._all_answered = asyncio.Event()
         self.client_gone = False
@@ -392,6 +403,9 @@ class _Connection:
                 if self.client_gone:
                     break
         self.client_gone = True
+        self._client_ended.set()
+        if self.forgotten:
+            return
         await self._proxy._way("requests").wait()
         await self.requests.finish()
         if self._was_held:
@@ -402,6 +416,8 @@ class _Connection:
     def _take_request(self, frame: bytes) -> None:
         proxy = self._proxy
         proxy.requests_seen += 1
+        if "requests" in self.forgotten:
+            return
         if proxy._drops_request(frame):
             self.cut_client()
             return
@@ -413,7 +429,7 @@ class _Connection:
             self._was_held = True
             self.requests.stall(True)
         if head(frame) in CONFIRMATIONS:
-            self._subscribed = True  # confirmed by pushes, not by a reply
+            self.subscribed = True  # confirmed by pushes, not by a reply
         else:
             self._unanswered.append(proxy._eats_reply_to(frame))
         self.requests.push(frame)
@@ -425,13 +441,17 @@ class _Connection:
         while data := await _read(self._from_server):
             for frame in frames.feed(data):
                 self._take_from_server(frame)
+        if self.forgotten:
+            await self._client_ended.wait()
         await self._proxy._way("replies").wait()
         await self.replies.finish()
 
     def _take_from_server(self, frame: bytes) -> None:
         proxy = self._proxy
+        if "replies" in self.forgotten:
+            return
         eaten: Fault | None = None
-        if is_push(frame, self._subscribed):
+        if is_push(frame, self.subscribed):
             proxy.pushes_seen += 1
             if head(frame) in MESSAGES and proxy._drops_push(frame):
                 return

@@ -18,6 +18,7 @@ OBJECTIONS = "tests/conformance/test_objections.py::"
 ARGUMENTS = "tests/lock/test_arguments.py::"
 RUNTIME = "tests/lock/test_runtime.py::"
 CHECKUP = "tests/checkup/test_checkup.py::"
+DEADLINE = "tests/faults/test_one_deadline.py::"
 MISHAPS = "tests/faults/test_quorum_mishaps.py::"
 LEASE = "tests/lock/test_lease.py::"
 DOG = "tests/lock/test_watchdog.py::"
@@ -312,6 +313,59 @@ SABOTAGE: Table = [
         "            if self._the_lease.is_lost:\n                kept = False\n",
         "            if False:\n                kept = False\n",
         LOOP + "test_a_hung_body_that_is_only_told",
+    ),
+    (
+        "a reply is waited for longer than the lock",
+        "deadline",
+        "lock/acquire.py",
+        "            answer = in_time(answer, request, self._began, last)\n",
+        "            pass\n",
+        (
+            DEADLINE + "test_redis_hangs",
+            DEADLINE + "test_redis_hangs_before_there_is_a_connection",
+            DEADLINE + "test_redis_hangs_later_on",
+            DEADLINE + "test_threads_and_views",
+        ),
+    ),
+    (
+        "a subscription is waited for longer than the lock",
+        "deadline",
+        "transport/pushes.py",
+        "        await asyncio.wait([starting], timeout=within)\n",
+        "        await asyncio.wait([starting])\n",
+        DEADLINE + "test_subscribing_is_not_answered",
+    ),
+    (
+        "giving a place back is waited for longer than the lock",
+        "deadline",
+        "lock/patience.py",
+        "left_of(request, began, CLEAN_UP_WITHIN) if isinstance(error, WaitTimedOut) else CLEAN_UP_WITHIN",
+        "CLEAN_UP_WITHIN",
+        DEADLINE + "test_giving_the_place_back_is_not_answered",
+    ),
+    (
+        "a wait has no grace",
+        "deadline",
+        "lock/patience.py",
+        "began + request.wait.longest + GRACE - monotonic()",
+        "began + request.wait.longest - monotonic()",
+        DEADLINE + "test_a_short_wait_is_no_shorter_than_a_round_trip",
+    ),
+    (
+        "a store is waited for longer than the lock",
+        "deadline",
+        "quorum/acquisition.py",
+        "await in_time(contest.router.run(call), request, contest.began, None)",
+        "await contest.router.run(call)",
+        DEADLINE + "test_the_store_of_a_quorum_hangs",
+    ),
+    (
+        "masters are waited for longer than the lock",
+        "deadline",
+        "quorum/poll.py",
+        " and now < self._until:",
+        ":",
+        DEADLINE + "test_the_masters_of_a_quorum_hang",
     ),
     (
         "any duration will do",

@@ -98,7 +98,8 @@ SABOTAGE: Table = [
         "what failed is not given back",
         "quorum",
         "quorum/acquisition.py",
-        "            await self._abandon(wait=not isinstance(error, RedisUnavailable))\n            raise",
+        "            await self._abandon(leaves_within(error, self._contest.request, self._contest.began))\n"
+        "            raise",
         "            raise",
         LEFT + "test_cancelled_while_waiting",
     ),

@@ -11,6 +11,8 @@ PUSHES = "tests/faults/test_lost_pushes.py::"
 SCRIPTS = "tests/faults/test_scripts_and_forks.py::"
 REPEATED = "tests/session/test_durability.py::test_a_repeated_save_is_judged_as_well"
 CHECKUP = "tests/checkup/test_checkup.py::"
+SILENT = "tests/faults/test_silent_pushes.py::"
+HEARING = "tests/transport/test_pushes.py::"
 MISHAPS = "tests/faults/test_quorum_mishaps.py::"
 
 SABOTAGE: Table = [
@@ -106,6 +108,67 @@ SABOTAGE: Table = [
             PUSHES + "test_the_push_connection_is_killed",
             PUSHES + "test_killed_with_the_grant_in_it",
         ),
+    ),
+    (
+        "silence on a connection for pushes is taken for health",
+        "pushes",
+        "transport/pushes.py",
+        "        if self._timer is None:\n            self._next()\n",
+        "",
+        (
+            SILENT + "test_it_died_while_nobody_waited",
+            SILENT + "test_it_dies_while_somebody_waits",
+            SILENT + "test_everybody_behind_it_has_a_turn",
+            SILENT + "test_in_a_cluster",
+        ),
+    ),
+    (
+        "a connection for pushes is looked at once in a wait",
+        "pushes",
+        "transport/pushes.py",
+        "        self._timer = loop.call_later(PROVEN_EVERY, self._next, context=Context())\n",
+        "        self._timer = loop.call_later(60, self._next, context=Context())\n",
+        SILENT + "test_it_dies_while_somebody_waits",
+    ),
+    (
+        "a grant that was not pushed says nothing of the pushes",
+        "pushes",
+        "lock/acquire.py",
+        "if was_missed(outcome):",
+        "if False:",
+        SILENT + "test_a_grant_that_was_not_pushed_casts_doubt_on_it",
+    ),
+    (
+        "looks at the connection for pushes never end",
+        "pushes",
+        "lock/waiting.py",
+        "            self._rounds.end()\n",
+        "            pass\n",
+        SILENT + "test_nobody_is_asked_while_nobody_waits",
+    ),
+    (
+        "pushes are listened to at a replica",
+        "pushes",
+        "transport/pushes.py",
+        '    if isinstance(told, list) and told[0] != b"master":\n',
+        "    if False:\n",
+        HEARING + "test_a_replica_is_not_listened_to",
+    ),
+    (
+        "pushes are listened to where they were once",
+        "pushes",
+        "transport/pushes.py",
+        "if self._calls_go_to() not in (None, ear.at):",
+        "if False:",
+        (HEARING + "test_it_follows_the_calls", HEARING + "test_a_master_that_has_become_a_replica_is_left"),
+    ),
+    (
+        "a server that has become a replica is the same server",
+        "pushes",
+        "transport/link.py",
+        "        self._dropped += 1\n",
+        "",
+        HEARING + "test_a_master_that_has_become_a_replica_is_left",
     ),
     (
         "NOSCRIPT is an error like another",
