@@ -21,7 +21,7 @@ from sessionlock.embedded import find_server
 from sessionlock.protocol.keys import keys_for
 from sessionlock.transport.pushes import Rounds
 from tests.harness.cluster import Cluster
-from tests.harness.deployments import SID, MakeGuard
+from tests.harness.deployments import SID, MakeGuard, lock_of
 from tests.harness.polling import eventually
 from tests.harness.proxy import Direction, FaultyProxy
 from tests.harness.stored import Look
@@ -182,3 +182,23 @@ async def test_in_a_cluster(
         raw.execute_command("CLIENT KILL TYPE pubsub")
     assert await hand_over() < FOUND_OUT + SCHEDULING
     assert await hand_over() < FOUND_OUT / 2
+
+
+@pytest.mark.server
+async def test_in_a_cluster_while_somebody_waits(
+    cluster: Cluster, behind_doors: tuple[SessionGuard, FaultyProxy], node: MakeGuard
+) -> None:
+    waiter, proxy = behind_doors
+    holder = node(cluster.url)
+    raw: Any = cluster.raw_for(lock_of(SID))
+
+    async def turn() -> float:
+        async with waiter.session_lock(SID, lease=LONG, wait=PATIENT):
+            return time.monotonic()
+
+    async with holder.session_lock(SID, lease=LONG):
+        task = asyncio.ensure_future(turn())
+        await eventually(lambda: raw.zcard(keys_for("sl", SID).queue) == 1, "it waits")
+        await proxy.until(lambda p: p.forget_listeners() == 1)
+    released = time.monotonic()
+    assert await task - released < FOUND_OUT + SCHEDULING
