@@ -1,7 +1,6 @@
-"""What a guarded session costs, beside its peers: ratios measured in one run, never seconds to be compared by hand.
+"""What a guarded session costs, beside its peers: instructions, and ratios measured in one run.
 
-``python -m benchmarks`` runs all of them, ``python -m benchmarks.uncontended`` (``hot_session``, ``many_sessions``)
-one. Each starts a private server unless ``--url`` names one, keeps every contender in worker processes of its own
-and lets them take turns, so that noise hits all of them. ``python -m benchmarks.frameworks`` counts what the usual
-session back ends of web frameworks lose.
+``python -m benchmarks --quick`` runs all, on three servers, and writes the tables and pictures of the documentation;
+``python -m benchmarks instructions sizes`` (or any of their names) some; ``python -m benchmarks.sizes`` prints one and
+writes nothing. Each starts private servers, and its contenders take turns, so that noise hits all of them.
 """

@@ -1,40 +1,115 @@
-"""All benchmarks, and one table of what was claimed and what was measured."""
+"""All benchmarks, or those that are named; then the tables and pictures of the documentation are made of the results.
+
+``python -m benchmarks --quick`` takes about ten minutes. ``python -m benchmarks page`` measures nothing and only makes
+the pages. Results are kept in benchmarks/results.json: what is not run stays as it was.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
-from benchmarks import hot_session, many_sessions, uncontended
-from benchmarks.commands import options_from, parser
-from benchmarks.report import Report, table
+from benchmarks import (
+    blocking,
+    crowd,
+    dead,
+    demo,
+    frameworks,
+    hot_session,
+    instructions,
+    many_sessions,
+    memory,
+    outage,
+    page,
+    quorum,
+    shards,
+    sizes,
+    uncontended,
+)
+from benchmarks.commands import Options, options_from, parser
+from benchmarks.report import Report
+from benchmarks.results import Results, made_here
+from benchmarks.stage import choose_server, named
+from tests.servers import ServerNotHad
 
-BENCHMARKS = (uncontended, hot_session, many_sessions)
+
+class Benchmark(NamedTuple):
+    """``everywhere``: on every server, else on the first. ``by_name``: only when it is named, as it takes long."""
+
+    run: Callable[[Options], Report]
+    everywhere: bool = False
+    by_name: bool = False
+
+
+BENCHMARKS = {
+    "instructions": Benchmark(instructions.run, everywhere=True),
+    "uncontended": Benchmark(uncontended.run, everywhere=True),
+    "many_sessions": Benchmark(many_sessions.run, everywhere=True),
+    "hot_session": Benchmark(hot_session.run, everywhere=True),
+    "sizes": Benchmark(sizes.run),
+    "dead": Benchmark(dead.run),
+    "crowd": Benchmark(crowd.run),
+    "memory": Benchmark(memory.run),
+    "shards": Benchmark(shards.run),
+    "blocking": Benchmark(blocking.run),
+    "quorum": Benchmark(quorum.run),
+    "demo": Benchmark(demo.run),
+    "frameworks": Benchmark(frameworks.run),
+    "outage": Benchmark(lambda options: outage.run(), by_name=True),
+}
+SERVERS = ("redis70", "redis86", "valkey91")
+PAGE = "page"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run all. A missed goal is shown, not an error; the status is 1 only when sessionlock lost an update."""
+    """Run them. A missed goal is shown, not an error; the status is 1 when sessionlock lost an update, 2 when a
+    benchmark could not be run.
+    """
     arguments_for = parser(__doc__)
-    arguments_for.add_argument("--markdown", action="store_true", help="print only the table of claims")
+    arguments_for.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join((*BENCHMARKS, PAGE))}")
     arguments = arguments_for.parse_args(argv)
-    options = options_from(arguments)
-    reports: list[Report] = []
-    for benchmark in BENCHMARKS:
-        print(f"{benchmark.__name__} ...", file=sys.stderr, flush=True)
-        reports.append(benchmark.run(options))
+    if wrong := set(arguments.names) - {*BENCHMARKS, PAGE}:
+        arguments_for.error(f"no such benchmark: {', '.join(sorted(wrong))}")
+    wanted = arguments.names or [name for name, benchmark in BENCHMARKS.items() if not benchmark.by_name]
+    results = Results({}) if arguments.json else Results.load()
+    missing, lost = 0, 0
+    for place, server in enumerate(arguments.server or SERVERS):
+        options = options_from(arguments)
+        options = replace(options, curves=options.curves and not place)
+        for name in wanted:
+            if name == PAGE or (place and not BENCHMARKS[name].everywhere):
+                continue
+            try:
+                report = _run(name, server, options, results)
+            except (ServerNotHad, RuntimeError) as why:
+                print(f"{name} on {server} was not run: {why}", file=sys.stderr)
+                missing += 1
+                continue
+            lost += report.lost
+            if not arguments.json:
+                print(report.text(), end="\n\n", flush=True)
+                results.save()
     if arguments.json:
-        print(json.dumps([report.as_dict() for report in reports], indent=1))
+        print(json.dumps([report.as_dict() for _, report in results.all], indent=1))
     else:
-        if not arguments.markdown:
-            print("\n\n".join(report.text() for report in reports), end="\n\n")
-        print(claims(reports))
-    return 1 if any(report.lost for report in reports) else 0
+        page.write(results)
+        print(page.claims(results))
+    return 1 if lost else 2 if missing else 0
 
 
-def claims(reports: Sequence[Report]) -> str:
-    """One Markdown table of all claims."""
-    return table(["claim", "goal", "measured", "met"], [claim.cells() for report in reports for claim in report.claims])
+def _run(name: str, server: str, options: Options, results: Results) -> Report:
+    binary = choose_server(server)
+    began = time.monotonic()
+    print(f"{name} on {named(binary)} ...", file=sys.stderr, end=" ", flush=True)
+    report = BENCHMARKS[name].run(options)
+    report.made = made_here()
+    results.put(named(binary), report)
+    print(f"{time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    return report
 
 
 if __name__ == "__main__":

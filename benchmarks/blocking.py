@@ -26,7 +26,7 @@ Times = dict[tuple[str, int], list[float]]
 
 def run(options: Options) -> Report:
     """Play it; see the module."""
-    with server_url(options.url, unix=options.unix) as (url, where), workers() as start:
+    with server_url() as (url, where), workers() as start:
         faces = {BLOCKING: start(_threads, url), ASYNC: start(_tasks, url)}
         times = _interleaved(faces, options.rounds, options.cycles)
         lost = sum(face.ask("lost") for face in faces.values())

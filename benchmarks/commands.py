@@ -4,56 +4,73 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from benchmarks.report import Report
+from benchmarks.stage import choose_server
 
-__all__ = ["Options", "main", "options_from", "parser"]
+__all__ = ["QUICK", "Options", "main", "options_from", "parser"]
 
 
 @dataclass(frozen=True)
 class Options:
-    """How much is run, and where. ``seconds`` per contender in all; ``cycles`` per contender and round."""
+    """How much is run. ``curves``: also the crowds of which nothing is claimed."""
 
-    url: str | None = None
-    unix: bool = False
     rounds: int = 60
     cycles: int = 50
     seconds: float = 5.0
     waiters: int = 64
     sessions: int = 128
+    counted: int = 200
+    repeats: int = 10
+    curves: bool = True
 
 
 _HELP = {
-    "rounds": "rounds of the uncontended benchmark",
-    "cycles": "cycles per contender and round of the uncontended benchmark",
+    "rounds": "rounds of benchmarks whose contenders take turns",
+    "cycles": "cycles per contender and round",
     "seconds": "seconds per contender of the concurrent benchmarks, in several short turns",
     "waiters": "tasks that want the hot session, over two processes",
     "sessions": "sessions of one process",
+    "counted": "cycles whose instructions are counted",
+    "repeats": "how often what takes a second or more is done",
 }
+QUICK = {"rounds": 20, "cycles": 50, "seconds": 2.5, "counted": 128, "repeats": 4}
 
 
 def parser(about: str | None) -> argparse.ArgumentParser:
     """Options that every benchmark takes; those that do not concern it are ignored."""
     made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--url", help="a Redis whose data may be harmed; without it a private server is started")
-    made.add_argument("--unix", action="store_true", help="reach the private server over its unix socket, not TCP")
-    defaults = Options()
+    made.add_argument(
+        "--server",
+        action="append",
+        metavar="NAME",
+        help="a server by its name in `python -m tests.servers list`; found: the one that the library would take",
+    )
+    made.add_argument("--quick", action="store_true", help=f"less of everything: {QUICK}")
     for name, text in _HELP.items():
-        default = getattr(defaults, name)
-        made.add_argument(f"--{name}", type=type(default), default=default, help=f"{text} (default {default})")
+        default = getattr(Options(), name)
+        made.add_argument(f"--{name}", type=type(default), help=f"{text} (default {default})")
+    made.add_argument("--no-curves", action="store_true", help="only the crowds of which something is claimed")
     made.add_argument("--json", action="store_true", help="print everything as JSON")
     return made
 
 
 def options_from(arguments: argparse.Namespace) -> Options:
-    return Options(**{field.name: getattr(arguments, field.name) for field in fields(Options)})
+    chosen = {name: given for name in _HELP if (given := getattr(arguments, name)) is not None}
+    return Options(**{**(QUICK if arguments.quick else {}), **chosen}, curves=not arguments.no_curves)
 
 
 def main(about: str | None, run: Callable[[Options], Report], argv: Sequence[str] | None = None) -> int:
     """Run one benchmark and print it. The status is 1 only when sessionlock lost an update."""
     arguments = parser(about).parse_args(argv)
-    report = run(options_from(arguments))
-    print(json.dumps(report.as_dict(), indent=1) if arguments.json else report.text())
-    return 1 if report.lost else 0
+    lost = 0
+    for name in arguments.server or ("found",):
+        binary = choose_server(name)
+        print(f"{binary} ...", file=sys.stderr, flush=True)
+        report = run(options_from(arguments))
+        print(json.dumps(report.as_dict(), indent=1) if arguments.json else report.text())
+        lost += report.lost
+    return 1 if lost else 0

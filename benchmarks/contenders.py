@@ -1,7 +1,6 @@
 """The ways to do one cycle: get the session, change one thing, put it back.
 
-Each lives in worker processes of its own, because some change the process that imports them (pottery replaces
-``json.dumps``). All get the same session and the client that their own documentation shows, with its defaults.
+All get the same session and the client that their own documentation shows, with its defaults.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from redis import asyncio as aioredis
 __all__ = [
     "GUARDED",
     "GUARDED_ALL",
+    "GUARDED_READ",
     "POTTERY",
     "REDIS_LOCK",
     "REDIS_PY_LOCK",
@@ -31,10 +31,14 @@ __all__ = [
     "Cycle",
     "available",
     "contender",
+    "import_pottery",
+    "lock_for",
+    "plain_client",
 ]
 
 GUARDED = "sessionlock"
 GUARDED_ALL = "sessionlock, every key decoded"
+GUARDED_READ = "sessionlock, one key read"
 UNGUARDED = "unguarded GET+SET"
 REDIS_PY_LOCK = "redis-py Lock + GET+SET"
 POTTERY = "pottery AIORedlock + GET+SET"
@@ -79,8 +83,8 @@ def available(name: str) -> bool:
 class Contender(Protocol):
     """One way to guard a session, in one event loop."""
 
-    async def put(self, sid: str) -> None:
-        """Store :data:`SAMPLE` under ``sid``."""
+    async def put(self, sid: str, session: dict[str, Any] = SAMPLE) -> None:
+        """Store ``session``, which has a ``count`` of 0, under ``sid``."""
 
     async def cycle(self, sid: str) -> Cycle:
         """Load, add one to ``count``, save; waiting for whoever holds the session."""
@@ -95,10 +99,14 @@ class Contender(Protocol):
         """Close the connections."""
 
 
-def contender(name: str, url: str, tasks: int = 1) -> Contender:
-    """The asyncio contender ``name``, for so many ``tasks`` at once over all processes."""
-    if name in (GUARDED, GUARDED_ALL):
-        return Guarded(url, tasks, every_key=name == GUARDED_ALL)
+def contender(name: str, url: str, tasks: int = 1, *, shared: bool = False, slow: bool = False) -> Contender:
+    """The asyncio contender ``name``, for so many ``tasks`` at once over all processes.
+
+    ``shared``: some of them want the same session, so it is seen who queued when.
+    ``slow``: one of both sides runs many times slower than usual. Nothing is watched and nothing times out then.
+    """
+    if name in (GUARDED, GUARDED_ALL, GUARDED_READ):
+        return Guarded(url, tasks, name, shared=shared, slow=slow)
     locks: dict[str, Callable[[Any], LockFor]] = {
         UNGUARDED: lambda client: lambda sid: nullcontext(),
         REDIS_PY_LOCK: lambda client: lambda sid: client.lock(f"lock:{sid}"),
@@ -108,10 +116,10 @@ def contender(name: str, url: str, tasks: int = 1) -> Contender:
 
 
 class Guarded:
-    """``guard.session_lock``. ``every_key``: the handler reads the whole session, not only what it changes."""
+    """``guard.session_lock``; the ``name`` says what the handler does with the session."""
 
-    def __init__(self, url: str, waiters: int, *, every_key: bool) -> None:
-        from sessionlock import SessionGuard, WaitPolicy
+    def __init__(self, url: str, waiters: int, name: str, *, shared: bool, slow: bool) -> None:
+        from sessionlock import LeasePolicy, SessionGuard, WaitPolicy
         from sessionlock.observe import Event, LockQueued
 
         # By task: the first ticket under which Redis queued it.
@@ -121,23 +129,24 @@ class Guarded:
             if isinstance(event, LockQueued):
                 self._tickets.setdefault(asyncio.current_task(), event.ticket)
 
-        patience = WaitPolicy.seconds(60, max_waiters=waiters)
-        self._guard = SessionGuard.from_url(url, wait=patience, observer=hear if waiters > 1 else None)
-        self._every_key = every_key
+        patience = WaitPolicy.seconds(300, max_waiters=waiters)
+        options: dict[str, Any] = {"observer": hear} if shared else {}
+        if slow:
+            options = {"check": False, "reply_within": 100, "lease": LeasePolicy(ttl=120, max_hold=600)}
+        self._guard = SessionGuard.from_url(url, wait=patience, **options)
+        self._use = {GUARDED: _change, GUARDED_ALL: _change_and_read_all, GUARDED_READ: _read}[name]
 
-    async def put(self, sid: str) -> None:
-        await self._guard.create(SAMPLE, sid=sid)
+    async def put(self, sid: str, session: dict[str, Any] = SAMPLE) -> None:
+        await self._guard.create(session, sid=sid)
 
     async def cycle(self, sid: str) -> Cycle:
         async with self._guard.session_lock(sid) as session:
             granted = time.monotonic()
-            if self._every_key:
-                dict(session)
-            session["count"] += 1
+            self._use(session)
             assert session.lease is not None
             order = session.lease.fencing_token
         # Tickets and fencing tokens are both the server's microseconds; who did not queue arrived when granted.
-        return Cycle(granted, order, self._tickets.pop(asyncio.current_task(), order))
+        return Cycle(granted, order, self._tickets.pop(asyncio.current_task(), order) if self._tickets else order)
 
     async def count(self, sid: str) -> int:
         return int((await self._guard.read(sid))["count"])
@@ -149,7 +158,28 @@ class Guarded:
         await self._guard.aclose()
 
 
+def _change(session: Any) -> None:
+    session["count"] += 1
+
+
+def _change_and_read_all(session: Any) -> None:
+    dict(session)
+    session["count"] += 1
+
+
+def _read(session: Any) -> None:
+    session["count"]
+
+
 LockFor = Callable[[str], AbstractAsyncContextManager[Any]]
+
+
+def plain_client(url: str, **options: Any) -> Any:
+    """redis-py's asyncio client of one server or a Cluster, as it comes."""
+    if url.startswith("redis+cluster://"):
+        first = url.removeprefix("redis+cluster://").partition("?")[0].split(",")[0]
+        return aioredis.RedisCluster.from_url(f"redis://{first}", **options)
+    return aioredis.Redis.from_url(url, **options)
 
 
 class Whole:
@@ -157,11 +187,11 @@ class Whole:
 
     def __init__(self, url: str, tasks: int, locks: Callable[[Any], LockFor]) -> None:
         # More tasks than redis-py's default of 100 connections would get MaxConnectionsError.
-        self._client: Any = aioredis.Redis.from_url(url, max_connections=max(100, tasks))
+        self._client: Any = plain_client(url, max_connections=max(100, tasks))
         self._lock_for = locks(self._client)
 
-    async def put(self, sid: str) -> None:
-        await self._client.set(f"session:{sid}", json.dumps(SAMPLE))
+    async def put(self, sid: str, session: dict[str, Any] = SAMPLE) -> None:
+        await self._client.set(f"session:{sid}", json.dumps(session))
 
     async def cycle(self, sid: str) -> Cycle:
         client, key = self._client, f"session:{sid}"
@@ -182,9 +212,37 @@ class Whole:
         await self._client.aclose()
 
 
-def _pottery(client: Any) -> LockFor:
-    import pottery
+def lock_for(name: str, url: str, lease: float, waiters: int = 1) -> LockFor:
+    """Only the lock of contender ``name``, held for ``lease`` seconds; for processes that are killed."""
+    if name == GUARDED:
+        from sessionlock import LeasePolicy, SessionGuard, WaitPolicy
 
+        policy = LeasePolicy(ttl=lease, claim=min(2.0, lease))
+        guard = SessionGuard.from_url(url, lease=policy, wait=WaitPolicy.seconds(300, max_waiters=waiters))
+        return guard.session_lock
+    client = plain_client(url)
+    if name == REDIS_PY_LOCK:
+        return lambda sid: client.lock(f"lock:{sid}", timeout=lease)
+    pottery = import_pottery()
+    return lambda sid: pottery.AIORedlock(key=sid, masters={client}, auto_release_time=lease)
+
+
+def import_pottery() -> Any:
+    """The module, without what it does to ``json.dumps``: the others in its process shall not pay for that.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    dumps = json.dumps
+    try:
+        import pottery
+    finally:
+        json.dumps = dumps
+    return pottery
+
+
+def _pottery(client: Any) -> LockFor:
+    pottery = import_pottery()
     masters = {client}
     # One object per acquisition: acquiring again with one that is held loses its token.
     return lambda sid: pottery.AIORedlock(key=sid, masters=masters)

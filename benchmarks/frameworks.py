@@ -60,7 +60,7 @@ def run(options: Options, frameworks: Sequence[str] = FRAMEWORKS) -> Report:
     lost: dict[str, list[int]] = {}
     notes = ["a signed cookie is kept by the browser: of answers to parallel requests the last one stays"]
     chosen = [row for row in ROWS if row.site in frameworks]
-    with server_url(options.url) as (url, where):
+    with server_url() as (url, where):
         for row in chosen:
             missing = [name for name in ("httpx", *row.needs) if find_spec(name) is None]
             if missing:
@@ -114,7 +114,7 @@ def _told(lost: list[int]) -> str:
 
 
 def _how_to_get(missing: Sequence[str]) -> str:
-    return f"needs {', '.join(PACKAGES.get(name, name) for name in missing)}: pip install 'sessionlock[bench]'"
+    return f"needs {', '.join(PACKAGES.get(name, name) for name in missing)}: pip install 'sessionlock[benchmarks]'"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,45 +9,73 @@ import secrets
 
 from benchmarks.commands import Options, main
 from benchmarks.contenders import GUARDED, REDIS_PY_LOCK, UNGUARDED
-from benchmarks.report import Claim, Report
+from benchmarks.report import Claim, Plot, Report
 from benchmarks.stage import server_url, workers
-from benchmarks.turns import alternate, play, turns_in
+from benchmarks.turns import Result, alternate, play, turns_in
+
+CROWDS = (1, 16, 512, 1024)  # sessions, beside those that are asked for
+CONTENDERS = (GUARDED, UNGUARDED, REDIS_PY_LOCK)
+LARGE = 256  # sessions, above which one long turn is better than short ones
+SHARE = 0.5  # of the seconds, for small crowds
 
 
 def run(options: Options) -> Report:
     """Play it; see the module."""
-    with server_url(options.url, unix=options.unix) as (url, where), workers() as start:
-        running = {}
-        for name in (GUARDED, UNGUARDED, REDIS_PY_LOCK):
-            sids = [secrets.token_hex(8) for _ in range(options.sessions)]
-            running[name] = [start(play, url, name, sids, options.sessions, True)]
-        results = alternate(url, running, options.seconds)
-    turns = turns_in(options.seconds)
+    crowds = sorted({*(CROWDS if options.curves else ()), options.sessions})
+    with server_url() as (url, where):
+        found = {
+            crowd: _played(url, crowd, options.seconds * (SHARE if crowd < options.sessions else 1)) for crowd in crowds
+        }
+    results = found[options.sessions]
     guarded, unguarded = results[GUARDED], results[UNGUARDED]
+    turns = turns_in(options.seconds)
     return Report(
         "many_sessions",
-        "Many sessions",
-        f"{options.sessions} sessions from one process, {turns} turns of {options.seconds / turns:.2f} s each,"
-        f" contenders in turn; {where}",
-        ["contender", "cycles/s", "of unguarded", "load p50 ms", "load p99 ms", "lost", "script calls/cycle"],
+        "Many sessions at once",
+        f"from one process, {turns} turns of {options.seconds / turns:.2f} s each for {options.sessions} sessions,"
+        f" less for the others, contenders in turn; {where}",
+        ["sessions", "cycles/s", "of unguarded", "of redis-py Lock", "load p50 ms", "load p99 ms", "unguarded p99 ms"],
         [
             [
-                name,
-                f"{result.rate:.0f}",
-                f"{result.rate / unguarded.rate:.2f}",
-                f"{result.wait_ms(0.5):.1f}",
-                f"{result.wait_ms(0.99):.1f}",
-                str(result.lost),
-                f"{result.scripts_per_cycle:.2f}",
+                f"{crowd:,}",
+                f"{of[GUARDED].rate:.0f}",
+                f"{of[GUARDED].over(of[UNGUARDED]):.2f}",
+                f"{of[GUARDED].over(of[REDIS_PY_LOCK]):.2f}",
+                f"{of[GUARDED].wait_ms(0.5):.1f}",
+                f"{of[GUARDED].wait_ms(0.99):.1f}",
+                f"{of[UNGUARDED].wait_ms(0.99):.1f}",
             ]
-            for name, result in results.items()
+            for crowd, of in found.items()
         ],
         [
-            Claim("many sessions: cycles/s of sessionlock / unguarded GET+SET", ">= 1", guarded.rate / unguarded.rate),
+            Claim(
+                f"{options.sessions} sessions at once, cycles/s / unguarded GET+SET",
+                ">= 2.5",
+                guarded.over(unguarded),
+            ),
             Claim("script calls per guarded cycle, many sessions", "= 2", guarded.scripts_per_cycle),
         ],
-        guarded.lost,
+        sum(of[GUARDED].lost for of in found.values()),
+        facts={f"cycles/s of {crowd}: {name}": of[name].rate for crowd, of in found.items() for name in of},
+        plots=[
+            Plot(
+                "many_sessions",
+                "Many sessions at once, one process",
+                "sessions",
+                "cycles/s",
+                {name: [(crowd, found[crowd][name].rate) for crowd in crowds] for name in CONTENDERS},
+            )
+        ],
     )
+
+
+def _played(url: str, crowd: int, seconds: float) -> dict[str, Result]:
+    with workers() as start:
+        running = {
+            name: [start(play, url, name, [secrets.token_hex(8) for _ in range(crowd)], crowd, True)]
+            for name in CONTENDERS
+        }
+        return alternate(url, running, seconds, turns=1 if crowd > LARGE else 0)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ run. pottery's cycle is what its documentation offers for the same end: AIORedlo
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -18,6 +17,7 @@ from typing import Any
 import redis.asyncio
 
 from benchmarks.commands import Options, main
+from benchmarks.contenders import import_pottery
 from benchmarks.report import Claim, Report, median, quantile
 from sessionlock import Quorum, SessionGuard
 from tests.harness.faulty import FaultyServer
@@ -32,8 +32,8 @@ Cycle = Callable[[str], Awaitable[float]]
 def run(options: Options) -> Report:
     """Play it; see the module."""
     with ExitStack() as stack:
-        masters = [stack.enter_context(FaultyServer(tcp=not options.unix)) for _ in range(MASTERS)]
-        store = stack.enter_context(FaultyServer(tcp=not options.unix))
+        masters = [stack.enter_context(FaultyServer(tcp=True)) for _ in range(MASTERS)]
+        store = stack.enter_context(FaultyServer(tcp=True))
         return asyncio.run(_play(options, masters, store))
 
 
@@ -163,19 +163,18 @@ def _changing(guard: SessionGuard) -> Cycle:
 
 async def _pottery(stack: AsyncExitStack, masters: list[FaultyServer]) -> Cycle | None:
     """None where it is not installed."""
-    dumps = json.dumps
     try:
-        from pottery import AIONextID, AIORedlock
+        pottery = import_pottery()
     except ImportError:
         return None
-    finally:
-        json.dumps = dumps
     clients = [redis.asyncio.Redis.from_url(master.url, socket_timeout=1) for master in masters]
     for client in clients:
         stack.push_async_callback(client.aclose)
     # Objects are made once per name, as an application can keep them; a lock is never acquired while it is held.
-    locks = {f"session {number}": AIORedlock(key=f"session {number}", masters=clients) for number in range(SESSIONS)}
-    numbers = {name: AIONextID(key=name, masters=clients) for name in locks}
+    locks = {
+        f"session {number}": pottery.AIORedlock(key=f"session {number}", masters=clients) for number in range(SESSIONS)
+    }
+    numbers = {name: pottery.AIONextID(key=name, masters=clients) for name in locks}
 
     async def cycle(sid: str) -> float:
         began = time.perf_counter()

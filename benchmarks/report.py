@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["Claim", "Report", "median", "quantile", "table"]
+__all__ = ["Claim", "Plot", "Report", "median", "quantile", "shown", "table"]
 
 
 def quantile(values: Iterable[float], share: float) -> float:
@@ -23,6 +23,11 @@ def quantile(values: Iterable[float], share: float) -> float:
 
 def median(values: Iterable[float]) -> float:
     return quantile(values, 0.5)
+
+
+def shown(number: float) -> str:
+    """With as many digits as a reader has use for."""
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
 
 
 @dataclass(frozen=True)
@@ -42,13 +47,26 @@ class Claim:
             return self.measured >= float(bound)
         return self.measured == float(bound)
 
-    def cells(self) -> list[str]:
-        return [self.what, self.goal, f"{self.measured:.4g}", "yes" if self.met else "NO"]
+
+@dataclass
+class Plot:
+    """A picture: ``lines`` by name, each of (x, y), on logarithmic axes; or ``bars`` by name."""
+
+    name: str
+    title: str
+    x: str
+    y: str
+    lines: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    bars: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class Report:
-    """What one benchmark found. ``lost`` are updates that sessionlock lost: anything but 0 is a failure."""
+    """What one benchmark found. ``lost`` are updates that sessionlock lost: anything but 0 is a failure.
+
+    ``facts`` are bare numbers by name, for what is computed from them. ``printed`` is what a
+    program printed, in place of a table. ``made``: when and on what it was measured.
+    """
 
     name: str
     title: str
@@ -58,10 +76,14 @@ class Report:
     claims: list[Claim]
     lost: int = 0
     notes: list[str] = field(default_factory=list)
+    facts: dict[str, float] = field(default_factory=dict)
+    plots: list[Plot] = field(default_factory=list)
+    printed: str = ""
+    made: str = ""
 
     def text(self) -> str:
-        parts = [f"{self.title}", self.how, "", table(self.columns, self.rows), ""]
-        parts += [f"{claim.what}: {claim.measured:.4g} (goal {claim.goal}: {_word(claim)})" for claim in self.claims]
+        parts = [f"{self.title}", self.how, "", self.printed or table(self.columns, self.rows), ""]
+        parts += [f"{claim.what}: {shown(claim.measured)} (goal {claim.goal}: {_word(claim)})" for claim in self.claims]
         parts += [f"note: {note}" for note in self.notes]
         return "\n".join(parts)
 
@@ -70,6 +92,12 @@ class Report:
         whole = asdict(self)
         whole["claims"] = [{**asdict(claim), "met": claim.met} for claim in self.claims]
         return whole
+
+    @classmethod
+    def from_dict(cls, whole: dict[str, Any]) -> Report:
+        """The reverse of :meth:`as_dict`."""
+        claims = [Claim(claim["what"], claim["goal"], claim["measured"]) for claim in whole["claims"]]
+        return cls(**{**whole, "claims": claims, "plots": [Plot(**plot) for plot in whole["plots"]]})
 
 
 def _word(claim: Claim) -> str:

@@ -3,43 +3,84 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from multiprocessing import resource_tracker
 from typing import Any
 
 import redis
 
-from sessionlock.embedded import EmbeddedServer
+from sessionlock.embedded import EmbeddedServer, ServerBinary, find_server
+from sessionlock.embedded.binary import SERVER_VARIABLE
+from tests.servers import provide
 
-__all__ = ["Counters", "Worker", "server_url", "workers"]
+__all__ = ["Counters", "Slowlog", "Worker", "choose_server", "named", "server_url", "workers"]
 
-SCRIPT_CALLS = ("evalsha", "eval")
+SCRIPT_CALLS = ("evalsha", "eval", "fcall")
+OWN_CHOICE = "found"
+
+
+def choose_server(name: str) -> ServerBinary:
+    """Make a server everybody's from now on, child processes included: a name as ``python -m tests.servers list`` has.
+
+    ``"found"`` is the library's own choice.
+
+    Raises:
+        tests.servers.ServerNotHad: it cannot be had here.
+        EmbeddedServerUnavailable: no server was found.
+    """
+    if name != OWN_CHOICE:
+        os.environ[SERVER_VARIABLE] = str(provide(name).path)
+    return find_server()
+
+
+def named(binary: ServerBinary) -> str:
+    """As in "Redis 7.0.15"."""
+    return f"{binary.flavour.capitalize()} {'.'.join(map(str, binary.version))}"
 
 
 @contextmanager
-def server_url(url: str | None, *, unix: bool = False) -> Iterator[tuple[str, str]]:
-    """An URL and what is behind it: the given server, else a private one that ends with the block."""
-    if url is not None:
-        yield url, url
-        return
-    with EmbeddedServer(tcp=not unix) as server:
-        yield server.url, f"{server.binary}, {'unix socket' if unix else 'TCP on loopback'}"
+def server_url() -> Iterator[tuple[str, str]]:
+    """The URL of a private server that ends with the block, and what it is."""
+    with EmbeddedServer(tcp=True) as server:
+        yield server.url, f"{named(server.binary)}, TCP on loopback"
 
 
 class Worker:
     """A process that runs ``work(connection, *arguments)`` and answers what it is asked over the connection.
 
-    Its first message is ``"ready"``. It ends when ``connection.recv()`` raises EOFError.
+    Its first message is ``"ready"``. It ends when ``connection.recv()`` raises EOFError. ``python`` is the interpreter
+    that it runs, this one unless given.
     """
 
-    def __init__(self, work: Callable[..., None], *arguments: Any) -> None:
+    def __init__(self, work: Callable[..., None], *arguments: Any, python: str = sys.executable) -> None:
         # spawn: a worker imports what it needs and nothing that another contender brought along.
         context = multiprocessing.get_context("spawn")
+        resource_tracker.ensure_running()  # by our interpreter, not by the worker's
         self._ours, theirs = context.Pipe()
         self._process = context.Process(target=work, args=(theirs, *arguments), daemon=True)
-        self._process.start()
+        context.set_executable(python)
+        try:
+            self._process.start()
+        finally:
+            context.set_executable(sys.executable)
         theirs.close()
         self._ready = False
+
+    @property
+    def pid(self) -> int:
+        pid = self._process.pid
+        assert pid is not None
+        return pid
+
+    @property
+    def seconds(self) -> float:
+        """Of a processor that it has used so far."""
+        with open(f"/proc/{self.pid}/stat") as file:
+            user, system = file.read().rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     def wait_ready(self) -> None:
         """Workers are started all at once and waited for when they are needed."""
@@ -67,12 +108,16 @@ class Worker:
         self.tell(order)
         return self.answer()
 
+    def kill(self) -> None:
+        """SIGKILL; return when it is gone."""
+        self._process.kill()
+        self._process.join()
+
     def close(self) -> None:
         self._ours.close()
         self._process.join(10)
         if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+            self.kill()
 
 
 @contextmanager
@@ -80,8 +125,8 @@ def workers() -> Iterator[Callable[..., Worker]]:
     """``start(work, *arguments)`` starts a worker that ends with the block."""
     with ExitStack() as stack:
 
-        def start(work: Callable[..., None], *arguments: Any) -> Worker:
-            worker = Worker(work, *arguments)
+        def start(work: Callable[..., None], *arguments: Any, **options: Any) -> Worker:
+            worker = Worker(work, *arguments, **options)
             stack.callback(worker.close)
             return worker
 
@@ -100,7 +145,7 @@ class Counters:
         self._scripts, self._reads = self._stats()
 
     def script_calls(self) -> int:
-        """EVALSHA and EVAL, whoever sent them."""
+        """Scripts and functions that were called, whoever called them."""
         return self._stats()[0] - self._scripts
 
     def reads(self) -> int:
@@ -115,3 +160,29 @@ class Counters:
 
     def close(self) -> None:
         self._client.close()
+
+
+class Slowlog:
+    """How long each script ran, by the server's own clock, since :meth:`restart`. For a private server."""
+
+    def __init__(self, url: str) -> None:
+        self._client: Any = redis.Redis.from_url(url)
+        self._client.config_set("slowlog-log-slower-than", 0)
+        self._client.config_set("slowlog-max-len", 1_000_000)
+        self.restart()
+
+    def restart(self) -> None:
+        self._client.slowlog_reset()
+
+    def scripts(self) -> list[float]:
+        """Seconds of each."""
+        entries = self._client.slowlog_get(-1)
+        return [entry["duration"] / 1e6 for entry in entries if _command(entry["command"]) in SCRIPT_CALLS]
+
+    def close(self) -> None:
+        self._client.config_set("slowlog-log-slower-than", -1)
+        self._client.close()
+
+
+def _command(words: bytes) -> str:
+    return words.split(b" ", 1)[0].decode().lower()

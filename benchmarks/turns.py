@@ -18,7 +18,7 @@ from benchmarks.contenders import Contender, contender
 from benchmarks.report import median, quantile
 from benchmarks.stage import Counters, Worker
 
-__all__ = ["Result", "Seen", "alternate", "overtakings", "play", "turns_in"]
+__all__ = ["Result", "Seen", "alternate", "loop", "lost", "overtakings", "play", "turns_in"]
 
 START_IN = 0.02  # seconds from the order to the start, so that all processes of a contender start together
 WARM_UP = 0.25
@@ -51,6 +51,10 @@ class Result:
     def rate(self) -> float:
         return median(self.rates)
 
+    def over(self, other: Result) -> float:
+        """How many times the cycles per second of the other one; infinity, when none of its cycles came to an end."""
+        return self.rate / other.rate if other.rate else float("inf")
+
     @property
     def scripts_per_cycle(self) -> float:
         return self.script_calls / max(1, self.cycles)
@@ -82,10 +86,12 @@ def turns_in(seconds: float) -> int:
     return max(1, round(seconds / TURN))
 
 
-def alternate(url: str, running: dict[str, list[Worker]], seconds: float, *, bursts: bool = False) -> dict[str, Result]:
-    """Every contender plays for ``seconds``, in short turns; its workers run :func:`play`."""
-    turns = turns_in(seconds)
-    turn = _bursts if bursts else _loop
+def alternate(
+    url: str, running: dict[str, list[Worker]], seconds: float, *, turns: int = 0, bursts: bool = False
+) -> dict[str, Result]:
+    """Every contender plays for ``seconds``, in so many ``turns`` (0: short ones); its workers run :func:`play`."""
+    turns = turns or turns_in(seconds)
+    turn = _bursts if bursts else loop
     results = {name: Result() for name in running}
     for crew in running.values():
         for worker in crew:
@@ -101,17 +107,19 @@ def alternate(url: str, running: dict[str, list[Worker]], seconds: float, *, bur
             results[name].add(seen, rate)
     counters.close()
     for name, crew in running.items():
-        results[name].lost = _lost(crew)
+        results[name].lost = lost(crew)
     return results
 
 
-def _lost(crew: Sequence[Worker]) -> int:
+def lost(crew: Sequence[Worker]) -> int:
     """Updates lost since the beginning, warm-up included."""
     return sum(int(worker.ask(("done",))) for worker in crew) - int(crew[0].ask(("count",)))
 
 
-def _loop(crew: Sequence[Worker], seconds: float) -> tuple[list[Seen], float]:
-    """What ended later than ``seconds`` after the start does not count for the rate, but for all else."""
+def loop(crew: Sequence[Worker], seconds: float) -> tuple[list[Seen], float]:
+    """One turn: the cycles, and how many there were a second.
+
+    What ended later than ``seconds`` after the start does not count for the rate, but for all else."""
     start = time.monotonic() + START_IN
     seen = _played(crew, start, start + seconds)
     return seen, sum(cycle.ended <= start + seconds for cycle in seen) / seconds
@@ -143,7 +151,8 @@ def play(connection: Connection, url: str, name: str, sids: Sequence[str], tasks
     so far, ``("count",)`` with the sum of the sessions' counters. The process that ``leads`` makes the sessions and
     removes them in the end.
     """
-    asyncio.run(_play(connection, contender(name, url, tasks), sids, leads))
+    one = contender(name, url, tasks, shared=len(set(sids)) < len(sids))
+    asyncio.run(_play(connection, one, sids, leads))
 
 
 async def _play(connection: Connection, one: Contender, sids: Sequence[str], leads: bool) -> None:
