@@ -58,7 +58,7 @@ def run(options: Options) -> Report:
     return Report(
         "dead",
         "Dead holders and dead waiters",
-        f"{options.repeats} dead holders with a lease of {LEASE:g} s each, half as many dead queues; {where}",
+        f"{options.repeats} times a dead holder with a lease of {LEASE:g} s, half as often dead waiters; {where}",
         ["what died", "ms, median", "ms, at most", "of sessionlock's, of nobody dead"],
         rows,
         [

@@ -22,7 +22,7 @@ from benchmarks.results import Results
 __all__ = ["PAGES", "fill", "write"]
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "scale.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "outages.md", ROOT / "docs" / "scale.md")
 IMAGES = ROOT / "docs" / "images"
 BLOCK = re.compile(r"(<!-- benchmark: (?P<name>[\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 RELATIONS = {"<=": "≤", ">=": "≥", "=": "="}
@@ -95,6 +95,15 @@ def _cell(claim: Claim | None) -> str:
     return shown(claim.measured) if claim.met else f"**{shown(claim.measured)}: missed**"
 
 
+def _lost(results: Results) -> str:
+    """What the frameworks' usual back ends lose."""
+    rows = results.first("frameworks").rows
+    return table(
+        ["framework", "its usual back end", "lost of 50", "with sessionlock"],
+        [[site, back_end, lost, guarded] for site, back_end, lost, _, guarded in rows],
+    )
+
+
 def _in_short(results: Results) -> str:
     """What a reader of the README wants to know."""
     one, hot, counted = (results.first(name) for name in ("uncontended", "hot_session", "instructions"))
@@ -127,7 +136,9 @@ def _in_short(results: Results) -> str:
 MADE: dict[str, Callable[[Results], str]] = {
     "claims": claims,
     "in short": _in_short,
+    "lost": _lost,
     "scale costs": scale.costs,
+    "scale checked": scale.checked,
     "scale assumptions": scale.assumptions,
     "scale limits": scale.limits,
     "scale carried": scale.carried,

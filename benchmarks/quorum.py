@@ -19,6 +19,7 @@ import redis.asyncio
 from benchmarks.commands import Options, main
 from benchmarks.contenders import import_pottery
 from benchmarks.report import Claim, Report, median, quantile
+from benchmarks.stage import named
 from sessionlock import Quorum, SessionGuard
 from tests.harness.faulty import FaultyServer
 
@@ -69,7 +70,7 @@ async def _play(options: Options, masters: list[FaultyServer], store: FaultyServ
     return Report(
         "quorum",
         f"A quorum of {MASTERS} masters, one request at a time and {SESSIONS} sessions at once",
-        f"{masters[0].binary}, {MASTERS} masters and a store; µs for lock and number, or load and save",
+        f"{named(masters[0].binary)}, {MASTERS} masters and a store; µs for lock and number, or load and save",
         ["contender", "median µs", "p95 µs", "time / guard.lock", "at once: cycles/s", "guard.lock / it"],
         rows,
         claims,

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +15,8 @@ from benchmarks.report import Report
 
 __all__ = ["RESULTS", "Results", "made_here"]
 
-RESULTS = Path(__file__).with_name("results.json")
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results.json"
 
 
 class Results:
@@ -58,15 +60,20 @@ class Results:
 
 def made_here() -> str:
     """When, on what, and of which commit something is measured now."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=RESULTS.parent, capture_output=True, text=True, check=False
-    )
+    changed = _git("status", "--porcelain", "--", "sessionlock", "benchmarks/*.py")
     return ", ".join(
         [
             f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
-            f"commit {commit.stdout.strip() or 'unknown'}",
+            f"commit {_git('rev-parse', '--short', 'HEAD') or 'unknown'}{' and changes' if changed else ''}",
             f"{os.cpu_count()} cores",
             f"Python {platform.python_version()}",
             f"redis-py {version('redis')}",
         ]
     )
+
+
+def _git(*words: str) -> str:
+    """What git says; nothing, outside of a checkout."""
+    with suppress(OSError):
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    return ""

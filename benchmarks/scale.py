@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from benchmarks.report import shown, table
 from benchmarks.results import Results
 
-__all__ = ["assumptions", "carried", "costs", "limits"]
+__all__ = ["assumptions", "carried", "checked", "costs", "limits"]
 
 SESSIONS = 1_000_000
 NODES = 100
@@ -75,6 +75,20 @@ def costs(results: Results) -> str:
         ["one session, 64 waiters on 2 processes", f"at most {hot['cycles/s of 64 on 2']:,.0f} cycles/s"],
     ]
     return table(["what", "costs"], rows)
+
+
+def checked(results: Results) -> str:
+    """Whether what one shard costs is what each of several does."""
+    facts = results.first("shards").facts
+    parts = []
+    for shards in (2, 3):
+        of = f"sessionlock on {shards}"
+        busy, sent = (facts[f"{what}: {of}"] / facts[f"{what}: sessionlock on 1"] for what in ("busy", "sent"))
+        parts.append(
+            f"On {shards} shards a cycle took {busy:.2f} times the processor time of Redis that it took on one, and"
+            f" {sent:.2f} times the bytes; the busiest shard had {facts[f'share: {of}']:.2f} times an even share."
+        )
+    return " ".join(parts)
 
 
 def assumptions(results: Results) -> str:
