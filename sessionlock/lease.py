@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
+from typing import Any
 
 import anyio
 
@@ -32,11 +34,13 @@ class Lease:
         "confirmed",
         "ends",
         "fencing_token",
+        "first_user",
         "leaving",
         "lost_because",
         "name",
         "token",
         "ttl",
+        "user",
     )
 
     def __init__(
@@ -74,6 +78,9 @@ class Lease:
         self._event: anyio.Event | None = None
         self._on_lost: Callable[[], object] | None = None
         self._tell_loss = tell_loss
+        # The tasks that have used it, or what it protects: the first and the last.
+        self.first_user: asyncio.Task[Any] | None = None
+        self.user: asyncio.Task[Any] | None = None
 
     def __repr__(self) -> str:
         state = "lost" if self.is_lost else "released" if self._released else f"{self.remaining():.3f} s left"
@@ -85,6 +92,7 @@ class Lease:
         """
         if self.leaving or self.lost_because is not None:
             return 0.0
+        self.used()
         return max(0.0, self.ends - monotonic())
 
     @property
@@ -132,6 +140,7 @@ class Lease:
         released, or being released.
         """
         self.check_lost()
+        self.used()
         if self.leaving:
             raise LeaseLost(
                 f"the lock of {self.name} (fencing token {self.fencing_token}) was released already: nothing is"
@@ -153,6 +162,19 @@ class Lease:
         )
 
     # What follows is for the guard and the watchdog.
+
+    def used(self) -> None:
+        """The running task uses what this lease protects: perhaps it is the one to be told of a loss."""
+        loop = asyncio._get_running_loop()
+        if loop is not None and not self.leaving:
+            self.user = asyncio.current_task(loop)
+            if self.first_user is None:
+                self.first_user = self.user
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the lock is not held any more: given up, lost, or past its time."""
+        return self.leaving or self.lost_because is not None or monotonic() >= self.ends
 
     def when_lost(self, callback: Callable[[], object] | None) -> None:
         self._on_lost = callback
@@ -206,7 +228,7 @@ class Lease:
 
     def mark_released(self) -> None:
         self.leaving = self._released = True
-        self._on_lost = None
+        self._on_lost = self.user = self.first_user = None
 
 
 def _shown(instant: float) -> float:

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from ..errors import ConfigurationError
 from ..lease import Lease
+from ..lock.holders import LockBody, bodies_here, go_on_in
 from ..lock.request import OnWait
 from ..session.block import Actions
 from ..session.mapping import Session as AsyncSession
@@ -202,6 +203,7 @@ class Block(Generic[T]):
     _loop: Portal | None = None
     _entered = False
     _left = False
+    _bodies: tuple[LockBody, ...] = ()
 
     def __init__(
         self,
@@ -225,7 +227,9 @@ class Block(Generic[T]):
             raise ConfigurationError("a lock context is for one use; call session_lock() again for the next")
         loop = self._loop = self._find_loop()
         try:
-            return self._hand_out(loop, loop.call(self._enter), self)
+            value = loop.call(self._enter)
+            go_on_in(self._bodies)
+            return self._hand_out(loop, value, self)
         except BaseException as error:
             if self._entered:  # granted, and interrupted on the way here
                 self.__exit__(type(error), error, None)
@@ -241,6 +245,8 @@ class Block(Generic[T]):
             if not self._left:  # interrupted before the loop heard of it
                 self._loop.call(self._leave, type(trouble), trouble, None, cancel=False)
             raise
+        finally:
+            go_on_in(bodies_here())
 
     def __del__(self) -> None:
         # A Ctrl-C in the very instant between `with` and this object's own code leaves a lock that nobody gives back.
@@ -253,6 +259,7 @@ class Block(Generic[T]):
         assert self._loop is not None
         value = await self._context.__aenter__()
         self._entered = True
+        self._bodies = bodies_here()  # of the caller and this one, in a copy of the caller's context
         self._loop.held[id(self)] = self._context
         return value
 

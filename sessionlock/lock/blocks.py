@@ -6,7 +6,7 @@ The path from the grant to the release is in :mod:`.context`; here is what goes 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -20,18 +20,12 @@ from ..session.mapping import Session
 from ..session.operations import StoredSession
 from .context import MOST_MERGES, LockBlock, SessionLockBlock
 from .refusals import note
-from .request import LockRequest
-from .runtime import Runtime
 
 __all__ = ["LockContext", "SessionContext", "SessionsContext"]
 
 
 class LockContext(LockBlock):
-    """One use of a :class:`~sessionlock.Lock`. ``for_itself``: it may wait although the caller holds that lock."""
-
-    def __init__(self, runtime: Callable[[], Runtime], request: LockRequest, *, for_itself: bool = False) -> None:
-        super().__init__(runtime, request)
-        self._for_itself = for_itself
+    """One use of a :class:`~sessionlock.Lock`."""
 
     async def extend(self, seconds: float | None) -> bool:
         """Returns False when it has been released meanwhile.
@@ -47,13 +41,12 @@ class LockContext(LockBlock):
 
     async def __aenter__(self) -> Lease:
         lease, _ = await self._enter()
-        self._guard_body()
         return lease
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        ended_by_loss = self._end_body(kind, error, tb)
+        ended_by_loss = self._body.ended(error)
         lease = self._the_lease
         if lease.released:
             return
@@ -96,14 +89,14 @@ class SessionContext(SessionLockBlock):
     async def discard(self) -> None:
         """Release without saving; any task may do it, and more than once."""
         if not self._the_lease.released:
-            self._the_lease.when_lost(None)
+            self._body.ended(None)
             await self._without_saving()
 
     # --- what the session asks for
 
     async def release(self) -> None:
         if not self._the_lease.released:
-            self._the_lease.when_lost(None)
+            self._body.ended(None)
             await self._save_and_release()
 
     def changed(self) -> None:
@@ -164,7 +157,7 @@ class SessionContext(SessionLockBlock):
 
     async def destroy(self, *, replaced: bool = False) -> None:
         _, safety = await self._stored.destroy(replaced=replaced)
-        self._the_lease.when_lost(None)
+        self._body.ended(None)
         if not self._the_lease.released:
             await self._without_saving()
         self._session.close("was destroyed")

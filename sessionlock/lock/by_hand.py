@@ -24,6 +24,7 @@ from ..policies import LeasePolicy, WaitPolicy, check_seconds
 from ..protocol.inspected import Inspected
 from ..protocol.record_calls import Inspect
 from .blocks import LockContext
+from .holders import Handle
 from .refusals import note
 from .request import LockRequest
 from .runtime import Runtime
@@ -47,7 +48,7 @@ class Held(Generic[T]):
     taker: weakref.ref[object]
 
 
-class LockObject(Generic[T]):
+class LockObject(Handle, Generic[T]):
     """What the locks of both faces have in common. An acquisition belongs to the object, whoever then releases it; but
     who has one of his own always means that. So nobody whose lease was lost releases the lock of the next.
     """
@@ -79,6 +80,9 @@ class LockObject(Generic[T]):
         held = self._mine()
         return None if held is None else held.lease
 
+    def gives_back(self, lease: Lease) -> bool:
+        return any(one.lease is lease for one in tuple(self._held))
+
     def _caller(self) -> tuple[object, object]:
         """Who calls, and in which event loop; None for a loop that does not matter."""
         raise NotImplementedError
@@ -92,10 +96,9 @@ class LockObject(Generic[T]):
         """
         request = self._request
         wait = _waiting(request.wait, blocking, timeout)
+        for_itself = bounded(blocking, timeout) or not request.lease.renew
         return LockContext(
-            self._runtime,
-            replace(request, wait=wait, lease=flagged(request.lease)),
-            for_itself=bounded(blocking, timeout) or not request.lease.renew,
+            self._runtime, replace(request, wait=wait, lease=flagged(request.lease), for_itself=for_itself)
         )
 
     def _context_of_block(self) -> LockContext:

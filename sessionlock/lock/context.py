@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from types import TracebackType
-
-import anyio
 
 from .. import observe
 from ..errors import LeaseLost, RedisUnavailable, SessionLockError
@@ -18,11 +17,13 @@ from ..protocol.replies import Committed, Conflict, Refused, Saved, Snapshot, ou
 from ..session.block import Actions, used_twice, used_up
 from ..session.data import SessionFormat
 from ..session.mapping import Session
-from .holders import Holders, lease_of
+from .holders import Handle, LockBody, lease_of
 from .observed import acquire_observed
 from .refusals import lease_lost, not_saved, note
 from .request import LockRequest, OnWait
 from .runtime import Runtime
+
+log = logging.getLogger("sessionlock")
 
 __all__ = ["MOST_MERGES", "LockBlock", "SessionLockBlock"]
 
@@ -31,19 +32,18 @@ __all__ = ["MOST_MERGES", "LockBlock", "SessionLockBlock"]
 MOST_MERGES = 100
 
 
-class LockBlock:
+class LockBlock(Handle):
     """What ``async with guard.lock`` and ``guard.session_lock`` have in common: one acquisition, one lease."""
 
-    _for_itself: bool = False  # whether it may wait although the caller holds that lock
+    _lease: Lease | None = None
 
     def __init__(self, runtime: Callable[[], Runtime], request: LockRequest) -> None:
         self._find_runtime = runtime
         self._request = request
         self._entered = False
         self._on_wait: OnWait | None = None
-        self._lease: Lease | None = None
-        self._scope: anyio.CancelScope | None = None
         self._runtime: Runtime
+        self._body: LockBody
 
     def when_waiting(self, ask: OnWait | None, /) -> None:
         """Before entering: what is asked once when others hold the lock. It may find a reason not to wait for them."""
@@ -56,36 +56,37 @@ class LockBlock:
         runtime = self._runtime = self._find_runtime()
         request = self._request
         acquisition = runtime.topology.acquisition(runtime, request, self._on_wait)
-        holders = Holders() if self._for_itself else runtime.holders
         if runtime.observer is None:
-            holders.check(request.keys)
+            runtime.holders.check(request)
             granted = await acquisition.run()
         else:
-            granted = await acquire_observed(runtime.observer, request, holders, acquisition)
+            granted = await acquire_observed(runtime.observer, request, runtime.holders, acquisition)
         lease = self._lease = lease_of(request, acquisition.token, granted, runtime.observer)
-        runtime.holders.add(request.keys, acquisition.token, request.label)
+        body = self._body = LockBody(runtime.holders, request.keys.lock, lease, request.label, runtime.loop)
+        runtime.holders.add(body)
         runtime.watchdog.watch(lease, request)
+        body.enter_context()
+        if request.lease.on_lost == "cancel":
+            body.cancel_when_lost()
         return lease, granted.loaded
 
-    def _guard_body(self) -> None:
-        """From here on losing the lease cancels the body."""
-        if self._request.lease.on_lost == "cancel":
-            self._scope = anyio.CancelScope()
-            self._scope.__enter__()
-            self._the_lease.when_lost(self._scope.cancel)
+    def gives_back(self, lease: Lease) -> bool:
+        return self._lease is lease
 
-    def _end_body(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> bool:
-        """Leave the cancel scope. Returns whether the body was ended by the loss of the lease."""
-        self._the_lease.when_lost(None)
-        scope, self._scope = self._scope, None
-        try:
-            return scope is not None and bool(scope.__exit__(kind, error, tb))
-        except RuntimeError:
-            # Left in another task, or not in the order of entering: the scope stays behind, unused; what must not stay
-            # behind is the lock.
-            return False
+    def __del__(self) -> None:
+        # Entered, dropped, and left by nobody: then nobody else can give the lock back any more.
+        lease = self._lease
+        if lease is not None and not lease.released:
+            self._runtime.give_back(self._drop)
+
+    async def _drop(self) -> None:
+        if not self._the_lease.released:
+            log.warning("the block that held the lock of %s was dropped and never left", self._request.digest)
+            self._body.ended(None)
+            try:
+                await self._give_up([], "", cancelled=True)
+            finally:
+                self._finish()
 
     async def _give_up(self, changes: list[Change], created: str, *, cancelled: bool = False) -> Saved:
         """One release call, seen through to its end even when this task is cancelled meanwhile."""
@@ -169,7 +170,8 @@ class LockBlock:
     def _finish(self) -> None:
         lease = self._the_lease
         self._runtime.watchdog.forget(lease)
-        self._runtime.holders.remove(self._request.keys, lease.token)
+        self._runtime.holders.remove(self._body)
+        self._body.leave_context()
         lease.mark_released()
         self._runtime.numbers.acquisitions.end(self._request.digest, lease.token)
         # Session and block refer to each other; a guard that is dropped then should not wait for the garbage collector.
@@ -226,13 +228,12 @@ class SessionLockBlock(LockBlock, Actions):
         if b"#user" in snapshot.fields:
             self._on_load(self._request.keys, snapshot)
         del self._on_load
-        self._guard_body()
         return session
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        ended_by_loss = self._end_body(kind, error, tb)
+        ended_by_loss = self._body.ended(error)
         if error is not None:
             self._session.forget_what_nobody_awaited()
         if self._the_lease.released:

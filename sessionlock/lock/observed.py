@@ -21,7 +21,7 @@ async def acquire_observed(
     observer(observe.LockAsked(session, label))
     began = monotonic()
     try:
-        holders.check(request.keys)
+        holders.check(request)
         granted = await acquisition.run()
     except WaitTimedOut as error:
         observer(observe.LockTimedOut(session, label, monotonic() - began, error))

@@ -19,7 +19,7 @@ class LockRequest:
     """``label``: what others see of the holder. ``session`` None: only the lock, for storage of one's own.
 
     ``missing``: whether a session without a record is begun or refused. ``push_limit``: a larger session is not pushed
-    with a grant.
+    with a grant. ``for_itself``: it may wait although the caller holds that lock.
     """
 
     keys: SessionKeys
@@ -29,6 +29,7 @@ class LockRequest:
     session: SessionPolicy | None
     missing: str
     push_limit: int
+    for_itself: bool = False
 
     @property
     def digest(self) -> str:

@@ -55,7 +55,7 @@ class Runtime:
         self.deaf: bool = self.executor.deaf
         self.engine: Engine = open_engine(self.topology.client, self.executor)
         # Who holds, and who waits.
-        self.holders: Holders = Holders()
+        self.holders: Holders = Holders(self.topology)
         self.watchdog: Watchdog = Watchdog(self.executor, self.background, observer)
         self.wakeup: Wakeup = Wakeup(self.topology.listener, on_taken=self.watchdog.taken, on_crowd=self._crowd)
         # Ends with the loop.
@@ -121,6 +121,14 @@ class Runtime:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def give_back(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """What a block has left behind that is no more: from any thread, and amid anything, for that may be the garbage
+        collection.
+        """
+        if self.holders.are_ours:
+            with suppress(RuntimeError):  # the loop has ended, and what it held runs out in Redis by itself
+                self.loop.call_soon_threadsafe(lambda: self.background(work()).add_done_callback(fetch_error))
 
     async def see_through(
         self, work: Coroutine[Any, Any, T], *, wait: bool = True, within: float = CLEAN_UP_WITHIN

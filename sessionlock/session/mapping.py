@@ -95,38 +95,38 @@ class Session(MutableMapping[str, Any]):
     # --- the mapping
 
     def __getitem__(self, key: str) -> Any:
-        self.happened.accessed = True
+        self._used()
         return self.data.read(key)
 
     def __setitem__(self, key: str, value: Any) -> None:
-        self.happened.accessed = True
+        self._used()
         self._check_open()
         self.data.assign(key, value)
         self._changed()
 
     def __delitem__(self, key: str) -> None:
-        self.happened.accessed = True
+        self._used()
         self._check_open()
         self.data.delete(key)
         self._changed()
 
     def __contains__(self, key: object) -> bool:
-        self.happened.accessed = True
+        self._used()
         return self.data.asked_for(key)
 
     def __iter__(self) -> Iterator[str]:
-        self.happened.accessed = True
+        self._used()
         self.data.read_all()
         return self.data.keys()
 
     def __len__(self) -> int:
-        self.happened.accessed = True
+        self._used()
         self.data.read_all()
         return self.data.size()
 
     def clear(self) -> None:
         """Take every key out, without looking at them. What others put in meanwhile is a conflict, not overlooked."""
-        self.happened.accessed = True
+        self._used()
         self._check_open()
         self.happened.cleared = True
         for key in list(self.data.keys()):
@@ -201,6 +201,11 @@ class Session(MutableMapping[str, Any]):
         holds or waits for the lock.
         """
         self.data.ends_when_empty()
+
+    def _used(self) -> None:
+        self.happened.accessed = True
+        if self.lease is not None:
+            self.lease.used()
 
     def _check_open(self) -> None:
         if self._closed is not None:

@@ -24,7 +24,16 @@ from .fake import fake_server
 OF_A_LOOP = (asyncio.Lock, asyncio.Condition)
 NOT_TAKEN = {"startup_nodes", "event_dispatcher"}  # of one client, and its event loop
 
-__all__ = ["ClientKind", "address_of", "check_client", "client_kind", "close_client", "own_client", "server_name"]
+__all__ = [
+    "ClientKind",
+    "address_of",
+    "check_client",
+    "client_kind",
+    "close_client",
+    "own_client",
+    "place_of",
+    "server_name",
+]
 
 ClientKind = Literal["single", "sentinel", "cluster", "quorum"]  # "quorum": of one of its masters
 
@@ -81,6 +90,14 @@ def address_of(client: Any) -> str:
     fake = fake_server(client)
     where = settings.get("path") or f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}"
     return f"{where if fake is None else f'fake {id(fake)}'}/{settings.get('db') or 0}"
+
+
+def place_of(client: Any) -> str:
+    """The same for two clients of the same data, as far as their settings tell."""
+    if client_kind(client) == "single":
+        return address_of(client)
+    pool: Any = getattr(client, "connection_pool", None)
+    return f"{server_name(client)}/{getattr(pool, 'connection_kwargs', {}).get('db') or 0}"
 
 
 def _with_driver(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,8 @@ MISHAPS = "tests/faults/test_quorum_mishaps.py::"
 LEASE = "tests/lock/test_lease.py::"
 DOG = "tests/lock/test_watchdog.py::"
 CLOCK = "tests/lock/test_clock.py::"
+BODY = "tests/lock/test_context.py::"
+HOLDERS = "tests/lock/test_holders.py::"
 
 SABOTAGE: Table = [
     (
@@ -464,6 +466,146 @@ SABOTAGE: Table = [
         DOG + "test_leases_that_are_over_leave_nothing_behind",
     ),
     (
+        "a loss is not taken back from the task that it ended",
+        "body",
+        "lock/holders.py",
+        'left = task.uncancel() if hasattr(task, "uncancel") else None',
+        'left = 0 if hasattr(task, "uncancel") else None',
+        BODY + "test_the_loss_of_a_lease_leaves_the_task_as_it_was",
+    ),
+    (
+        "somebody else's cancellation is taken for ours",
+        "body",
+        "lock/holders.py",
+        "return self._reason() in error.args if left is None else left <= self._before",
+        "return True",
+        BODY + "test_somebody_else_cancels_the_task_too[ours]",
+    ),
+    (
+        "who entered is who runs the body",
+        "body",
+        "lock/holders.py",
+        "        if last is None or last is entered or last.done():\n            return entered\n",
+        "        return entered\n",
+        (
+            BODY + "test_entered_by_a_task_that_is_over",
+            BODY + "test_entered_here_and_left_there[to a new task]",
+            BODY + "test_entered_here_and_left_there[to a task that was there]",
+        ),
+    ),
+    (
+        "who used it last runs the body",
+        "body",
+        "lock/holders.py",
+        "if entered is None or (self.lease.first_user is not entered and not waits_for(entered, last)):",
+        "if True:",
+        (
+            BODY + "test_the_bodys_own_tasks_have_used_it_last[anyio]",
+            BODY + "test_the_bodys_own_tasks_have_used_it_last[wait]",
+        ),
+    ),
+    (
+        "a shield of the body's own holds nothing off",
+        "body",
+        "lock/holders.py",
+        "        if self._is_shielded(task):\n",
+        "        if False:\n",
+        BODY + "test_the_body_shields_itself",
+    ),
+    (
+        "a thread that finds the loss cancels from where it is",
+        "body",
+        "lock/holders.py",
+        "            self._loop.call_soon_threadsafe(self._cancel)\n",
+        "            pass\n",
+        BODY + "test_found_out_by_a_thread",
+    ),
+    (
+        "a block that is dropped is held on to",
+        "body",
+        "lock/context.py",
+        "            self._runtime.give_back(self._drop)\n",
+        "            pass\n",
+        BODY + "test_a_block_that_is_dropped_gives_its_lock_back",
+    ),
+    (
+        "only the very task that entered asks for its own lock",
+        "re-entry",
+        "lock/self_call.py",
+        "                waits = body.waits_for(self._asker)\n",
+        "                waits = False\n",
+        (
+            HOLDERS + "test_a_body_that_waits_for_itself[in_task]",
+            HOLDERS + "test_a_body_that_waits_for_itself[in_group]",
+            HOLDERS + "test_a_body_that_waits_for_itself[shielded]",
+        ),
+    ),
+    (
+        "a task is looked at once, before it is waited for",
+        "re-entry",
+        "lock/self_call.py",
+        "                return\n        self._look_later()\n",
+        "                return\n",
+        HOLDERS + "test_a_body_that_waits_for_itself[later]",
+    ),
+    (
+        "a thread that a body waits for is a stranger to it",
+        "re-entry",
+        "lock/self_call.py",
+        "waits = body.has_begun_a_thread or ",
+        "waits = False or ",
+        HOLDERS + "test_a_body_that_waits_for_itself[in_asyncios_thread]",
+    ),
+    (
+        "another guard of the same Redis is another Redis",
+        "re-entry",
+        "lock/holders.py",
+        "        return self.place == place\n",
+        "        return self.place is place\n",
+        (
+            HOLDERS + "test_another_guard_of_the_same_redis",
+            HOLDERS + "test_another_guard_of_the_same_redis_in_a_thread",
+        ),
+    ),
+    (
+        "every Redis is the same",
+        "re-entry",
+        "lock/holders.py",
+        "        return self.place == place\n",
+        "        return True\n",
+        HOLDERS + "test_a_guard_of_another_redis",
+    ),
+    (
+        "a task that the body begins is taken for the body",
+        "re-entry",
+        "lock/holders.py",
+        "return runner.get_loop() is not asker.get_loop() or waits_for(runner, asker)",
+        "return True",
+        HOLDERS + "test_a_task_that_is_left_to_itself_has_the_lock_afterwards",
+    ),
+    (
+        "who entered cannot wait for who has it in hand",
+        "re-entry",
+        "lock/holders.py",
+        "asker is self.runner() and in_hands_of(self._is_mine, besides=asker) is None",
+        "asker is self.runner()",
+        (
+            HOLDERS + "test_a_lock_that_another_task_will_release",
+            HOLDERS + "test_a_lock_object_that_another_task_will_release",
+        ),
+    ),
+    (
+        "a lost lock is one's own still",
+        "re-entry",
+        "lock/holders.py",
+        "if body is None or body.is_over or request.for_itself:",
+        "if body is None or request.for_itself:",
+        (
+            HOLDERS + "test_after_a_loss_the_session_can_be_loaded_again",
+            HOLDERS + "test_after_a_loss_a_thread_can_load_the_session_again",
+        ),
+    ),
+    (
         "only the own loop's holds are known",
         "self-call",
         "lock/holders.py",
@@ -475,8 +617,8 @@ SABOTAGE: Table = [
         "a parent's holds are taken for the child's",
         "self-call",
         "lock/holders.py",
-        "held_as == label and self._pid == os.getpid() else",
-        "held_as == label else",
+        "body.label == label and self.are_ours else",
+        "body.label == label else",
         SELF + "test_what_is_held_here",
     ),
     (
