@@ -15,6 +15,7 @@ from sessionlock.embedded import EmbeddedServerUnavailable, find_server
 from tests.harness.choice import choose_server, in_chosen_protocol
 from tests.harness.commands import connect
 from tests.harness.faulty import FaultyServer
+from tests.harness.scripts import forget_scripts
 
 # A shell that starts the tests in its background makes them ignore Ctrl-C, and with them every program that a test
 # interrupts: a handler is not inherited, to ignore is.
@@ -95,4 +96,4 @@ def own_server() -> Iterator[Callable[..., FaultyServer]]:
 def _empty(server: FaultyServer) -> None:
     with connect(server.unix_url) as client:
         client.flushall()
-        client.script_flush()
+        forget_scripts(client)

@@ -25,7 +25,6 @@ from ..policies import LeasePolicy, SessionPolicy
 from . import replies
 from .keys import SessionKeys
 from .replies import Abandoned, Acquired, Saved
-from .scripts import SCRIPTS
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
@@ -44,9 +43,7 @@ __all__ = [
     "Release",
     "Renew",
     "Word",
-    "by_hash",
     "fingerprint",
-    "in_full",
 ]
 
 C = TypeVar("C")
@@ -114,24 +111,17 @@ class Call(Generic[T_co]):
         object.__setattr__(self, "low", low)
 
     def behind(self) -> tuple[Word, ...] | None:
-        """A plain command that goes in the same write, right behind the call. Then the reply is a pair."""
+        """The plain command that is sent right behind it, in the same write; None: none is. It goes again with each
+        repetition.
+        """
         return None
 
     def outcome(self, reply: Any) -> T_co:
-        """Raises CodecError: what is stored is not as this library writes it."""
+        """``reply``: the script's; where a command is sent :meth:`behind`, both replies.
+
+        Raises CodecError: what is stored is not as this library writes it.
+        """
         raise NotImplementedError
-
-
-def by_hash(call: Call[Any]) -> tuple[Any, ...]:
-    """The command that runs a script which the server has seen before; else it answers NOSCRIPT."""
-    keys = call.redis_keys
-    return ("EVALSHA", SCRIPTS[call.script].sha, len(keys), *keys, *call.words())
-
-
-def in_full(call: Call[Any]) -> tuple[Any, ...]:
-    """The same for a server that has not, or has restarted since."""
-    keys = call.redis_keys
-    return ("EVAL", SCRIPTS[call.script].text, len(keys), *keys, *call.words())
 
 
 @dataclass_transform(frozen_default=True)

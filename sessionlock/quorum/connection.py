@@ -20,6 +20,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ..clock import monotonic
 from ..protocol.scripts import script
+from ..transport.scripting import Scripting
 from ..transport.wire import Wire, pack
 
 __all__ = ["Answered", "BackOff", "Connection", "NoVote", "Uptime", "VoteRefused", "ignore"]
@@ -109,6 +110,7 @@ class Connection:
         self.uptime: Uptime = Uptime(rejoin_after)
         self.last: Wire | None = None  # the last one that was opened, closed or not
         self.arriving: list[tuple[Callable[[Wire], None], Answered]] = []  # who waits until it is opened
+        self.scripting: Scripting = Scripting()
         self._client = client
         self._reply_within = reply_within
         self._on_open = on_open
@@ -147,11 +149,13 @@ class Connection:
 
     async def _open(self) -> Wire:
         wire = await Wire.open(self._client.connection_pool.make_connection, reply_within=self._reply_within)
-        for name in SCRIPTS:
-            # Beforehand, for a NOSCRIPT would let the next call overtake the one that is sent again.
-            wire.send(pack("SCRIPT", "LOAD", script(name).text), ignore)
         try:
+            probe = self.scripting.probe(wire)
             await self.uptime.look(wire)
+            # Beforehand, for where one is not found the next call would overtake the one that is sent again.
+            if not await self.scripting.prepare(wire, await probe):
+                for name in SCRIPTS:
+                    wire.send(pack("SCRIPT", "LOAD", script(name).text), ignore)
         except BaseException:
             wire.close()
             raise

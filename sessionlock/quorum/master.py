@@ -15,11 +15,12 @@ import hiredis
 from redis.exceptions import RedisError
 
 from ..errors import CodecError
-from ..protocol.calls import Abandon, Acquire, Call, by_hash, in_full
+from ..protocol.calls import Abandon, Acquire, Call
 from ..protocol.keys import new_token
 from ..protocol.quorum_calls import Adopt, Dismiss, Vote
 from ..protocol.replies import Handover, pushed
 from ..transport.pushes import ProcessChannel
+from ..transport.scripting import Packing, Way
 from ..transport.wire import Wire, pack, resolve
 from .connection import Answered, Connection, NoVote, VoteRefused
 from .debts import Debts
@@ -92,15 +93,15 @@ class Master:
         call: Call[Any],
         answered: Answered,
         *,
-        packed: bytes | None = None,
+        packing: Packing | None = None,
         late: bool = False,
     ) -> None:
         """Ask once. ``answered`` gets the outcome or a :class:`NoVote`, perhaps before this returns; it must not raise.
 
-        What a vote grants shall count, so it must have been up for long enough. ``packed``: the call as
-        it is sent, for many masters at once. ``late``: as in :meth:`Connection.use`.
+        What a vote grants shall count, so it must have been up for long enough. ``packing``: the
+        call as it is sent to many masters at once. ``late``: as in :meth:`Connection.use`.
         """
-        self.connection.use(partial(self._send, call, answered, packed), answered, late=late)
+        self.connection.use(partial(self._send, call, answered, packing), answered, late=late)
 
     def command(self, *words: Any) -> asyncio.Future[Any]:
         """The reply to one plain command, an error reply as an exception object; fails with :class:`NoVote`."""
@@ -113,26 +114,28 @@ class Master:
         self.connection.use(lambda wire: wire.send(pack(*words), heard), answered)
         return future
 
-    def _send(self, call: Call[Any], answered: Answered, packed: bytes | None, wire: Wire) -> None:
+    def _send(self, call: Call[Any], answered: Answered, packing: Packing | None, wire: Wire) -> None:
         if isinstance(call, VOTES):
             if absent := self.connection.uptime.absent():
                 answered(NoVote(absent))
                 return
             answered = self.debts.asked(call.token, answered)
-        wire.send(packed or pack(*by_hash(call)), partial(self._answered, wire, call, answered))
+        way = self.connection.scripting.way
+        packed = pack(*way(call)) if packing is None else packing.by(way)
+        wire.send(packed, partial(self._answered, wire, call, way, answered))
 
-    def _answered(self, wire: Wire, call: Call[Any], answered: Answered, reply: Any) -> None:
+    def _answered(self, wire: Wire, call: Call[Any], way: Way, answered: Answered, reply: Any) -> None:
         if isinstance(reply, Exception):
-            self._refused(wire, call, answered, reply)
+            self._refused(wire, call, way, answered, reply)
             return
         self.connection.answered(wire)
         answered(_outcome(call, reply))
 
-    def _refused(self, wire: Wire, call: Call[Any], answered: Answered, error: Exception) -> None:
+    def _refused(self, wire: Wire, call: Call[Any], way: Way, answered: Answered, error: Exception) -> None:
         if not isinstance(error, hiredis.ReplyError):
             answered(self.connection.back_off.failed(error))
-        elif str(error).startswith("NOSCRIPT"):
-            wire.send(pack(*in_full(call)), partial(self._answered, wire, call, answered))
+        elif (instead := self.connection.scripting.instead(wire, way, error)) is not None:
+            wire.send(pack(*instead(call)), partial(self._answered, wire, call, instead, answered))
         else:
             permit = "; permit it: ACL SETUSER <user> +eval +evalsha" if str(error).startswith("NOPERM") else ""
             answered(VoteRefused(f"refused the {call.script} call: {error}{permit}"))
@@ -143,9 +146,9 @@ class Master:
         """A plain command, as pottery sends it, took a lock here, or may have."""
         self.debts.perhaps_here.add(token)
 
-    def settle(self, call: Abandon | Dismiss, answered: Answered, *, packed: bytes | None = None) -> None:
+    def settle(self, call: Abandon | Dismiss, answered: Answered, *, packing: Packing | None = None) -> None:
         """As :meth:`send`; without an answer it is asked again when the master is back, however late that is."""
-        self.send(call, partial(self.debts.settled, call, answered), packed=packed, late=True)
+        self.send(call, partial(self.debts.settled, call, answered), packing=packing, late=True)
 
     async def aclose(self) -> None:
         self.debts.close()

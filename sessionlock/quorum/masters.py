@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 from ..clock import monotonic
 from ..lock.waiting import Room, WaitingRooms
-from ..protocol.calls import Abandon, Call, by_hash
+from ..protocol.calls import Abandon, Call
 from ..protocol.quorum_calls import Dismiss
 from ..protocol.replies import Handover
 from ..transport.pushes import Rounds
-from ..transport.wire import pack
+from ..transport.scripting import Packing
 from .config import Quorum, master_name
 from .master import Master, NoVote
 
@@ -125,9 +125,9 @@ class Masters:
 
     def send(self, call: Call[Any], answered: Callable[[Master, Any], None]) -> None:
         """:meth:`Master.send` to each of them, with the master before its reply."""
-        packed = pack(*by_hash(call))
+        packing = Packing(call)
         for master in self.all:
-            master.send(call, partial(answered, master), packed=packed)
+            master.send(call, partial(answered, master), packing=packing)
 
     def settle(
         self, call: Abandon | Dismiss, enough: Callable[[list[Any]], bool] | None = None
@@ -150,9 +150,9 @@ class Masters:
             if not done.done() and (not out or (enough or self._a_majority)(replies)):
                 done.set_result(replies)
 
-        packed = pack(*by_hash(call))
+        packing = Packing(call)
         for master in self.all:
-            master.settle(call, answered, packed=packed)
+            master.settle(call, answered, packing=packing)
         return done
 
     def _a_majority(self, replies: list[Any]) -> bool:

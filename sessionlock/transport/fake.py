@@ -80,6 +80,9 @@ class FakeTransport:
         if command == [b"INFO", b"server"]:
             self._wire.heard(UP_FOR_EVER)
             return
+        if command[0] == b"FCALL":
+            self._wire.heard(hiredis.ReplyError("ERR unknown command 'FCALL'"))  # it could not be changed below
+            return
         if command[0] in (b"EVAL", b"EVALSHA"):
             command = [await self._in_full(command, place) for place in range(len(command))]
         await self._connection.send_command(*command)

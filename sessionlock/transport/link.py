@@ -12,7 +12,8 @@ from typing import Any
 
 import hiredis
 
-from ..protocol.calls import Call, by_hash, in_full
+from ..protocol.calls import Call
+from .scripting import Scripting, Way
 from .tasks import fetch_error
 from .wire import Wire, unsent
 
@@ -33,9 +34,10 @@ class Link:
         self._waiting: list[Wire] = []
         self._closing = False
         self._dropped = 0
+        self._scripting = Scripting()
 
     async def evaluate(self, call: Call[Any], *, soon: bool = False, asking: bool = False) -> Any:
-        """The script's reply.
+        """The script's reply; both replies, where a command is sent :meth:`behind <Call.behind>` the call.
 
         Raises:
             hiredis.ReplyError: an error reply. redis.exceptions.RedisError, OSError: the connection was lost.
@@ -43,39 +45,36 @@ class Link:
         wire = self._wire
         if wire is None or wire.closed:
             wire = await self.wire()
-        behind = call.behind()
-        for words in (by_hash, in_full):
-            sent = self._sent(wire, words(call), soon, asking)
-            then = None if behind is None else self._sent(wire, behind, soon, asking)
-            reply = await sent
-            told = None if then is None else await then
-            if not (isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")):
-                break
-        for answer in (reply, told):
-            if isinstance(answer, hiredis.ReplyError):
-                raise answer
-        return reply if behind is None else (reply, told)
+        way, behind = self._scripting.way, call.behind()
+        reply = await wire.call(way(call), behind=behind, asking=asking, soon=soon)
+        while isinstance(reply, hiredis.ReplyError):
+            way = self._instead(wire, way, reply)
+            reply = await wire.call(way(call), behind=behind, asking=asking)
+        return reply
 
-    def _sent(self, wire: Wire, words: tuple[Any, ...], soon: bool, asking: bool) -> asyncio.Future[Any]:
-        if asking:
-            wire.call(("ASKING",), soon=soon)  # for the very next command; nothing comes between within a tick
-        return wire.call(words, soon=soon)
+    def _instead(self, wire: Wire, way: Way, refusal: hiredis.ReplyError) -> Way:
+        instead = self._scripting.instead(wire, way, refusal)
+        if instead is None:
+            raise refusal
+        return instead
 
     async def evaluate_and_wait(self, call: Call[Any], wait: tuple[Any, ...]) -> tuple[Any, Any]:
-        """The script's reply and that of the command ``wait``, which follows it on the same connection.
+        """The script's reply, as of :meth:`evaluate`, and that of the command ``wait``, which follows it on the same
+        connection.
 
         Raises as :meth:`evaluate` does.
         """
         wire = await self._waiting_wire()
-        for words in (by_hash, in_full):
-            evaluated = wire.call(words(call))
+        way = self._scripting.way
+        while True:
+            evaluated = wire.call(way(call), behind=call.behind())
             waited = wire.call(wait)
             reply, reached = await evaluated, await waited
-            if not (isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")):
+            if not isinstance(reply, hiredis.ReplyError):
                 break
-        for answer in (reply, reached):
-            if isinstance(answer, hiredis.ReplyError):
-                raise answer
+            way = self._instead(wire, way, reply)
+        if isinstance(reached, hiredis.ReplyError):
+            raise reached
         return reply, reached
 
     async def _waiting_wire(self) -> Wire:
@@ -115,6 +114,7 @@ class Link:
 
     async def _open(self) -> None:
         self._closing = False
+        self._scripting.begin_anew()
         self._wire = await Wire.open(self._connect, reply_within=self._reply_within, on_close=self._broken)
 
     def _broken(self) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import hiredis
 
-from ..protocol.calls import Call, in_full
+from ..protocol.calls import Call
+from ..protocol.commands import in_full
 from ..protocol.keys import SessionKeys
 from .link import Link
 from .route import meant

@@ -59,6 +59,9 @@ def resolve(failure: type[Exception], future: asyncio.Future[Any], answer: Any) 
         future.set_result(answer)
 
 
+ASKING = pack("ASKING")  # for the very next command
+
+
 class Wire(asyncio.Protocol):
     """A taken-over connection. ``reply_within``: seconds after which an unanswered call breaks the connection."""
 
@@ -120,29 +123,45 @@ class Wire(asyncio.Protocol):
 
     # --- callers' side
 
-    def call(self, words: tuple[Any, ...], *, soon: bool = False) -> asyncio.Future[Any]:
+    def call(
+        self, words: tuple[Any, ...], *, behind: tuple[Any, ...] | None = None, asking: bool = False, soon: bool = False
+    ) -> asyncio.Future[Any]:
         """Send one command. The future's result is the reply; an error reply is an exception *object* as result.
 
-        ``soon``: not at once but at the end of this tick, together with what else there is to send.
+        ``behind``: another command in the same write; then the result is both replies, or the error reply that one of
+        them got. ``asking``: both for a Cluster's node that takes the slot over. ``soon``: not at once but at the end
+        of this tick, together with what else there is to send.
         """
         future: asyncio.Future[Any] = self._loop.create_future()
-        self.send(pack(*words), partial(resolve, RedisError, future), soon=soon)
+        answered: Answered = partial(resolve, RedisError, future)
+        if behind is None and not asking:
+            self.send(pack(*words), answered, soon=soon)
+            return future
+        packed, heard = pack(*words), [answered]
+        if behind is not None:
+            pair = _Pair(answered)
+            packed, heard = packed + (ASKING if asking else b"") + pack(*behind), [pair.first, pair.second]
+        if asking:
+            packed, heard = ASKING + packed, [word for hears in heard for word in (_ignore, hears)]
+        self.send(packed, *heard, soon=soon)
         return future
 
-    def send(self, packed: bytes, answered: Answered, *, soon: bool = False) -> None:
-        """As :meth:`call`, of a packed command, without a future.
+    def send(self, packed: bytes, *answered: Answered, soon: bool = False) -> None:
+        """As :meth:`call`, of packed commands, without a future.
 
-        ``answered`` is called as the reply is read, with it; or with a :class:`redis.exceptions.RedisError` when there
-        will be none. It must not raise.
+        Each of ``answered`` is called as the reply to its command is read, with it; or with a
+        :class:`redis.exceptions.RedisError` when there will be none. It must not raise.
         """
         if self.closed:
-            answered(RedisConnectionError("the connection is closed"))
+            for hears in answered:
+                hears(RedisConnectionError("the connection is closed"))
             return
         now = self._loop.time()
         if self._timer is None:
             self._timer = self._loop.call_at(now + self._reply_within, self._check_age, context=Context())
         idle = not self._waiting and not self._outbox
-        self._waiting.append((answered, now))
+        for hears in answered:
+            self._waiting.append((hears, now))
         if idle and not soon:
             self._transport.write(packed)
         else:
@@ -250,6 +269,26 @@ class Wire(asyncio.Protocol):
             self._waiting.popleft()[0](error)
         if self._on_close is not None:
             self._on_close()
+
+
+class _Pair:
+    """The replies to a call and to the command behind it, for one who waits for both."""
+
+    __slots__ = ("_answered", "_reply")
+
+    def __init__(self, answered: Answered) -> None:
+        self._answered = answered
+
+    def first(self, reply: Any) -> None:
+        self._reply = reply
+
+    def second(self, reply: Any) -> None:
+        failed = next((one for one in (self._reply, reply) if isinstance(one, Exception)), None)
+        self._answered((self._reply, reply) if failed is None else failed)
+
+
+def _ignore(reply: Any) -> None:
+    """Nobody waits for it."""
 
 
 def _let_go_after_fork() -> None:

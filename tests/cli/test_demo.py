@@ -26,6 +26,7 @@ from sessionlock.cli.failure import without_secrets
 from sessionlock.cli.inspect import duration
 from tests.harness.commands import connect
 from tests.harness.faulty import FaultyServer
+from tests.harness.scripts import script_calls
 
 pytestmark = pytest.mark.server
 
@@ -423,7 +424,7 @@ def closed_port() -> Iterator[int]:
 def _runs_scripts(server: FaultyServer) -> bool:
     """Whether guarded cycles are on their way there (each node's warm-up makes two)."""
     with connect(server.unix_url) as client:
-        return int(client.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"]) > 100
+        return script_calls(client) > 100
 
 
 def _children(pid: int) -> list[int]:

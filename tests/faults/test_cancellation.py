@@ -13,10 +13,10 @@ from tenacity import stop_after_delay, wait_fixed
 
 from sessionlock import LeasePolicy, SessionGuard, SessionPolicy, WaitPolicy
 from sessionlock.protocol.keys import keys_for
-from sessionlock.protocol.scripts import script
 from tests.harness.cutting import Cut, How, When
 from tests.harness.deployments import MakeGuard
 from tests.harness.proxy import FaultyProxy
+from tests.harness.scripts import calls_of
 from tests.harness.stored import Look, Stored
 
 pytestmark = pytest.mark.anyio
@@ -291,7 +291,7 @@ async def test_while_the_request_is_on_its_way(proxy: FaultyProxy, node: MakeGua
     """Attack 7: the acquire has been sent and arrives only after the cancellation; what it gets is given back."""
     guard, session = node(proxy.url), stored("s")
     await guard.inspect("s")
-    parked = proxy.hold_requests(script("acquire").sha.encode())
+    parked = proxy.hold_requests(calls_of("acquire"))
     scope = anyio.CancelScope()
     task = asyncio.ensure_future(_within(scope, cycle(guard, "s")))
     await parked.wait()
@@ -309,7 +309,7 @@ async def test_the_request_overtaken_by_its_own_cancellation(proxy: FaultyProxy,
     """Attack 7: the acquire arrives on a connection of its own after the leave-taking: it takes nothing any more."""
     guard, session = node(proxy.url, reply_within=0.1), stored("s")
     await guard.inspect("s")
-    parked = proxy.hold_requests(script("acquire").sha.encode())
+    parked = proxy.hold_requests(calls_of("acquire"))
     task = asyncio.ensure_future(cycle(guard, "s"))
     await parked.wait()
     proxy.refuse()

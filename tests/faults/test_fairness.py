@@ -19,6 +19,7 @@ from tests.harness.commands import CommandCounter, connect
 from tests.harness.deployments import MakeGuard
 from tests.harness.proxy import FaultyProxy
 from tests.harness.queuers import Queuer
+from tests.harness.scripts import script_calls
 from tests.harness.stored import Look, Stored
 from tests.harness.workers import Worker
 
@@ -232,7 +233,7 @@ async def _herd(url: str, nodes: tuple[SessionGuard, ...], session: Stored, coun
     }
 
 
-async def test_a_contended_cycle_takes_three_script_calls(redis_url: str, node: MakeGuard, stored: Look) -> None:
+async def test_a_contended_cycle_takes_threescript_calls(redis_url: str, node: MakeGuard, stored: Look) -> None:
     """Attack 18: 200 requests at once for one session cost no more than 3 calls each (the first that wait in a process
     ask once more, when they can be reached by pushes), from then on no more than 2, and now and then a look."""
     guard, session = node(), stored("s")
@@ -319,12 +320,8 @@ async def test_only_the_foremost_of_a_process_looks(redis_url: str) -> None:
                 waiting = [asyncio.create_task(one()) for _ in range(30)]
                 while direct.zcard(keys_for("sl", "s").queue) < 30:
                     await anyio.sleep(0.005)
-                calls, started = _script_calls(direct), time.monotonic()
-                while _script_calls(direct) < calls + 20:
+                calls, started = script_calls(direct), time.monotonic()
+                while script_calls(direct) < calls + 20:
                     await anyio.sleep(0.005)
                 assert time.monotonic() - started > 0.2  # thirty that look would need 20 ms
             await asyncio.gather(*waiting)
-
-
-def _script_calls(direct: Any) -> int:
-    return int(direct.info("commandstats")["cmdstat_evalsha"]["calls"])

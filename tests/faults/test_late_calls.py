@@ -12,20 +12,15 @@ import pytest
 from sessionlock import LeaseLost, LeasePolicy, RedisUnavailable, SessionGuard, SessionPolicy, StaleFencingToken
 from sessionlock.lease import Lease
 from sessionlock.protocol.calls import Call
-from sessionlock.protocol.scripts import script
 from sessionlock.transport.executor import RedisExecutor
 from tests.harness.deployments import MakeGuard
 from tests.harness.proxy import FaultyProxy
+from tests.harness.scripts import calls_of
 from tests.harness.stored import Look, Stored
 
 pytestmark = pytest.mark.anyio
 
 BRIEF = LeasePolicy(ttl=0.5, renew=False, claim=0.5, on_lost="flag")
-
-
-def calls_of(name: str) -> bytes:
-    """What only requests of this script contain."""
-    return script(name).sha.encode()
 
 
 async def nothing_but_theirs(proxy: FaultyProxy, guard: SessionGuard, session: Stored) -> None:

@@ -10,17 +10,13 @@ from tenacity import stop_after_delay, wait_fixed
 
 from sessionlock import LeasePolicy, RedisUnavailable, SessionGuard, SessionPolicy, WaitPolicy
 from sessionlock.protocol.keys import keys_for
-from sessionlock.protocol.scripts import script
 from sessionlock.transport import cluster
 from tests.harness.deployments import MakeGuard
 from tests.harness.proxy import FaultyProxy
+from tests.harness.scripts import calls_of
 from tests.harness.stored import Look
 
 pytestmark = pytest.mark.anyio
-
-
-def calls_of(name: str) -> bytes:
-    return script(name).sha.encode()
 
 
 async def test_acquire_gets_the_same_grant(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:

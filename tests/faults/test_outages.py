@@ -18,7 +18,6 @@ from redis.exceptions import ResponseError
 from sessionlock import RedisUnavailable, Replicated, SessionGuard
 from sessionlock.blocking import SessionGuard as BlockingGuard
 from sessionlock.protocol.keys import keys_for
-from sessionlock.protocol.scripts import script
 from sessionlock.quorum.config import Quorum
 from sessionlock.transport.outages import Circuit, is_outage
 from sessionlock.transport.route import NotNow
@@ -26,6 +25,7 @@ from tests.harness.cluster import Cluster
 from tests.harness.commands import connect
 from tests.harness.faulty import FaultyServer
 from tests.harness.proxy import FaultyProxy
+from tests.harness.scripts import calls_of, load_scripts
 from tests.harness.stored import Stored
 
 pytestmark = [pytest.mark.anyio, pytest.mark.deadline(180)]
@@ -313,13 +313,12 @@ async def a_proxy(server: FaultyServer) -> Any:
 async def test_what_was_sent_is_unknown_and_what_was_not_is_told(own_server: OwnServer, node: MakeGuard) -> None:
     server = own_server(tcp=True)
     with connect(server.tcp_url) as client:
-        for name in ("acquire", "release"):
-            client.script_load(script(name).text)
+        load_scripts(client)
     async with a_proxy(server) as proxy:
         guard = node(proxy.url, retry_for=0.3)
         async with guard.session_lock("s") as session:
             session["n"] = 1
-            dropped = proxy.drop_next_reply(script("release").sha.encode())
+            dropped = proxy.drop_next_reply(calls_of("release"))
             proxy.refuse()
             with pytest.raises(RedisUnavailable, match="whether it took effect is unknown") as met:
                 await session.release()
@@ -338,10 +337,10 @@ async def test_what_was_granted_unheard_is_given_up_when_redis_is_back(own_serve
     """Else the session would be locked for the rest of its lease, by nobody."""
     server = own_server(tcp=True)
     with connect(server.tcp_url) as client:
-        client.script_load(script("acquire").text)
+        load_scripts(client)
     async with a_proxy(server) as proxy:
         guard = node(proxy.url, retry_for=0.2)
-        dropped = proxy.drop_next_reply(script("acquire").sha.encode())
+        dropped = proxy.drop_next_reply(calls_of("acquire"))
         using = asyncio.ensure_future(refused(guard))
         await dropped.wait()
         proxy.refuse()

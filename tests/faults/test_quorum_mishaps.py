@@ -13,10 +13,10 @@ import pytest
 from sessionlock import Lease, LeaseLost, LeasePolicy, Quorum, QuorumNotReached, RedisUnavailable, SessionGuard
 from sessionlock.embedded import find_server
 from sessionlock.protocol.record_calls import ForceRelease
-from sessionlock.protocol.scripts import script
 from tests.harness.commands import connect
 from tests.harness.proxy import FaultyProxy
 from tests.harness.quorums import KEYS, SID, Place, until
+from tests.harness.scripts import calls_of, load_scripts
 
 pytestmark = [pytest.mark.anyio, pytest.mark.deadline(180)]
 
@@ -46,6 +46,7 @@ async def warmed(guard: SessionGuard, three: Place) -> SessionGuard:
     async with guard.lock(SID):
         pass
     await until(three.is_free)
+    await until(lambda: all(master.connection.last is not None for master in masters_of(guard).all))
     return guard
 
 
@@ -193,12 +194,12 @@ async def test_a_give_back_that_is_still_on_its_way(three: Place, proxy: FaultyP
     """It may take the lock at that master at any time: a lease must not live by that master."""
     for number in range(3):
         with connect(three.masters[number].unix_url) as raw:
-            raw.script_load(script("force_release").text)  # as after any give-back
+            load_scripts(raw)  # as after any give-back
     lease = LeasePolicy(ttl=3.0, claim=1.5, on_lost="flag")  # it is renewed each second
     guard = await warmed(behind(three, proxy, lease=lease, wait=20), three)
     master = masters_of(guard).all[2]
     elsewhere(three, 0, 1)
-    on_its_way = proxy.hold_requests(script("force_release").sha.encode())
+    on_its_way = proxy.hold_requests(calls_of("force_release"))
     leases: list[Lease] = []
 
     async def hold() -> None:
@@ -225,7 +226,7 @@ async def test_masters_that_do_not_permit_scripts(three: Place) -> None:
     if find_server().version < (6, 0):
         pytest.skip("this server knows no ACL (6.0)")
     for number in (0, 1):
-        three.at(number).client.execute_command("ACL", "SETUSER", "default", "-eval", "-evalsha")  # type: ignore[no-untyped-call]
+        three.at(number).client.execute_command("ACL", "SETUSER", "default", "-@scripting")  # type: ignore[no-untyped-call]
     with pytest.raises(QuorumNotReached, match=r"permit it: ACL SETUSER <user> \+eval \+evalsha") as caught:
         async with three.guard(retry_for=0.2).lock(SID, wait=2):
             raise AssertionError("entered")

@@ -24,13 +24,14 @@ from sessionlock import (
     StaleFencingToken,
     WaitPolicy,
 )
-from sessionlock.protocol.calls import Abandon, Acquire, Call, Change, Release, Renew, in_full
+from sessionlock.protocol.calls import Abandon, Acquire, Call, Change, Release, Renew
+from sessionlock.protocol.commands import in_full
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.record_calls import ForceRelease
-from sessionlock.protocol.scripts import script
 from tests.harness.commands import keys_without_ttl, low_of, token_of, who_is
 from tests.harness.deployments import MakeGuard
 from tests.harness.proxy import FaultyProxy
+from tests.harness.scripts import calls_of
 from tests.harness.stored import Look, Stored
 
 pytestmark = pytest.mark.anyio
@@ -162,7 +163,7 @@ async def test_a_renewal_and_the_release_on_the_wire(
             held["n"] = 1
             await leave.wait()
 
-    parked = proxy.hold_requests(script(first).sha.encode())
+    parked = proxy.hold_requests(calls_of(first))
     holding = asyncio.ensure_future(hold())
     await proxy.until(lambda p: p.replies_seen > 0 and leases != [])
     if first == "release":

@@ -19,6 +19,7 @@ from sessionlock.transport.one_server import ServerRoute
 from tests.harness import forking, import_path
 from tests.harness.commands import connect
 from tests.harness.deployments import MakeGuard
+from tests.harness.scripts import forget_scripts
 from tests.harness.stored import Look, Stored
 
 pytestmark = pytest.mark.anyio
@@ -29,54 +30,54 @@ async def add_one(guard: SessionGuard, sid: str) -> None:
         session["n"] = session.get("n", 0) + 1
 
 
-# --- NOSCRIPT
+# --- forgotten
 
 
 async def test_scripts_are_forgotten_before_every_call(redis_url: str, node: MakeGuard) -> None:
-    """Attack 20: SCRIPT FLUSH before each step of all that a guard does; each works at the first try."""
+    """Attack 20: SCRIPT and FUNCTION FLUSH before each step of all that a guard does; each works at the first try."""
     guard, other = node(), node()
     with connect(redis_url) as redis:
-        redis.script_flush()
+        forget_scripts(redis)
         async with guard.session_lock("s", lease=LeasePolicy(ttl=0.15)) as session:
             assert session.lease is not None
             session["a"] = 1
-            redis.script_flush()
+            forget_scripts(redis)
             await session.save()
             trusted_until = session.lease.trusted_until
-            redis.script_flush()
+            forget_scripts(redis)
             while session.lease.trusted_until == trusted_until:
                 await asyncio.sleep(0.003)
             waiting = asyncio.ensure_future(add_one(other, "s"))
             while not (await guard.inspect("s")).waiters:
-                redis.script_flush()
+                forget_scripts(redis)
             cancelled = asyncio.ensure_future(add_one(other, "s"))
             while len((await guard.inspect("s")).waiters) < 2:
-                redis.script_flush()
-            redis.script_flush()
+                forget_scripts(redis)
+            forget_scripts(redis)
             cancelled.cancel()
             await asyncio.gather(cancelled, return_exceptions=True)
             session["b"] = 2
-            redis.script_flush()
-        redis.script_flush()
+            forget_scripts(redis)
+        forget_scripts(redis)
         await waiting
-        redis.script_flush()
+        forget_scripts(redis)
         assert dict(await guard.read("s")) == {"a": 1, "b": 2, "n": 1}
-        redis.script_flush()
+        forget_scripts(redis)
         await guard.transaction("s", lambda session: session.update(n=2))
-        redis.script_flush()
+        forget_scripts(redis)
         assert await guard.incr("s", "n") == 3
-        redis.script_flush()
+        forget_scripts(redis)
         created = await guard.create({"c": 3})
-        redis.script_flush()
+        forget_scripts(redis)
         assert await guard.destroy(created.sid)
-        redis.script_flush()
+        forget_scripts(redis)
         with pytest.raises(SessionDestroyed):
             await add_one(guard, created.sid)
         async with guard.session_lock("s") as session:
             assert session.lease is not None
-            redis.script_flush()
+            forget_scripts(redis)
             assert await guard.force_release("s", session.lease.token)
-            redis.script_flush()
+            forget_scripts(redis)
             with pytest.raises(sessionlock.LeaseLost):
                 await session.release()
 
@@ -91,7 +92,9 @@ async def test_scripts_are_forgotten_amid_a_pipeline(node: MakeGuard, stored: Lo
     wire = await route.link.wire()
 
     async def forget() -> None:
+        functions = wire.call(("FUNCTION", "FLUSH"))  # there are none before 7.0
         assert await wire.call(("SCRIPT", "FLUSH")) == b"OK"
+        await functions
 
     for round_ in (1, 2):
         work: list[Any] = []
@@ -106,12 +109,12 @@ async def test_scripts_are_forgotten_amid_a_pipeline(node: MakeGuard, stored: Lo
 
 
 async def test_scripts_are_forgotten_all_the_time(redis_url: str, node: MakeGuard, stored: Look) -> None:
-    """Attack 20: somebody calls SCRIPT FLUSH again and again while two nodes contend."""
+    """Attack 20: somebody forgets them again and again while two nodes contend."""
     nodes, flushes = (node(), node()), 0
     with connect(redis_url) as redis:
         work = asyncio.gather(*(add_one(nodes[number % 2], "s") for number in range(100)))
         while not work.done():
-            redis.script_flush()
+            forget_scripts(redis)
             flushes += 1
             await asyncio.sleep(0)
         await work

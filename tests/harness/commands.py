@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis
 
-from sessionlock.protocol.calls import Call, in_full
+from sessionlock.protocol.calls import Call
+from sessionlock.protocol.commands import in_full
 from sessionlock.protocol.numbers import NAME_LENGTH, OP_LENGTH
+from tests.harness.scripts import COMMANDS
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 C = TypeVar("C", bound=Call[Any])
 T = TypeVar("T")
-SCRIPT_COMMANDS = frozenset({"eval", "evalsha", "eval_ro", "evalsha_ro", "fcall", "fcall_ro"})
 
 
 def connect(url: str) -> redis.Redis:
@@ -118,7 +119,7 @@ class CommandCounter:
     @property
     def script_calls(self) -> int:
         """How many scripts or functions were called, whether they succeeded or not."""
-        return sum(count for name, count in self.counts.items() if name in SCRIPT_COMMANDS)
+        return sum(count for name, count in self.counts.items() if name in COMMANDS)
 
     def __getitem__(self, name: str) -> int:
         return self.counts[name.lower()]

@@ -12,12 +12,12 @@ import pytest
 import sessionlock
 from sessionlock import SessionGuard
 from sessionlock.embedded import EmbeddedServer
-from sessionlock.protocol.scripts import script
 from tests.harness.cluster import Cluster
 from tests.harness.commands import connect
 from tests.harness.deployments import MakeGuard, Tell
 from tests.harness.proxy import FaultyProxy
 from tests.harness.quorums import Place
+from tests.harness.scripts import load_scripts
 from tests.harness.stored import Stored
 
 LUA = Path(sessionlock.__file__).parent / "protocol" / "lua"
@@ -70,10 +70,9 @@ async def cluster(shared_cluster: Cluster) -> Cluster:
 
 @pytest.fixture
 def scripts(redis_url: str) -> None:
-    """Every script is known to the server, so that each call is one EVALSHA and can be told by its SHA-1."""
+    """Every script is known to the server, so that each call is one command and can be told by its name."""
     with connect(redis_url) as client:
-        for path in LUA.glob("[!_]*.lua"):
-            client.script_load(script(path.stem).text)
+        load_scripts(client)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ proxy from one event loop. Commands whose replies cannot be counted (MONITOR, CL
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import struct
 from collections import deque
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 OneWay = Literal["requests", "replies"]
 Direction = Literal["requests", "replies", "both"]
+Match = bytes | re.Pattern[bytes]
 _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 PATIENCE = 10.0
@@ -42,7 +44,7 @@ PATIENCE = 10.0
 class Fault:
     """One armed fault: it happens to the next ``times`` matching requests (pushes), then no more."""
 
-    def __init__(self, match: bytes | None, times: float) -> None:
+    def __init__(self, match: Match | None, times: float) -> None:
         self.match = match
         self.left = times
         self.count = 0
@@ -50,10 +52,15 @@ class Fault:
 
     def takes(self, frame: bytes) -> bool:
         """Whether it shall happen to this frame; if so, one of its times is used up."""
-        if self.left <= 0 or (self.match is not None and self.match not in frame):
+        if self.left <= 0 or not self._matches(frame):
             return False
         self.left -= 1
         return True
+
+    def _matches(self, frame: bytes) -> bool:
+        if self.match is None or isinstance(self.match, bytes):
+            return self.match is None or self.match in frame
+        return self.match.search(frame) is not None
 
     def record(self) -> None:
         """It has happened, once more."""
@@ -161,7 +168,7 @@ class FaultyProxy:
 
     # -- faults
 
-    def drop_next_reply(self, match: bytes | None = None, times: int = 1) -> Fault:
+    def drop_next_reply(self, match: Match | None = None, times: int = 1) -> Fault:
         """Let the server run the next request that contains ``match``, swallow its reply, reset the client.
 
         Replies to earlier requests of the same connection still reach the client.
@@ -169,7 +176,7 @@ class FaultyProxy:
         self.dropped.clear()
         return _arm(self._drop_replies, match, times)
 
-    def drop_next_request(self, match: bytes | None = None, times: int = 1) -> Fault:
+    def drop_next_request(self, match: Match | None = None, times: int = 1) -> Fault:
         """Swallow the next request that contains ``match`` and reset the client; the server never sees it.
 
         Earlier requests of the same connection still reach the server, later ones do not.
@@ -177,11 +184,11 @@ class FaultyProxy:
         self.dropped.clear()
         return _arm(self._drop_requests, match, times)
 
-    def drop_pushes(self, match: bytes | None = None, times: float = float("inf")) -> Fault:
+    def drop_pushes(self, match: Match | None = None, times: float = float("inf")) -> Fault:
         """Swallow published messages on their way to subscribers, silently, until disarmed or ``heal()``."""
         return _arm(self._drop_pushes, match, times)
 
-    def hold_requests(self, match: bytes | None = None, times: int = 1) -> Fault:
+    def hold_requests(self, match: Match | None = None, times: int = 1) -> Fault:
         """Park the next request that contains ``match``, and all that its connection sends behind it.
 
         It stays on its way when the client closes the connection or is cut off: ``let_go()`` delivers it then, a
@@ -566,7 +573,7 @@ def _bound_socket(port: int) -> socket.socket:
     return bound
 
 
-def _arm(faults: list[Fault], match: bytes | None, times: float) -> Fault:
+def _arm(faults: list[Fault], match: Match | None, times: float) -> Fault:
     fault = Fault(match, times)
     faults.append(fault)
     return fault

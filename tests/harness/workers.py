@@ -176,12 +176,12 @@ def _described(error: SessionLockError | None) -> Answer:
 
 def _stop_before(name: str) -> None:
     """The last moment in this process: the words of the call are ready and go to the socket next."""
-    call, sha = Wire.call, script(name).sha
+    call, names = Wire.call, (script(name).function, script(name).sha)
     stopped = False
 
     def stopping(self: Wire, words: tuple[Any, ...], **how: Any) -> asyncio.Future[Any]:
         nonlocal stopped
-        if words[1] == sha and not stopped:
+        if words[1] in names and not stopped:
             stopped = True
             os.kill(os.getpid(), signal.SIGSTOP)
         return call(self, words, **how)

@@ -14,12 +14,12 @@ import redis.asyncio
 
 from sessionlock import LeaseLost, LeasePolicy, Quorum, QuorumNotReached, SessionGuard, StaleFencingToken, WaitTimedOut
 from sessionlock.protocol.keys import keys_for
-from sessionlock.protocol.scripts import script
 from tests.harness.choice import by_default
 from tests.harness.cluster import Cluster
 from tests.harness.commands import CommandCounter, connect
 from tests.harness.proxy import FaultyProxy
 from tests.harness.quorums import KEYS, QUICK, SID, Place, count, until
+from tests.harness.scripts import calls_of
 
 pytestmark = pytest.mark.anyio
 
@@ -363,7 +363,7 @@ class TestLateHolders:
             quick = LeasePolicy(ttl=0.4, claim=0.4, renew=False, on_lost="flag")
             late = SessionGuard.from_url(proxy.url, quorum=three.quorum(), lease=quick)
             async with late:
-                held_up = proxy.hold_requests(script("install").sha.encode())
+                held_up = proxy.hold_requests(calls_of("install"))
                 waiting = asyncio.create_task(count(late, 1, wait=10))
                 await held_up.wait()
                 token = three.holders()[0]

@@ -9,6 +9,8 @@ CLIENTS = "tests/transport/test_clients.py::"
 TASKS = "tests/transport/test_tasks.py::"
 PUSHES = "tests/faults/test_lost_pushes.py::"
 SCRIPTS = "tests/faults/test_scripts_and_forks.py::"
+BEHIND = "tests/transport/test_behind.py::"
+FUNCTIONS = "tests/transport/test_scripting.py::"
 REPEATED = "tests/session/test_durability.py::test_a_repeated_save_is_judged_as_well"
 CHECKUP = "tests/checkup/test_checkup.py::"
 SILENT = "tests/faults/test_silent_pushes.py::"
@@ -197,13 +199,92 @@ SABOTAGE: Table = [
     (
         "NOSCRIPT is an error like another",
         20,
-        "transport/link.py",
-        'if str(reply).startswith("NOSCRIPT"):',
-        "if False:",
+        "transport/scripting.py",
+        'return in_full if text.startswith("NOSCRIPT") else None',
+        "return None",
+        FUNCTIONS + "test_scripts_by_their_hashes_are_forgotten",
+    ),
+    (
+        "ASKING before the first command only",
+        "behind",
+        "transport/wire.py",
+        '(ASKING if asking else b"")',
+        'b""',
+        BEHIND + "test_a_slot_that_is_being_moved",
+    ),
+    (
+        "an error reply to the command behind is handed out",
+        "behind",
+        "transport/wire.py",
+        "isinstance(one, Exception)), None)",
+        "one is self._reply and isinstance(one, Exception)), None)",
+        BEHIND + "test_what_is_refused_behind_it_is_refused",
+    ),
+    (
+        "a function that is not found is an error like another",
+        20,
+        "transport/scripting.py",
+        "            return in_full if way is once_loaded else self._load(wire)\n",
+        "            return None\n",
         (
             SCRIPTS + "test_scripts_are_forgotten_before_every_call",
             SCRIPTS + "test_scripts_are_forgotten_amid_a_pipeline",
             SCRIPTS + "test_scripts_are_forgotten_all_the_time",
+            FUNCTIONS + "test_masters_that_forget_functions",
+        ),
+    ),
+    (
+        "a function that is forgotten once more is an error",
+        20,
+        "transport/scripting.py",
+        "in_full if way is once_loaded else self._load(wire)",
+        "None if way is once_loaded else self._load(wire)",
+        FUNCTIONS + "test_forgotten_between_loading_and_calling",
+    ),
+    (
+        "where functions cannot be loaded each call tries it",
+        20,
+        "transport/scripting.py",
+        'if isinstance(reply, hiredis.ReplyError) and "already exists" not in str(reply):',
+        "if False:",
+        FUNCTIONS + "test_functions_that_are_not_permitted[to-load]",
+    ),
+    (
+        "each call loads the functions that it misses",
+        20,
+        "transport/scripting.py",
+        "if self._loading is not wire:",
+        "if True:",
+        FUNCTIONS + "test_many_first_calls_load_it_once",
+    ),
+    (
+        "who finds the functions there takes that for a refusal",
+        20,
+        "transport/scripting.py",
+        ' and "already exists" not in str(reply):',
+        ":",
+        FUNCTIONS + "test_who_comes_second_finds_it_there",
+    ),
+    (
+        "a server without functions is unfit",
+        20,
+        "transport/scripting.py",
+        "        if NO_FUNCTIONS.match(text):\n            self._functions = False\n            return by_hash\n",
+        "",
+        (
+            FUNCTIONS + "test_functions_that_are_not_permitted[to-call]",
+            FUNCTIONS + "test_scripts_by_their_hashes_are_forgotten",
+        ),
+    ),
+    (
+        "out of memory ends a call that needs none",
+        "memory",
+        "transport/scripting.py",
+        "return by_hash if text.startswith(PLIGHTS) else None",
+        "return None",
+        (
+            FUNCTIONS + "test_what_ends_something_works_without_memory[loaded]",
+            FUNCTIONS + "test_a_save_that_took_the_last_memory",
         ),
     ),
     (

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from sessionlock import ConfigurationError, NotDurable, Replicated, SessionGuard
-from sessionlock.protocol.scripts import script
 from tests.harness.commands import CommandCounter, connect
 from tests.harness.faulty import FaultyServer
 from tests.harness.polling import eventually
 from tests.harness.proxy import FaultyProxy
+from tests.harness.scripts import calls_of, load_scripts
 
 pytestmark = [pytest.mark.anyio, pytest.mark.deadline(180)]
 OwnServer = Callable[..., FaultyServer]
@@ -59,7 +59,7 @@ async def test_it_travels_with_the_save(pair: tuple[FaultyServer, FaultyServer])
                     session["n"] += 1
             async with guard.session_lock("s"):
                 pass
-        assert (ran["evalsha"], ran["wait"]) == (12, 5)
+        assert (ran.script_calls, ran["wait"]) == (12, 5)
 
 
 @pytest.mark.slow
@@ -148,9 +148,9 @@ async def test_a_repeated_save_is_judged_as_well(pair: tuple[FaultyServer, Fault
     async with FaultyProxy(master.tcp_url) as proxy, SessionGuard.from_url(master.tcp_url) as other:
         await other.create({"n": 1}, sid="s")
         async with SessionGuard.from_url(proxy.url, durability=wait) as guard:
-            dropped = proxy.drop_next_reply(script(name).sha.encode())
+            dropped = proxy.drop_next_reply(calls_of(name))
             with connect(master.unix_url) as client:
-                client.script_load(script(name).text)
+                load_scripts(client)
             replica.pause()
             try:
                 with pytest.raises(NotDurable):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from typing import Any, Literal
@@ -23,11 +24,11 @@ from sessionlock.errors import (
     SessionNotFound,
 )
 from sessionlock.protocol.keys import keys_for
-from sessionlock.protocol.scripts import script
 from tests.harness.choice import NO_RESP3, speaks_resp3
 from tests.harness.commands import aged, connect, keys_without_ttl
 from tests.harness.deployments import MakeGuard
 from tests.harness.proxy import FaultyProxy
+from tests.harness.scripts import calls_of
 from tests.harness.stored import Look
 
 pytestmark = pytest.mark.anyio
@@ -349,8 +350,8 @@ async def test_the_absolute_end_comes(guard: SessionGuard) -> None:
 # --- faults
 
 
-def calls_of(engine: EngineName) -> bytes:
-    return script("commit").sha.encode() if engine == "script" else b"EXEC"
+def commits_by(engine: EngineName) -> re.Pattern[bytes] | bytes:
+    return calls_of("commit") if engine == "script" else b"EXEC"
 
 
 async def test_a_commit_whose_reply_is_lost(
@@ -362,7 +363,7 @@ async def test_a_commit_whose_reply_is_lost(
     async with optimistic(guard) as session:
         session["n"] += 1
         session["cart"].append("A")
-        fault = proxy.drop_next_reply(calls_of(engine))
+        fault = proxy.drop_next_reply(commits_by(engine))
     assert fault.count == 1
     assert stored("s").data == {"n": 6, "cart": ["A"]}
     assert stored("s").version == 2
@@ -379,7 +380,7 @@ async def test_a_commit_whose_reply_is_lost_and_others_commit_meanwhile(
         async with optimistic(guard) as session:
             session["n"] += 1
 
-    fault = proxy.drop_next_reply(calls_of(engine))
+    fault = proxy.drop_next_reply(commits_by(engine))
     task = asyncio.ensure_future(commit())
     await fault.wait()
     proxy.refuse()
@@ -398,7 +399,7 @@ async def test_a_request_that_never_arrives(
     await node().create({"n": 5}, sid="s")
     async with optimistic(guard) as session:
         session["n"] += 1
-        fault = proxy.drop_next_request(calls_of(engine))
+        fault = proxy.drop_next_request(commits_by(engine))
     assert fault.count == 1
     assert stored("s").data == {"n": 6}
 
@@ -406,7 +407,7 @@ async def test_a_request_that_never_arrives(
 async def test_a_load_whose_reply_is_lost(proxy: FaultyProxy, node: MakeGuard, engine: EngineName) -> None:
     guard = node(proxy.url, commit_by=engine)
     await node().create({"n": 5}, sid="s")
-    fault = proxy.drop_next_reply(script("load").sha.encode() if engine == "script" else b"HGETALL")
+    fault = proxy.drop_next_reply(calls_of("load") if engine == "script" else b"HGETALL")
     assert dict(await guard.read("s")) == {"n": 5}
     assert fault.count == 1
 
@@ -414,7 +415,7 @@ async def test_a_load_whose_reply_is_lost(proxy: FaultyProxy, node: MakeGuard, e
 async def test_an_increment_whose_reply_is_lost(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
     guard = node(proxy.url)
     await guard.create({"n": 5}, sid="s")
-    fault = proxy.drop_next_reply(script("incr").sha.encode())
+    fault = proxy.drop_next_reply(calls_of("incr"))
     assert await guard.incr("s", "n") == 6
     assert fault.count == 1
     assert stored("s").data == {"n": 6}

@@ -22,9 +22,9 @@ from sessionlock import (
 from sessionlock.protocol import replies as protocol
 from sessionlock.protocol.calls import Change
 from sessionlock.protocol.record_calls import Save
-from sessionlock.protocol.scripts import script
 from tests.harness.deployments import MakeGuard
 from tests.harness.proxy import FaultyProxy
+from tests.harness.scripts import calls_of
 from tests.harness.stored import Look
 
 pytestmark = pytest.mark.anyio
@@ -38,7 +38,7 @@ async def ticks(count: int = 10) -> None:
         await asyncio.sleep(0)
 
 
-SAVE, RELEASE = script("save").sha.encode(), script("release").sha.encode()
+SAVE, RELEASE = calls_of("save"), calls_of("release")
 
 
 async def test_each_change_is_stored_while_the_request_runs(node: MakeGuard, stored: Look) -> None:

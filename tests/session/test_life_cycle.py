@@ -25,11 +25,11 @@ from sessionlock.errors import (
 )
 from sessionlock.protocol.keys import keys_for, renewed_sid, user_digest, user_key
 from sessionlock.protocol.record_calls import Regenerate
-from sessionlock.protocol.scripts import script
 from tests.harness.commands import connect, keys_without_ttl
 from tests.harness.deployments import MakeGuard
 from tests.harness.intruders import Intruder
 from tests.harness.proxy import FaultyProxy
+from tests.harness.scripts import calls_of
 from tests.harness.stored import Look
 from tests.session import MODES
 
@@ -200,7 +200,7 @@ async def test_an_impossible_grace(node: MakeGuard, grace: float) -> None:
 async def test_a_regenerate_whose_reply_is_lost(proxy: FaultyProxy, node: MakeGuard) -> None:
     guard = node(proxy.url)
     await guard.create({"a": 1}, sid="old")
-    fault = proxy.drop_next_reply(script("regenerate").sha.encode())
+    fault = proxy.drop_next_reply(calls_of("regenerate"))
     new = await guard.regenerate("old", grace=0)
     assert fault.count == 1
     assert await opens(guard, new)

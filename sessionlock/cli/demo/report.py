@@ -21,7 +21,7 @@ __all__ = ["Counts", "Fifo", "Figures", "Loss", "Report", "Spread", "fifo", "fig
 # What the server says it ran so far: calls by command, and the seconds that they kept it busy.
 Counts = Mapping[str, tuple[int, float]]
 
-COMMANDS = {"unguarded": ("get", "set"), "guarded": ("eval", "evalsha")}
+COMMANDS = {"unguarded": ("get", "set"), "guarded": ("fcall", "eval", "evalsha")}
 LABEL, COLUMN = 38, 19
 NEXT = (
     'Next:  guard = SessionGuard.from_url("redis://localhost:6379/0")',

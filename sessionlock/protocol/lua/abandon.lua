@@ -2,6 +2,7 @@
 -- finds its completion record and takes nothing; where there was just one (once = 1), and its lock is here, none can come.
 --
 -- uses  base done life queue
+-- flags allow-oom
 -- KEYS  lock queue waiters session receipts
 -- ARGV  token low deaf once
 -- reply left fence more | handed-on more       left: it had no lock here; fence: the highest granted; more: as of release

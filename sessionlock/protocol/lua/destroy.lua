@@ -2,6 +2,7 @@
 -- Waiters are told; they need not queue for a session that is gone. The holder keeps its lock until it is done.
 --
 -- uses  base done ids
+-- flags allow-oom
 -- KEYS  lock queue waiters session receipts
 -- ARGV  op low tombstone_ms proof replaced        (proof '*': whatever id; for the index of a user's sessions. replaced
 --                                          1: another session has taken its place, whoever still comes with this id is told)
@@ -20,6 +21,7 @@ if proof ~= '*' and not admitted(proof, state[6], state[7], server_time()) then
   return {'missing'}
 end
 local outcome = (state[8] or state[10]) and 'destroyed' or 'missing'
+call('HDEL', SESSION, '#due') -- as the first write it is allowed, and all after it, also when Redis is out of memory
 local done = finish(op, low, state[3], outcome)
 call('DEL', SESSION)
 call('HSET', SESSION, '#destroyed', digits(server_time()), '#done', done)

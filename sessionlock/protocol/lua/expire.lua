@@ -1,6 +1,7 @@
 -- Let the record end ttl_ms from now, whether that is sooner or later than it would; never after its absolute end.
 --
 -- uses  base done ids
+-- flags allow-oom
 -- KEYS  lock queue waiters session receipts
 -- ARGV  op low ttl_ms proof
 -- reply kept current | missing | unknown | dead | destroyed | forgotten floor
@@ -28,8 +29,8 @@ if not answer then
   if expires then
     ttl = math.min(ttl, math.floor((expires - now) / 1000))
   end
+  call('HDEL', SESSION, '#due') -- as the first write it is allowed, and all after it, also when Redis is out of memory
   call('HSET', SESSION, '#done', finish(op, low, state[6]))
-  call('HDEL', SESSION, '#due')
   call('PEXPIRE', SESSION, digits(math.max(ttl, 1)))
 end
 return {'kept', (not state[3] or state[3] == proof) and 1 or 0}

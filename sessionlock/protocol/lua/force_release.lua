@@ -2,6 +2,7 @@
 -- is refused from now on; it is told by push if it listens.
 --
 -- uses  base done queue
+-- flags allow-oom
 -- KEYS  lock queue waiters session receipts
 -- ARGV  token deaf
 -- reply released more | not-holder | over       more: as of release; over: it was the holder, and was the last to be taken out by force

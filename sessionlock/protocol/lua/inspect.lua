@@ -1,6 +1,7 @@
 -- Who holds the lock, for how long still, and who waits. Changes nothing.
 --
 -- uses  base
+-- flags no-writes
 -- KEYS  lock queue waiters session receipts
 -- ARGV  waiters                             1: they are told, too; 0: none is, however many there are
 -- reply token left_ms now_us {fence version created destroyed holder} {token ...} {token record ...} record_left_ms

@@ -1,6 +1,7 @@
 -- Read the session without a lock; its TTL is touched as a locked load does it.
 --
 -- uses  base done ids life
+-- flags allow-oom
 -- KEYS  lock queue waiters session receipts
 -- ARGV  idle_ms refresh_ms proof
 -- reply found touched {field value ...} | missing | unknown | dead | destroyed     dead: the id has been replaced

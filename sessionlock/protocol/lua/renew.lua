@@ -1,5 +1,6 @@
 -- Extend many leases in one call; one that is not held any more is never taken anew, and none is made shorter.
 --
+-- flags allow-oom
 -- KEYS  [lock session]...
 -- ARGV  [token ttl_ms]...
 -- reply [1 | 0 | -1]...     extended | lost | the session was destroyed (the lease still runs)

@@ -1,0 +1,115 @@
+"""How a script is run at one server: as a function where it has those and permits them, else by its hash.
+
+::
+
+    FCALL ──"not found"──▶ FUNCTION LOAD, FCALL ──"not found"──▶ EVAL
+      └──no such command, not permitted──▶ EVALSHA (from then on) ──NOSCRIPT──▶ EVAL
+
+A server forgets functions with FUNCTION FLUSH, and scripts whenever it starts; a failover may lead to one that has
+neither.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Any
+
+import hiredis
+
+from ..protocol.calls import Call
+from ..protocol.commands import by_function, by_hash, in_full
+from ..protocol.scripts import LIBRARY, script
+from .wire import Wire, pack
+
+__all__ = ["Packing", "Scripting", "Way"]
+
+Way = Callable[[Call[Any]], tuple[Any, ...]]  # makes the command that runs a call
+
+# Before Redis 7.0, behind some proxies, in fakeredis; and where ACLs permit scripts, but no functions.
+NO_FUNCTIONS = re.compile(r"^(ERR|NOPERM) .*(unknown|unsupported|permission).*'?\bfcall\b", re.IGNORECASE | re.DOTALL)
+NOT_FOUND = "ERR Function not found"
+# A function is not even begun then. A script is, up to its first write, so that it tells what was done already and
+# can give a lock up.
+PLIGHTS = ("OOM ", "MISCONF ", "NOREPLICAS ")
+LOAD = pack("FUNCTION", "LOAD", LIBRARY)
+
+
+def once_loaded(call: Call[Any]) -> tuple[Any, ...]:
+    """By its function, for the second time: it was not found, and is being loaded."""
+    return by_function(call)
+
+
+class Scripting:
+    """For the connections to one server."""
+
+    def __init__(self) -> None:
+        self._functions = True  # as far as is known
+        self._loading: Wire | None = None
+
+    def begin_anew(self) -> None:
+        """A new connection may lead to another server, or to one that was changed."""
+        self._functions, self._loading = True, None
+
+    def probe(self, wire: Wire) -> asyncio.Future[Any]:
+        """Ask a new connection whether the library is there. The answer is for :meth:`prepare`."""
+        self.begin_anew()
+        return wire.call(("FCALL", script("renew").function, 0))  # of nothing
+
+    async def prepare(self, wire: Wire, answer: Any) -> bool:
+        """Before its first call: load the library if it is not there. Returns whether there are functions."""
+        if isinstance(answer, hiredis.ReplyError) and str(answer).startswith(NOT_FOUND):
+            self._loaded(await wire.call(("FUNCTION", "LOAD", LIBRARY)))
+        elif isinstance(answer, hiredis.ReplyError) and NO_FUNCTIONS.match(str(answer)):
+            self._functions = False
+        return self._functions
+
+    @property
+    def way(self) -> Way:
+        """By which a call is tried first."""
+        return by_function if self._functions else by_hash
+
+    def instead(self, wire: Wire, way: Way, refusal: Exception) -> Way | None:
+        """The way to try now that this one was refused; None: the refusal is the answer.
+
+        Whatever has to be loaded for it is on its way before this returns.
+        """
+        text = str(refusal)
+        if way is by_hash:
+            return in_full if text.startswith("NOSCRIPT") else None
+        if way is in_full:
+            return None
+        if text.startswith(NOT_FOUND):
+            return in_full if way is once_loaded else self._load(wire)
+        if NO_FUNCTIONS.match(text):
+            self._functions = False
+            return by_hash
+        return by_hash if text.startswith(PLIGHTS) else None
+
+    def _load(self, wire: Wire) -> Way:
+        if not self._functions:
+            return by_hash  # loading was tried, and refused
+        if self._loading is not wire:
+            self._loading = wire
+            wire.send(LOAD, self._loaded)
+        return once_loaded
+
+    def _loaded(self, reply: Any) -> None:
+        self._loading = None
+        if isinstance(reply, hiredis.ReplyError) and "already exists" not in str(reply):
+            self._functions = False
+
+
+class Packing:
+    """A call as it is sent to several servers, packed once for all that take it in the same way."""
+
+    def __init__(self, call: Call[Any]) -> None:
+        self._call = call
+        self._packed: dict[Way, bytes] = {}
+
+    def by(self, way: Way) -> bytes:
+        packed = self._packed.get(way)
+        if packed is None:
+            packed = self._packed[way] = pack(*way(self._call))
+        return packed
