@@ -15,7 +15,7 @@ from sessionlock.embedded import find_server
 from sessionlock.protocol.record_calls import ForceRelease
 from tests.harness.commands import connect
 from tests.harness.proxy import FaultyProxy
-from tests.harness.quorums import KEYS, SID, Place, until
+from tests.harness.quorums import KEYS, SID, Place, opened, until
 from tests.harness.scripts import calls_of, load_scripts
 
 pytestmark = [pytest.mark.anyio, pytest.mark.deadline(180)]
@@ -46,7 +46,7 @@ async def warmed(guard: SessionGuard, three: Place) -> SessionGuard:
     async with guard.lock(SID):
         pass
     await until(three.is_free)
-    await until(lambda: all(master.connection.last is not None for master in masters_of(guard).all))
+    await opened(guard)
     return guard
 
 

@@ -70,6 +70,12 @@ class Place:
         return all(self.at(number).free for number in numbers) and self.stored.free
 
 
+async def opened(guard: SessionGuard) -> None:
+    """Every master's connection is open, also that of one whose vote nobody waited for."""
+    masters = guard.runtime().executor.masters.all  # type: ignore[attr-defined]
+    await until(lambda: all(master.connection.last is not None for master in masters))
+
+
 async def until(holds: Callable[[], bool], within: float = 10.0) -> None:
     deadline = time.monotonic() + within
     while not holds():

@@ -14,7 +14,7 @@ import pytest
 
 from sessionlock import Lease, LeaseLost, LeasePolicy, QuorumNotReached, SessionGuard, StaleFencingToken, WaitTimedOut
 from tests.harness.commands import CommandCounter, connect
-from tests.harness.quorums import KEYS, QUICK, SID, Place, until
+from tests.harness.quorums import KEYS, QUICK, SID, Place, opened, until
 
 pytestmark = pytest.mark.anyio
 
@@ -80,6 +80,7 @@ class TestRoundTrips:
         """As all servers count them: one script at each master to acquire, one to release, and nothing at the store."""
         guard = five.guard()
         await one_lock(guard)
+        await opened(guard)
         await until(five.is_free)
         async with counted(five) as ran:
             async with guard.lock(SID) as lease:
