@@ -70,9 +70,9 @@ async def test_a_wait_that_does_not_fit_is_told(
     wait: WaitPolicy | float | None, told: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "sessionlock"):
-        SessionGuard(None, wait=wait)
+        SessionGuard.from_url("redis://", wait=wait)
     assert len(caplog.records) == told
     caplog.clear()
     with caplog.at_level(logging.WARNING, "sessionlock"):
-        SessionGuard(None, wait=wait, lease=LeasePolicy(ttl=2))
+        SessionGuard.from_url("redis://", wait=wait, lease=LeasePolicy(ttl=2))
     assert not caplog.records

@@ -78,6 +78,6 @@ def check_options(spelled: str, options: Mapping[str, Any]) -> None:
         if not isinstance(quorum, Quorum):
             raise ConfigurationError(f"{spelled}: quorum must be a Quorum, not {quorum!r}")
     try:
-        SessionGuard(None, **{name: value for name, value in options.items() if name != "quorum"})
+        SessionGuard.from_url("redis://", **{name: value for name, value in options.items() if name != "quorum"})
     except ConfigurationError as error:
         raise ConfigurationError(f"{spelled}: {error}") from None

@@ -139,7 +139,7 @@ def test_statuses_of_ones_own() -> None:
 
 
 def test_nesting() -> None:
-    guard = SessionGuard(None)
+    guard = SessionGuard.from_url("redis://")
     held = [True]
     hold = Held(guard, "a", lambda: held[0], "POST /x")
     hold.enter()
