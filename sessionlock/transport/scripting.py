@@ -96,9 +96,13 @@ class Scripting:
         return once_loaded
 
     def _loaded(self, reply: Any) -> None:
-        self._loading = None
+        # After those have had their turn whose "not found" came with this.
+        asyncio.get_running_loop().call_soon(self._load_is_over)
         if isinstance(reply, hiredis.ReplyError) and "already exists" not in str(reply):
             self._functions = False
+
+    def _load_is_over(self) -> None:
+        self._loading = None
 
 
 class Packing:

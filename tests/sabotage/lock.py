@@ -474,7 +474,7 @@ SABOTAGE: Table = [
         BODY + "test_the_loss_of_a_lease_leaves_the_task_as_it_was",
     ),
     (
-        "somebody else's cancellation is taken for ours",
+        "somebody else's cancellation of the body is taken for ours",
         "body",
         "lock/holders.py",
         "return self._reason() in error.args if left is None else left <= self._before",
