@@ -35,7 +35,7 @@ FOREVER = -1  # as :class:`threading.Lock` has it
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Held(Generic[T]):
     """One acquisition of an object. ``block``: what is left at its end. ``loop`` None: of a thread."""
 
@@ -122,13 +122,13 @@ class LockObject(Handle, Generic[T]):
     def _mine(self, *, blocks: bool = False) -> Held[T] | None:
         """The caller's newest acquisition; else, of the object's, the oldest. ``blocks``: none that was by hand."""
         pid, (taker, loop) = os.getpid(), self._caller()
-        held = [
-            one
-            for one in tuple(self._held)
-            if one.pid == pid and (loop is None or one.loop is loop) and not (blocks and one.by_hand)
-        ]
-        own = [one for one in held if one.taker() is taker]
-        return own[-1] if own else held[0] if held else None
+        oldest = None
+        for one in reversed(tuple(self._held)):
+            if one.pid == pid and (loop is None or one.loop is loop) and not (blocks and one.by_hand):
+                if one.taker() is taker:
+                    return one
+                oldest = one
+        return oldest
 
     def _to_extend(self, seconds: float | None) -> Held[T] | None:
         if seconds is not None:

@@ -8,7 +8,14 @@ from collections.abc import Callable
 import pytest
 
 from sessionlock import LeasePolicy, SessionGuard, WaitPolicy
-from sessionlock.errors import ConfigurationError, LeaseLost, ReentrantLock, StaleFencingToken, WaitTimedOut
+from sessionlock.errors import (
+    ConfigurationError,
+    LeaseLost,
+    LockNotHeld,
+    ReentrantLock,
+    StaleFencingToken,
+    WaitTimedOut,
+)
 from tests.conformance.topologies import Node, Record, Topology
 
 pytestmark = pytest.mark.anyio
@@ -216,6 +223,39 @@ async def test_lock_by_name(node: Node, record: Look) -> None:
     assert record("report").free
     assert record("report").data == {}
     assert not (await node().inspect("report")).exists
+
+
+async def test_lock_by_hand(node: Node, record: Look) -> None:
+    """The object: taken, looked at from two nodes, extended, given back, and taken by the other."""
+    mine, theirs = node().lock("report", lease=LeasePolicy(max_hold=20)), node().lock("report")
+    assert not await mine.locked()
+    assert await mine.acquire()
+    assert await theirs.acquire(blocking=False) is False
+    assert [await lock.locked() for lock in (mine, theirs)] == [True, True]
+    assert [await lock.owned() for lock in (mine, theirs)] == [True, False]
+    assert mine.lease is not None
+    before = mine.lease.hold_until
+    await mine.extend(300)
+    assert mine.lease.hold_until > before + 200
+    waiting = asyncio.create_task(theirs.acquire(timeout=-1))
+    await mine.release()
+    assert await waiting
+    assert [await lock.owned() for lock in (mine, theirs)] == [False, True]
+    with pytest.raises(LockNotHeld):
+        await mine.extend()
+    await theirs.release()
+    assert record("report").free
+
+
+async def test_more_time_for_a_lock_that_is_not_renewed(node: Node, record: Look) -> None:
+    """It is longer wherever the lock is kept."""
+    lock = node().lock("report", lease=LeasePolicy(ttl=10, renew=False))
+    assert await lock.acquire()
+    await lock.extend(300)
+    assert record("report").client.pttl(record("report").keys.lock) > 290_000
+    assert lock.lease is not None
+    assert lock.lease.remaining() > 280
+    await lock.release()
 
 
 @pytest.mark.needs("queue")

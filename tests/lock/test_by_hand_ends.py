@@ -9,6 +9,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -18,10 +19,13 @@ from sessionlock import (
     LeaseLost,
     LeasePolicy,
     LockNotHeld,
+    RedisUnavailable,
     SessionGuard,
     blocking,
 )
-from tests.harness.polling import eventually, until
+from tests.harness.deployments import MakeGuard
+from tests.harness.polling import eventually
+from tests.harness.proxy import FaultyProxy
 from tests.harness.stored import Look
 from tests.harness.two_faces import NAME, AnyLock, MakeLock
 
@@ -134,6 +138,7 @@ async def test_more_time_for_a_lease_that_is_not_renewed(make: MakeLock, stored:
     assert 290 < lease.remaining() < 300
     await lock.extend(1)
     assert stored(NAME).lease_end_us - stored(NAME).now_us > 290_000_000
+    assert lease.remaining() > 280
     await lock.release()
 
 
@@ -250,6 +255,31 @@ async def test_a_stranger_releases_the_oldest(make: MakeLock, elsewhere: Session
     assert stored(NAME).free
 
 
+# --- a Redis that does not answer
+
+
+async def test_an_outage_is_not_told_as_a_no(node: MakeGuard, proxy: FaultyProxy) -> None:
+    """Neither "others hold it" nor "nobody does" is known then. What was held is over once its release was tried."""
+    guard = node(proxy.url, retry_for=0.1, reply_within=0.5)
+    lock, free = guard.lock(NAME, lease=LOSABLE), guard.lock("another")
+    assert await lock.acquire()
+    proxy.refuse()
+    proxy.cut_all()
+    for asks in (free.acquire(blocking=False), free.acquire(timeout=0.05), lock.locked(), lock.owned(), lock.extend()):
+        with pytest.raises(RedisUnavailable):
+            await asks
+    with pytest.raises(RedisUnavailable):
+        await lock.release()
+    proxy.accept()
+    with pytest.raises(LockNotHeld):
+        await lock.release()
+    while not lock.lease:
+        with suppress(RedisUnavailable):  # until it is seen to be back
+            await lock.acquire(timeout=10)
+        await asyncio.sleep(0.01)
+    await lock.release()
+
+
 # --- copies, forks, and objects that nobody has any more
 
 
@@ -259,13 +289,12 @@ async def test_there_is_one_of_it(make: MakeLock, copied: Callable[[object], obj
         copied(make().lock)
 
 
-def test_a_dropped_one_gives_back_what_it_holds(redis_url: str, stored: Look) -> None:
-    with blocking.SessionGuard.from_url(redis_url) as guard:
-        lock = guard.lock(NAME)
-        assert lock.acquire()
-        del lock
-        gc.collect()
-        until(lambda: stored(NAME).free, "it is free")
+async def test_a_dropped_one_gives_back_what_it_holds(make: MakeLock, stored: Look) -> None:
+    lock = make()
+    assert await lock.acquire()
+    del lock
+    gc.collect()
+    await stored(NAME).until(lambda seen: seen.free)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -283,13 +312,13 @@ def test_a_forked_child_holds_nothing(redis_url: str, stored: Look) -> None:
                 lock.release()
             finally:
                 os._exit(0)
+        os.close(write)
         assert os.read(read, 100) == b"yes"
         assert lock.owned()
         lock.release()
         assert os.read(read, 100) == b"got"
         os.waitpid(child, 0)
         os.close(read)
-        os.close(write)
         assert lock.acquire(timeout=20)
         lock.release()
     assert stored(NAME).free

@@ -30,6 +30,7 @@ TABLES = (
     "protocol_lock",
     "protocol_session",
     "lock",
+    "by_hand",
     "session",
     "quorum",
     "transport",
