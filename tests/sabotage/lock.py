@@ -381,8 +381,8 @@ SABOTAGE: Table = [
         "any margin will do",
         28,
         "policies.py",
-        "elif not 0 <= self.safety_margin < self.ttl:",
-        "elif False:",
+        "if self.safety_margin >= self.ttl:",
+        "if False:",
         EDGES + "test_no_safety_margin",
     ),
     (

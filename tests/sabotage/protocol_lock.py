@@ -15,13 +15,22 @@ RACES = "tests/faults/test_release_races.py::"
 EDGES = "tests/faults/test_edges.py::"
 TABLES = "tests/protocol/test_tables.py::"
 VOTE = "tests/protocol/test_vote.py::"
+DONE = "tests/protocol/test_done.py::"
 MISHAPS = "tests/faults/test_quorum_mishaps.py::"
 IDS = "tests/conformance/test_ids.py::"
 
-RENEW_CHECK = "  if redis.call('GET', lock) ~= token then\n"
+RENEW_CHECK = "  if call('GET', lock) ~= token then\n"
 NEVER = "if false then\n"
 NEXT_NUMBER = "  local number = math.max((number_in(last) or 0) + 1, now)\n"
 LOCK_CHECK = "if call('GET', LOCK) ~= token then\n"
+
+# Whether an acquisition has ended, on the short way and on the other.
+ENDED_CHECKS = (
+    "(string.sub(done, 1, 12) == string.sub(token, 1, 12) and done < token or not repeated(token, done))",
+    "  local answer = repeated(token, done)\n",
+)
+WITHOUT_THEM = ("true", "  local answer = nil\n")
+GONE_CHECK = " and (channel == own or not is_gone(channel, deaf))"
 
 SABOTAGE: Table = [
     (
@@ -29,7 +38,7 @@ SABOTAGE: Table = [
         2,
         "protocol/lua/renew.lua",
         RENEW_CHECK,
-        "  if not redis.call('GET', lock) then\n",
+        "  if not call('GET', lock) then\n",
         (PAUSES + "test_a_pause_before_a_renewal", LATE + "test_a_delayed_renewal"),
     ),
     (
@@ -37,23 +46,23 @@ SABOTAGE: Table = [
         2,
         "protocol/lua/renew.lua",
         RENEW_CHECK,
-        "  redis.call('SET', lock, token, 'PX', ttl, 'NX')\n" + RENEW_CHECK,
+        "  call('SET', lock, token, 'PX', ttl, 'NX')\n" + RENEW_CHECK,
         PAUSES + "test_a_late_renewal_takes_nothing",
     ),
     (
         "leaving gives up whoever holds",
         3,
         "protocol/lua/abandon.lua",
-        "if not holds then\n",
-        NEVER,
+        "if not holder and call('EXISTS', QUEUE) == 1 or holder == token then\n",
+        "if true then\n",
         (LATE + "test_a_delayed_abandon", REPLIES + "test_a_lost_leave_taking"),
     ),
     (
         "a finished acquisition may begin again",
         3,
-        "protocol/lua/acquire.lua",
-        "if finished(token, state['#commit']) then\n  return {'finished'}",
-        "if false then\n  return {'finished'}",
+        "protocol/lua/*acquire.lua",
+        ENDED_CHECKS,
+        WITHOUT_THEM,
         (
             LATE + "test_a_delayed_acquire",
             LATE + "test_an_older_acquisition_is_replayed",
@@ -61,22 +70,23 @@ SABOTAGE: Table = [
         ),
     ),
     (
-        "only the last acquisition is known to be finished",
+        "only the last client is known to have finished",
         4,
-        "protocol/lua/_*.lua",
-        "  call('ZADD', RECEIPTS, digits(score), other)\n",
+        "protocol/lua/_done.lua",
+        "  call('HSET', RECEIPTS, string.sub(record, 1, 12), string.sub(record, 13))\n",
         "",
         (
-            LATE + "test_an_older_acquisition_is_replayed",
             REPLIES + "test_already_done_however_many_came_since",
+            DONE + "test_a_save_is_repeated_after_others_came_and_went",
+            DONE + "test_a_late_acquire",
         ),
     ),
     (
         "the holder asking again is a stranger",
         5,
-        "protocol/lua/acquire.lua",
-        "if held == token then\n",
-        NEVER,
+        "protocol/lua/_acquire.lua",
+        "  if held == token then\n",
+        "  if false then\n",
         (
             REPLIES + "test_acquire_gets_the_same_grant",
             REPLIES + "test_acquire_survives_lost_replies_and_requests",
@@ -86,10 +96,9 @@ SABOTAGE: Table = [
     (
         "the holder asking again is granted anew",
         5,
-        "protocol/lua/acquire.lua",
-        "  return granted(state['#fence'] or '0')\n",
-        "  return granted(grant(token, ttl, 'held', channel, label, now, now_digits,"
-        " state['#fence'], state['#created']))\n",
+        "protocol/lua/_acquire.lua",
+        "    return {'granted', last_fence, now_digits}\n",
+        "    return {'granted', grant(token, ttl, 'held', who, now, now_digits, last_fence, created), now_digits}\n",
         (
             REPLIES + "test_acquire_gets_the_same_grant",
             REPLIES + "test_a_handed_over_grant_is_confirmed_once_more",
@@ -98,7 +107,7 @@ SABOTAGE: Table = [
     (
         "the waiter asking again goes last",
         5,
-        "protocol/lua/acquire.lua",
+        "protocol/lua/_acquire.lua",
         "call('ZADD', QUEUE, 'NX', ticket, token)",
         "call('ZADD', QUEUE, ticket, token)",
         REPLIES + "test_a_queued_acquire_keeps_one_place",
@@ -106,9 +115,9 @@ SABOTAGE: Table = [
     (
         "a release that was done before is lost",
         6,
-        "protocol/lua/_*.lua",
-        "  if finished(token, state[1]) then\n    return {'already'",
-        "  if false then\n    return {'already'",
+        "protocol/lua/_done.lua",
+        "  if answer and answer[1] == 'already' and answer[2] ~= LOST then\n",
+        "  if false then\n",
         (
             REPLIES + "test_save_and_release_was_already_done",
             REPLIES + "test_already_done_however_many_came_since",
@@ -116,10 +125,10 @@ SABOTAGE: Table = [
         ),
     ),
     (
-        "leaving writes no receipt",
+        "leaving is not written down",
         7,
         "protocol/lua/abandon.lua",
-        "call('HSET', SESSION, '#commit', token .. ' ' .. now_digits)\n",
+        "call('HSET', SESSION, '#done', finish(token, low, state[2]))\n",
         "",
         CANCEL + "test_the_request_overtaken_by_its_own_cancellation",
     ),
@@ -135,7 +144,7 @@ SABOTAGE: Table = [
         "leaving drops the lock that others wait for",
         7,
         "protocol/lua/abandon.lua",
-        "hand_over(nil, nil, push_limit, deaf, now, now_digits, state[1], state[3])",
+        "hand_over(nil, nil, false, deaf, now, now_digits, state[1], state[3])",
         "call('DEL', LOCK)",
         CANCEL + "test_queued_and_handed_over",
     ),
@@ -189,16 +198,16 @@ SABOTAGE: Table = [
     (
         "the lock is handed to who does not hear it",
         16,
-        "protocol/lua/_*.lua",
-        "if push(channel, message, deaf) > 0 then",
-        "if push(channel, message, deaf) >= 0 then",
+        "protocol/lua/_queue.lua",
+        GONE_CHECK,
+        "",
         (DEAD + "test_any_number_of_dead_waiters", DEAD + "test_the_living_between_dead_ones"),
     ),
     (
         "each waiter of a hung process has a claim of its own",
         16,
-        "protocol/lua/acquire.lua",
-        "  if kind ~= 'claim' or finished(holder, state['#commit']) then\n",
+        "protocol/lua/_acquire.lua",
+        "  if kind ~= 'claim' or repeated(holder, done) then\n",
         "  if true then\n",
         DEAD + "test_fifty_hung_waiters_cost_one_claim",
     ),
@@ -213,9 +222,9 @@ SABOTAGE: Table = [
     (
         "who finds the lock free takes it",
         19,
-        "protocol/lua/acquire.lua",
-        "  local head, fence = hand_over(token,",
-        "  leave_queue(token)\n  local head, fence = (function() end)(token,",
+        "protocol/lua/_acquire.lua",
+        "    local head, fence = hand_over(token,",
+        "    leave_queue(token)\n    local head, fence = (function() end)(token,",
         FAIR + "test_a_newcomer_never_overtakes",
     ),
     (
@@ -234,7 +243,7 @@ SABOTAGE: Table = [
         "a renewal extends whoever's lock",
         24,
         "protocol/lua/renew.lua",
-        "  if redis.call('GET', lock) ~= token then\n",
+        RENEW_CHECK,
         "  if false then\n",
         (
             RACES + "test_a_renewal_and_the_end_of_its_lease_in_any_order",
@@ -246,7 +255,7 @@ SABOTAGE: Table = [
         24,
         "protocol/lua/renew.lua",
         "    reply[n] = 0\n",
-        "    reply[n] = 0\n    redis.call('SET', lock, token, 'NX', 'PX', ttl)\n",
+        "    reply[n] = 0\n    call('SET', lock, token, 'NX', 'PX', ttl)\n",
         (
             RACES + "test_a_renewal_and_the_end_of_its_lease_in_any_order",
             RACES + "test_ends_of_a_lease_in_any_order",
@@ -256,9 +265,9 @@ SABOTAGE: Table = [
     (
         "what has ended can be acquired again",
         24,
-        "protocol/lua/acquire.lua",
-        "if finished(token, state['#commit']) then\n",
-        NEVER,
+        "protocol/lua/*acquire.lua",
+        ENDED_CHECKS,
+        WITHOUT_THEM,
         RACES + "test_ends_of_a_lease_in_any_order",
     ),
     (
@@ -317,27 +326,33 @@ SABOTAGE: Table = [
         EDGES + "test_a_fence_that_nobody_gave_out",
     ),
     (
-        "a publish count of 0 means nothing",
+        "that nobody listens means nothing",
         "table",
-        "protocol/lua/_queue.lua",
-        "if push(channel, message, deaf) > 0 then\n",
-        "if push(channel, message, deaf) >= 0 then\n",
+        "protocol/lua/_base.lua",
+        "  return listed[2] == 0 --",
+        "  return false --",
         TABLES + "test_row[hand-over-to-dead-waiters]",
     ),
     (
         "giving back forgets who waits",
         "quorum",
         "protocol/lua/abandon.lua",
-        "if ARGV[4] == '1' and holds and call('EXISTS', QUEUE) == 0 then",
-        "if ARGV[4] == '1' and holds then",
+        "if ARGV[4] == '1' and holder == token and call('EXISTS', QUEUE) == 0 then",
+        "if ARGV[4] == '1' and holder == token then",
         VOTE + "test_given_back_while_others_wait",
     ),
     (
         "a sharded push is sent where there is none",
         "cluster",
         "protocol/lua/_base.lua",
-        "local heard = redis.pcall('SPUBLISH', channel, message)",
-        "local heard = call('SPUBLISH', channel, message)",
+        (
+            "redis.pcall(is_sharded(channel) and 'SPUBLISH' or 'PUBLISH', channel, message)",
+            "redis.pcall('PUBSUB', is_sharded(channel) and 'SHARDNUMSUB' or 'NUMSUB', channel)",
+        ),
+        (
+            "call(is_sharded(channel) and 'SPUBLISH' or 'PUBLISH', channel, message)",
+            "call('PUBSUB', is_sharded(channel) and 'SHARDNUMSUB' or 'NUMSUB', channel)",
+        ),
         "tests/faults/test_cluster_faults.py::test_without_sharded_pubsub",
     ),
     (

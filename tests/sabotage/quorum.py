@@ -42,8 +42,8 @@ SABOTAGE: Table = [
         "a late vote takes the lock",
         "quorum",
         "protocol/lua/vote.lua",
-        "if finished(token, state[2]) then",
-        "if false then",
+        "local answer = repeated(token, state[2])\n",
+        "local answer = nil\n",
         VOTE + "test_given_back_before_it_was_taken",
     ),
     (
