@@ -105,7 +105,9 @@ class WaitPolicy:
     """How a request waits for its turn, and when it gives up: tenacity objects.
 
     ``stop`` decides when :class:`~sessionlock.WaitTimedOut` is raised: by default after 12 s, which is longer than the
-    lease (10 s) of a holder that died. ``wait`` is how often the foremost
+    lease (10 s) of a holder that died. A ``stop`` that tells the time ends any wait, also one for a reply, a connection
+    or a subscription, with :class:`~sessionlock.RedisUnavailable` where Redis has not answered at all: 0.2 s later at
+    the most, which are for a reply that is on its way and for giving the place back. ``wait`` is how often the foremost
     waiter of this process looks by itself, in case a wake-up push was lost; a push ends the pause at once, and
     no pause goes beyond the end of the lease that is waited for. ``before_sleep`` is called as tenacity calls it
     before each pause. ``max_waiters``: more than that many queued for one session are refused with

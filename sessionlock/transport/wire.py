@@ -158,7 +158,7 @@ class Wire(asyncio.Protocol):
             return
         now = self._loop.time()
         if self._timer is None:
-            self._timer = self._loop.call_at(now + self._reply_within, self._check_age, context=Context())
+            self._timer = self._loop.call_at(now + self._reply_within, self._check_age, now, context=Context())
         idle = not self._waiting and not self._outbox
         for hears in answered:
             self._waiting.append((hears, now))
@@ -215,15 +215,21 @@ class Wire(asyncio.Protocol):
             self._transport.write(b"".join(self._outbox))
         self._outbox.clear()
 
-    def _check_age(self) -> None:
+    def _check_age(self, oldest: float) -> None:
+        """``oldest``: when the call was sent that was the next to be answered at the last check. While others are
+        answered the server lives, however many calls it has yet to come to.
+        """
         self._timer = None
         if not self._waiting or self.closed:
             return
-        due = self._waiting[0][1] + self._reply_within
-        if self._loop.time() >= due:
+        now, sent = self._loop.time(), self._waiting[0][1]
+        if sent <= oldest and now >= sent + self._reply_within:
             self._break(RedisTimeoutError(f"no answer within {self._reply_within:g} s"))
-        else:
-            self._timer = self._loop.call_at(due, self._check_age, context=Context())
+            return
+        due = sent + self._reply_within
+        if due <= now:  # those before it were answered meanwhile
+            due = now + self._reply_within
+        self._timer = self._loop.call_at(due, self._check_age, sent, context=Context())
 
     # --- the transport's side
 

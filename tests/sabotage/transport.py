@@ -112,6 +112,14 @@ SABOTAGE: Table = [
         ),
     ),
     (
+        "a server that has much to do is taken for dead",
+        "connection",
+        "transport/wire.py",
+        "if sent <= oldest and now >= sent + self._reply_within:",
+        "if now >= sent + self._reply_within:",
+        "tests/transport/test_wire.py::test_many_calls_that_are_answered_one_by_one",
+    ),
+    (
         "silence on a connection for pushes is taken for health",
         "pushes",
         "transport/pushes.py",
