@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -10,16 +9,12 @@ from typing import Literal
 from ..errors import RedisUnavailable, ScriptsForbidden, SessionLockError
 from ..transport.clients import ClientKind
 
-__all__ = ["FORBIDDEN", "UNKNOWN", "UNNAMED", "WRITES", "Capabilities", "Finding", "Level", "dotted"]
+__all__ = ["UNNAMED", "WRITES", "Capabilities", "Finding", "Level", "dotted"]
 
 Level = Literal["refuse", "warn", "info"]
 
 UNNAMED = "a server"
 WRITES = ("DEL", "PEXPIRE", "HDEL", "ZREM", "ZPOPMIN")  # what the trial script does to keys, besides reading them
-
-# Servers word it differently, and once more for a command that a script calls.
-FORBIDDEN = re.compile(r"NOPERM|ACL failure|has no permissions|user executing the script can't", re.IGNORECASE)
-UNKNOWN = re.compile(r"unknown (redis )?(sub)?command|unsupported command|not supported", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

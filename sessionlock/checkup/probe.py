@@ -13,8 +13,9 @@ from typing import Any
 import hiredis
 from redis.exceptions import ResponseError
 
+from ..transport.advice import FORBIDDEN, UNKNOWN
 from ..transport.clients import ClientKind
-from .findings import FORBIDDEN, UNKNOWN, UNNAMED, WRITES, Capabilities
+from .findings import UNNAMED, WRITES, Capabilities
 from .rules import findings_about
 
 __all__ = ["Ask", "judge", "probe"]

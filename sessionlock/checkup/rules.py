@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from .findings import FORBIDDEN, UNKNOWN, UNNAMED, WRITES, Capabilities, Finding, dotted
+from ..transport.advice import FORBIDDEN, UNKNOWN
+from .findings import UNNAMED, WRITES, Capabilities, Finding, dotted
 
 __all__ = ["OLDEST", "findings_about"]
 

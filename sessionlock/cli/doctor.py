@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import re
 import sys
 import textwrap
 import time
@@ -110,10 +109,10 @@ async def _examine(url: str, prefix: str) -> Examination:
             await within(_probe_all(client, prefix, seen), ANSWERS_WITHIN)
         except TIMED_OUT as error:
             seen.nodes.clear()
-            seen.failed = f"no answer within {ANSWERS_WITHIN:g} s{_about_tls(url, error)}"
+            seen.failed = with_advice(str(error), error)
         except (SessionLockError, EmbeddedServerUnavailable, RedisError, RedisClusterException, OSError) as error:
             seen.nodes.clear()
-            seen.failed = with_advice(one_line(error), error) + _about_tls(url, error)
+            seen.failed = with_advice(one_line(error), error, connecting=True)
         if seen.verdict in ("unreachable", "refused"):
             return seen
         try:
@@ -122,14 +121,6 @@ async def _examine(url: str, prefix: str) -> Examination:
         except (SessionLockError, RedisError, OSError) as error:
             seen.failed = one_line(error)
     return seen
-
-
-def _about_tls(url: str, error: BaseException) -> str:
-    """For what comes of TLS where the server expects none, which then waits for more; and the other way round."""
-    if url.startswith("rediss"):
-        return "; if there is no TLS at that port, use redis://" if isinstance(error, TIMED_OUT) else ""
-    cut_off = re.search("reset by peer|closed by server|broken pipe|connection lost", str(error), re.IGNORECASE)
-    return "; if the server expects TLS at that port, use rediss://" if cut_off else ""
 
 
 async def _probe_all(client: Any, prefix: str, seen: Examination) -> None:

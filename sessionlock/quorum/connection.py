@@ -20,8 +20,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ..clock import monotonic
 from ..protocol.scripts import script
+from ..transport.advice import with_advice
 from ..transport.scripting import Scripting
-from ..transport.wire import Wire, pack
+from ..transport.wire import Wire, pack, was_unsent
 
 __all__ = ["Answered", "BackOff", "Connection", "NoVote", "Uptime", "VoteRefused", "ignore"]
 
@@ -61,9 +62,9 @@ class BackOff:
         if isinstance(error, RedisTimeoutError):
             self.why = f"no answer within {self._reply_within:g} s"
         elif isinstance(error, (RedisConnectionError, OSError)):
-            self.why = f"cannot be reached: {error}"
+            self.why = with_advice(f"cannot be reached: {error}", error, connecting=was_unsent(error))
         else:
-            self.why = str(error) or f"cannot be reached: {error!r}"
+            self.why = with_advice(str(error), str(error)) if str(error) else f"cannot be reached: {error!r}"
         if self.is_over:
             # All calls on a connection that breaks fail at once; that is one failure.
             self.failures += 1

@@ -19,6 +19,7 @@ from ..protocol.calls import Abandon, Acquire, Call
 from ..protocol.keys import new_token
 from ..protocol.quorum_calls import Adopt, Dismiss, Vote
 from ..protocol.replies import Handover, pushed
+from ..transport.advice import with_advice
 from ..transport.pushes import ProcessChannel
 from ..transport.scripting import Packing, Way
 from ..transport.wire import Wire, pack, resolve
@@ -137,8 +138,7 @@ class Master:
         elif (instead := self.connection.scripting.instead(wire, way, error)) is not None:
             wire.send(pack(*instead(call)), partial(self._answered, wire, call, instead, answered))
         else:
-            permit = "; permit it: ACL SETUSER <user> +eval +evalsha" if str(error).startswith("NOPERM") else ""
-            answered(VoteRefused(f"refused the {call.script} call: {error}{permit}"))
+            answered(VoteRefused(with_advice(f"refused the {call.script} call: {error}", error)))
 
     # --- what stands there
 

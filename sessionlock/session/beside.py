@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from ..errors import RedisUnavailable
 from ..protocol.keys import check_sid, keys_for
+from ..transport.advice import with_advice
 from ..transport.route import LOST
 from ..transport.tasks import within
 
@@ -62,7 +63,8 @@ class Beside:
             async with _a_few_at_once():
                 return await within(client.execute_command(verb, key, *words, NEVER_DECODE=[]), WITHIN)
         except (RedisError, asyncio.TimeoutError, *LOST) as error:
-            raise RedisUnavailable(f"Redis did not carry out {verb} for an old session: {error}") from error
+            said = f"Redis did not carry out {verb} for an old session: {error}"
+            raise RedisUnavailable(with_advice(said, error)) from error
 
 
 def _a_few_at_once() -> asyncio.Semaphore:

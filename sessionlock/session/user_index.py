@@ -18,6 +18,7 @@ from ..policies import SessionPolicy
 from ..protocol.keys import RECORD, SessionKeys, keys_of_record, user_digest, user_key
 from ..protocol.record_calls import Bind
 from ..protocol.replies import Refused, Snapshot, refusal
+from ..transport.advice import with_advice
 from ..transport.calling import Executor
 from ..transport.route import LOST
 from ..transport.tasks import within
@@ -113,7 +114,9 @@ class UserIndex:
         try:
             return await self._executor.elsewise(words[1], asked)
         except (RedisError, asyncio.TimeoutError, *LOST) as error:
-            raise RedisUnavailable(f"Redis did not carry out {words[0]} on the index of users: {error}") from error
+            raise RedisUnavailable(
+                with_advice(f"Redis did not carry out {words[0]} on the index of users: {error}", error)
+            ) from error
 
 
 def _text(value: Any) -> str:

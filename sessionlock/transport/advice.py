@@ -1,31 +1,156 @@
-"""What to do about a connection that failed, by what the error says."""
+"""What Redis, and the way to it, say when something is wrong: known here and nowhere else, with what to do about it.
+
+Used by every call, by the look at a server, by outages, quorums and ``sessionlock doctor``. Words of all versions and
+forks, as a server sends them (``NOPERM …``) and as redis-py passes them on (without the first word).
+"""
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["unreachable_advice", "with_advice"]
+__all__ = [
+    "FORBIDDEN",
+    "NOTHING_NOW",
+    "NOT_HERE",
+    "NOT_LET_IN",
+    "NOT_NOW",
+    "NO_RESP3",
+    "NO_SCRIPTS",
+    "UNKNOWN",
+    "advice_about",
+    "with_advice",
+]
+
+# --- kinds of answers that code decides by
+
+# "Not now": a server that loads its data set, a master being replaced, a slot being moved.
+NOT_NOW = re.compile(r"^(LOADING|TRYAGAIN|MASTERDOWN|CLUSTERDOWN|READONLY|BUSY|UNBLOCKED|NOREPLICAS) ")
+# Those that hold for everything that is asked. The rest is about writes, or about one slot of a Cluster.
+NOTHING_NOW = re.compile(r"^(LOADING|MASTERDOWN|BUSY|CLUSTERDOWN (?!Hash slot))")
+# Those of a server that is the wrong one to ask again.
+NOT_HERE = re.compile(r"^(READONLY|MASTERDOWN|UNBLOCKED)")
+# A server reads no long command of somebody whom it does not know.
+NOT_LET_IN = re.compile(r"^(NOAUTH|WRONGPASS|DENIED)\b|unauthenticated (multi)?bulk")
+# redis-py takes a server that does not know HELLO for a lost connection.
+NO_RESP3 = re.compile(r"unknown command\W+HELLO", re.IGNORECASE)
+# The user may not run scripts, or the administrator has given these commands other names. What a script itself meets
+# is another matter.
+_RUN = r"(?:evalsha|eval|script|fcall|function)(?:_ro)?\b"
+NO_SCRIPTS = re.compile(
+    rf"^NOPERM .*?\b(?:run|execute|use|access)\W+(?:the\W+)?{_RUN}|^ERR (?:unknown|unsupported) command\W+{_RUN}"
+    rf"|^ERR (?:command\W+)?{_RUN}.*(?:not allowed|not supported|disabled)",
+    re.IGNORECASE,
+)
+# Once more for a command that a script calls.
+FORBIDDEN = re.compile(r"NOPERM|ACL failure|has no permissions|user executing the script can't", re.IGNORECASE)
+UNKNOWN = re.compile(r"unknown (redis )?(sub)?command|unsupported command|not supported", re.IGNORECASE)
+
+# --- what to do, by the first of these that was said; "{}" is what the pattern's group matched
 
 _ADVICE = (
+    # Who asks
     (
-        r"unknown command\W+HELLO",
-        "this server speaks RESP2 only (Redis before 6.0): put protocol=2 into the URL (?protocol=2)",
+        NO_RESP3.pattern,
+        "this server speaks RESP2 only (Redis before 6.0): give its client protocol=2 (?protocol=2 in an URL)",
     ),
     (
-        "NOAUTH|WRONGPASS|invalid username-password|invalid password|authentication required",
-        "give the right user and password in the URL: redis://user:password@host:port/0",
+        "NOAUTH|unauthenticated (?:multi)?bulk|authentication required",
+        "the server wants a password: give it in the URL, redis://user:password@host:port/0 or redis://:password@host:port/0",
     ),
-    ("called without any password", "this server has no password: take it out of the URL, or set one at the server"),
-    ("DB index is out of range", "give a database that the server has: the number at the end of the URL"),
     (
-        "no (connection|answer) within",
-        "the server hangs, or the way to it does: look at its load and log, at firewalls between, and whether the URL"
-        " should be rediss:// (TLS)",
+        "WRONGPASS|invalid username-password|invalid password|wrong number of arguments for 'auth'",
+        "user or password is wrong: redis://user:password@host:port/0, or redis://:password@… where there is no user."
+        " Redis before 6.0 knows no users",
     ),
-    (r"\bMOVED\b", "this is a node of a Redis Cluster: use redis+cluster://host:port"),
+    (
+        "called without any password|no password is set",
+        "this server has no password: take it out of the URL, or set one at the server",
+    ),
+    (
+        "running in protected mode|^DENIED",
+        "set a password at the server (requirepass, or ACL SETUSER) and give it in the URL, or let it listen at the"
+        " addresses that your application uses only (bind)",
+    ),
+    (
+        "max number of clients|max clients|maxclients",
+        "the server has as many connections as it may: raise its maxclients, and look at CLIENT LIST for what leaves"
+        " them open. A guard needs two for each process; make one and keep it",
+    ),
+    # What that user may do
+    (
+        NO_SCRIPTS.pattern,
+        "a lock is taken and given back by scripts: permit them (ACL SETUSER <user> +eval +evalsha +script|load), and"
+        " do not rename these commands; mode='optimistic' works without",
+    ),
+    (
+        r"channels?\b.*(?:used as arguments|mentioned in the command)|permissions to access a channel",
+        "permit the guard's channels: ACL SETUSER <user> +publish +subscribe +spublish +ssubscribe &<prefix>:push:*",
+    ),
+    (
+        r"permissions to access (?:a|one of the) keys?|keys? mentioned in the command",
+        "permit the guard's keys: ACL SETUSER <user> ~<prefix>:*",
+    ),
+    (
+        r"permissions? to (?:run|execute|use|access)\W+(?:the\W+)?'?([\w|]+)",
+        "permit that command: ACL SETUSER <user> +{}",
+    ),
+    (
+        FORBIDDEN.pattern,
+        "permit it: ACL SETUSER <user> ~<prefix>:* &<prefix>:push:* +@read +@write +@scripting +time +publish"
+        " +subscribe",
+    ),
+    # Which server that is
+    (
+        r"\b(?:MOVED|ASK) \d|SELECT is not allowed in cluster mode|CROSSSLOT",
+        "this is a node of a Redis Cluster: use redis+cluster://host:port, or a RedisCluster client",
+    ),
+    (r"cluster support disabled|CLUSTER command.*disabled", "this is no Redis Cluster: use redis://host:port"),
+    (
+        r"READONLY|read only replica",
+        "this server is a replica: connect to the master, or by redis+sentinel:// or redis+cluster://, which find it",
+    ),
     (
         "no master found for",
         "none of these sentinels told of a master: check their hosts and ports, that they run, and the service's name",
+    ),
+    (
+        r"DB index is out of range|invalid DB index",
+        "give a database that the server has: the number at the end of the URL",
+    ),
+    (
+        r"unknown (?:redis )?command\W+(?:called from.*|(\w+))",
+        "the server is too old, or its administrator has renamed or switched off that command: sessionlock doctor tells"
+        " what is missing",
+    ),
+    # How it fares
+    (r"LOADING|loading the dataset", "it is reading its data after a start: wait until it has"),
+    (r"^BUSY\b|busy running a script", "a script of another application runs too long: SCRIPT KILL ends it"),
+    (
+        "MASTERDOWN|CLUSTERDOWN|cluster is down",
+        "no master serves this now: look whether a failover is under way, and at the logs of the servers",
+    ),
+    (
+        "MISCONF|persist to disk|errors writing to the AOF",
+        "the server cannot write to its disk and takes no writes: free space there, see its log (INFO persistence)",
+    ),
+    (
+        r"\bOOM\b|used memory > 'maxmemory'",
+        "the server's memory is full: raise maxmemory, or shorten SessionPolicy.idle; what is given back is let in",
+    ),
+    (
+        "NOREPLICAS|not enough good replicas",
+        "fewer replicas than min-replicas-to-write are there: see why they are away",
+    ),
+    (
+        "WRONGTYPE|wrong kind of value",
+        "another application uses a key of the guard's: give the guard a prefix of its own (prefix=), or another"
+        " database",
+    ),
+    # The way there
+    (
+        "no (?:connection|answer) within",
+        "the server hangs, or the way to it does: look at its load and log, at firewalls between, and whether there is"
+        " TLS at that port (rediss://) or not (redis://)",
     ),
     (
         "connect call failed|connection refused",
@@ -33,24 +158,58 @@ _ADVICE = (
         " (bind) and port (its tls-port is for rediss://, its port for redis://)",
     ),
     (r"connecting to /.*no such file", "check the path of the socket, and that the server is running"),
+    (r"connecting to /.*permission denied", "this process may not use that socket: see unixsocketperm, or its group"),
     (
         "name or service not known|nodename nor servname|name resolution|no address associated|getaddrinfo failed",
         "check the name of the host",
     ),
-    ("WRONG_VERSION_NUMBER|record layer failure", "this port is not for TLS: use redis://, or the server's tls-port"),
+    (
+        "WRONG_VERSION_NUMBER|record layer failure|UNEXPECTED_EOF",
+        "this port is not for TLS: use redis://, or the server's tls-port",
+    ),
+    (
+        "hostname mismatch|ip address mismatch|doesn't match|not valid for",
+        "the server's certificate is for another name: use the host's name that stands in it",
+    ),
     (
         "CERTIFICATE_VERIFY_FAILED",
         "name the authority that signed the server's certificate in the URL (?ssl_ca_certs=/path/to/ca.pem)",
     ),
+    (
+        "CERTIFICATE_REQUIRED|HANDSHAKE_FAILURE|BAD_CERTIFICATE|UNKNOWN_CA",
+        "the server wants to see a certificate of yours: give it in the URL (?ssl_certfile=…&ssl_keyfile=…)",
+    ),
+    (
+        r"no such file|\[SSL\] PEM lib|no certificate or crl found",
+        "check the files of ssl_ca_certs, ssl_certfile and ssl_keyfile",
+    ),
+    (
+        "not the Redis protocol|invalid response|protocol error",
+        "something else than Redis listens there: check the port",
+    ),
+)
+# Of a connection that was never open: what else closes one is a server that ends.
+_CUT_OFF = "reset by peer|closed by (?:the )?server|broken pipe|connection (?:was )?lost|incomplete"
+_WHILE_CONNECTING = (
+    "if the server expects TLS at that port, use rediss://; else it may have reached its maxclients, or be in protected"
+    " mode (which a password ends): its log tells"
 )
 
 
-def unreachable_advice(error: BaseException) -> str:
-    """What to do about a connection that failed; "" when the error says it all."""
-    return next((advice for said, advice in _ADVICE if re.search(said, str(error), re.IGNORECASE)), "")
+def advice_about(error: BaseException | str, *, connecting: bool = False) -> str:
+    """What to do about that error, or those words; "" when they say it all.
+
+    ``connecting``: it came before there was a connection.
+    """
+    said = str(error)
+    for pattern, advice in _ADVICE:
+        match = re.search(pattern, said, re.IGNORECASE)
+        if match is not None:
+            return advice.format(*(group or "" for group in match.groups()))
+    return _WHILE_CONNECTING if connecting and re.search(_CUT_OFF, said, re.IGNORECASE) else ""
 
 
-def with_advice(said: str, error: BaseException) -> str:
-    """What is said about a connection that failed, with what to do about it."""
-    advice = unreachable_advice(error)
+def with_advice(said: str, error: BaseException | str, *, connecting: bool = False, otherwise: str = "") -> str:
+    """What is said about an error, with what to do about it (or ``otherwise``)."""
+    advice = advice_about(error, connecting=connecting) or otherwise
     return f"{said}; {advice}" if advice else said

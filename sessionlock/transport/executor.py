@@ -8,7 +8,6 @@ become :mod:`sessionlock.errors` here and nowhere else.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -25,11 +24,11 @@ from ..protocol.calls import Abandon, Call
 from ..protocol.keys import SessionKeys
 from ..protocol.numbers import Numbers
 from ..protocol.replies import Committed, Refused
-from .advice import with_advice
+from .advice import NO_SCRIPTS, with_advice
 from .clients import server_name
 from .cluster import ClusterRoute
 from .one_server import ServerRoute
-from .outages import NO_RESP3, Circuit, Trouble, is_outage, while_lost, worth_repeating
+from .outages import Circuit, Trouble, is_outage, while_lost, worth_repeating
 from .route import LOST, NotNow, Route, meant
 from .tasks import fetch_error, within
 from .wire import was_unsent
@@ -38,8 +37,6 @@ __all__ = ["RedisExecutor"]
 
 T = TypeVar("T")
 FAILURES = (RedisError, hiredis.ReplyError, NotNow, *LOST)
-# Redis 6 and 7 word it differently; a missing key or channel permission is another matter.
-NO_SCRIPTS = re.compile(r"^NOPERM .*(run|execute|use|access).*'?(evalsha|eval)\b", re.IGNORECASE)
 MOST_PARKED = 2000  # calls that give something up and wait for the end of an outage to do so
 
 
@@ -298,7 +295,7 @@ class RedisExecutor:
             if not self.route.reached or not worth_repeating(meaning):
                 self.circuit.gave_up(None, meaning, began_at, None)
             said = f"Redis at {self.circuit.server} is not ready: {meaning}"
-            raise RedisUnavailable(with_advice(said, meaning)) from error
+            raise RedisUnavailable(with_advice(said, meaning, connecting=was_unsent(meaning))) from error
 
     async def _knock(self, keys: SessionKeys | None) -> None:
         """The question is the harmless end of something that never was: whoever can do that can do the rest."""
@@ -400,27 +397,18 @@ def _route(client: Any, reply_within: float, on_break: Callable[[], None]) -> Ro
 
 def _mapped(error: Exception, call: Call[Any], *, sent: bool = True) -> RedisUnavailable:
     """``sent``: whether any of the tries had a connection."""
+    what = f"the {call.script} call"
     if isinstance(error, NotNow):
-        return RedisUnavailable(f"Redis cannot serve the {call.script} call now: {error}")
+        return RedisUnavailable(with_advice(f"Redis cannot serve {what} now: {error}", error))
     if worth_repeating(error) and not sent:
+        said = f"there was no connection to Redis for {what} ({error}); nothing was sent"
         return RedisUnavailable(
-            f"there was no connection to Redis for the {call.script} call ({error}); nothing was sent."
-            " Try again when Redis is back",
-            unsent=True,
+            with_advice(said, error, connecting=True, otherwise="try again when Redis is back"), unsent=True
         )
     if worth_repeating(error):
         return RedisUnavailable(
-            f"Redis did not answer the {call.script} call ({error}); whether it took effect is unknown."
+            f"Redis did not answer {what} ({error}); whether it took effect is unknown."
             " Leases end by themselves, nothing is saved twice; try again when Redis is back"
         )
-    if NO_SCRIPTS.match(str(error)):
-        return ScriptsForbidden(
-            f"Redis does not permit the {call.script} script: {error}. Locking needs EVALSHA, EVAL and PUBLISH;"
-            " mode='optimistic' works without",
-            refused=True,
-        )
-    if NO_RESP3.search(str(error)):
-        return RedisUnavailable(
-            "this server is older than Redis 6 and speaks no RESP3: give its client protocol=2", refused=True
-        )
-    return RedisUnavailable(f"Redis refused the {call.script} call: {error}", refused=True)
+    kind = ScriptsForbidden if NO_SCRIPTS.match(str(error)) else RedisUnavailable
+    return kind(with_advice(f"Redis refused {what}: {error}", error), refused=True)

@@ -10,14 +10,12 @@ import hiredis
 from ..protocol.calls import Call
 from ..protocol.commands import in_full
 from ..protocol.keys import SessionKeys
+from .advice import NOT_HERE
 from .link import Link
 from .route import meant
 from .wire import Wire
 
 __all__ = ["ServerRoute"]
-
-# "Not now" of a server that is the wrong one to ask again.
-NOT_HERE = ("READONLY", "MASTERDOWN", "UNBLOCKED")
 
 
 class ServerRoute:
@@ -67,7 +65,7 @@ class ServerRoute:
         return self.link.reached
 
     def _meant(self, error: hiredis.ReplyError) -> Exception:
-        if str(error).startswith(NOT_HERE):
+        if NOT_HERE.match(str(error)):
             self.link.drop()
         return meant(error)
 

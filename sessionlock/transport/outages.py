@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Awaitable, Callable
 
 import hiredis
@@ -18,7 +17,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_r
 from ..clock import monotonic
 from ..errors import RedisUnavailable
 from ..protocol.keys import SessionKeys
-from .advice import with_advice
+from .advice import NO_RESP3, NOT_LET_IN, NOTHING_NOW, with_advice
 from .breaker import Breaker
 from .route import LOST, NotNow, meant
 from .tasks import within
@@ -28,11 +27,6 @@ __all__ = ["Circuit", "Trouble", "is_outage", "while_lost", "worth_repeating"]
 
 log: logging.Logger = logging.getLogger("sessionlock")
 
-# redis-py takes a server that does not know HELLO for a lost connection.
-NO_RESP3 = re.compile(r"unknown command\W+HELLO", re.IGNORECASE)
-NOT_LET_IN = re.compile(r"^(NOAUTH|WRONGPASS)\b")
-# "Not now" for everything that is asked. The rest is about writes, or about one slot of a Cluster.
-NOTHING_NOW = re.compile(r"^(LOADING|MASTERDOWN|BUSY|CLUSTERDOWN (?!Hash slot))")
 KNOCK_WITHIN = 1.0  # seconds for one look: a packet may be lost, and the next look sends a new one
 JUST_OPENED = 0.02  # seconds for which a call waits for the very first look: perhaps it was one connection only
 TOLD_AGAIN_AFTER = 60.0
@@ -62,7 +56,7 @@ def is_outage(error: BaseException) -> bool:
     """Whether it is about the server as a whole, so that other calls would meet it, too."""
     if isinstance(error, NotNow):
         return NOTHING_NOW.match(str(error)) is not None
-    return isinstance(error, LOST) or was_unsent(error) or NOT_LET_IN.match(str(error)) is not None
+    return isinstance(error, LOST) or was_unsent(error) or NOT_LET_IN.search(str(error)) is not None
 
 
 class Trouble:
@@ -140,7 +134,8 @@ class Circuit:
         trouble = self.doubt(where, began_at)
         if not trouble.breaker.gave_up(began_at):
             return
-        trouble.reason = with_advice((str(error) or type(error).__name__).rstrip(".?"), error)
+        said = (str(error) or type(error).__name__).rstrip(".?")
+        trouble.reason = with_advice(said, error, connecting=was_unsent(error))
         log.error(
             "Redis at %s cannot be used: %s. Every use of a session fails at once until it is back; this is told once",
             trouble.server,
@@ -174,7 +169,9 @@ class Circuit:
             self._complaints.clear()
         self._complaints[kind] = now
         log.error(
-            "Redis at %s refuses: %s. Further refusals of this kind are not told for a minute", self.server, error
+            "Redis at %s refuses: %s. Further refusals of this kind are not told for a minute",
+            self.server,
+            with_advice(str(error), error),
         )
 
     def any_open(self) -> Trouble | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Protocol
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -10,13 +9,12 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ..protocol.calls import Call
 from ..protocol.keys import SessionKeys
+from .advice import NOT_NOW
 
 __all__ = ["LOST", "NotNow", "Route", "meant"]
 
 # What may have reached Redis or not: repeating is the only way to know.
 LOST = (RedisConnectionError, RedisTimeoutError, OSError, EOFError)
-# Replies that mean "not now": a server that loads its data set, a master being replaced, a slot being moved.
-NOT_NOW = re.compile(r"^(LOADING|TRYAGAIN|MASTERDOWN|CLUSTERDOWN|READONLY|BUSY|UNBLOCKED|NOREPLICAS) ")
 
 
 class NotNow(Exception):

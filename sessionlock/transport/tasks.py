@@ -45,5 +45,5 @@ async def within(work: Awaitable[T], seconds: float) -> T:
             task.cancel()
             await asyncio.wait([task])
     if late and task.cancelled():
-        raise asyncio.TimeoutError
+        raise asyncio.TimeoutError(f"no answer within {seconds:g} s")
     return task.result()

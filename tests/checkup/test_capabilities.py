@@ -16,7 +16,6 @@ from sessionlock.checkup import capabilities
 from sessionlock.checkup.capabilities import Checkup
 from sessionlock.checkup.findings import Capabilities
 from sessionlock.checkup.probe import Ask, judge, probe
-from sessionlock.transport.advice import unreachable_advice
 from sessionlock.transport.clients import client_kind, server_name
 
 pytestmark = pytest.mark.anyio
@@ -385,27 +384,3 @@ async def test_names_of_servers_and_clients() -> None:
     first, second = map(server_name, clusters)
     assert first.startswith("anna@cluster ")
     assert first != second
-
-
-@pytest.mark.parametrize(
-    ("said", "advice"),
-    [
-        ("unknown command `HELLO`, with args beginning with: `3`,", "protocol=2"),
-        ("NOAUTH Authentication required.", "password"),
-        ("invalid username-password pair or user is disabled.", "password"),
-        ("MOVED 866 127.0.0.1:7001", "redis+cluster://"),
-        ("Error 111 connecting to localhost:1. Connect call failed ('127.0.0.1', 1).", "check host and port"),
-        ("Error Multiple exceptions: [Errno 111] Connect call failed ('::1', 1, 0, 0), [Errno 111] ...", "is running"),
-        ("Error 111 connecting to /run/redis. Connection refused.", "is running"),
-        ("Error 2 connecting to /run/redis. No such file or directory.", "path"),
-        ("No master found for 'shop' : <redis.asyncio.client.Redis(...)> - network:ConnectionError", "sentinels"),
-        ("Error -2 connecting to nowhere.invalid:6379. Name or service not known.", "name of the host"),
-        ("Error 1 connecting to h:1. [SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1)", "redis://"),
-        ("Error 1 connecting to h:1. [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed", "ssl_ca_certs"),
-        ("the connection was lost: closed by the server", ""),
-    ],
-)
-def test_advice_for_a_connection_that_failed(said: str, advice: str) -> None:
-    given = unreachable_advice(ConnectionError(said))
-    assert advice in given
-    assert bool(advice) == bool(given)

@@ -140,7 +140,8 @@ def test_what_to_check_where_nobody_answers(examine: Examine, closed_port: int, 
 def test_tls_where_there_is_none(examine: Examine, server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "ANSWERS_WITHIN", 0.2)
     _, told = examine(server.tcp_url.replace("redis://", "rediss://"))
-    assert told["failed"] == "no answer within 0.2 s; if there is no TLS at that port, use redis://"
+    assert told["failed"].startswith("no answer within 0.2 s; ")
+    assert told["failed"].endswith("whether there is TLS at that port (rediss://) or not (redis://)")
 
 
 def test_no_tls_where_it_is_expected(examine: Examine) -> None:
@@ -156,7 +157,7 @@ def test_no_tls_where_it_is_expected(examine: Examine) -> None:
         thread.start()
         _, told = examine(f"redis://127.0.0.1:{server.getsockname()[1]}/0")
         thread.join()
-    assert told["failed"].endswith("; if the server expects TLS at that port, use rediss://")
+    assert "; if the server expects TLS at that port, use rediss://" in told["failed"]
 
 
 @pytest.mark.parametrize("url", ["nix://here", "redis://localhost:99999/0"])
@@ -171,7 +172,8 @@ def test_a_hung_server(own_server: OwnServer, examine: Examine, monkeypatch: pyt
     own.pause()
     status, told = examine(own.unix_url)
     own.resume()
-    assert (status, told["failed"]) == (2, "no answer within 0.2 s")
+    assert status == 2
+    assert told["failed"].startswith("no answer within 0.2 s; the server hangs")
 
 
 def test_memory(examine: Examine) -> None:

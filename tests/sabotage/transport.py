@@ -6,6 +6,7 @@ from tests.sabotage import Table
 
 URLS = "tests/test_urls.py::"
 CLIENTS = "tests/transport/test_clients.py::"
+ADVICE = "tests/transport/test_advice.py::"
 TASKS = "tests/transport/test_tasks.py::"
 PUSHES = "tests/faults/test_lost_pushes.py::"
 SCRIPTS = "tests/faults/test_scripts_and_forks.py::"
@@ -18,6 +19,22 @@ HEARING = "tests/transport/test_pushes.py::"
 MISHAPS = "tests/faults/test_quorum_mishaps.py::"
 
 SABOTAGE: Table = [
+    (
+        "scripts under another name are a refusal like another",
+        "words",
+        "transport/advice.py",
+        "|^ERR (?:unknown|unsupported) command\\W+{_RUN}",
+        "",
+        ADVICE + "test_scripts_under_another_name",
+    ),
+    (
+        "a forgotten password is told in the server's words only",
+        "words",
+        "transport/advice.py",
+        '"NOAUTH|unauthenticated (?:multi)?bulk|authentication required",',
+        '"NOAUTH",',
+        (ADVICE + "test_no_or_a_wrong_password", ADVICE + "test_doctor_without_a_password"),
+    ),
     (
         "a Sentinel is made anew from what is known of redis-py's",
         "settings",
