@@ -41,6 +41,7 @@ from .observe import Observer, harmless
 from .policies import LeasePolicy, Replicated, SessionPolicy, WaitPolicy, check_seconds, seconds_until_stop
 from .protocol.keys import check_prefix, check_sid, keys_for, new_sid
 from .session.commits import engine_for
+from .session.data import SessionFormat
 from .session.mapping import Session
 from .session.transaction import Attempt, attempts
 from .session.unlocked import BeginningContext, Unlocked, UnlockedContext, UnlockedMode
@@ -240,10 +241,12 @@ class SessionGuard(GuardOperations):
             )
         if mode != "lock":
             raise ConfigurationError("several sessions are only held together in mode 'lock'")
-        if truth("serializable", serializable):
+        if serializable is not False and truth("serializable", serializable):
             raise ConfigurationError("serializable is for mode 'optimistic'; under the lock nobody else saves")
-        truth("save_on_error", save_on_error)
-        how = self.format_of(session, codec)
+        if save_on_error is not False:
+            truth("save_on_error", save_on_error)
+        usual = session is None and codec is None
+        how = SessionFormat(self.codec, self.session_policy) if usual else self.format_of(session, codec)
         request = self._request(sids[0], how.policy, missing, lease, wait, name if label is None else label)
         first = SessionContext(self.runtime, request, sids[0], how, save_on_error=save_on_error, on_load=self.on_load)
         if len(sids) == 1:
@@ -263,6 +266,9 @@ class SessionGuard(GuardOperations):
 
         Give ``lease.fencing_token`` to that storage, so that it can refuse an older holder.
         Raises as :meth:`session_lock` does. The :class:`~sessionlock.Lock` can be kept, and taken by hand.
+
+        It may be a job's: held for a day at the most, and with 10,000 waiters, where the policies say nothing else. The
+        name is told in messages; to Redis goes its hash.
         """
         return Lock(
             self.runtime,
@@ -290,17 +296,21 @@ class SessionGuard(GuardOperations):
         wait: WaitPolicy | float | None,
         label: str | None,
     ) -> LockRequest:
-        one_of("missing", missing, MISSING)
+        if missing not in MISSING:
+            one_of("missing", missing, MISSING)
         node = self._label or node_name()
         label = check_label(label)
+        leases = self.lease_policy if lease is None else given_lease(lease)
+        waits = self.wait_policy if wait is None else given_wait(wait)
         return LockRequest(
             keys=keys_for(self.prefix, check_sid(sid)),
             label=f"{node} {label}" if label else node,
-            lease=self.lease_policy if lease is None else given_lease(lease),
-            wait=self.wait_policy if wait is None else given_wait(wait),
+            lease=leases if session is not None else leases.of_a_lock,
+            wait=waits if session is not None else waits.of_a_lock,
             session=session,
             missing=missing,
             push_limit=self._push_limit,
+            name="" if session is not None else sid,
         )
 
     # --- without the lock

@@ -32,6 +32,7 @@ class Lease:
         "_safety_margin",
         "_tell_loss",
         "confirmed",
+        "digest",
         "ends",
         "fencing_token",
         "first_user",
@@ -54,11 +55,13 @@ class Lease:
         ttl: float,
         safety_margin: float,
         max_hold: float,
+        digest: str | None = None,
         confirmed: bool = True,
         tell_loss: Callable[[Lease], object] | None = None,
     ) -> None:
         # What was granted, and when. Instants are of this package's clock.
         self.name: str = name
+        self.digest: str = name if digest is None else digest
         self.token: str = token
         self.fencing_token: int = fencing_token
         self.ttl: float = ttl
@@ -143,22 +146,33 @@ class Lease:
         self.used()
         if self.leaving:
             raise LeaseLost(
-                f"the lock of {self.name} (fencing token {self.fencing_token}) was released already: nothing is"
+                f"{self.title} (fencing token {self.fencing_token}) was released already: nothing is"
                 " protected by it any more"
-            ).about(self.name)
+            ).about(self.digest)
 
     def check_lost(self) -> None:
         """As :meth:`check`, but for one that its holder gave up."""
         if self.lost_because is None and not self.leaving and monotonic() >= self.ends:
             self.mark_lost("its time ran out before it could be renewed")
         if self.lost_because is not None:
-            raise LeaseLost(self.why_lost()).about(self.name)
+            raise LeaseLost(self.why_lost()).about(self.digest)
+
+    @property
+    def title(self) -> str:
+        """What is held, for people."""
+        return f"the lock {self.name!r}" if self.is_alone else f"the lock of session {self.name}"
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it is a lock alone, with a name of its own, for storage that is not ours."""
+        return self.name != self.digest
 
     def why_lost(self) -> str:
         return (
-            f"the lock of {self.name} (fencing token {self.fencing_token}) was lost:"
+            f"{self.title} (fencing token {self.fencing_token}) was lost:"
             f" {self.lost_because or 'it was released already'};"
-            " nothing is saved after that. Load the session again, or raise LeasePolicy.ttl or max_hold"
+            f" nothing is {'protected by it' if self.is_alone else 'saved'} after that."
+            f" {'Take the lock' if self.is_alone else 'Load the session'} again, or raise LeasePolicy.ttl or max_hold"
         )
 
     # What follows is for the guard and the watchdog.

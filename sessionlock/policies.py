@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,22 +47,24 @@ class LeasePolicy:
     """How long a lock is held.
 
     ``ttl``: seconds after which Redis frees the lock of a holder that died. ``renew``: a watchdog extends the
-    lease while the body runs, ``max_hold`` seconds in all at the most. ``claim``: seconds within which a
-    waiter that was handed the lock must confirm or finish, else the next one gets it. ``safety_margin``:
-    seconds by which the client stops trusting a lease earlier than Redis does. ``on_lost``: ``"cancel"``
-    cancels the body when the lease is lost, ``"flag"`` only sets ``lease.lost``.
+    lease while the body runs, ``max_hold`` seconds in all at the most; None: a minute around a session, for a request
+    that takes longer hangs, and a day around a lock alone (``guard.lock``), which may be a job's. ``claim``: seconds
+    within which a waiter that was handed the lock must confirm or finish, else the next one gets it.
+    ``safety_margin``: seconds by which the client stops trusting a lease earlier than Redis does. ``on_lost``:
+    ``"cancel"`` cancels the body when the lease is lost, ``"flag"`` only sets ``lease.lost``.
     """
 
     ttl: float = 10.0
     renew: bool = True
-    max_hold: float = 60.0
+    max_hold: float | None = None
     claim: float = 2.0
     safety_margin: float | None = None
     on_lost: Literal["cancel", "flag"] = "cancel"
 
     def __post_init__(self) -> None:
         check_seconds("LeasePolicy.ttl", self.ttl, least=0.01)
-        check_seconds("LeasePolicy.max_hold", self.max_hold, least=0.01)
+        if self.max_hold is not None:
+            check_seconds("LeasePolicy.max_hold", self.max_hold, least=0.01)
         check_seconds("LeasePolicy.claim", self.claim, least=0.01)
         _check_truth("LeasePolicy.renew", self.renew)
         if self.safety_margin is None:
@@ -76,6 +78,16 @@ class LeasePolicy:
                 )
         if self.on_lost not in ("cancel", "flag"):
             raise ConfigurationError(f"LeasePolicy.on_lost must be 'cancel' or 'flag', not {self.on_lost!r}")
+
+    @cached_property
+    def longest(self) -> float:
+        """Seconds for which it is held at the most."""
+        return 60.0 if self.max_hold is None else self.max_hold
+
+    @cached_property
+    def of_a_lock(self) -> LeasePolicy:
+        """The same around a lock alone."""
+        return replace(self, max_hold=DAY) if self.max_hold is None else self
 
     @cached_property
     def ttl_ms(self) -> int:
@@ -110,14 +122,15 @@ class WaitPolicy:
     the most, which are for a reply that is on its way and for giving the place back. ``wait`` is how often the foremost
     waiter of this process looks by itself, in case a wake-up push was lost; a push ends the pause at once, and
     no pause goes beyond the end of the lease that is waited for. ``before_sleep`` is called as tenacity calls it
-    before each pause. ``max_waiters``: more than that many queued for one session are refused with
-    :class:`~sessionlock.QueueFull`.
+    before each pause. ``max_waiters``: more than that many in the queue are refused with
+    :class:`~sessionlock.QueueFull`; None: 64 for one session, whose visitor has no use for more, and 10,000 for a lock
+    alone, for which workers line up.
     """
 
     stop: Any = field(default_factory=_default_stop)
     wait: Any = field(default_factory=_default_wait)
     before_sleep: Callable[[RetryCallState], Any] | None = None
-    max_waiters: int = 64
+    max_waiters: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("stop", "wait"):
@@ -128,13 +141,13 @@ class WaitPolicy:
                 )
         if self.before_sleep is not None and not callable(self.before_sleep):
             raise ConfigurationError(f"WaitPolicy.before_sleep must be a function, not {self.before_sleep!r}")
-        if type(self.max_waiters) is not int or not 0 <= self.max_waiters <= 100_000:
+        if self.max_waiters is not None and (type(self.max_waiters) is not int or not 0 <= self.max_waiters <= 100_000):
             raise ConfigurationError(
                 f"WaitPolicy.max_waiters must be a whole number from 0 to 100000, not {self.max_waiters!r}"
             )
 
     @classmethod
-    def seconds(cls, wait: float, *, max_waiters: int = 64) -> WaitPolicy:
+    def seconds(cls, wait: float, *, max_waiters: int | None = None) -> WaitPolicy:
         """Give up after ``wait`` seconds; 0 means: do not queue at all."""
         if wait == 0 and not isinstance(wait, bool):
             return cls.never(max_waiters=max_waiters)
@@ -142,7 +155,7 @@ class WaitPolicy:
         return cls(stop=stop_after_delay(wait), max_waiters=max_waiters)
 
     @classmethod
-    def never(cls, *, max_waiters: int = 64) -> WaitPolicy:
+    def never(cls, *, max_waiters: int | None = None) -> WaitPolicy:
         """Take the lock if it is free; otherwise raise at once, without entering the queue."""
         return cls(stop=stop_after_attempt(1), max_waiters=max_waiters)
 
@@ -150,6 +163,15 @@ class WaitPolicy:
     def longest(self) -> float:
         """Seconds after which ``stop`` certainly says stop, inf when its kind does not tell."""
         return seconds_until_stop(self.stop, 0.0)
+
+    @cached_property
+    def most_waiters(self) -> int:
+        return 64 if self.max_waiters is None else self.max_waiters
+
+    @cached_property
+    def of_a_lock(self) -> WaitPolicy:
+        """The same for a lock alone."""
+        return replace(self, max_waiters=10_000) if self.max_waiters is None else self
 
     @cached_property
     def queues(self) -> bool:

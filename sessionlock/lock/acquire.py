@@ -72,7 +72,7 @@ class Acquisition:
                 request.digest, protocol.not_admitted(request.keys, snapshot.fields, granted.server_us)
             )
         if request.missing == "reject" and not snapshot.created:
-            raise refused(request.digest, "missing")
+            raise refused(request, "missing")
 
     async def _abandon(self, within: float) -> None:
         """Give up whatever Redis has under this token: a place in the queue, or the lock."""
@@ -119,7 +119,7 @@ class Acquisition:
             label=request.label,
             missing=request.missing,
             queueing=queueing,
-            max_waiters=request.wait.max_waiters,
+            max_waiters=request.wait.most_waiters,
             ticket=last.ticket if last is not None else "0",
             deaf=self._runtime.deaf,
             reads=reads,
@@ -142,7 +142,7 @@ class Acquisition:
         if isinstance(outcome, protocol.Refused):
             if outcome.kind == "forgotten":
                 return await self._under_another_token(outcome.number)
-            raise refused(request.digest, outcome.kind)
+            raise refused(request, outcome.kind)
         if isinstance(outcome, Granted):
             self._runtime.numbers.saw_time(outcome.server_us)
             if outcome.snapshot is None:
@@ -152,7 +152,7 @@ class Acquisition:
     async def _under_another_token(self, floor: int) -> Granted | Queued | Busy:
         """Redis has forgotten clients with higher numbers than this one's: it cannot tell whether this one is new."""
         if self._waiter is not None:
-            raise refused(self._request.digest, "already")
+            raise refused(self._request, "already")
         lane, digest = self._runtime.numbers.acquisitions, self._request.digest
         self._wakeup.expect_no_more(self.token)
         self._pushes.no_more(self._request.keys, self.token)
@@ -165,8 +165,8 @@ class Acquisition:
         if not isinstance(outcome, Busy):
             return outcome
         if outcome.full:
-            raise queue_full(self._request.digest, outcome)
-        raise not_granted(self._request.digest, outcome.holder)
+            raise queue_full(self._request, outcome)
+        raise not_granted(self._request, outcome.holder)
 
     # --- waiting
 
@@ -187,7 +187,7 @@ class Acquisition:
                 self_call.check()
                 pause = await patience.next_pause()
                 if pause is None:
-                    raise timed_out(request.digest, waiter.last, patience.elapsed())
+                    raise timed_out(request, waiter.last, patience.elapsed())
                 await waiter.pause(min(pause, patience.left()), deaf=not self._pushes.hears(request.keys))
 
     async def _turn(self, waiter: Waiter) -> Granted | None:
@@ -216,7 +216,7 @@ class Acquisition:
     async def _accept(self, push: Handover, waiter: Waiter) -> Granted | Queued:
         """The lock was handed over by push. Start at once, unless there is something to ask Redis for."""
         if push.kind == "D":
-            raise refused(self._request.digest, "destroyed")
+            raise refused(self._request, "destroyed")
         if self._observer is not None:
             self._observer(observe.LockHandedOver(self._request.digest, self._request.label))
         now = monotonic()

@@ -61,7 +61,7 @@ class LockObject(Handle, Generic[T]):
 
     def __repr__(self) -> str:
         held = any(one.lease.remaining() for one in tuple(self._held))
-        return f"<{type(self).__name__} {self._request.digest} {'held' if held else 'not held'}>"
+        return f"<{type(self).__name__} {self.name!r} {'held' if held else 'not held'}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -159,11 +159,10 @@ class LockObject(Handle, Generic[T]):
             return None
 
     def _not_held(self, done: str) -> LockNotHeld:
-        digest = self._request.digest
         return LockNotHeld(
-            f"the lock {digest} cannot be {done}: this object does not hold it. It was not acquired, or was released"
-            " already, or in another process or event loop than this one"
-        ).about(digest)
+            f"the lock {self.name!r} cannot be {done}: this object does not hold it. It was not acquired, or was"
+            " released already, or in another process or event loop than this one"
+        ).about(self._request.digest)
 
     def _lost(self) -> list[Held[T]]:
         """The caller's acquisitions by hand that are over; the object's no more. Who acquires again is past them."""

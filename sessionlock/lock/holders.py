@@ -71,14 +71,15 @@ def lease_of(request: LockRequest, token: str, granted: Granted, observer: Obser
     """What the holder knows of its lock."""
     policy = request.lease
     return Lease(
-        request.keys.digest,
+        request.name or request.digest,
         token,
         granted.fence,
+        digest=request.digest,
         granted_at=granted.asked_at,
         granted_for=granted.trusted_for,
         ttl=policy.ttl,
         safety_margin=policy.margin,
-        max_hold=policy.max_hold,
+        max_hold=policy.longest,
         confirmed=granted.trusted_for >= policy.ttl,
         tell_loss=None if observer is None else partial(_tell_loss, observer, request),
     )
@@ -302,7 +303,7 @@ class Holders:
             return
         asker = asyncio.current_task()
         if body.is_run_by(asker) if body in bodies_here() else body.was_passed_to(asker):
-            raise reentrant(request.digest, body, asker)
+            raise reentrant(request, body, asker)
 
     def doubts(self, request: LockRequest) -> list[LockBody]:
         """Who of those that hold the lock might wait for the one who asks for it: they, or another guard of the same
@@ -343,7 +344,7 @@ class Holders:
         return body.lease.token if body is not None and body.label == label and self.are_ours else None
 
 
-def reentrant(digest: str, body: LockBody, asker: asyncio.Task[Any] | None) -> ReentrantLock:
+def reentrant(request: LockRequest, body: LockBody, asker: asyncio.Task[Any] | None) -> ReentrantLock:
     """The error for who asks, in the body of that lock, for the lock once more."""
     if body.thread is not None:
         who = "this thread already holds the lock"
@@ -351,9 +352,11 @@ def reentrant(digest: str, body: LockBody, asker: asyncio.Task[Any] | None) -> R
         who = "this task already holds the lock"
     else:
         who = "this code is part of a block that already holds the lock"
+    what, instead = ("lease", "taking") if request.name else ("session", "locking")
+    of = repr(request.name) if request.name else f"of session {request.digest}"
     return ReentrantLock(
-        f"{who} of {digest}; waiting for it would never end. Pass the session on instead of locking it again"
-    )
+        f"{who} {of}; waiting for it would never end. Pass the {what} on instead of {instead} it again"
+    ).about(request.digest)
 
 
 def held_by_us(keys: SessionKeys, label: str) -> str | None:

@@ -44,7 +44,7 @@ async def in_time(answer: Awaitable[T], request: LockRequest, began: float, last
     try:
         return await within(answer, left_of(request, began))
     except asyncio.TimeoutError:
-        raise timed_out(request.digest, last, monotonic() - began) from None
+        raise timed_out(request, last, monotonic() - began) from None
 
 
 def leaves_within(error: BaseException, request: LockRequest, began: float) -> float:
@@ -86,7 +86,7 @@ class Patience:
 
     def __init__(self, request: LockRequest, began: float | None = None) -> None:
         self._policy = request.wait
-        self._state = _State(_NO_RETRYING, StillWaiting(f"session {request.digest} is locked"))
+        self._state = _State(_NO_RETRYING, StillWaiting(f"{request.title} is locked"))
         self._started = monotonic() if began is None else began
         self._state.start_time = self._started
 

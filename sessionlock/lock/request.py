@@ -16,7 +16,8 @@ __all__ = ["LockRequest", "OnWait", "Question", "check_label"]
 
 @dataclass(frozen=True, slots=True)
 class LockRequest:
-    """``label``: what others see of the holder. ``session`` None: only the lock, for storage of one's own.
+    """``label``: what others see of the holder. ``session`` None: only the lock, for storage of one's own; then with
+    its ``name``, which is no secret as a session's id is.
 
     ``missing``: whether a session without a record is begun or refused. ``push_limit``: a larger session is not pushed
     with a grant. ``for_itself``: it may wait although the caller holds that lock.
@@ -30,6 +31,12 @@ class LockRequest:
     missing: str
     push_limit: int
     for_itself: bool = False
+    name: str = ""
+
+    @property
+    def title(self) -> str:
+        """What is locked, for people."""
+        return f"lock {self.name!r}" if self.name else f"session {self.digest}"
 
     @property
     def digest(self) -> str:

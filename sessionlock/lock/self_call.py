@@ -79,7 +79,7 @@ class SelfCallCheck:
             else:
                 waits = body.has_begun_a_thread or (self._looks >= LOOKS_ELSEWHERE and body.is_run_by(self._asker))
             if waits:
-                self._found = reentrant(self._request.digest, body, self._asker)
+                self._found = reentrant(self._request, body, self._asker)
                 self._wake()
                 return
         self._look_later()

@@ -64,7 +64,7 @@ class Watched:
         """Let it last so long from now, at the least; the ttl in ms that Redis is to be told."""
         lease, policy = self.lease, self.policy
         renewed = policy.renew
-        wanted = (policy.max_hold if renewed else policy.ttl) if seconds is None else seconds
+        wanted = (policy.longest if renewed else policy.ttl) if seconds is None else seconds
         lease.hold_longer(now + wanted)
         # Redis' lease ends a margin after our trust in it, and must not become shorter.
         least = max(0.0, lease.ends - now) + policy.margin
@@ -174,7 +174,7 @@ class Watchdog:
             ttl_ms = watched.prolong(asked_at, seconds)
             (answer,) = await self._executor.run(Renew([(watched.keys, watched.lease.token, ttl_ms)]))
             if answer is None:
-                raise RedisUnavailable(f"whether the lock {watched.lease.name} lasts longer is unknown")
+                raise RedisUnavailable(f"whether {watched.lease.title} lasts longer is unknown")
             self._answered(watched, ttl_ms, answer, asked_at)
         finally:
             self._renewed(group, [watched])
@@ -230,7 +230,7 @@ class Watchdog:
     def _lost(self, watched: Watched) -> None:
         self.forget(watched.lease)
         if watched.lease.was_held_longest:
-            watched.lease.mark_lost(f"it was held for LeasePolicy.max_hold = {watched.policy.max_hold:g} s")
+            watched.lease.mark_lost(f"it was held for LeasePolicy.max_hold = {watched.policy.longest:g} s")
         elif watched.policy.renew:
             watched.lease.mark_lost("it could not be renewed in time")
         else:

@@ -128,7 +128,7 @@ class QuorumAcquisition:
         request = self._contest.request
         pause = await patience.next_pause() if request.wait.queues else None
         if pause is None:
-            raise outrun(request.digest, patience.elapsed())
+            raise outrun(request, patience.elapsed())
         await asyncio.sleep(min(pause, patience.left(), soon_after_expiry()))
 
     # --- a fencing token
@@ -183,7 +183,7 @@ class QuorumAcquisition:
         self._stage = Stage.ELECTING  # the store has nothing under this token
         if outcome.kind == "stale":
             return None
-        raise refused(request.digest, outcome.kind)
+        raise refused(request, outcome.kind)
 
     # --- giving up
 

@@ -45,7 +45,7 @@ class NativeElection:
         self.poll: Poll = contest.poll()
         self.once: bool = True
         self._contest = contest
-        self._reach = Reach(contest.router, contest.request.digest)
+        self._reach = Reach(contest.router, contest.request)
         # While it is queued. The room is that of this process' waiters for the session.
         self._room: Room[Voter] | None = None
         self._ticket = UNKNOWN
@@ -95,7 +95,7 @@ class NativeElection:
         await self.poll.until_decided()
         won = self.poll.won()
         if won is None:
-            raise self.poll.not_now(self._contest.request.digest)
+            raise self.poll.not_now(self._contest.request)
         return won
 
     def _voted(self, master: Master, outcome: Voted | NoVote) -> None:
@@ -137,7 +137,7 @@ class NativeElection:
             channel=channel,
             label=request.label,
             queueing=channel != "-",
-            max_waiters=request.wait.max_waiters,
+            max_waiters=request.wait.most_waiters,
             ticket=ticket,
             asked_at=monotonic(),
         )
@@ -154,7 +154,7 @@ class NativeElection:
         elif isinstance(outcome, Busy):
             ballot.busy(name, outcome)
             if outcome.full:
-                self._refusal = self._refusal or queue_full(self._contest.request.digest, outcome)
+                self._refusal = self._refusal or queue_full(self._contest.request, outcome)
             elif self._ticket != UNKNOWN:
                 self._queue_at(master)  # asked before this acquisition knew that it has to wait
         elif isinstance(outcome, NoVote):
@@ -174,7 +174,7 @@ class NativeElection:
             self.poll.ballot.pushed(master.name, push, monotonic())
             self.poll.changed()
         elif push.kind == "D":
-            self._refusal = refused(self._contest.request.digest, "destroyed")
+            self._refusal = refused(self._contest.request, "destroyed")
             self.poll.changed()
         # L tells of a grant that was given back, or taken by force: the next renewal or look finds out.
 
@@ -209,7 +209,7 @@ class NativeElection:
                 self.poll.hear(self_call)
                 pause = await patience.next_pause()
                 if pause is None:
-                    raise self.poll.not_now(contest.request.digest, patience.elapsed())
+                    raise self.poll.not_now(contest.request, patience.elapsed())
                 await self._pause(monotonic() + min(pause, patience.left()))
                 if self.poll.won() is None and self._is_to_look():
                     await self._look()

@@ -150,16 +150,16 @@ class Poll:
 
     # --- why it was not won
 
-    def not_now(self, digest: str, waited: float | None = None) -> SessionLockError:
+    def not_now(self, request: LockRequest, waited: float | None = None) -> SessionLockError:
         if not self.ballot.reached() or not self.ballot.heard():
-            return self.not_reached(digest)
-        return not_granted(digest, self.ballot.holder(), waited=waited, position=self.ballot.position())
+            return self.not_reached(request)
+        return not_granted(request, self.ballot.holder(), waited=waited, position=self.ballot.position())
 
-    def not_reached(self, digest: str) -> QuorumNotReached:
+    def not_reached(self, request: LockRequest) -> QuorumNotReached:
         answers = {self.by_name[name].label: said for name, said in self.ballot.answers(monotonic()).items()}
         told = "; ".join(f"{label}: {said}" for label, said in answers.items())
         return QuorumNotReached(
-            f"session {digest}: fewer than {self.ballot.majority} of {len(answers)} masters have a say"
+            f"{request.title}: fewer than {self.ballot.majority} of {len(answers)} masters have a say"
             f" now ({told}). Nothing was changed; try again",
             answers=answers,
         )
@@ -168,9 +168,9 @@ class Poll:
 class Reach:
     """A majority that does not answer is waited for as long as one Redis would be; not at all in an outage."""
 
-    def __init__(self, router: CallRouter, digest: str) -> None:
+    def __init__(self, router: CallRouter, request: LockRequest) -> None:
         self._router = router
-        self._digest = digest
+        self._request = request
         self._lost_at: float | None = None
 
     def check(self, poll: Poll, *, has_majority: bool) -> None:
@@ -181,6 +181,6 @@ class Reach:
         now = monotonic()
         if self._lost_at is None:
             self._lost_at = now
-        error = poll.not_reached(self._digest)
+        error = poll.not_reached(self._request)
         if self._router.unreached(self._lost_at, error) or now - self._lost_at >= self._router.retry_for:
             raise error

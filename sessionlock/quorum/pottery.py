@@ -114,7 +114,7 @@ class PotteryElection:
         self.token: str = contest.begin_token()
         self.poll: Poll = contest.poll()
         self._contest = contest
-        self._reach = Reach(contest.router, contest.request.digest)
+        self._reach = Reach(contest.router, contest.request)
         self._trying: _Try | None = None
 
     async def elect(self, patience: Patience) -> Won:
@@ -196,7 +196,7 @@ class PotteryElection:
 
     async def _refusal(self, waited: float | None = None) -> Exception:
         await self._ask_who_holds()
-        return self.poll.not_now(self._contest.request.digest, waited)
+        return self.poll.not_now(self._contest.request, waited)
 
     async def _ask_who_holds(self) -> None:
         """A try by pottery does not tell."""

@@ -27,7 +27,7 @@ def granted(policy: LeasePolicy, seconds: float, *, confirmed: bool = True) -> L
         granted_for=seconds,
         ttl=policy.ttl,
         safety_margin=policy.margin,
-        max_hold=policy.max_hold,
+        max_hold=policy.longest,
         confirmed=confirmed,
     )
 

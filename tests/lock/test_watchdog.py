@@ -58,7 +58,7 @@ def hold(dog: Watchdog, number: int, policy: LeasePolicy) -> Lease:
         granted_for=policy.ttl,
         ttl=policy.ttl,
         safety_margin=policy.margin,
-        max_hold=policy.max_hold,
+        max_hold=policy.longest,
     )
     dog.watch(lease, request)
     return lease

@@ -16,6 +16,7 @@ EDGES = "tests/faults/test_edges.py::"
 SELF = "tests/selfcalls/test_check.py::"
 OBJECTIONS = "tests/conformance/test_objections.py::"
 ARGUMENTS = "tests/lock/test_arguments.py::"
+ALONE = "tests/lock/test_alone.py::"
 RUNTIME = "tests/lock/test_runtime.py::"
 CHECKUP = "tests/checkup/test_checkup.py::"
 DEADLINE = "tests/faults/test_one_deadline.py::"
@@ -27,6 +28,25 @@ BODY = "tests/lock/test_context.py::"
 HOLDERS = "tests/lock/test_holders.py::"
 
 SABOTAGE: Table = [
+    (
+        "a job's lock is taken away after a minute",
+        "alone",
+        "policies.py",
+        "        return replace(self, max_hold=DAY) if self.max_hold is None else self\n",
+        "        return self\n",
+        (
+            ALONE + "test_it_is_held_for_a_day_and_a_session_for_a_minute",
+            ALONE + "test_for_threads",
+        ),
+    ),
+    (
+        "as many may wait for a lock as for a session",
+        "alone",
+        "policies.py",
+        "        return replace(self, max_waiters=10_000) if self.max_waiters is None else self\n",
+        "        return self\n",
+        ALONE + "test_a_hundred_threads_at_once",
+    ),
     (
         "a lease of another kind is met when the block is entered",
         "arguments",

@@ -76,7 +76,9 @@ PARTS = (
         {
             "ttl": Field("number", "seconds", "After which Redis frees the lock of a holder that died"),
             "renew": Field("bool", "", "Extend it while the request runs"),
-            "max_hold": Field("number", "seconds", "For which it is extended at the most"),
+            "max_hold": Field(
+                "number", "seconds", "For which it is extended at the most", "60; around a lock alone a day"
+            ),
             "claim": Field("number", "seconds", "Within which a waiter that was handed the lock must take it up"),
             "safety_margin": Field(
                 "number",
@@ -97,7 +99,9 @@ PARTS = (
                 "tenacity `wait_…`", "", "How often the first in the queue looks by itself, should a push be lost"
             ),
             "before_sleep": Field("function", "", "Called before each pause, as tenacity does"),
-            "max_waiters": Field("int", "requests", "More than that in one session's queue are refused: `QueueFull`"),
+            "max_waiters": Field(
+                "int", "requests", "More than that in one queue are refused: `QueueFull`", "64; for a lock alone 10,000"
+            ),
         },
     ),
     Part(
