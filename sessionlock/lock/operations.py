@@ -119,7 +119,6 @@ class GuardOperations:
             SessionNotFound, SessionDestroyed, InvalidSessionId, RedisUnavailable.
             SessionConflict: what is stored there is not an integer. ConfigurationError: the codec hides numbers.
         """
-        this_kind("key", key, str, "the name of a session's key")
         this_kind("by", by, int, "a whole number")
         outcome = await self._stored(sid).increment(key, by)
         if outcome.safety is not None:

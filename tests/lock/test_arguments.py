@@ -166,7 +166,6 @@ async def test_a_client_without_asyncio_as_a_master_of_a_quorum() -> None:
         (lambda guard: guard.create("abc"), "data"),
         (lambda guard: guard.create({}, session=30), "session"),
         (lambda guard: guard.create({}, codec="json"), "codec"),
-        (lambda guard: guard.incr("s", 5), "key"),
         (lambda guard: guard.incr("s", "n", 1.5), "by"),
         (lambda guard: guard.incr("s", "n", True), "by"),
         (lambda guard: guard.regenerate("s", grace="x"), "grace"),
