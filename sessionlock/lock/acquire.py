@@ -38,7 +38,7 @@ class Acquisition:
         # From the moment that it is in the queue.
         self._waiter: Waiter | None = None
         self._new_in_queue = True
-        self._began = monotonic()
+        self._began = monotonic() if request.began is None else request.began
 
     async def run(self) -> Granted:
         """Wait for the grant.

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from types import TracebackType
 
+from ..clock import monotonic
 from ..errors import ConfigurationError, SessionLockError
 from ..lease import Lease
 from ..protocol.keys import SessionKeys
@@ -80,6 +81,10 @@ class SessionContext(SessionLockBlock):
         return SessionContext(
             self._find_runtime, request, sid, how, save_on_error=self._save_on_error, on_load=self._on_load
         )
+
+    def waits_since(self, began: float) -> None:
+        """Before entering: the time of the wait counts from then (monotonic)."""
+        self._request = replace(self._request, began=began)
 
     @property
     def keys(self) -> SessionKeys:
@@ -168,7 +173,8 @@ class SessionContext(SessionLockBlock):
 class SessionsContext:
     """Several sessions at once, ``async with guard.session_lock(a, b) as (first, second)``; all or none.
 
-    The locks are taken in the order of their names in Redis, the same on every node: no deadlock. They are saved and
+    The locks are taken in the order of their names in Redis, the same on every node: no deadlock. ``wait`` is for all
+    together. They are saved and
     released one by one; the saves are not one transaction.
     """
 
@@ -179,6 +185,9 @@ class SessionsContext:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> tuple[Session, ...]:
+        began = monotonic()
+        for context in self._contexts.values():
+            context.waits_since(began)
         async with AsyncExitStack() as stack:
             sessions = {name: await stack.enter_async_context(self._contexts[name]) for name in sorted(self._contexts)}
             self._stack = stack.pop_all()

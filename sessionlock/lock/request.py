@@ -20,7 +20,8 @@ class LockRequest:
     its ``name``, which is no secret as a session's id is.
 
     ``missing``: whether a session without a record is begun or refused. ``push_limit``: a larger session is not pushed
-    with a grant. ``for_itself``: it may wait although the caller holds that lock.
+    with a grant. ``for_itself``: it may wait although the caller holds that lock. ``began``: when the wait did, by the
+    monotonic clock, where it is for other locks as well; None: when it is asked for.
     """
 
     keys: SessionKeys
@@ -32,6 +33,7 @@ class LockRequest:
     push_limit: int
     for_itself: bool = False
     name: str = ""
+    began: float | None = None
 
     @property
     def title(self) -> str:

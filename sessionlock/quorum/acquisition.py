@@ -63,7 +63,8 @@ class QuorumAcquisition:
         request: LockRequest,
         on_wait: OnWait | None = None,
     ) -> None:
-        self._contest = Contest(runtime, router, request, _keys_at_masters(request.keys), on_wait, monotonic())
+        began = monotonic() if request.began is None else request.began
+        self._contest = Contest(runtime, router, request, _keys_at_masters(request.keys), on_wait, began)
         self._open_election = open_election
         self._election = open_election(self._contest)
         self._stage = Stage.ELECTING

@@ -23,6 +23,7 @@ from sessionlock import (
 )
 from sessionlock.errors import SessionLockError
 from sessionlock.lock.patience import GRACE
+from sessionlock.protocol.keys import keys_for
 from tests.harness.deployments import MakeGuard
 from tests.harness.faulty import FaultyServer
 from tests.harness.polling import eventually
@@ -187,6 +188,27 @@ def test_threads_and_views(server_of_ours: FaultyServer, how: str) -> None:
         with ends_in_time(RedisUnavailable):
             run()
         server_of_ours.resume()
+
+
+async def test_several_sessions_are_waited_for_together(node: MakeGuard, stored: Look) -> None:
+    """The first is given back late, and no time is left for the second."""
+    holder, waiter = node(), node()
+    first, second = sorted((stored("a"), stored("b")), key=lambda session: session.keys.digest)
+
+    async def enter_both() -> None:
+        async with waiter.session_lock("a", "b", wait=2):
+            pass
+
+    async with holder.session_lock("a" if second.keys == keys_for("sl", "a") else "b"):
+        async with holder.session_lock("a" if first.keys == keys_for("sl", "a") else "b"):
+            waiting = asyncio.ensure_future(enter_both())
+            began = time.monotonic()
+            await first.until(lambda s: len(s.waiting) == 1)
+            await asyncio.sleep(1.5)  # how long it is held
+        with pytest.raises(WaitTimedOut):
+            await waiting
+        assert time.monotonic() - began < 2 + GRACE + 0.8, "1.5 s and 2 s"
+    await first.until(lambda s: s.free)
 
 
 # --- a quorum

@@ -350,6 +350,14 @@ SABOTAGE: Table = [
         ),
     ),
     (
+        "each of several locks is waited for as if it were the only one",
+        "deadline",
+        "lock/blocks.py",
+        "            context.waits_since(began)\n",
+        "            pass\n",
+        DEADLINE + "test_several_sessions_are_waited_for_together",
+    ),
+    (
         "a subscription is waited for longer than the lock",
         "deadline",
         "transport/pushes.py",

@@ -34,6 +34,15 @@ GONE_CHECK = " and (channel == own or not is_gone(channel, deaf))"
 
 SABOTAGE: Table = [
     (
+        "who is passed over is told of a grant all the same",
+        "cluster",
+        "protocol/lua/_queue.lua",
+        "(channel == own or not is_gone(channel, deaf))",
+        "(channel == own or push(channel, 'G ' .. head .. ' ' .. now_digits .. ' ' .. now_digits .. ' ' .. claim"
+        " .. ' -\\n') or not is_gone(channel, deaf))",
+        "tests/transport/test_cluster_pushes.py::test_who_is_passed_over_hears_nothing",
+    ),
+    (
         "a renewal extends whatever lock there is",
         2,
         "protocol/lua/renew.lua",
@@ -347,11 +356,11 @@ SABOTAGE: Table = [
         "protocol/lua/_base.lua",
         (
             "redis.pcall(is_sharded(channel) and 'SPUBLISH' or 'PUBLISH', channel, message)",
-            "redis.pcall('PUBSUB', is_sharded(channel) and 'SHARDNUMSUB' or 'NUMSUB', channel)",
+            "redis.pcall('PUBSUB', sharded and 'SHARDNUMSUB' or 'NUMSUB', channel)",
         ),
         (
             "call(is_sharded(channel) and 'SPUBLISH' or 'PUBLISH', channel, message)",
-            "call('PUBSUB', is_sharded(channel) and 'SHARDNUMSUB' or 'NUMSUB', channel)",
+            "call('PUBSUB', sharded and 'SHARDNUMSUB' or 'NUMSUB', channel)",
         ),
         "tests/faults/test_cluster_faults.py::test_without_sharded_pubsub",
     ),

@@ -16,6 +16,7 @@ from sessionlock.protocol.keys import keys_for
 from sessionlock.transport import cluster_pushes
 from sessionlock.transport.cluster import Address, ClusterRoute, slot_of
 from sessionlock.transport.cluster_pushes import ShardChannels
+from sessionlock.transport.pushes import Rounds
 from tests.harness.cluster import Cluster, Node
 from tests.harness.deployments import SID, MakeGuard, fence_of, lock_of
 from tests.harness.polling import eventually
@@ -193,3 +194,44 @@ async def test_masters_and_replicas_change_places_while_somebody_waits(cluster: 
             await asyncio.gather(*turns)
     assert fences == sorted(set(fences))
     assert len(fences) == 12
+
+
+async def test_who_is_passed_over_hears_nothing(
+    cluster: Cluster, node: MakeGuard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first in line listens at a replica, where nobody counts it but what the master publishes arrives. The second
+    is granted the lock; only when it has ended is it the first one's turn."""
+    holder, first, second = (node(cluster.url, wait=20) for _ in range(3))
+    replica = cluster.replica_of(cluster.master_of(KEYS.lock))
+    await first.inspect(SID)
+    route: Any = first.runtime().executor.route  # type: ignore[attr-defined]
+
+    async def out_of_date(keys: Any) -> Address:
+        return Address("127.0.0.1", replica.announced)
+
+    async def was_a_master(role: Any) -> None:
+        await role
+
+    monkeypatch.setattr(route, "owner", out_of_date)
+    monkeypatch.setattr(cluster_pushes, "at_a_master", was_a_master)
+    monkeypatch.setattr(Rounds, "begin", lambda self: None)
+    inside: list[str] = []
+    order: list[str] = []
+
+    async def turn(guard: SessionGuard, name: str) -> None:
+        async with guard.lock(SID):
+            assert inside == []
+            inside.append(name)
+            order.append(name)
+            await asyncio.sleep(0.3)  # a body that another one could overlap
+            inside.remove(name)
+
+    async with holder.lock(SID):
+        turns = []
+        for number, guard in enumerate((first, second)):
+            turns.append(asyncio.ensure_future(turn(guard, "first" if guard is first else "second")))
+            await eventually(lambda: cluster.raw_for(KEYS.queue).zcard(KEYS.queue) == len(turns), f"{number + 1} wait")
+        pushes = first.runtime().wakeup.pushes
+        await eventually(lambda: pushes.hears(KEYS), "it listens")
+    await asyncio.gather(*turns)
+    assert order == ["second", "first"]

@@ -95,10 +95,12 @@ end
 local function is_gone(channel, deaf)
   if channel == '-' then
     return true
-  elseif deaf then
+  end
+  local sharded = is_sharded(channel)
+  if deaf and not sharded then
     return false
   end
-  local listed = redis.pcall('PUBSUB', is_sharded(channel) and 'SHARDNUMSUB' or 'NUMSUB', channel)
+  local listed = redis.pcall('PUBSUB', sharded and 'SHARDNUMSUB' or 'NUMSUB', channel)
   return listed[2] == 0 -- where asking is not permitted, an error has no second part
 end
 
