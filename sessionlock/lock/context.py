@@ -17,6 +17,7 @@ from ..protocol.replies import Committed, Conflict, Refused, Saved, Snapshot, ou
 from ..session.block import Actions, used_twice, used_up
 from ..session.data import SessionFormat
 from ..session.mapping import Session
+from ..transport.tasks import fetch_error
 from .holders import Handle, LockBody, lease_of
 from .observed import acquire_observed
 from .refusals import lease_lost, not_saved, note
@@ -77,16 +78,23 @@ class LockBlock(Handle):
         # Entered, dropped, and left by nobody: then nobody else can give the lock back any more.
         lease = self._lease
         if lease is not None and not lease.released:
+            log.warning("the block that held the lock of %s was dropped and never left", self._request.digest)
             self._runtime.give_back(self._drop)
 
     async def _drop(self) -> None:
         if not self._the_lease.released:
-            log.warning("the block that held the lock of %s was dropped and never left", self._request.digest)
             self._body.ended(None)
             try:
                 await self._give_up([], "", cancelled=True)
             finally:
                 self._finish()
+
+    def _is_closed(self, error: BaseException | None) -> bool:
+        """Whether the block's coroutine is being closed, which must not wait for anything. It is left all the same."""
+        if not isinstance(error, GeneratorExit):
+            return False
+        self._runtime.background(self._drop()).add_done_callback(fetch_error)
+        return True
 
     async def _give_up(self, changes: list[Change], created: str, *, cancelled: bool = False) -> Saved:
         """One release call, seen through to its end even when this task is cancelled meanwhile."""
@@ -236,7 +244,7 @@ class SessionLockBlock(LockBlock, Actions):
         ended_by_loss = self._body.ended(error)
         if error is not None:
             self._session.forget_what_nobody_awaited()
-        if self._the_lease.released:
+        if self._the_lease.released or self._is_closed(error):
             return
         if error is None:
             if self._session.is_owed:

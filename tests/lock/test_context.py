@@ -6,6 +6,7 @@ import asyncio
 import gc
 import sys
 from contextlib import AsyncExitStack, suppress
+from types import coroutine
 from typing import Any
 
 import anyio
@@ -390,6 +391,31 @@ async def test_a_block_that_is_dropped_gives_its_lock_back(
     await eventually(lambda: stored("s").free, "the lock was given back")
     assert stored("s").data == {}
     assert "never left" in caplog.text
+
+
+@pytest.mark.parametrize("what", ["session", "lock"])
+async def test_a_coroutine_that_is_closed_within_its_block(guard: SessionGuard, stored: Look, what: str) -> None:
+    """Who closes it cannot wait; nor can the garbage collector, which closes what nobody runs any more."""
+
+    @coroutine
+    def pause() -> Any:
+        yield
+
+    async def body() -> None:
+        async with held[what]("s"):
+            await pause()
+
+    held: dict[str, Any] = {"session": guard.session_lock, "lock": guard.lock}
+    steps = body()
+    waited: Any = steps.send(None)
+    while waited is not None:  # what the entering waits for
+        await asyncio.wait([waited])
+        waited._asyncio_future_blocking = False
+        waited = steps.send(None)
+    assert not stored("s").free
+    steps.close()
+    await eventually(lambda: stored("s").free, "the lock was given back")
+    await at_peace()
 
 
 async def test_a_session_that_is_kept_keeps_its_lock(guard: SessionGuard, stored: Look) -> None:
