@@ -42,6 +42,7 @@ __all__ = [
     "reentrant",
 ]
 
+COUNTED = hasattr(asyncio.Task, "uncancel")  # cancellations, since Python 3.11
 SHIELDED_FOR = 0.05  # seconds until a shielded body is looked at again
 
 # Who asks for a lock, where that is not the task that runs the request: a thread that waits for this task.
@@ -231,7 +232,7 @@ class LockBody:
         if self._is_shielded(task):
             self._retry = self._loop.call_later(SHIELDED_FOR, self._cancel)
             return
-        if task is not self.task:
+        if task is not self.task or not COUNTED:
             self._before = _cancelling(task)
         self._cancelled = task
         task.cancel(self._reason())
@@ -259,22 +260,28 @@ class LockBody:
         task, self._cancelled = self._cancelled, None
         if task is None:
             return False
-        left = task.uncancel() if hasattr(task, "uncancel") else None
+        left = task.uncancel() if COUNTED else 0  # type: ignore[attr-defined]
         if not isinstance(error, asyncio.CancelledError):
             return False
         here = asyncio.current_task()
         if here is task:
-            # Before Python 3.11 nobody counts: then what came first says why.
-            return self._reason() in error.args if left is None else left <= self._before
+            return left <= self._before if COUNTED else self._before == 0
         if here is None or not (self._reason() in error.args or waits_for(task, here)):
             return False
         # It came to this task from the one that was cancelled, which waits for it: or the other way round.
-        return not _cancelling(here) or here.uncancel() == 0  # type: ignore[attr-defined]
+        return not COUNTED or not here.cancelling() or here.uncancel() == 0  # type: ignore[attr-defined]
 
 
 def _cancelling(task: asyncio.Task[Any] | None) -> int:
-    """How many wanted it to end. Before Python 3.11 nobody counts them."""
-    return int(task.cancelling()) if hasattr(task, "cancelling") else 0  # type: ignore[union-attr]
+    """How many want it to end. Before Python 3.11 nobody counts them: whether there is one on its way now."""
+    if COUNTED:
+        return 0 if task is None else int(task.cancelling())  # type: ignore[attr-defined]
+    future: Any = task
+    while isinstance(future, asyncio.Task):
+        if future._must_cancel:  # type: ignore[attr-defined]
+            return 1
+        future = future._fut_waiter  # type: ignore[attr-defined]
+    return int(future is not None and (future.cancelled() or getattr(future, "_cancel_requested", False)))
 
 
 def _chain(scope: Any) -> Any:
