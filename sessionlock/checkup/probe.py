@@ -91,16 +91,22 @@ async def probe(ask: Ask, *, client: ClientKind = "single", prefix: str = "sl") 
 
 async def _try(ask: Ask, prefix: str) -> dict[str, str]:
     names = (f"{prefix}:{{probe}}:lock", f"{prefix}:push:probe", f"{prefix}:push:{{probe}}")
-    said, by_hash, waited = await asyncio.gather(
+    said, by_hash, waited, called, loaded = await asyncio.gather(
         _answer(ask, "EVAL", TRIAL, 0, *names),
         _answer(ask, "EVALSHA", TRIAL_SHA, 0, *names),
         _answer(ask, "WAITAOF", 0, 0, 1),
+        _answer(ask, "FCALL", "sessionlock_probe", 0),  # there is none
+        _answer(ask, "FUNCTION", "LOAD", ""),  # nor is this one
     )
     trial = {"EVAL": _objection(said)}
     if isinstance(said, (list, tuple)):
         trial.update(_pairs(said))
     trial["EVALSHA"] = "" if _text(by_hash).startswith("NOSCRIPT") else _objection(by_hash)
     trial["WAITAOF"] = _objection(waited)
+    for name, answer in (("FCALL", called), ("FUNCTION LOAD", loaded)):
+        if isinstance(answer, Exception):
+            text = _text(answer)
+            trial[name] = text if FORBIDDEN.search(text) or UNKNOWN.search(text) else ""
     return trial
 
 
@@ -178,7 +184,7 @@ def judge(
         mode=_mode(info, greeting),
         client=client,
         protocol=_number(greeting.get("proto")),
-        scripts=_permitted(tried, "EVAL", "EVALSHA"),
+        scripts=_scripts(tried),
         sharded_pubsub=_there(tried.get("SPUBLISH"), version, server, (7, 0)),
         waitaof=_there(tried.get("WAITAOF"), version, server, (7, 2)),
         replicas=_number(info.get("connected_slaves")),
@@ -249,6 +255,12 @@ def _min_replicas(info: Mapping[str, str], config: Mapping[str, str]) -> int | N
 
 def _says(trial: Mapping[str, str], *words: str) -> bool:
     return any(word in trial.get(command, "") for command in WRITES for word in words)
+
+
+def _scripts(trial: Mapping[str, str]) -> bool | None:
+    """By their text, or as functions: one of the ways is enough."""
+    by_text = _permitted(trial, "EVAL", "EVALSHA")
+    return True if by_text is False and _permitted(trial, "FCALL", "FUNCTION LOAD") else by_text
 
 
 def _permitted(trial: Mapping[str, str], *commands: str) -> bool | None:

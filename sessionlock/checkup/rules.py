@@ -104,7 +104,7 @@ def _forbidden(found: Capabilities) -> Iterator[Finding]:
             "scripts",
             "scripts are not permitted here",
             "a lock is taken and given back by scripts, with or without a session",
-            "Permit EVALSHA and EVAL (ACL SETUSER <user> +eval +evalsha)"
+            "Permit EVALSHA and EVAL (ACL SETUSER <user> +eval +evalsha), under these names"
             + ("" if found.client == "quorum" else "; mode='optimistic' works without"),
         )
     elif FORBIDDEN.search(found.trial.get("PUBLISH", "")):

@@ -102,6 +102,14 @@ def test_a_server_without_a_fault() -> None:
         pytest.param({"info": {"cluster_enabled": "1"}, "client": "quorum"}, {"cluster": "refuse"}, id="quorum-node"),
         pytest.param({"trial": {"EVAL": NO_EVAL, "EVALSHA": NO_EVAL}}, {"scripts": "refuse"}, id="no-scripts"),
         pytest.param({"trial": {"EVALSHA": NO_EVAL}}, {"scripts": "refuse"}, id="no-evalsha"),
+        pytest.param(
+            {"trial": {"EVAL": NO_EVAL, "EVALSHA": NO_EVAL, "FCALL": "", "FUNCTION LOAD": ""}}, {}, id="functions-only"
+        ),
+        pytest.param(
+            {"trial": {"EVAL": NO_EVAL, "FCALL": "", "FUNCTION LOAD": NO_EVAL}},
+            {"scripts": "refuse"},
+            id="functions-that-cannot-be-loaded",
+        ),
         pytest.param({"trial": {"PUBLISH": NO_CHANNEL}}, {"push": "refuse"}, id="no-channel"),
         pytest.param({"trial": {"DEL": NO_KEY, "HDEL": NO_KEY}}, {"keys": "refuse"}, id="no-keys"),
         pytest.param(
@@ -261,7 +269,17 @@ async def test_probe_understands_every_shape(raises: bool, mapped: bool) -> None
 async def test_probe_writes_nothing_but_names_of_its_own() -> None:
     ask = Answering()
     await probe(ask, prefix="shop")
-    assert {words[0] for words in ask.asked} == {"HELLO", "INFO", "CONFIG", "EVAL", "EVALSHA", "WAITAOF", "TIME"}
+    assert {words[0] for words in ask.asked} == {
+        "HELLO",
+        "INFO",
+        "CONFIG",
+        "EVAL",
+        "EVALSHA",
+        "FCALL",
+        "FUNCTION",
+        "WAITAOF",
+        "TIME",
+    }
     (evaluated,) = (words for words in ask.asked if words[0] == "EVAL")
     assert all(name.startswith("shop:") for name in evaluated[3:])
 

@@ -123,6 +123,18 @@ async def test_scripts_forbidden_leaves_the_modes_without_a_lock(own_server: Own
                 pass
 
 
+async def test_scripts_under_another_name_where_there_are_functions(own_server: OwnServer) -> None:
+    own = own_server(config={"rename-command EVALSHA": "secret"} if find_server().version >= (7,) else None)
+    if own.version < (7,):
+        pytest.skip("there are no functions before 7.0")
+    async with SessionGuard.from_url(own.unix_url, check=True) as guard:
+        for _ in range(2):
+            async with guard.session_lock("s") as session:
+                session["n"] = 1
+            await looked(guard)
+        assert (await guard.capabilities()).scripts
+
+
 async def test_a_hung_server_delays_nothing(own_server: OwnServer) -> None:
     """The look waits for its answer in the background; closing the guard does not wait for it."""
     own = own_server()
@@ -223,7 +235,7 @@ async def test_masters_of_a_quorum_that_permit_no_scripts(
         await eventually(lambda: bool(caplog.records), "they are looked at")
     (told,) = caplog.messages
     assert told.startswith("quorum master red, quorum master blue, quorum master green: scripts are not permitted here")
-    assert told.endswith("Permit EVALSHA and EVAL (ACL SETUSER <user> +eval +evalsha)")
+    assert told.endswith("Permit EVALSHA and EVAL (ACL SETUSER <user> +eval +evalsha), under these names")
 
 
 async def test_a_hung_master_of_a_quorum_delays_nothing(own_server: OwnServer, redis_url: str) -> None:

@@ -242,7 +242,15 @@ def test_a_replica_by_doctor(own_server: OwnServer, examine: Examine) -> None:
     ("rules", "expected"),
     [
         pytest.param(["+@all", "~sl:*", "&sl:*"], {"persistence": "info"}, id="what-we-need"),
-        pytest.param(["+@all", "-eval", "~*", "&*"], {"scripts": "refuse", "persistence": "info"}, id="no-eval"),
+        pytest.param(["+@all", "-eval", "~*", "&*"], {"persistence": "info"}, id="functions-without-eval"),
+        pytest.param(
+            ["+@all", "-eval", "-fcall", "~*", "&*"], {"scripts": "refuse", "persistence": "info"}, id="no-eval"
+        ),
+        pytest.param(
+            ["+@all", "-eval", "-function", "~*", "&*"],
+            {"scripts": "refuse", "persistence": "info"},
+            id="functions-that-cannot-be-loaded",
+        ),
         pytest.param(
             ["+@all", "-@scripting", "~*", "&*"], {"scripts": "refuse", "persistence": "info"}, id="no-scripts"
         ),

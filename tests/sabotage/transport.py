@@ -20,6 +20,14 @@ MISHAPS = "tests/faults/test_quorum_mishaps.py::"
 
 SABOTAGE: Table = [
     (
+        "a server that takes functions only is refused",
+        "words",
+        "checkup/probe.py",
+        '    return True if by_text is False and _permitted(trial, "FCALL", "FUNCTION LOAD") else by_text\n',
+        "    return by_text\n",
+        CHECKUP + "test_scripts_under_another_name_where_there_are_functions",
+    ),
+    (
         "scripts under another name are a refusal like another",
         "words",
         "transport/advice.py",
