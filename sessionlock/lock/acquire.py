@@ -5,13 +5,15 @@ Whatever ends it early (cancellation, giving up, an error) leaves neither a lock
 
 from __future__ import annotations
 
+import asyncio
+
 from .. import observe
 from ..clock import monotonic
 from ..errors import RedisUnavailable
 from ..protocol import replies as protocol
 from ..protocol.calls import Acquire
 from ..protocol.replies import Busy, Granted, Handover, Queued
-from .patience import Patience, in_time, leaves_within, left_of
+from .patience import GRACE, Patience, leaves_within, left_of
 from .refusals import not_granted, queue_full, refused, timed_out
 from .request import LockRequest, OnWait
 from .runtime import Runtime
@@ -126,18 +128,18 @@ class Acquisition:
             asked_at=monotonic(),
         )
         asked_before, self._asked = self._asked, True
-        answer = self._runtime.executor.run(call)
-        if self._expecting or request.wait.longest < self._runtime.executor.longest:
-            answer = in_time(answer, request, self._began, last)
+        limit = left_of(request, self._began) if self._expecting else request.wait.longest + GRACE
         if queueing:
             self._expecting = True
             self._wakeup.expect(self.token)
             self._pushes.want(request.keys, self.token)
         try:
-            outcome = await answer
+            outcome = await self._runtime.executor.run(call, limit)
         except RedisUnavailable as error:
             self._asked = asked_before or not error.unsent
             raise
+        except asyncio.TimeoutError:
+            raise timed_out(request.digest, last, monotonic() - self._began) from None
         self._asked = isinstance(outcome, (Granted, Queued))  # else Redis has nothing under this token
         if isinstance(outcome, protocol.Refused):
             if outcome.kind == "forgotten":

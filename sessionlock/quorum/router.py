@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -78,10 +79,10 @@ class CallRouter:
             ForceRelease: self._force_release,
         }
 
-    async def run(self, call: Call[T]) -> T:
-        """What the script answered. Raises as :meth:`Executor.run` does."""
+    async def run(self, call: Call[T], limit: float = math.inf) -> T:
+        """What the script answered. Raises as :meth:`Executor.run` does. Masters have limits of their own."""
         special = self._at_masters_too.get(type(call))
-        return await self.store.run(call) if special is None else await special(call)
+        return await self.store.run(call, limit) if special is None else await special(call)
 
     async def save(self, call: Call[T]) -> tuple[T, Replication | None]:
         """As :meth:`Executor.save`."""
@@ -106,10 +107,6 @@ class CallRouter:
     @property
     def deaf(self) -> bool:
         return self.store.deaf
-
-    @property
-    def longest(self) -> float:
-        return self.store.longest
 
     def batch_calls(self, wanted: bool) -> None:
         self.store.batch_calls(wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
@@ -18,17 +19,14 @@ T = TypeVar("T")
 class Executor(Protocol):
     """Runs calls, for one event loop."""
 
-    @property
-    def longest(self) -> float:
-        """Seconds after which a call has been answered or has failed, about."""
-
     def batch_calls(self, wanted: bool) -> None:
         """Whether many wait here, so that calls had better go together."""
 
-    async def run(self, call: Call[T], /) -> T:
-        """What the script answered.
+    async def run(self, call: Call[T], limit: float = math.inf, /) -> T:
+        """What the script answered. ``limit``: seconds after which that is not waited for any longer.
 
         Raises:
+            asyncio.TimeoutError: the limit was reached.
             RedisUnavailable: no answer in the time that is allowed, or a refusal; or at once, in an outage.
         """
 

@@ -119,6 +119,12 @@ class ClusterRoute:
     def batch_calls(self, wanted: bool) -> None:
         self._batches = wanted
 
+    def begin(self, call: Call[Any]) -> None:
+        """None: whose business it is may have to be found out."""
+
+    async def otherwise(self, call: Call[Any], refusal: hiredis.ReplyError) -> Any:
+        raise NotImplementedError
+
     async def send(self, call: Call[Any]) -> Any:
         async def evaluate(link: Link, asking: bool) -> Any:
             return await link.evaluate(call, soon=self._batches, asking=asking)

@@ -8,7 +8,8 @@ become :mod:`sessionlock.errors` here and nowhere else.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import math
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import hiredis
@@ -66,30 +67,49 @@ class RedisExecutor:
         self.route: Route = _route(client, reply_within, on_break)
         self.circuit: Circuit = Circuit(server_name(client), self._knock)
         self._durability = durability
+        self._reply_within = reply_within
         self._retry_for = retry_for
         self._cuts = retry_for > reply_within  # else one more try gets its time
-        self.longest: float = retry_for if self._cuts else 4 * reply_within  # two tries, and connecting for each
+        self._longest: float = retry_for if self._cuts else 4 * reply_within  # two tries, and connecting for each
         self._vet: Callable[[], bool] | None = None
         self._closed = False
         self.numbers: Numbers = Numbers()
         self._retrying = while_lost(retry_for)
 
-    async def run(self, call: Call[T]) -> T:
-        """What the script answered."""
+    async def run(self, call: Call[T], limit: float = math.inf) -> T:
+        """What the script answered. ``limit``: seconds after which it is given up.
+
+        Raises:
+            asyncio.TimeoutError: the limit was reached. Otherwise as the class says.
+        """
         if self._vet is not None:
             self._vet_before(call)
-        if call.numbered:
-            return (await self._numbered(call, None))[0]
+        if limit < 2 * self._reply_within or call.numbered or self.circuit.troubles or self._closed:
+            return await self._slowly(call, limit)
         began_at = monotonic()
-        if self.circuit.troubles:
-            reply, doubtful = await self._carefully(None, began_at, call, self._send, call)
-            return _settled(call, reply, doubtful)
+        sent = self.route.begin(call)
+        if sent is None:
+            return await self._slowly(call, limit)
         try:
-            reply = await self._send(call)
+            reply = await sent
+            if reply.__class__ is hiredis.ReplyError:
+                reply = await self.route.otherwise(call, reply)
         except FAILURES as error:
-            reply, doubtful = await self._carefully(error, began_at, call, self._send, call)
+            repeating = self._carefully(error, began_at, call, self._send, call)
+            reply, doubtful = await self._limited(repeating, limit - (monotonic() - began_at))
             return _settled(call, reply, doubtful)
         return _settled(call, reply, False)
+
+    async def _slowly(self, call: Call[T], limit: float) -> T:
+        work = self._numbered(call, None) if call.numbered else self._unnumbered(call)
+        return (await self._limited(work, limit))[0]
+
+    async def _unnumbered(self, call: Call[T]) -> tuple[T, None]:
+        reply, doubtful, _ = await self._sent(call, None)
+        return _settled(call, reply, doubtful), None
+
+    def _limited(self, work: Coroutine[Any, Any, T], limit: float) -> Awaitable[T]:
+        return work if limit >= self._longest else within(work, limit)
 
     def vet_by(self, vet: Callable[[], bool]) -> None:
         """Ask ``vet`` before each call until it says that the server is fit. It raises when the server is unfit."""

@@ -36,6 +36,24 @@ class Link:
         self._dropped = 0
         self._scripting = Scripting()
 
+    def begin(self, call: Call[Any], *, soon: bool) -> asyncio.Future[Any] | None:
+        """Send it now. The result is the reply, an error reply included, which is for :meth:`otherwise`; None: there is
+        no connection.
+        """
+        wire = self._wire
+        if wire is None or wire.closed:
+            return None
+        return wire.call(self._scripting.way(call), behind=call.behind(), soon=soon)
+
+    async def otherwise(self, call: Call[Any], refusal: hiredis.ReplyError, *, asking: bool = False) -> Any:
+        """The reply to a call whose script was not found, or not run in this way. Raises as :meth:`evaluate` does."""
+        way, reply = self._scripting.way_of(refusal), refusal
+        while isinstance(reply, hiredis.ReplyError):
+            wire = await self.wire()
+            way = self._instead(wire, way, reply)
+            reply = await wire.call(way(call), behind=call.behind(), asking=asking)
+        return reply
+
     async def evaluate(self, call: Call[Any], *, soon: bool = False, asking: bool = False) -> Any:
         """The script's reply; both replies, where a command is sent :meth:`behind <Call.behind>` the call.
 
@@ -45,12 +63,8 @@ class Link:
         wire = self._wire
         if wire is None or wire.closed:
             wire = await self.wire()
-        way, behind = self._scripting.way, call.behind()
-        reply = await wire.call(way(call), behind=behind, asking=asking, soon=soon)
-        while isinstance(reply, hiredis.ReplyError):
-            way = self._instead(wire, way, reply)
-            reply = await wire.call(way(call), behind=behind, asking=asking)
-        return reply
+        reply = await wire.call(self._scripting.way(call), behind=call.behind(), asking=asking, soon=soon)
+        return await self.otherwise(call, reply, asking=asking) if isinstance(reply, hiredis.ReplyError) else reply
 
     def _instead(self, wire: Wire, way: Way, refusal: hiredis.ReplyError) -> Way:
         instead = self._scripting.instead(wire, way, refusal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,15 @@ class ServerRoute:
 
     def batch_calls(self, wanted: bool) -> None:
         self._batches = wanted
+
+    def begin(self, call: Call[Any]) -> asyncio.Future[Any] | None:
+        return self.link.begin(call, soon=self._batches)
+
+    async def otherwise(self, call: Call[Any], refusal: hiredis.ReplyError) -> Any:
+        try:
+            return await self.link.otherwise(call, refusal)
+        except hiredis.ReplyError as error:
+            raise self._meant(error) from error
 
     async def send(self, call: Call[Any]) -> Any:
         try:

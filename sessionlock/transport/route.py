@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Protocol
 
+import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -26,6 +28,14 @@ class Route(Protocol):
 
     def batch_calls(self, wanted: bool) -> None:
         """Others of this process wait, so a tick is likely to have more than one call to send."""
+
+    def begin(self, call: Call[Any]) -> asyncio.Future[Any] | None:
+        """Send it now, where that is possible without waiting for anything. The result is the reply; an error reply is
+        for :meth:`otherwise`. None: it is not possible.
+        """
+
+    async def otherwise(self, call: Call[Any], refusal: hiredis.ReplyError) -> Any:
+        """The reply to what was begun, and answered so."""
 
     async def send(self, call: Call[Any]) -> Any: ...
 

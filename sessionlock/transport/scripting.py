@@ -45,12 +45,13 @@ class Scripting:
     """For the connections to one server."""
 
     def __init__(self) -> None:
-        self._functions = True  # as far as is known
+        self.way: Way = by_function
+        """In which a call is tried first."""
         self._loading: Wire | None = None
 
     def begin_anew(self) -> None:
         """A new connection may lead to another server, or to one that was changed."""
-        self._functions, self._loading = True, None
+        self.way, self._loading = by_function, None
 
     def probe(self, wire: Wire) -> asyncio.Future[Any]:
         """Ask a new connection whether the library is there. The answer is for :meth:`prepare`."""
@@ -62,13 +63,15 @@ class Scripting:
         if isinstance(answer, hiredis.ReplyError) and str(answer).startswith(NOT_FOUND):
             self._loaded(await wire.call(("FUNCTION", "LOAD", LIBRARY)))
         elif isinstance(answer, hiredis.ReplyError) and NO_FUNCTIONS.match(str(answer)):
-            self._functions = False
-        return self._functions
+            self.way = by_hash
+        return self.way is by_function
 
-    @property
-    def way(self) -> Way:
-        """By which a call is tried first."""
-        return by_function if self._functions else by_hash
+    def way_of(self, refusal: Exception) -> Way:
+        """In which way a call was tried first, that was refused so."""
+        text = str(refusal)
+        if text.startswith("NOSCRIPT"):
+            return by_hash
+        return by_function if text.startswith(NOT_FOUND) or NO_FUNCTIONS.match(text) else self.way
 
     def instead(self, wire: Wire, way: Way, refusal: Exception) -> Way | None:
         """The way to try now that this one was refused; None: the refusal is the answer.
@@ -83,12 +86,12 @@ class Scripting:
         if text.startswith(NOT_FOUND):
             return in_full if way is once_loaded else self._load(wire)
         if NO_FUNCTIONS.match(text):
-            self._functions = False
+            self.way = by_hash
             return by_hash
         return by_hash if text.startswith(PLIGHTS) else None
 
     def _load(self, wire: Wire) -> Way:
-        if not self._functions:
+        if self.way is by_hash:
             return by_hash  # loading was tried, and refused
         if self._loading is not wire:
             self._loading = wire
@@ -99,7 +102,7 @@ class Scripting:
         # After those have had their turn whose "not found" came with this.
         asyncio.get_running_loop().call_soon(self._load_is_over)
         if isinstance(reply, hiredis.ReplyError) and "already exists" not in str(reply):
-            self._functions = False
+            self.way = by_hash
 
     def _load_is_over(self) -> None:
         self._loading = None

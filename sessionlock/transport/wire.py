@@ -13,14 +13,14 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from ..clock import monotonic
 from .tasks import detached, within
 
 __all__ = ["Wire", "pack", "resolve", "unsent", "was_unsent"]
@@ -28,7 +28,10 @@ __all__ = ["Wire", "pack", "resolve", "unsent", "was_unsent"]
 E = TypeVar("E", bound=BaseException)
 _MORE = object()
 _UNSENT = "sessionlock: no call was sent"
+_NOTHING = object()
+_KEEP = None  # instead of who waits: the reply is kept for who waits for the next one
 Answered = Callable[[Any], None]
+Hears: TypeAlias = "Answered | asyncio.Future[Any] | None"
 _open_wires: weakref.WeakSet[Wire] = weakref.WeakSet()
 
 
@@ -79,8 +82,9 @@ class Wire(asyncio.Protocol):
         self._on_close = on_close
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(notEnoughData=_MORE)
-        self._waiting: deque[tuple[Answered, float]] = deque()
+        self._waiting: deque[tuple[Hears, float]] = deque()
         self._outbox: list[bytes] = []
+        self._kept: Any = _NOTHING
         self._timer: asyncio.TimerHandle | None = None
         self._probe: asyncio.TimerHandle | None = None
         self.closed: bool = False
@@ -132,36 +136,34 @@ class Wire(asyncio.Protocol):
         them got. ``asking``: both for a Cluster's node that takes the slot over. ``soon``: not at once but at the end
         of this tick, together with what else there is to send.
         """
-        future: asyncio.Future[Any] = self._loop.create_future()
-        answered: Answered = partial(resolve, RedisError, future)
-        if behind is None and not asking:
-            self.send(pack(*words), answered, soon=soon)
-            return future
-        packed, heard = pack(*words), [answered]
+        future: asyncio.Future[Any] = asyncio.Future(loop=self._loop)
+        packed: bytes = hiredis.pack_command(words)
+        heard: tuple[Hears, ...] = (future,)
         if behind is not None:
-            pair = _Pair(answered)
-            packed, heard = packed + (ASKING if asking else b"") + pack(*behind), [pair.first, pair.second]
+            packed += hiredis.pack_command(behind) if not asking else ASKING + hiredis.pack_command(behind)
+            heard = (_KEEP, future)
         if asking:
-            packed, heard = ASKING + packed, [word for hears in heard for word in (_ignore, hears)]
+            packed, heard = ASKING + packed, tuple(one for hears in heard for one in (_ignore, hears))
         self.send(packed, *heard, soon=soon)
         return future
 
-    def send(self, packed: bytes, *answered: Answered, soon: bool = False) -> None:
+    def send(self, packed: bytes, *answered: Hears, soon: bool = False) -> None:
         """As :meth:`call`, of packed commands, without a future.
 
         Each of ``answered`` is called as the reply to its command is read, with it; or with a
         :class:`redis.exceptions.RedisError` when there will be none. It must not raise.
         """
+        waiting = self._waiting
         if self.closed:
             for hears in answered:
-                hears(RedisConnectionError("the connection is closed"))
+                _tell(hears, RedisConnectionError("the connection is closed"))
             return
-        now = self._loop.time()
+        now = monotonic()
         if self._timer is None:
-            self._timer = self._loop.call_at(now + self._reply_within, self._check_age, now, context=Context())
-        idle = not self._waiting and not self._outbox
+            self._timer = self._loop.call_later(self._reply_within, self._check_age, now, context=Context())
+        idle = not waiting and not self._outbox
         for hears in answered:
-            self._waiting.append((hears, now))
+            waiting.append((hears, now))
         if idle and not soon:
             self._transport.write(packed)
         else:
@@ -222,14 +224,14 @@ class Wire(asyncio.Protocol):
         self._timer = None
         if not self._waiting or self.closed:
             return
-        now, sent = self._loop.time(), self._waiting[0][1]
+        now, sent = monotonic(), self._waiting[0][1]
         if sent <= oldest and now >= sent + self._reply_within:
             self._break(RedisTimeoutError(f"no answer within {self._reply_within:g} s"))
             return
-        due = sent + self._reply_within
-        if due <= now:  # those before it were answered meanwhile
-            due = now + self._reply_within
-        self._timer = self._loop.call_at(due, self._check_age, sent, context=Context())
+        left = sent + self._reply_within - now
+        if left <= 0:  # those before it were answered meanwhile
+            left = self._reply_within
+        self._timer = self._loop.call_later(left, self._check_age, sent, context=Context())
 
     # --- the transport's side
 
@@ -251,10 +253,20 @@ class Wire(asyncio.Protocol):
 
     def heard(self, reply: Any) -> None:
         """A whole reply, or a push."""
-        if self._waiting and not isinstance(reply, hiredis.PushNotification):
-            self._waiting.popleft()[0](reply)
-        elif self._on_push is not None:
-            self._on_push(list(reply) if isinstance(reply, list) else [b"error", reply])
+        if not self._waiting or reply.__class__ is hiredis.PushNotification:
+            if self._on_push is not None:
+                self._on_push(list(reply) if isinstance(reply, list) else [b"error", reply])
+            return
+        hears = self._waiting.popleft()[0]
+        if isinstance(hears, asyncio.Future):
+            if self._kept is not _NOTHING:
+                reply, self._kept = _both(self._kept, reply), _NOTHING
+            if not hears.done():
+                hears.set_result(reply)
+        elif hears is None:
+            self._kept = reply
+        else:
+            hears(reply)
 
     def eof_received(self) -> bool:
         return False
@@ -272,25 +284,23 @@ class Wire(asyncio.Protocol):
             self._probe.cancel()
         self._transport.abort()
         while self._waiting:
-            self._waiting.popleft()[0](error)
+            _tell(self._waiting.popleft()[0], error)
         if self._on_close is not None:
             self._on_close()
 
 
-class _Pair:
-    """The replies to a call and to the command behind it, for one who waits for both."""
+def _both(first: Any, second: Any) -> Any:
+    """The replies to a call and to the command behind it, for one who waits for both; or the error that one met."""
+    if isinstance(first, hiredis.ReplyError):
+        return first
+    return second if isinstance(second, hiredis.ReplyError) else (first, second)
 
-    __slots__ = ("_answered", "_reply")
 
-    def __init__(self, answered: Answered) -> None:
-        self._answered = answered
-
-    def first(self, reply: Any) -> None:
-        self._reply = reply
-
-    def second(self, reply: Any) -> None:
-        failed = next((one for one in (self._reply, reply) if isinstance(one, Exception)), None)
-        self._answered((self._reply, reply) if failed is None else failed)
+def _tell(hears: Hears, error: Exception) -> None:
+    if isinstance(hears, asyncio.Future):
+        resolve(RedisError, hears, error)
+    elif hears is not None:
+        hears(error)
 
 
 def _ignore(reply: Any) -> None:
