@@ -139,7 +139,7 @@ class Acquisition:
             self._asked = asked_before or not error.unsent
             raise
         except asyncio.TimeoutError:
-            raise timed_out(request.digest, last, monotonic() - self._began) from None
+            raise timed_out(request, last, monotonic() - self._began) from None
         self._asked = isinstance(outcome, (Granted, Queued))  # else Redis has nothing under this token
         if isinstance(outcome, protocol.Refused):
             if outcome.kind == "forgotten":
