@@ -41,7 +41,6 @@ from .observe import Observer, harmless
 from .policies import LeasePolicy, Replicated, SessionPolicy, WaitPolicy, check_seconds, seconds_until_stop
 from .protocol.keys import check_prefix, check_sid, keys_for, new_sid
 from .session.commits import engine_for
-from .session.data import SessionFormat
 from .session.mapping import Session
 from .session.transaction import Attempt, attempts
 from .session.unlocked import BeginningContext, Unlocked, UnlockedContext, UnlockedMode
@@ -54,6 +53,8 @@ if TYPE_CHECKING:
     from .quorum.config import Quorum
 
 __all__ = ["GuardOptions", "SessionGuard"]
+
+MOST_USUAL = 1024  # sessions whose requests are kept ready
 
 log: logging.Logger = logging.getLogger("sessionlock")
 
@@ -136,6 +137,8 @@ class SessionGuard(GuardOperations):
         self._label = check_label(name if label is None else label)
         self._client = client
         self._owned: list[Any] = []  # clients that are ours to close
+        self._usual_requests: dict[str, LockRequest] = {}
+        self._usual_pid = os.getpid()
         how: dict[str, Any] = {
             "prefix": prefix,
             "retry_for": retry_for,
@@ -245,9 +248,12 @@ class SessionGuard(GuardOperations):
             raise ConfigurationError("serializable is for mode 'optimistic'; under the lock nobody else saves")
         if save_on_error is not False:
             truth("save_on_error", save_on_error)
-        usual = session is None and codec is None
-        how = SessionFormat(self.codec, self.session_policy) if usual else self.format_of(session, codec)
-        request = self._request(sids[0], how.policy, missing, lease, wait, name if label is None else label)
+        how = self._format if session is None and codec is None else self.format_of(session, codec)
+        usual = lease is None and wait is None and label is None and name is None and session is None
+        if usual and missing == "create":
+            request = self._usual(sids[0])
+        else:
+            request = self._request(sids[0], how.policy, missing, lease, wait, name if label is None else label)
         first = SessionContext(self.runtime, request, sids[0], how, save_on_error=save_on_error, on_load=self.on_load)
         if len(sids) == 1:
             return first
@@ -286,6 +292,21 @@ class SessionGuard(GuardOperations):
             InvalidSessionId: not usable as a name.
         """
         return self.keys_of(name).lock.decode()
+
+    def _usual(self, sid: str) -> LockRequest:
+        """That for a session's id where nothing else is given, kept for the next time."""
+        if self._usual_pid != os.getpid():
+            self._usual_pid, self._usual_requests = os.getpid(), {}  # a fork has another name
+        try:
+            request = self._usual_requests.get(sid)
+        except TypeError:
+            request = None  # not even hashable: that is told below
+        if request is None:
+            request = self._request(sid, self.session_policy, "create", None, None, None)
+            if len(self._usual_requests) >= MOST_USUAL:
+                self._usual_requests.clear()
+            self._usual_requests[sid] = request
+        return request
 
     def _request(
         self,

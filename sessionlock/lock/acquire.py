@@ -27,7 +27,7 @@ class Acquisition:
     """One try to become the holder. ``token`` names it in Redis."""
 
     def __init__(self, runtime: Runtime, request: LockRequest, on_wait: OnWait | None = None) -> None:
-        self.token: str = runtime.numbers.acquisitions.begin_token(request.digest)
+        self.token: str = runtime.numbers.acquisitions.begin_token(request.keys.digest)
         self._runtime = runtime
         self._request = request
         self._on_wait = on_wait

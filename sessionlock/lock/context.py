@@ -103,10 +103,10 @@ class LockBlock(Handle):
         if cancelled:
             return await self._runtime.see_through(self._to_the_end(call)) or Committed(None)
         try:
-            if not changes:
-                return self._given_up(await self._runtime.executor.run(call))
-            outcome, _ = await self._runtime.executor.save(call)
-            return self._given_up(outcome)
+            executor = self._runtime.executor
+            if changes and executor.waits:
+                return self._given_up((await executor.save(call))[0])
+            return self._given_up(await executor.run(call))
         except BaseException as error:
             if not isinstance(error, SessionLockError):
                 await self._runtime.see_through(self._to_the_end(call))
@@ -176,12 +176,12 @@ class LockBlock(Handle):
         return self._lease
 
     def _finish(self) -> None:
-        lease = self._the_lease
-        self._runtime.watchdog.forget(lease)
-        self._runtime.holders.remove(self._body)
-        self._body.leave_context()
+        lease, runtime, body = self._the_lease, self._runtime, self._body
+        runtime.watchdog.forget(lease)
+        runtime.holders.remove(body)
+        body.leave_context()
         lease.mark_released()
-        self._runtime.numbers.acquisitions.end(self._request.digest, lease.token)
+        runtime.numbers.acquisitions.end(lease.name, lease.token)
         # Session and block refer to each other; a guard that is dropped then should not wait for the garbage collector.
         self._find_runtime = used_up
         if self._runtime.observer is not None:

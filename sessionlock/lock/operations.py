@@ -43,6 +43,7 @@ class GuardOperations:
         self.prefix = prefix
         self.session_policy = session_policy
         self.codec = codec
+        self._format = SessionFormat(codec, session_policy)
         self._push_limit = push_limit
         self._reply_within = reply_within
         self._runtimes = runtimes

@@ -134,6 +134,7 @@ class Watchdog:
         self._watched: dict[str, Watched] = {}
         self._agenda = Agenda()
         self._timer: asyncio.TimerHandle | None = None
+        self._looks_at = 0.0  # when the timer fires
         # The renewals under way, by group, and who was due meanwhile. One at a time: a late one would shorten what the
         # next has gained.
         self._renewing: dict[object, asyncio.Task[Any]] = {}
@@ -193,11 +194,12 @@ class Watchdog:
             self._timer = None
 
     def _arm(self, due: float) -> None:
+        if self._timer is not None and self._looks_at <= due:
+            return
+        self._looks_at = due
         loop = asyncio.get_running_loop()
         at = loop.time() + max(0.0, due - monotonic())
         if self._timer is not None:
-            if self._timer.when() <= at:
-                return
             self._timer.cancel()
         self._timer = loop.call_at(at, self._look, context=Context())
 

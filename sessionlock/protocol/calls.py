@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import KW_ONLY, dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 
 from ..policies import LeasePolicy, SessionPolicy
@@ -155,16 +156,12 @@ class Acquire(Call[Acquired]):
 
     def words(self) -> Sequence[Word]:
         lease, session = self.lease, self.session
-        idle_ms, refresh_ms = (session.idle_ms, session.refresh_ms) if session else (0, 0)
-        return (
-            self.token,
-            lease.ttl_ms,
-            self.keys.proof,
-            f"{self.channel} {self.label}",
-            f"{self.missing} {self.queueing:d} {self.max_waiters} {lease.claim_ms} {idle_ms} {refresh_ms}"
-            f" {PATIENCE_MS} {self.deaf:d}",
-            self.ticket,
+        idle_ms, refresh_ms = (session.idle_ms, session.refresh_ms) if session is not None else (0, 0)
+        policy = _policy(
+            self.missing, self.queueing, self.max_waiters, lease.claim_ms, idle_ms, refresh_ms, PATIENCE_MS, self.deaf
         )
+        who = f"{self.channel} {self.label}"
+        return (self.token, lease.ttl_ms, self.keys.proof, who, policy, self.ticket)
 
     def behind(self) -> tuple[Word, ...] | None:
         return ("HGETALL", self.keys.session) if self.reads and self.session is not None else None
@@ -260,11 +257,17 @@ class Renew(Call[list[int]]):
         return list(reply)
 
 
+@lru_cache(maxsize=256)
+def _policy(*given: Word) -> str:
+    """In one word: scripts take it apart seldom."""
+    return " ".join(str(int(one)) if isinstance(one, bool) else str(one) for one in given)
+
+
 def life(session: SessionPolicy | None) -> str:
     """How long a record lives, in one word: scripts need it seldom."""
     if session is None:
         return "0 0 0 0"
-    return f"{session.idle_ms} {session.absolute_ms} {session.refresh_ms} {session.max_session}"
+    return _policy(session.idle_ms, session.absolute_ms, session.refresh_ms, session.max_session)
 
 
 def with_changes(head: list[Word], changes: Collection[Change]) -> list[Word]:

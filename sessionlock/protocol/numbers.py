@@ -7,12 +7,15 @@ smaller number have been answered. See ``lua/_done.lua`` for what Redis keeps of
 
 from __future__ import annotations
 
+import os
 import secrets
+from binascii import b2a_base64
 
 __all__ = ["Lane", "Numbers"]
 
 NAME_BYTES = 9  # 12 characters
 RANDOM_BYTES = 6  # 8 characters, behind the number of a token
+URL_SAFE = bytes.maketrans(b"+/", b"-_")
 NAME_LENGTH = 12
 MOST_BEHIND = 256  # calls that are begun after one that is not answered, before the name changes
 OP_LENGTH = 28  # the name, and 16 digits
@@ -40,7 +43,8 @@ class Lane:
 
     def begin_token(self, digest: str) -> str:
         """The same with something random behind it: two clones of one virtual machine must not share a token."""
-        token = f"{self._next()}.{secrets.token_urlsafe(RANDOM_BYTES)}"
+        random = b2a_base64(os.urandom(RANDOM_BYTES), newline=False).translate(URL_SAFE).decode()
+        token = f"{self._next()}.{random}"
         self._note(digest, token)
         return token
 

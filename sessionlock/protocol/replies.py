@@ -35,6 +35,7 @@ R = TypeVar("R")
 DIGITS = 16  # of the largest fence, 2^53
 REFUSALS = frozenset(b"missing destroyed dead unknown already exists gone lost stale busy untold forgotten".split())
 NUMBERED = frozenset((b"lost", b"forgotten"))  # they tell a number: the highest fence, or what a new op must exceed
+UNREADABLE = (ValueError, IndexError, TypeError)
 RECENTLY_US = 15_000_000  # as lua/_ids.lua has it
 
 
@@ -203,18 +204,21 @@ def readable(parse: Callable[P, R]) -> Callable[P, R]:
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return parse(*args, **kwargs)
-        except (ValueError, IndexError, TypeError):
-            raise CodecError(
-                "a stored session has a reserved field (named #...) that is not as this library writes it;"
-                " nothing was changed. Repair the record, or destroy the session"
-            ) from None
+        except UNREADABLE:
+            raise _damaged() from None
 
     return checked
 
 
-@readable
-def _whole(reply: Fields) -> Snapshot:
-    return snapshot_of(reply) if isinstance(reply, dict) else _snapshot(reply)
+def _damaged() -> CodecError:
+    return CodecError(
+        "a stored session has a reserved field (named #...) that is not as this library writes it;"
+        " nothing was changed. Repair the record, or destroy the session"
+    )
+
+
+def _whole(fields: Fields) -> Snapshot:
+    return snapshot_of(fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True)))
 
 
 def _snapshot(flat: Sequence[bytes]) -> Snapshot:
@@ -240,15 +244,17 @@ def kind_of(reply: Reply) -> str:
     return kind.decode()
 
 
-@readable
 def acquired(reply: Reply, asked_at: float, ttl: float, fields: Fields | None) -> Acquired:
     """The outcome of ``acquire``, of which ``fields`` were read behind it; None: they were not, and are needed.
 
     ``asked_at``: the clock of leases, read before it was sent. ``ttl``: seconds for which it was asked.
     """
-    if reply[0] == b"granted":
+    if reply[0] != b"granted":
+        return _not_granted(reply, asked_at)
+    try:
         return Granted(int(reply[1]), int(reply[2]), asked_at, ttl, None if fields is None else _whole(fields))
-    return _not_granted(reply, asked_at)
+    except UNREADABLE:
+        raise _damaged() from None
 
 
 @readable
@@ -427,10 +433,12 @@ def granted_by_push(push: Handover, snapshot: Snapshot, seen_us: int | None, see
 def admitted(keys: SessionKeys, fields: Mapping[bytes, bytes], now_us: int) -> bool:
     """Whether the id behind ``keys`` may see the record, as ``lua/_ids.lua`` has it."""
     proof, current = keys.proof.encode(), fields.get(b"#id")
+    if current == proof:
+        return True
     if current is None:
         return keys.proof.startswith("p:")
     old = (entry.rpartition(b"@") for entry in fields.get(b"#old", b"").split())
-    return current == proof or any(other == proof and int(until) > now_us for other, _, until in old)
+    return any(other == proof and int(until) > now_us for other, _, until in old)
 
 
 def not_admitted(keys: SessionKeys, fields: Mapping[bytes, bytes], now_us: int) -> str:

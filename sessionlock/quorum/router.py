@@ -108,6 +108,10 @@ class CallRouter:
     def deaf(self) -> bool:
         return self.store.deaf
 
+    @property
+    def waits(self) -> bool:
+        return True
+
     def batch_calls(self, wanted: bool) -> None:
         self.store.batch_calls(wanted)
 

@@ -19,6 +19,7 @@ from .merge import MAY_CLASH, MISSING, Clash, last_write_wins, strategy_for
 
 __all__ = ["ALL_KEYS", "SessionData", "SessionFormat", "field_of", "listed"]
 
+OURS = frozenset(b"#" + name for name in b"fence version created expires holder done due id".split())  # in most
 MOST_CHANGES = 50_000  # a single call must not occupy Redis for long
 ALL_KEYS = b"#keys"  # stands for the set of keys where a commit compares it
 # A value of these types cannot change in place: no need to encode it again to see whether it did.
@@ -248,8 +249,9 @@ class SessionData:
             what = f"{len(found)} keys were changed at once, more than {MOST_CHANGES}"
             raise self._too_large(what, (), len(found), MOST_CHANGES)
         limit = self.how.policy.max_session
-        size = sum(len(key) + len(raw) for key, raw in self._raw.items())
-        size += sum(len(change.field) + len(change.value) for change in found)
+        size = self.weight + sum(map(len, self._raw))
+        for change in found:
+            size += len(change.field) + len(change.value)
         if size <= limit:
             return
         size -= sum(len(change.field) + len(self._raw.get(key_of_field(change.field) or "", b"")) for change in found)
@@ -385,6 +387,8 @@ def _own_fields(digest: str, snapshot: Snapshot) -> dict[str, bytes]:
     """The application's keys, without the fields by which a record is administered."""
     found: dict[str, bytes] = {}
     for field, raw in snapshot.fields.items():
+        if field in OURS:
+            continue
         try:
             key = key_of_field(field)
         except UnicodeDecodeError:

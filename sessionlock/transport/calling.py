@@ -19,6 +19,10 @@ T = TypeVar("T")
 class Executor(Protocol):
     """Runs calls, for one event loop."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether :meth:`save` may do more than :meth:`run`: wait for replicas, or ask elsewhere."""
+
     def batch_calls(self, wanted: bool) -> None:
         """Whether many wait here, so that calls had better go together."""
 

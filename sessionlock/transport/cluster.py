@@ -118,6 +118,8 @@ class ClusterRoute:
 
     def batch_calls(self, wanted: bool) -> None:
         self._batches = wanted
+        for link in self._links.values():
+            link.batch_calls(wanted)
 
     def begin(self, call: Call[Any]) -> None:
         """None: whose business it is may have to be found out."""
@@ -127,7 +129,7 @@ class ClusterRoute:
 
     async def send(self, call: Call[Any]) -> Any:
         async def evaluate(link: Link, asking: bool) -> Any:
-            return await link.evaluate(call, soon=self._batches, asking=asking)
+            return await link.evaluate(call, asking=asking)
 
         return await self._to_owner(int(key_slot(call.redis_keys[0])), evaluate)
 
@@ -246,6 +248,7 @@ class ClusterRoute:
             link = self._links[address] = Link(
                 self.connects(address), reply_within=self._reply_within, on_break=self._broken
             )
+            link.batch_calls(self._batches)
         return link
 
     def connects(self, address: Address) -> Callable[[], Any]:

@@ -328,6 +328,10 @@ class RedisExecutor:
         lane.end(keys.digest, token)
         return Abandon(keys, token, lane.low(keys.digest, token), deaf=True)
 
+    @property
+    def waits(self) -> bool:
+        return self._durability is not None
+
     def batch_calls(self, wanted: bool) -> None:
         self.route.batch_calls(wanted)
 

@@ -32,18 +32,23 @@ class Link:
         self._wire: Wire | None = None
         self._opening: asyncio.Task[None] | None = None
         self._waiting: list[Wire] = []
+        self._batches = False
         self._closing = False
         self._dropped = 0
         self._scripting = Scripting()
 
-    def begin(self, call: Call[Any], *, soon: bool) -> asyncio.Future[Any] | None:
+    def batch_calls(self, wanted: bool) -> None:
+        """As :meth:`.Route.batch_calls`."""
+        self._batches = wanted
+
+    def begin(self, call: Call[Any]) -> asyncio.Future[Any] | None:
         """Send it now. The result is the reply, an error reply included, which is for :meth:`otherwise`; None: there is
         no connection.
         """
         wire = self._wire
         if wire is None or wire.closed:
             return None
-        return wire.call(self._scripting.way(call), behind=call.behind(), soon=soon)
+        return wire.call(self._scripting.way(call), behind=call.behind(), soon=self._batches)
 
     async def otherwise(self, call: Call[Any], refusal: hiredis.ReplyError, *, asking: bool = False) -> Any:
         """The reply to a call whose script was not found, or not run in this way. Raises as :meth:`evaluate` does."""
@@ -54,7 +59,7 @@ class Link:
             reply = await wire.call(way(call), behind=call.behind(), asking=asking)
         return reply
 
-    async def evaluate(self, call: Call[Any], *, soon: bool = False, asking: bool = False) -> Any:
+    async def evaluate(self, call: Call[Any], *, asking: bool = False) -> Any:
         """The script's reply; both replies, where a command is sent :meth:`behind <Call.behind>` the call.
 
         Raises:
@@ -63,7 +68,7 @@ class Link:
         wire = self._wire
         if wire is None or wire.closed:
             wire = await self.wire()
-        reply = await wire.call(self._scripting.way(call), behind=call.behind(), asking=asking, soon=soon)
+        reply = await wire.call(self._scripting.way(call), behind=call.behind(), asking=asking, soon=self._batches)
         return await self.otherwise(call, reply, asking=asking) if isinstance(reply, hiredis.ReplyError) else reply
 
     def _instead(self, wire: Wire, way: Way, refusal: hiredis.ReplyError) -> Way:

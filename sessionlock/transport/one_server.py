@@ -26,16 +26,13 @@ class ServerRoute:
     """
 
     def __init__(self, client: Any, *, reply_within: float, on_break: Callable[[], None]) -> None:
-        self._batches = False
         self.link: Link = Link(client.connection_pool.make_connection, reply_within=reply_within, on_break=on_break)
+        self.begin: Callable[[Call[Any]], asyncio.Future[Any] | None] = self.link.begin
         self._client = client
         self._reply_within = reply_within
 
     def batch_calls(self, wanted: bool) -> None:
-        self._batches = wanted
-
-    def begin(self, call: Call[Any]) -> asyncio.Future[Any] | None:
-        return self.link.begin(call, soon=self._batches)
+        self.link.batch_calls(wanted)
 
     async def otherwise(self, call: Call[Any], refusal: hiredis.ReplyError) -> Any:
         try:
@@ -45,7 +42,7 @@ class ServerRoute:
 
     async def send(self, call: Call[Any]) -> Any:
         try:
-            return await self.link.evaluate(call, soon=self._batches)
+            return await self.link.evaluate(call)
         except hiredis.ReplyError as error:
             raise self._meant(error) from error
 
