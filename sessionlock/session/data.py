@@ -7,6 +7,7 @@ load and save it, work with it directly.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import filterfalse
 from typing import Any, cast
 
 from ..codecs.base import Codec, Sealing
@@ -386,9 +387,8 @@ class SessionData:
 def _own_fields(digest: str, snapshot: Snapshot) -> dict[str, bytes]:
     """The application's keys, without the fields by which a record is administered."""
     found: dict[str, bytes] = {}
-    for field, raw in snapshot.fields.items():
-        if field in OURS:
-            continue
+    fields = snapshot.fields
+    for field in filterfalse(OURS.__contains__, fields):
         try:
             key = key_of_field(field)
         except UnicodeDecodeError:
@@ -397,7 +397,7 @@ def _own_fields(digest: str, snapshot: Snapshot) -> dict[str, bytes]:
                 " it was not written by this library. Nothing was changed"
             ) from None
         if key is not None:
-            found[key] = raw
+            found[key] = fields[field]
     return found
 
 

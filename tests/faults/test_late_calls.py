@@ -140,15 +140,15 @@ async def test_an_older_acquisition_is_replayed(node: MakeGuard, stored: Look, m
     """Attack 4: the same task of the same node holds again, and every call of its former acquisition comes once more,
     in every order: also while it is free, and after it was saved."""
     calls: list[Call[Any]] = []
-    once = RedisExecutor._send
+    once = RedisExecutor.run
 
-    async def recorded(self: RedisExecutor, call: Call[Any]) -> object:
+    async def recorded(self: RedisExecutor, call: Call[Any], *limit: float) -> object:
         calls.append(call)
-        return await once(self, call)
+        return await once(self, call, *limit)
 
     # Nothing but lock and fence is in the way of these keys.
     guard, session = node(session=SessionPolicy(merge=dict.fromkeys(("n", "old"), "last_write_wins"))), stored("s")
-    monkeypatch.setattr(RedisExecutor, "_send", recorded)
+    monkeypatch.setattr(RedisExecutor, "run", recorded)
     async with guard.session_lock("s", lease=LeasePolicy(ttl=0.9)) as older:
         older["n"] = 1
         await older.save()
