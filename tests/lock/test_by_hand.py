@@ -232,11 +232,14 @@ async def test_it_is_asked_without_looking_at_the_queue(guard: SessionGuard, sto
 
 
 async def test_what_it_calls_itself(make: MakeLock) -> None:
+    """By its name, which is no secret."""
     lock = make()
     assert lock.lock.name == NAME
-    assert repr(lock.lock).endswith(" not held>")
+    assert repr(lock.lock) == f"<Lock {NAME!r} not held>"
     async with lock:
-        assert repr(lock.lock).endswith(" held>")
+        assert repr(lock.lock) == f"<Lock {NAME!r} held>"
+    with pytest.raises(LockNotHeld, match=f"lock {NAME!r} cannot be released"):
+        await lock.release()
 
 
 # --- what is not held
