@@ -124,7 +124,13 @@ class SessionContext(SessionLockBlock):
             if lease.is_lost:
                 raise self._loss(await self._highest_fence())
             call = Save(
-                self._request.keys, lease.token, lease.fencing_token, session.created, self._how.policy, changes
+                self._request.keys,
+                lease.token,
+                lease.fencing_token,
+                session.created,
+                self._how.policy,
+                changes,
+                measured=session.data.measured,
             )
             outcome, _ = await self._runtime.executor.save(call)
             if not isinstance(outcome, Conflict):

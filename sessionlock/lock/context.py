@@ -138,7 +138,12 @@ class LockBlock(Handle):
             carries=carries,
             reads=carries and request.session is not None and runtime.wakeup.is_waited_for(keys),
             deaf=runtime.deaf,
+            measured=self._measured(),
         )
+
+    def _measured(self) -> int | None:
+        """As :class:`~sessionlock.protocol.calls.Release` has it."""
+        return None
 
     def _weight(self) -> int:
         """About how many bytes of a session a push would have to carry."""
@@ -267,6 +272,10 @@ class SessionLockBlock(LockBlock, Actions):
         session: Session | None = getattr(self, "_session", None)  # not yet, where what was loaded is not readable
         return 0 if session is None else session.data.weight
 
+    def _measured(self) -> int | None:
+        session: Session | None = getattr(self, "_session", None)
+        return None if session is None else session.data.measured
+
     # --- the last moment
 
     async def _save_and_release(self) -> None:
@@ -312,6 +321,8 @@ class SessionLockBlock(LockBlock, Actions):
                 self._tell(observe.ChangesSaved, len(changes), outcome.version)
         elif outcome.kind == "lost":
             raise self._loss(outcome.number)
+        elif outcome.kind == "large":
+            raise self._session.data.outgrown(changes)
         elif changes or outcome.kind in ("destroyed", "dead"):
             raise not_saved(self._request.digest, outcome.kind)
 

@@ -181,6 +181,7 @@ class Release(Call[Saved]):
 
     ``channel``: a waiter of this very process gets its grant with the reply, not by a push; ``reads``: and the session
     behind it. ``carries``: whether the session goes with a push. ``low``: as :meth:`.numbers.Lane.low` has it.
+    ``measured``: of a session of this version the changes were found to make none that is too large.
     """
 
     script = "release"
@@ -197,9 +198,10 @@ class Release(Call[Saved]):
     channel: str = "-"
     carries: bool = True
     reads: bool = False
+    measured: int | None = None
 
     def words(self) -> Sequence[Word]:
-        more = f"{life(self.session)} {self.carries:d} {self.deaf:d} {self.channel}"
+        more = f"{life(self.session, self.measured)} {self.carries:d} {self.deaf:d} {self.channel}"
         head: list[Word] = [self.token, self.fence, self.low, self.created or self.keys.proof, more]
         return with_changes(head, self.changes)
 
@@ -263,11 +265,14 @@ def _policy(*given: Word) -> str:
     return " ".join(str(int(one)) if isinstance(one, bool) else str(one) for one in given)
 
 
-def life(session: SessionPolicy | None) -> str:
-    """How long a record lives, in one word: scripts need it seldom."""
+def life(session: SessionPolicy | None, measured: int | None = None) -> str:
+    """How long a record lives and how large it may be, in one word: scripts need it seldom. ``measured``: with a record
+    of this version the caller has compared the changes already; None: with none.
+    """
+    version = "-" if measured is None else measured
     if session is None:
-        return "0 0 0 0"
-    return _policy(session.idle_ms, session.absolute_ms, session.refresh_ms, session.max_session)
+        return f"0 0 0 0 {version}"
+    return f"{_policy(session.idle_ms, session.absolute_ms, session.refresh_ms, session.max_session)} {version}"
 
 
 def with_changes(head: list[Word], changes: Collection[Change]) -> list[Word]:

@@ -30,6 +30,8 @@ __all__ = [
 
 @request
 class Save(Call[Saved]):
+    """``measured``: as :class:`~.calls.Release` has it."""
+
     script = "save"
     ends = True
     numbered = True
@@ -39,12 +41,13 @@ class Save(Call[Saved]):
     created: str
     session: SessionPolicy
     changes: Collection[Change]
+    measured: int | None = None
     op: str = ""
     low: str = ""
 
     def words(self) -> Sequence[Word]:
         stamp = self.created or self.keys.proof
-        head: list[Word] = [self.op, self.low, self.token, self.fence, stamp, life(self.session)]
+        head: list[Word] = [self.op, self.low, self.token, self.fence, stamp, life(self.session, self.measured)]
         return with_changes(head, self.changes)
 
     def outcome(self, reply: Any) -> Saved:
@@ -76,7 +79,7 @@ class Create(Call[Snapshot | Refused]):
     low: str = ""
 
     def words(self) -> Sequence[Word]:
-        return with_changes([self.op, self.low, self.keys.proof, life(self.session)], self.changes)
+        return with_changes([self.op, self.low, self.keys.proof, life(self.session, 0)], self.changes)
 
     def outcome(self, reply: Any) -> Snapshot | Refused:
         return replies.loaded(reply)
@@ -84,7 +87,7 @@ class Create(Call[Snapshot | Refused]):
 
 @request
 class Commit(Call[Saved]):
-    """``expected_version`` None: any version whose fields are as they were read."""
+    """``expected_version`` None: any version whose fields are as they were read. ``measured``: as of a release."""
 
     script = "commit"
     needs_no_script = True
@@ -94,12 +97,14 @@ class Commit(Call[Saved]):
     expected_version: int | None
     session: SessionPolicy
     changes: Collection[Change]
+    measured: int | None = None
     op: str = ""
     low: str = ""
 
     def words(self) -> Sequence[Word]:
         expected: Word = "" if self.expected_version is None else self.expected_version
-        head: list[Word] = [self.op, self.low, self.keys.proof, self.created, expected, life(self.session)]
+        limits = life(self.session, self.measured)
+        head: list[Word] = [self.op, self.low, self.keys.proof, self.created, expected, limits]
         return with_changes(head, self.changes)
 
     def outcome(self, reply: Any) -> Saved:

@@ -33,7 +33,9 @@ __all__ = [
 P = ParamSpec("P")
 R = TypeVar("R")
 DIGITS = 16  # of the largest fence, 2^53
-REFUSALS = frozenset(b"missing destroyed dead unknown already exists gone lost stale busy untold forgotten".split())
+REFUSALS = frozenset(
+    b"missing destroyed dead unknown already exists gone large lost stale busy untold forgotten".split()
+)
 NUMBERED = frozenset((b"lost", b"forgotten"))  # they tell a number: the highest fence, or what a new op must exceed
 UNREADABLE = (ValueError, IndexError, TypeError)
 RECENTLY_US = 15_000_000  # as lua/_ids.lua has it
@@ -328,7 +330,7 @@ def released(reply: Reply, fields: Fields | None = None) -> Saved:
             return Committed(int(version), handover=_handed(message, fields))
         case [b"clean", message]:
             return Committed(None, changed=False, handover=_handed(message, fields))
-        case [b"gone" | b"destroyed" | b"dead" as kind, message]:
+        case [b"gone" | b"destroyed" | b"dead" | b"large" as kind, message]:
             return Refused(kind.decode(), handover=_handed(message, fields))
         case [b"conflict", version, flat, fence]:
             return Conflict(int(version), _theirs(flat), fence=int(fence))

@@ -140,12 +140,18 @@ class WatchEngine:
                 return Refused(ended(current.fields, now))
             if not admitted(keys, current.fields, now):
                 return Refused(not_admitted(keys, current.fields, now))
+            over = _has_ended(current, now)
+            if over and call.created:
+                return Refused("missing")
+            current, ended_fields = _without_record(current) if over else (current, [])
             held = yields and bool(await pipe.exists(keys.lock))
             refused = _refusal(current, call, held)
             if refused is not None:
                 return refused
             ends = ends and _leaves_nothing(current, changes) and not await pipe.exists(keys.lock, keys.queue)
             pipe.multi()
+            if ended_fields:
+                pipe.hdel(keys.session, *ended_fields)
             _apply(pipe, call, current, now)
             _finish(pipe, call, current, record)
             if ends:
@@ -199,7 +205,31 @@ def _refusal(current: Snapshot, call: Commit, held: bool) -> Conflict | Refused 
         or (change.op == "n" and len(_own_fields(current)) != int(change.value))
         or (change.op == "f" and held)
     }
-    return Conflict(current.version, theirs, current) if theirs else None
+    if theirs:
+        return Conflict(current.version, theirs, current)
+    return Refused("large") if call.measured != current.version and _is_too_large(current, call) else None
+
+
+def _is_too_large(current: Snapshot, call: Commit) -> bool:
+    """Whether the changes make it so; one that is too large already may lose something."""
+    before = {field: current.fields[field] for field in _own_fields(current)}
+    after = {**before, **{change.field: change.value for change in call.changes if change.op in "si"}}
+    for change in call.changes:
+        if change.op == "d":
+            after.pop(change.field, None)
+    size = _size(after)
+    return size > call.session.max_session and size > _size(before)
+
+
+def _size(fields: dict[bytes, bytes]) -> int:
+    return sum(len(field) + len(value) for field, value in fields.items())
+
+
+def _without_record(snapshot: Snapshot) -> tuple[Snapshot, list[bytes]]:
+    """What is left of it when the record has ended, and the fields that go with it."""
+    gone = [field for field in snapshot.fields if field in OF_A_RECORD or key_of_field(field) is not None]
+    left = {field: value for field, value in snapshot.fields.items() if field not in gone}
+    return snapshot_of(left), gone
 
 
 def _own_fields(snapshot: Snapshot) -> list[bytes]:

@@ -73,7 +73,7 @@ class SessionData:
         self.digest = digest
         self.how = how
         # What is stored, as far as this request knows: loaded, saved, or told with a conflict.
-        self.version: int = snapshot.version
+        self._stand = (snapshot.version, True)  # and whether that is all that this version has
         self.created: str = snapshot.created
         self._raw = _own_fields(digest, snapshot)
         self._had_keys = bool(self._raw)
@@ -86,6 +86,16 @@ class SessionData:
         self._read: set[str | bytes] = set()
         # Keys that were assigned ever: it may hold the very objects.
         self._given: set[str] = set()
+
+    @property
+    def version(self) -> int:
+        return self._stand[0]
+
+    @property
+    def measured(self) -> int | None:
+        """The version with which the size of the changes was compared; None: others' keys may have come since."""
+        version, is_whole = self._stand
+        return version if is_whole else None
 
     # --- for the mapping
 
@@ -257,13 +267,18 @@ class SessionData:
             return
         size -= sum(len(change.field) + len(self._raw.get(key_of_field(change.field) or "", b"")) for change in found)
         if size > limit:
-            grown = sorted(found, key=lambda change: len(change.value), reverse=True)
-            keys = tuple(key for change in grown if change.value and (key := key_of_field(change.field)) is not None)
+            keys = _largest(found)
             most = f"; of what was changed {keys[0][:80]!r} is the largest" if keys else ""
             what = f"it would have {size} bytes, more than SessionPolicy.max_session = {limit}{most}"
             raise self._too_large(what, keys, size, limit)
 
-    def _too_large(self, what: str, keys: tuple[str, ...], size: int, limit: int) -> SessionTooLarge:
+    def outgrown(self, changes: list[Change]) -> SessionTooLarge:
+        """The error for changes that do not fit any more, with what others have stored since this was loaded."""
+        limit = self.how.policy.max_session
+        what = f"with what others have stored in it, it would have more bytes than SessionPolicy.max_session = {limit}"
+        return self._too_large(what, _largest(changes), None, limit)
+
+    def _too_large(self, what: str, keys: tuple[str, ...], size: int | None, limit: int) -> SessionTooLarge:
         text = f"session {self.digest}: {what}; nothing was saved"
         return SessionTooLarge(text, keys=keys, size=size, limit=limit).about(self.digest)
 
@@ -285,7 +300,8 @@ class SessionData:
             elif self.how.encoded_if_changed(key, self._values[key], change.value) is None:
                 self._assigned.discard(key)
         if outcome.version is not None:
-            self.version = outcome.version
+            version, is_whole = self._stand
+            self._stand = (outcome.version, is_whole and outcome.version == version + 1)
         if outcome.version == 0:  # it was left empty, and its record has ended
             self._had_keys, self.created = False, ""
         else:
@@ -325,7 +341,7 @@ class SessionData:
                 " declare a merge strategy in SessionPolicy.merge",
                 clashes,
             )
-        self.version = conflict.version
+        self._stand = (conflict.version, False)
 
     def _agrees(self, key: str, here: Any, raw: bytes | None) -> bool:
         """Whether both sides came to the same *and* it means something: this one did not look at the key before. The
@@ -382,6 +398,12 @@ class SessionData:
     def changed_too_often(self, times: int) -> SessionConflict:
         """The error when others were faster each time that their changes had been merged."""
         return self.conflict(f" was changed by others {times} times while it was being saved; nothing was saved", {})
+
+
+def _largest(changes: list[Change]) -> tuple[str, ...]:
+    """The keys to which something was given, the largest first."""
+    grown = sorted(changes, key=lambda change: len(change.value), reverse=True)
+    return tuple(key for change in grown if change.value and (key := key_of_field(change.field)) is not None)
 
 
 def _own_fields(digest: str, snapshot: Snapshot) -> dict[str, bytes]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..codecs.base import keeps_counters
-from ..errors import ConfigurationError, SessionConflict, StaleFencingToken
+from ..errors import ConfigurationError, SessionConflict, SessionTooLarge, StaleFencingToken
 from ..lease import Lease
 from ..policies import Replication, check_seconds
 from ..protocol.calls import Change
@@ -61,6 +61,7 @@ class StoredSession:
 
         Raises:
             SessionConflict: not an integer. SessionNotFound, SessionDestroyed. StaleFencingToken: the lock was lost.
+            SessionTooLarge: the key's name is too long, or the session has no room for another key.
             ConfigurationError: the codec hides numbers, or ``by`` is not a whole number of at most 15 digits.
         """
         codec, policy = self.how.codec, self.how.policy
@@ -71,6 +72,9 @@ class StoredSession:
         if type(by) is not int or abs(by) > LARGEST_STEP:
             raise ConfigurationError(f"a counter is moved by a whole number of at most 15 digits, not {by!r}")
         change = Change("i", field_of(key), b"%d" % by, "*")
+        size = len(change.field) + len(change.value)
+        if size > policy.max_field:
+            raise self._too_large(key, size, policy.max_field, "max_field")
         call = Increment(self.keys, _holder(lease), created, policy, change)
         outcome, _ = await self.executor.save(call)
         digest = self.keys.digest
@@ -86,7 +90,16 @@ class StoredSession:
                 ours=lease.fencing_token if lease else 0,
                 current=outcome.number,
             ).about(digest)
+        if outcome.kind == "large":
+            raise self._too_large(key, None, policy.max_session, "max_session")
         raise refusal(digest, outcome.kind)
+
+    def _too_large(self, key: str, size: int | None, limit: int, name: str) -> SessionTooLarge:
+        digest = self.keys.digest
+        what = f"counting in {key[:80]!r} would make it larger than SessionPolicy.{name} = {limit}"
+        return SessionTooLarge(
+            f"session {digest}: {what}; nothing was changed", keys=(key,), size=size, limit=limit
+        ).about(digest)
 
     async def regenerate(
         self, grace: float, *, lease: Lease | None = None, loss: Callable[[int], Exception] | None = None

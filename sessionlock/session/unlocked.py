@@ -84,10 +84,13 @@ class Unlocked:
                 if self.yields and data.needs_the_lock(changes):
                     checks.append(Change("f", ALL_KEYS, b"", "*"))
                 found = [*checks, *changes]
-                call = Commit(self.keys, data.created, self.expected_version, self.how.policy, found)
+                call = Commit(
+                    self.keys, data.created, self.expected_version, self.how.policy, found, measured=data.measured
+                )
                 outcome = await engine.commit(call)
                 if isinstance(outcome, Refused):
-                    raise refusal(self.keys.digest, outcome.kind)
+                    is_large = outcome.kind == "large"
+                    raise data.outgrown(changes) if is_large else refusal(self.keys.digest, outcome.kind)
                 if not isinstance(outcome, Conflict):
                     session.was_saved(changes, outcome)
                     if observer is not None:

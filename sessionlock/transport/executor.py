@@ -24,7 +24,7 @@ from ..policies import Replicated, Replication
 from ..protocol.calls import Abandon, Call
 from ..protocol.keys import SessionKeys
 from ..protocol.numbers import Numbers
-from ..protocol.replies import Committed, Refused
+from ..protocol.replies import Committed, Conflict, Refused
 from .advice import NO_SCRIPTS, with_advice
 from .clients import server_name
 from .cluster import ClusterRoute
@@ -152,10 +152,18 @@ class RedisExecutor:
                 lane.end(digest, op)
             if reply[0] != b"forgotten":
                 safety = None if durability is None else durability.judge(reached)
-                return _told(_settled(call, reply, doubtful), safety)
+                outcome = _settled(call, reply, doubtful)
+                if doubtful and isinstance(outcome, (Refused, Conflict)):
+                    await self._never(call, op)
+                return _told(outcome, safety)
             if doubtful:
                 raise _unknown(call)
             lane.exceed(int(reply[1]))
+
+    async def _never(self, call: Call[Any], op: str) -> None:
+        """A call was refused, and an earlier try of it may still be under way: it must do nothing when it comes."""
+        lane, digest = self.numbers.operations, call.keys.digest
+        await self.run(Abandon(call.keys, op, lane.low(digest, op), deaf=True))
 
     async def _sent(self, call: Call[Any], durability: Replicated | None) -> tuple[Any, bool, Any]:
         """The reply; whether an earlier try may have been done; and how far the save came, if that is waited for."""

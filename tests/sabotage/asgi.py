@@ -40,7 +40,7 @@ SABOTAGE: Table = [
         AGAIN + "test_only_the_second_run_is_seen",
     ),
     (
-        "somebody else's cancellation is taken for ours",
+        "somebody else's cancellation of a run is taken for ours",
         "asgi",
         CANCELLING,
         "isinstance(error, asyncio.CancelledError) and self._number() <= self._before",

@@ -73,9 +73,12 @@ local function acquire_slowly(token, ttl, proof, who, policy, ticket, last_fence
     string.match(policy, '^(%S+) (%d) (%d+) (%d+) (%d+) (%d+) (%d+) (%d)$')
   max_waiters, idle, refresh, patience = tonumber(max_waiters), tonumber(idle), tonumber(refresh), tonumber(patience)
   deaf = deaf == '1'
-  local more = call('HMGET', SESSION, '#destroyed', '#old', '#holder', '#created')
+  local more = call('HMGET', SESSION, '#destroyed', '#old', '#holder', '#created', '#due')
   local destroyed, old, record, created = more[1], more[2], more[3], more[4]
   local held = call('GET', LOCK)
+  if created and now >= (number_in(more[5]) or 0) and look_after_life(idle, refresh, now) == 'ended' then
+    created, id = nil, nil
+  end
   if held == token then
     call('PEXPIRE', LOCK, ttl)
     local mark = token .. ' claim '
@@ -89,9 +92,6 @@ local function acquire_slowly(token, ttl, proof, who, policy, ticket, last_fence
   local answer = repeated(token, done)
   if answer then
     return answer
-  end
-  if created and look_after_life(idle, refresh, now) == 'ended' then
-    created, id = nil, nil
   end
   local refused = destroyed and ended(id, destroyed, now)
     or not admitted(proof, id, old, now) and not_admitted(proof, old, now, 'missing')

@@ -86,10 +86,26 @@ local function end_if_empty(token)
   return true
 end
 
--- "idle_ms absolute_ms refresh_ms limit_bytes"
+-- Whether a change by which the record grows makes it too large. `measured`: the version of which the client has found out
+-- that it does not; others may have changed it since, or it has not looked.
+local function too_large(packed_life, state, grown)
+  local limit, measured = string.match(packed_life, '^%d+ %d+ %d+ (%d+) (%S+)')
+  if measured == (state[VERSION] or '0') then
+    return false
+  end
+  local size = grown
+  for _, field in ipairs(call('HKEYS', SESSION)) do
+    if string.byte(field) ~= 35 or string.byte(field, 2) == 35 then
+      size = size + #field + call('HSTRLEN', SESSION, field)
+    end
+  end
+  return size > tonumber(limit)
+end
+
+-- "idle_ms absolute_ms refresh_ms limit_bytes measured"
 local function life_of(packed)
-  local idle, absolute, refresh, limit = string.match(packed, '^(%d+) (%d+) (%d+) (%d+)')
-  return tonumber(idle), tonumber(absolute), tonumber(refresh), tonumber(limit)
+  local idle, absolute, refresh = string.match(packed, '^(%d+) (%d+) (%d+)')
+  return tonumber(idle), tonumber(absolute), tonumber(refresh)
 end
 
 -- A new record begins: its reserved fields join `set`; returns its life in ms. `proof`: of the id that it is for.
@@ -130,7 +146,7 @@ local function commit_changes(first, state, created, packed_life, set, token)
       return {'gone'} -- meanwhile the record of another session came to be, which has the same name
     end
   end
-  local delete, adds, ends, at, size = nil, nil, false, RESERVED, #set
+  local delete, adds, ends, at, size, grown = nil, nil, false, RESERVED, #set, 0
   for i = first, #ARGV, 3 do
     local change, field, value = ARGV[i], ARGV[i + 1], ARGV[i + 2]
     local kind, base = string.byte(change, 1, 2)
@@ -144,18 +160,24 @@ local function commit_changes(first, state, created, packed_life, set, token)
     elseif kind == SET then
       set[size + 1], set[size + 2] = field, value
       size = size + 2
+      grown = grown + #value + (current and -#current or #field)
     elseif kind == DELETE then
       delete = delete or {}
       delete[#delete + 1] = field
+      grown = grown - (current and #current + #field or 0)
     elseif kind == ADD then
       adds = adds or {}
       adds[#adds + 1] = {field, value}
+      local sum = digits((tonumber(current or '0') or 0) + value)
+      grown = grown + #sum + (current and -#current or #field)
     elseif kind == ENDS then
       ends = true
     end
   end
   if found then
     return {'conflict', state[VERSION] or '0', found}
+  elseif grown > 0 and too_large(packed_life, state, grown) then
+    return {'large'}
   end
   local version = (number_in(state[VERSION]) or 0) + 1 .. ''
   set[size + 1], set[size + 2] = '#version', version

@@ -40,7 +40,12 @@ local function ended(id, destroyed, now)
   return id == '-' and (number_in(destroyed) or 0) > now - RECENTLY_US and 'dead' or 'destroyed'
 end
 
--- Why a call without the lock is refused before it looks at the record: nil, destroyed, dead, or unknown. It has ended:
+-- Whether a record's absolute end has come, which does not depend on Redis' own clean-up.
+local function is_over(expires, now)
+  return expires and (number_in(expires) or 0) <= now
+end
+
+-- Why a call is refused before it looks at the record: nil, destroyed, dead, or unknown. Its absolute end has come:
 -- missing. `proof` false: the lock was taken by an id, which need not be valid any more.
 local function not_open(proof)
   local state = call('HMGET', SESSION, '#destroyed', '#id', '#old', '#expires')
@@ -49,7 +54,7 @@ local function not_open(proof)
     return ended(state[2], state[1], now)
   elseif proof and not admitted(proof, state[2], state[3], now) then
     return not_admitted(proof, state[3], now, 'unknown')
-  elseif proof and state[4] and (number_in(state[4]) or 0) <= now then
+  elseif is_over(state[4], now) then
     return 'missing'
   end
 end

@@ -7,7 +7,7 @@
 -- reply bound previous_user | missing | dead | destroyed | forgotten floor
 
 local op, low, user, proof = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local state = call('HMGET', SESSION, '#destroyed', '#created', '#id', '#old', '#user', '#done')
+local state = call('HMGET', SESSION, '#destroyed', '#created', '#id', '#old', '#user', '#done', '#expires')
 local now = server_time()
 local answer = repeated(op, state[6])
 if answer and answer[1] == 'forgotten' then
@@ -19,7 +19,7 @@ end
 if not admitted(proof, state[3], state[4], now) then
   return {'dead'}
 end
-if not state[2] then
+if not state[2] or is_over(state[7], now) then
   return {'missing'}
 end
 if answer then

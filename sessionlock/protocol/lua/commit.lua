@@ -7,7 +7,7 @@
 -- ARGV  op low proof created expected_version life [change field value]...
 -- reply saved version created | already version created      version 0: the record was left empty and has ended
 --       conflict version {field value ...} {field value ... of the whole record} | gone | destroyed | dead | unknown
---       forgotten floor
+--       missing | large | forgotten floor
 
 local op, low, proof, created, expected, life = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local FIRST = 7
@@ -19,7 +19,10 @@ elseif answer and answer[2] ~= REFUSED then
   return {'already', state[VERSION] or '0', state[CREATED] or ''}
 end
 local refused = not_open(proof)
-if refused then
+if refused == 'missing' and created == '' then
+  end_record() -- its absolute end has come, and whoever commits has not seen it
+  state = read_state(FIRST)
+elseif refused then
   return {refused}
 end
 local refusal, version
@@ -31,10 +34,11 @@ else
 end
 if not refusal then
   return {'saved', version, state[CREATED] or ''}
-elseif refusal[1] == 'conflict' then
-  if not answer then
-    call('HSET', SESSION, '#done', finish(op, low, state[DONE], REFUSED))
-  end
+end
+if not answer and refusal[1] ~= 'gone' then
+  call('HSET', SESSION, '#done', finish(op, low, state[DONE], REFUSED))
+end
+if refusal[1] == 'conflict' then
   refusal[4] = call('HGETALL', SESSION)
 end
 return refusal

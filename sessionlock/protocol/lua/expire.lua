@@ -21,7 +21,7 @@ end
 if not admitted(proof, state[3], state[4], now) then
   return {not_admitted(proof, state[4], now, 'unknown')}
 end
-if not state[2] then
+if not state[2] or is_over(state[5], now) then
   return {'missing'}
 end
 if not answer then

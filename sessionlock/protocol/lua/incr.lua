@@ -6,7 +6,7 @@
 --       (created 'new': there was no record, and one may be made)
 -- reply saved version created value | already version created value
 --       conflict version {field value}        the field is not an integer (of at most 15 digits)
---       gone | destroyed | missing | dead | unknown | lost fence | untold | forgotten floor
+--       gone | destroyed | missing | dead | unknown | large | lost fence | untold | forgotten floor
 
 local op, low, token, fence, created, proof, life = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local FIRST = 8
@@ -24,7 +24,10 @@ if token ~= '' then
   end
 end
 local refused = not_open(token == '' and proof)
-if refused then
+if refused == 'missing' and token == '' and created == 'new' then
+  end_record() -- its absolute end has come
+  state = read_state(FIRST)
+elseif refused then
   return {refused}
 elseif token == '' and not state[CREATED] and created ~= 'new' then
   return {'missing'}

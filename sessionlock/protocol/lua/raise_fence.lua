@@ -13,7 +13,9 @@ end
 local fence = tonumber(ARGV[2])
 if (number_in(call('HGET', SESSION, '#fence')) or 0) < fence then
   call('HSET', SESSION, '#fence', ARGV[2])
-  -- Not forgotten before this server's clock, by which it counts then, has come as far.
-  keep_mortal(math.ceil(math.max(0, fence - server_time()) / 1000) + SHELL_MS)
+  -- Not forgotten before this server's clock, by which it counts then, has come as far. A record has an end of its own.
+  if call('HEXISTS', SESSION, '#created') == 0 then
+    keep_mortal(math.ceil(math.max(0, fence - server_time()) / 1000) + SHELL_MS)
+  end
 end
 return {'raised'}

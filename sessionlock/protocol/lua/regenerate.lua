@@ -12,7 +12,7 @@ local op, low, proof, new_proof, grace = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ton
 local token, fence = ARGV[6], ARGV[7]
 local MOST_OLD = 8
 local now = server_time()
-local state = call('HMGET', SESSION, '#destroyed', '#created', '#id', '#old', '#fence', '#done')
+local state = call('HMGET', SESSION, '#destroyed', '#created', '#id', '#old', '#fence', '#done', '#expires')
 local answer = repeated(op, state[6])
 if answer then
   return answer[1] == 'already' and {'regenerated'} or answer
@@ -31,7 +31,7 @@ local previous = state[3] or proof
 if previous ~= proof or not admitted(proof, state[3], state[4], now) then
   return {'dead'}
 end
-if token == '' and not state[2] then
+if token == '' and not state[2] or is_over(state[7], now) then
   return {'missing'}
 end
 -- The ids that were valid before, of which none outlives the grace that this call gives: who keeps its id only wants that.

@@ -4,11 +4,12 @@
 -- uses  base done ids life queue commit release
 -- KEYS  lock queue waiters session receipts
 -- ARGV  token fence low created more [change field value]...      created: the id's proof, if there was no record; more:
---                             "idle_ms absolute_ms refresh_ms limit_bytes carries deaf channel"; carries 1: the session
---                             goes with a push
+--                             "idle_ms absolute_ms refresh_ms limit_bytes measured carries deaf channel"; measured: the
+--                             version that the changes were found to leave below the limit; carries 1: the session goes
+--                             with a push
 -- reply saved version handover | clean handover       version 0: left empty, the record has ended; handover: the grant for a waiter on that channel, '', or 'more': dead waiters were in the way, and others may wait
 --       conflict version {field value ...} fence      nothing was changed and the lock is still held, with this fence
---       gone handover | destroyed handover | dead handover    nothing was saved, the lock was given up
+--       gone handover | destroyed handover | dead handover | large handover    nothing was saved, the lock was given up
 --       already version value                 an earlier try of this very call did it
 --       lost fence                            the lock is not ours any more; nothing was changed
 --       untold                                nor is it, and what would tell whether it was done is gone
@@ -47,7 +48,7 @@ else
   reply = refusal or {'saved', version}
 end
 if reply[1] ~= 'saved' then
-  call('HSET', SESSION, '#done', set[2])
+  call('HSET', SESSION, '#done', clean and set[2] or finish(token, low, state[DONE], LOST))
   if not state[CREATED] then
     keep_mortal(SHELL_MS)
   end
@@ -60,9 +61,11 @@ if not state[QUEUED] and (state[CREATED] or call('EXISTS', QUEUE) == 0) then
   return reply
 end
 local now, now_digits = server_time()
-local idle, refresh, carries, deaf, channel = string.match(more, '^(%d+) %d+ (%d+) %d+ (%d) (%d) (%S+)')
+local idle, refresh, carries, deaf, channel = string.match(more, '^(%d+) %d+ (%d+) %d+ %S+ (%d) (%d) (%S+)')
 if state[CREATED] and reply[2] ~= '0' then
-  look_after_life(tonumber(idle), tonumber(refresh), now)
+  if look_after_life(tonumber(idle), tonumber(refresh), now) == 'ended' then
+    state[CREATED] = nil
+  end
 end
 local _, rest, handed = hand_over(nil, channel, carries == '1', deaf == '1', now, now_digits, fence, state[CREATED])
 reply[#reply + 1] = handed or rest == 'more' and rest or ''

@@ -4,7 +4,7 @@
 -- KEYS  lock queue waiters session receipts
 -- ARGV  op low token fence created life [change field value]...     created: the id's proof, if there was no record
 -- reply saved version created
---       conflict version {field value ...} | gone | destroyed      nothing was changed
+--       conflict version {field value ...} | gone | destroyed | dead | missing | large      nothing was changed
 --       already version created                                    an earlier try of this very call did it
 --       lost fence | untold | forgotten floor
 
@@ -24,11 +24,12 @@ end
 if state[FENCE] ~= fence then
   return (number_in(state[FENCE]) or 0) > tonumber(fence) and {'lost', state[FENCE]} or {'gone'}
 end
-if not state[CREATED] and call('HEXISTS', SESSION, '#destroyed') == 1 then
-  return {'destroyed'}
+local refused = not_open(false)
+if refused then
+  return {refused}
 end
 local refusal, version = commit_changes(FIRST, state, created, life, {'#done', finish(op, low, state[DONE])}, token)
-if refusal and refusal[1] == 'conflict' then
+if refusal and refusal[1] ~= 'gone' then
   call('HSET', SESSION, '#done', finish(op, low, state[DONE], REFUSED))
 end
 return refusal or {'saved', version, state[CREATED] or ''}
