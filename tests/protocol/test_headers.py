@@ -61,7 +61,10 @@ SCRIPTS = sorted(
 )
 
 # What the shared parts answer with, by the function that makes the answer; the callers return it as it is.
-SHARED_REPLIES = {"commit_changes(": ("gone", "conflict", "large"), "not_holder(": ("already", "destroyed", "lost", "untold")}
+SHARED_REPLIES = {
+    "commit_changes(": ("gone", "conflict", "large"),
+    "not_holder(": ("already", "destroyed", "lost", "untold"),
+}
 
 
 @dataclass

@@ -23,6 +23,8 @@ UNFENCED = "local replaced = false\n"
 SAVES_FENCE_CHECK = "if state[FENCE] ~= fence then\n"
 NEVER = "if false then\n"
 COMMIT = "protocol/lua/_commit.lua"
+TOMBSTONE_CHECK = "  if state[1] then\n    return ended(state[2], state[1], now)\n"
+WITHOUT_IT = "  if false then\n    return ended(state[2], state[1], now)\n"
 
 SABOTAGE: Table = [
     (
@@ -189,25 +191,25 @@ SABOTAGE: Table = [
     (
         "a save does not see the tombstone",
         26,
-        "protocol/lua/save.lua",
-        "if not state[CREATED] and call('HEXISTS', SESSION, '#destroyed') == 1 then\n",
-        NEVER,
+        "protocol/lua/_ids.lua",
+        TOMBSTONE_CHECK,
+        WITHOUT_IT,
         RACES + "test_a_session_destroyed_under_its_lock[amid-False]",
     ),
     (
         "an increment does not see the tombstone",
         26,
         "protocol/lua/_ids.lua",
-        "  if state[1] then\n    return ended(state[2], state[1], now)\n",
-        "  if false then\n    return ended(state[2], state[1], now)\n",
+        TOMBSTONE_CHECK,
+        WITHOUT_IT,
         RACES + "test_a_session_destroyed_under_its_lock[as incr-False]",
     ),
     (
         "a commit does not see the tombstone",
         26,
         "protocol/lua/_ids.lua",
-        "  if state[1] then\n    return ended(state[2], state[1], now)\n",
-        "  if false then\n    return ended(state[2], state[1], now)\n",
+        TOMBSTONE_CHECK,
+        WITHOUT_IT,
         RACES + "test_a_save_without_the_lock_after_destroying",
     ),
     (
