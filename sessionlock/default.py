@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from .errors import ConfigurationError
 from .guard import GuardOptions, SessionGuard
+from .lock.arguments import this_kind
 from .lock.options import LockOptions, SharedOptions
 from .session.mapping import Session
 
@@ -33,7 +34,7 @@ def configure(guard_or_url: SessionGuard | str, **options: Any) -> SessionGuard:
         guard_or_url = SessionGuard.from_url(guard_or_url, **options)
     elif options:
         raise ConfigurationError("options belong to the guard that is handed over; give them there")
-    _default = guard_or_url
+    _default = this_kind("guard_or_url", guard_or_url, SessionGuard, "a SessionGuard, or a URL for one")
     return _default
 
 

@@ -155,6 +155,12 @@ async def test_a_client_that_is_none(make: Callable[[], object], told: str) -> N
         refused(lambda kind=kind: kind(make()), "redis.asyncio client", told)  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("given", [None, 5, redis.Redis(), redis.asyncio.Redis()])
+async def test_the_default_guard(given: Any) -> None:
+    for configure in (sessionlock.configure, sessionlock.blocking.configure):
+        refused(lambda configure=configure: configure(given), "guard_or_url", "a SessionGuard, or a URL")  # type: ignore[misc]
+
+
 async def test_a_client_without_asyncio_as_a_master_of_a_quorum() -> None:
     masters = [redis.Redis(port=port) for port in (1, 2, 3)]
     refused(lambda: SessionGuard.from_url(NOWHERE, quorum=Quorum(*masters)), "redis.asyncio", "Redis")

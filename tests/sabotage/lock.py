@@ -294,7 +294,7 @@ SABOTAGE: Table = [
         "a lease that is over says nothing when asked",
         22,
         "lease.py",
-        "            raise LeaseLost(self.why_lost()).about(self.name)\n",
+        "            raise LeaseLost(self.why_lost()).about(self.digest)\n",
         "            pass\n",
         LOOP + "test_a_lease_can_be_asked_after_blocking",
     ),
