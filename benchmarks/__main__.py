@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -34,7 +35,6 @@ from benchmarks.commands import Options, options_from, parser
 from benchmarks.report import Report
 from benchmarks.results import Results, made_here
 from benchmarks.stage import choose_server, named
-from tests.servers import ServerNotHad
 
 
 class Benchmark(NamedTuple):
@@ -85,8 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 continue
             try:
                 report = _run(name, server, options, results)
-            except (ServerNotHad, RuntimeError) as why:
-                print(f"{name} on {server} was not run: {why}", file=sys.stderr)
+            except Exception:  # it shall not take the time of the others with it
+                print(f"{name} on {server} failed:\n{traceback.format_exc()}", file=sys.stderr)
                 missing += 1
                 continue
             lost += report.lost

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import frameworks, page
+from benchmarks import frameworks, page, scale
 from benchmarks.__main__ import BENCHMARKS
 from benchmarks.commands import Options
 from benchmarks.distance import relay, round_trip
@@ -237,3 +237,19 @@ def test_the_pages_say_what_the_results_say(path: Path) -> None:
     assert named <= {*page.MADE, *BENCHMARKS}
     for picture in re.findall(r"\((images/benchmark-[\w-]+\.png)\)", text):
         assert (path.parent / picture).exists()
+
+
+def test_the_scale_is_computed_from_what_was_measured() -> None:
+    """At the peak 50,000 cycles a second; a shard is used to the half."""
+    of_a_cycle = {"busy": 16e-6, "client": 100e-6, "received": 1000.0, "sent": 5000.0}
+    of_each = {"a session, Redis": 1000.0, "a held lock, Redis": 300.0, "a waiter, Redis": 200.0}
+    results = Results({})
+    assert page.fill("<!-- benchmark: scale limits -->\n<!-- end -->", results).count(page.NOT_YET) == 1
+    of = {f"{what}: sessionlock on 3": value for what, value in of_a_cycle.items()}
+    results.put("Redis 1", Report("shards", "Shards", "how", [], [], [], facts=of))
+    results.put("Redis 1", Report("memory", "Memory", "how", [], [], [], facts=of_each))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in scale.limits(results).splitlines()[2:]]
+    assert rows[0] == ["network, from Redis", "12,500 cycles/s", "50,000 cycles/s", "4"]
+    assert rows[1] == ["processor", "31,250 cycles/s", "50,000 cycles/s", "2"]
+    assert "need 4 shards. What ends first is the network, from Redis." in scale.carried(results)
+    assert "5 processors on sessions, 5.0 % of one each" in scale.carried(results)
