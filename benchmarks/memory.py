@@ -111,7 +111,7 @@ async def _guarded(url: str) -> dict[str, Bytes]:
 
 async def _peer(url: str) -> dict[str, Bytes]:
     found: dict[str, Bytes] = {}
-    client = plain_client(url, max_connections=MANY + 100)
+    client = plain_client(url, max_connections=MANY + 100, socket_timeout=60, socket_connect_timeout=60)
     async with _measured(url, found, SESSION, in_process=False):
         for number in range(MANY - 1):
             await client.set(f"session:{number}", json.dumps(SAMPLE))

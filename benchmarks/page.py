@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks import scale
-from benchmarks.contenders import GUARDED, GUARDED_ALL, POTTERY, REDIS_PY_LOCK
+from benchmarks.contenders import GUARDED, GUARDED_ALL, POTTERY, REDIS_PY_LOCK, UNGUARDED
 from benchmarks.report import Claim, Report, shown, table
 from benchmarks.results import Results
 
@@ -110,9 +110,11 @@ def _in_short(results: Results) -> str:
     bursts = next(claim for claim in hot.claims if REDIS_PY_LOCK in claim.what)
     together = {name: one.facts[f"together: {name}"] for name in (GUARDED, GUARDED_ALL, REDIS_PY_LOCK)}
     pottery = one.facts.get(f"together: {POTTERY}")
-    trips = next(claim for claim in one.claims if claim.what.startswith("round trips"))
     rows = [
-        ["round trips of a request that meets no other", f"{shown(trips.measured)}, like GET + SET"],
+        [
+            "packets to Redis of a request that meets no other; of GET + SET",
+            "; ".join(shown(one.facts[f"packets: {name}"]) for name in (GUARDED, UNGUARDED)),
+        ],
         [
             "its time / unguarded GET + SET, median",
             f"{together[GUARDED]:.2f}; {together[GUARDED_ALL]:.2f} when the handler reads every key",

@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib import pyplot
+from matplotlib.ticker import LogLocator
 
 from benchmarks.report import Plot, Report
 
@@ -50,10 +51,16 @@ def _bars(axes: Any, plots: dict[str, Plot]) -> None:
 
 def _lines(axes: Any, plot: Plot) -> None:
     for name, points in plot.lines.items():
-        axes.plot(*zip(*points, strict=True), marker="o", label=name)
+        shown = [(x, y) for x, y in points if y > 0]
+        axes.plot([x for x, _ in shown], [y for _, y in shown], marker="o", label=name)
     places = sorted({x for points in plot.lines.values() for x, _ in points})
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
+    if plot.linear:
+        axes.set_ylim(bottom=0)
+    else:
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:,.10g}")
     axes.set_xticks(places, [f"{place:,.0f}" for place in places], fontsize=8)
     axes.minorticks_off()
     axes.set_ylabel(plot.y)

@@ -50,7 +50,7 @@ class Claim:
 
 @dataclass
 class Plot:
-    """A picture: ``lines`` by name, each of (x, y), on logarithmic axes; or ``bars`` by name."""
+    """A picture: ``lines`` by name, each of (x, y), on logarithmic axes unless ``linear``; or ``bars`` by name."""
 
     name: str
     title: str
@@ -58,6 +58,7 @@ class Plot:
     y: str
     lines: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     bars: dict[str, float] = field(default_factory=dict)
+    linear: bool = False
 
 
 @dataclass

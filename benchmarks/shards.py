@@ -89,6 +89,7 @@ def run(options: Options) -> Report:
                 "shards",
                 "µs",
                 {name: [(shards, found[shards, name].busy * 1e6) for shards in SHARDS] for name in NAMES},
+                linear=True,
             )
         ],
     )

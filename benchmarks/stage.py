@@ -149,7 +149,7 @@ class Counters:
         return self._stats()[0] - self._scripts
 
     def reads(self) -> int:
-        """How often the server read from a socket: the round trips, where nothing runs concurrently."""
+        """How often the server read from a socket: the packets to it, where nothing runs concurrently."""
         return self._stats()[1] - self._reads - 1
 
     def _stats(self) -> tuple[int, int]:
