@@ -174,6 +174,14 @@ SABOTAGE: Table = [
         "tests/transport/test_cluster_pushes.py::test_a_replica_is_not_subscribed_to",
     ),
     (
+        "nothing follows from who listens to the channel of a shard",
+        "cluster",
+        "protocol/lua/_base.lua",
+        "if deaf and not sharded then",
+        "if deaf then",
+        "tests/transport/test_cluster_pushes.py::test_a_dead_waiter_costs_no_claim",
+    ),
+    (
         "a subscription stays where the slot was",
         "cluster",
         "transport/cluster_pushes.py",

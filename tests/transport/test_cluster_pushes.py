@@ -12,7 +12,9 @@ import redis.asyncio
 
 from sessionlock import LeasePolicy, SessionGuard
 from sessionlock.embedded import find_server
+from sessionlock.protocol.calls import Acquire
 from sessionlock.protocol.keys import keys_for
+from sessionlock.protocol.replies import Queued
 from sessionlock.transport import cluster_pushes
 from sessionlock.transport.cluster import Address, ClusterRoute, slot_of
 from sessionlock.transport.cluster_pushes import ShardChannels
@@ -235,3 +237,24 @@ async def test_who_is_passed_over_hears_nothing(
         await eventually(lambda: pushes.hears(KEYS), "it listens")
     await asyncio.gather(*turns)
     assert order == ["second", "first"]
+
+
+async def test_a_dead_waiter_costs_no_claim(cluster: Cluster, node: MakeGuard) -> None:
+    """Nobody listens to its channel at the slot's master: the lock goes to who waits behind it, at once."""
+    holder, waiter = node(cluster.url), node(cluster.url, wait=60)
+    lease = LeasePolicy(ttl=60, claim=60)
+    runtime: Any = holder.runtime()
+
+    async def turn() -> None:
+        async with waiter.session_lock(SID):
+            pass
+
+    async with holder.session_lock(SID, lease=lease):
+        dead = runtime.numbers.acquisitions.begin_token(KEYS.digest)
+        call = Acquire(KEYS, dead, lease, None, channel=f"sl:{{{KEYS.digest}}}:push:dead")
+        assert isinstance(await runtime.executor.run(call), Queued)
+        waiting = asyncio.ensure_future(turn())
+        await eventually(lambda: cluster.raw_for(KEYS.queue).zcard(KEYS.queue) == 2, "both wait")
+        await eventually(lambda: waiter.runtime().wakeup.pushes.hears(KEYS), "it listens")
+    with anyio.fail_after(20):
+        await waiting
