@@ -7,11 +7,15 @@ would run out at once, and who waits would never give up.
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from types import BuiltinFunctionType
 
-__all__ = ["monotonic"]
+__all__ = ["call_later", "monotonic"]
 
 # Of Linux; of macOS, where CLOCK_MONOTONIC goes on in sleep and the function time.monotonic() stands still.
 COUNT_SLEEP = ("CLOCK_BOOTTIME", "CLOCK_MONOTONIC")
@@ -31,3 +35,20 @@ def _clock() -> Callable[[], float]:
 
 
 monotonic: Callable[[], float] = _clock()
+
+
+def call_later(
+    loop: asyncio.AbstractEventLoop, seconds: float, step: Callable[[], None]
+) -> asyncio.TimerHandle | threading.Timer:
+    """As the loop has it; but it is done also where a test has stopped the clock that the loop goes by."""
+    if type(time.monotonic) is BuiltinFunctionType:
+        return loop.call_later(seconds, step)
+    timer = threading.Timer(seconds, _in_loop, (loop, step))
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, step: Callable[[], None]) -> None:
+    with suppress(RuntimeError):  # it has been closed
+        loop.call_soon_threadsafe(step)

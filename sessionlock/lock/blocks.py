@@ -49,7 +49,7 @@ class LockContext(LockBlock):
     ) -> None:
         ended_by_loss = self._body.ended(error)
         lease = self._the_lease
-        if lease.released or self._is_closed(error):
+        if lease.released or (error is not None and self._is_closed(error)):
             return
         failed = error is not None
         self._runtime.watchdog.forget(lease)  # a renewal that is under way would find that it has been given up

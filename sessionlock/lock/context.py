@@ -89,7 +89,7 @@ class LockBlock(Handle):
             finally:
                 self._finish()
 
-    def _is_closed(self, error: BaseException | None) -> bool:
+    def _is_closed(self, error: BaseException) -> bool:
         """Whether the block's coroutine is being closed, which must not wait for anything. It is left all the same."""
         if not isinstance(error, GeneratorExit):
             return False
@@ -184,9 +184,9 @@ class LockBlock(Handle):
         lease, runtime, body = self._the_lease, self._runtime, self._body
         runtime.watchdog.forget(lease)
         runtime.holders.remove(body)
-        body.leave_context()
         lease.mark_released()
-        runtime.numbers.acquisitions.end(lease.name, lease.token)
+        body.leave_context()
+        runtime.numbers.acquisitions.end(lease.digest, lease.token)
         # Session and block refer to each other; a guard that is dropped then should not wait for the garbage collector.
         self._find_runtime = used_up
         if self._runtime.observer is not None:
@@ -249,7 +249,7 @@ class SessionLockBlock(LockBlock, Actions):
         ended_by_loss = self._body.ended(error)
         if error is not None:
             self._session.forget_what_nobody_awaited()
-        if self._the_lease.released or self._is_closed(error):
+        if self._the_lease.released or (error is not None and self._is_closed(error)):
             return
         if error is None:
             if self._session.is_owed:

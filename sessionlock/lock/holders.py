@@ -150,8 +150,10 @@ class LockBody:
     def leave_context(self) -> None:
         """Elsewhere it is found to be over by who looks."""
         held = _bodies.get()
-        if self in held:
-            _bodies.set(tuple(body for body in held if body is not self))
+        if held and held[-1] is self:
+            _bodies.set(held[:-1])
+        elif self in held:
+            go_on_in(held)
 
     def runner(self) -> asyncio.Task[Any] | None:
         """The task that it runs in, as far as is known.
@@ -210,7 +212,7 @@ class LockBody:
     def cancel_when_lost(self) -> None:
         """Losing the lease cancels it."""
         task = self.task
-        self._before = _cancelling(task)
+        self._before = task.cancelling() if COUNTED and task is not None else 0  # type: ignore[attr-defined]
         state = None if task is None else _task_states.get(task)
         self._outside = None if state is None else state.cancel_scope
         self.lease.when_lost(self._lost)

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection
 from typing import Generic, TypeVar
 
-from ..clock import monotonic
+from ..clock import call_later, monotonic
 from ..protocol.calls import PATIENCE
 from ..protocol.keys import SessionKeys
 from ..protocol.replies import Granted, Handover, Queued, pushed
@@ -75,7 +75,7 @@ class Bell:
         """Sleep; True when the time (monotonic) was up, False when woken before."""
         loop = asyncio.get_running_loop()
         self._sleep = sleep = loop.create_future()
-        timer = loop.call_later(max(0.0, until - monotonic()), self.ring) if until < float("inf") else None
+        timer = call_later(loop, max(0.0, until - monotonic()), self.ring) if until < float("inf") else None
         try:
             await sleep
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 import time
@@ -86,9 +87,25 @@ def test_no_lease_is_lost_when_the_clock_is_set(redis_url: str, stop: Any) -> No
         assert guard.read("s")["n"] == 1
 
 
+@ways
+def test_a_wait_ends_in_an_event_loop_that_stands(redis_url: str, stop: Any) -> None:
+    """An event loop goes by the clock that was stopped; who waits for a lock gives up all the same."""
+
+    async def wait() -> None:
+        async with SessionGuard.from_url(redis_url) as guard, SessionGuard.from_url(redis_url) as other:
+            async with guard.session_lock("s") as session:
+                with stop():
+                    with pytest.raises(WaitTimedOut):
+                        await other.session_lock("s", wait=0.3).__aenter__()
+                    session["n"] = 1
+            assert (await guard.read("s"))["n"] == 1
+
+    asyncio.run(wait())
+
+
 @pytest.mark.anyio
 async def test_in_an_event_loop_whose_own_clock_is_left_alone(redis_url: str) -> None:
-    """An event loop by itself stands still with the clock; `real_asyncio` is freezegun's word for that."""
+    """`real_asyncio` is freezegun's word for that."""
     freezegun = pytest.importorskip("freezegun")
     async with SessionGuard.from_url(redis_url) as guard, SessionGuard.from_url(redis_url) as other:
         with freezegun.freeze_time("2031-05-05", real_asyncio=True):

@@ -435,3 +435,12 @@ async def test_a_block_that_was_left_costs_no_call_when_it_goes(redis_url: str, 
         gc.collect()
         await asyncio.sleep(0.05)
     assert ran.script_calls == 0
+
+
+async def test_a_lock_with_a_name_of_its_own_leaves_no_number_outstanding(guard: SessionGuard) -> None:
+    """Or the records of all later calls would be kept for its sake."""
+    numbers = guard.runtime().numbers.acquisitions
+    for name in ("nightly-report", "s"):
+        async with guard.lock(name):
+            assert numbers._outstanding
+        assert not numbers._outstanding

@@ -462,6 +462,14 @@ SABOTAGE: Table = [
         (CLOCK + "test_a_wait_ends_while_the_clock_stands", CLOCK + "test_no_lease_is_lost_when_the_clock_is_set"),
     ),
     (
+        "who waits in an event loop whose clock was stopped waits on",
+        "stopped clock",
+        "clock.py",
+        "    if type(time.monotonic) is BuiltinFunctionType:\n",
+        "    if True:\n",
+        CLOCK + "test_a_wait_ends_in_an_event_loop_that_stands",
+    ),
+    (
         "the loop of the threads goes by the clock that a test has stopped",
         "stopped clock",
         "blocking/portal.py",
