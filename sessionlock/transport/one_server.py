@@ -13,7 +13,7 @@ from ..protocol.commands import in_full
 from ..protocol.keys import SessionKeys
 from .advice import NOT_HERE
 from .link import Link
-from .route import meant
+from .route import meant, words_of
 from .wire import Wire
 
 __all__ = ["ServerRoute"]
@@ -72,7 +72,7 @@ class ServerRoute:
         return self.link.reached
 
     def _meant(self, error: hiredis.ReplyError) -> Exception:
-        if NOT_HERE.match(str(error)):
+        if NOT_HERE.match(words_of(error)):
             self.link.drop()
         return meant(error)
 

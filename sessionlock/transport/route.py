@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any, Protocol
 
 import hiredis
@@ -13,7 +14,9 @@ from ..protocol.calls import Call
 from ..protocol.keys import SessionKeys
 from .advice import NOT_NOW
 
-__all__ = ["LOST", "NotNow", "Route", "meant"]
+__all__ = ["LOST", "NotNow", "Route", "meant", "words_of"]
+
+IN_A_SCRIPT = re.compile(r"^ERR Error running script .*?: -(?=[A-Z]+ )")
 
 # What may have reached Redis or not: repeating is the only way to know.
 LOST = (RedisConnectionError, RedisTimeoutError, OSError, EOFError)
@@ -66,6 +69,12 @@ class Route(Protocol):
     async def aclose(self) -> None: ...
 
 
+def words_of(error: Exception) -> str:
+    """What Redis said. Before 7.0 it wraps up what a command in a script was answered."""
+    return IN_A_SCRIPT.sub("", str(error))
+
+
 def meant(error: Exception) -> Exception:
     """An error reply as what it means: :class:`NotNow`, or itself."""
-    return NotNow(str(error)) if NOT_NOW.match(str(error)) else error
+    words = words_of(error)
+    return NotNow(words) if NOT_NOW.match(words) else error

@@ -182,6 +182,15 @@ SABOTAGE: Table = [
         "tests/transport/test_cluster_pushes.py::test_a_dead_waiter_costs_no_claim",
     ),
     (
+        "a replica that refuses within a script is not understood",
+        "connection",
+        "transport/route.py",
+        'return IN_A_SCRIPT.sub("", str(error))',
+        "return str(error)",
+        HEARING + "test_a_master_that_has_become_a_replica_is_left",
+        "redis50",  # from 7.0 on an error in a script is told as it is
+    ),
+    (
         "a subscription stays where the slot was",
         "cluster",
         "transport/cluster_pushes.py",

@@ -18,6 +18,7 @@ from sessionlock.protocol.keys import keys_for
 from sessionlock.transport.one_server import ServerRoute
 from sessionlock.transport.pushes import ProcessChannel
 from sessionlock.transport.route import NotNow
+from tests.harness.choice import by_default
 from tests.harness.commands import connect
 from tests.harness.polling import eventually
 
@@ -34,7 +35,7 @@ class Place:
     def __init__(self, stack: AsyncExitStack, own_server: OwnServer) -> None:
         self.servers = [own_server(tcp=True), own_server(tcp=True)]
         self.ports = [int(urlsplit(server.tcp_url).port or 0) for server in self.servers]
-        self.client: Any = redis.asyncio.Redis(port=self.ports[0])
+        self.client: Any = redis.asyncio.Redis(port=self.ports[0], **by_default(self.servers[0]))
         stack.push_async_callback(self.client.aclose)
         self.gaps = 0
         self.messages: asyncio.Queue[bytes] = asyncio.Queue()
