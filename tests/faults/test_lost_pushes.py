@@ -15,7 +15,7 @@ from sessionlock.embedded import EmbeddedServer
 from sessionlock.lock.waiting import Waiter, Wakeup
 from sessionlock.protocol.calls import Call
 from sessionlock.protocol.keys import keys_for
-from sessionlock.protocol.replies import Handover
+from sessionlock.protocol.replies import Handover, Queued
 from sessionlock.transport.executor import RedisExecutor
 from tests.harness.commands import connect
 from tests.harness.deployments import MakeGuard
@@ -187,12 +187,12 @@ async def test_the_push_overtakes_the_reply(node: MakeGuard, stored: Look, monke
     for the waiter that is about to be."""
     session, holder, waiter = stored("s"), node(), node()
     turns = Turns(session, LONG, PATIENT)
-    once, told = RedisExecutor._send, Wakeup.dispatch
+    once, told = RedisExecutor.run, Wakeup.dispatch
     queued, pushed = asyncio.Event(), asyncio.Event()
 
-    async def slow(self: RedisExecutor, call: Call[Any]) -> Any:
-        reply = await once(self, call)
-        if call.script == "acquire" and reply[0] == b"queued":
+    async def slow(self: RedisExecutor, call: Call[Any], *limit: float) -> Any:
+        reply = await once(self, call, *limit)
+        if isinstance(reply, Queued):
             queued.set()
             await pushed.wait()
         return reply
@@ -204,7 +204,7 @@ async def test_the_push_overtakes_the_reply(node: MakeGuard, stored: Look, monke
     monkeypatch.setattr(Wakeup, "dispatch", quick)
     await waiter.inspect("s")
     assert await waiter.runtime().wakeup.pushes.listen(keys_for("sl", "s"), "t", 5)
-    monkeypatch.setattr(RedisExecutor, "_send", slow)
+    monkeypatch.setattr(RedisExecutor, "run", slow)
     async with holder.session_lock("s", lease=LONG):
         task = asyncio.ensure_future(turns.take(waiter))
         await queued.wait()
@@ -218,12 +218,12 @@ async def test_killed_while_it_looks(node: MakeGuard, stored: Look, monkeypatch:
     asks again after that."""
     session, holder, waiter = stored("s"), node(), node()
     turns = Turns(session, LONG, PATIENT)
-    once = RedisExecutor._send
+    once = RedisExecutor.run
     killed = asyncio.Event()
 
-    async def killed_meanwhile(self: RedisExecutor, call: Call[Any]) -> Any:
-        reply = await once(self, call)
-        if not killed.is_set() and call.script == "acquire" and reply[0] == b"queued":
+    async def killed_meanwhile(self: RedisExecutor, call: Call[Any], *limit: float) -> Any:
+        reply = await once(self, call, *limit)
+        if not killed.is_set() and isinstance(reply, Queued):
             killed.set()
             pushes = waiter.runtime().wakeup.pushes
             assert session.client.client_kill_filter(_type="pubsub") == 1
@@ -234,7 +234,7 @@ async def test_killed_while_it_looks(node: MakeGuard, stored: Look, monkeypatch:
     async with holder.session_lock("s", lease=LONG):
         task = asyncio.ensure_future(turns.take(waiter))
         await session.until(lambda s: len(s.waiting) == 1 and waiter.runtime().wakeup.waiting == 1)
-        monkeypatch.setattr(RedisExecutor, "_send", killed_meanwhile)
+        monkeypatch.setattr(RedisExecutor, "run", killed_meanwhile)
         assert session.client.client_kill_filter(_type="pubsub") == 1
         await killed.wait()
         await session.until(lambda s: len(s.client.client_list(_type="pubsub")) == 1, within=1)
@@ -294,7 +294,7 @@ async def test_a_push_that_is_read_too_late_is_not_trusted(
     starting, and has its turn later."""
     session, holder, other, waiter = stored("s"), node(), node(), node()
     turns = Turns(session, LeasePolicy(ttl=30, claim=0.3, renew=False), PATIENT)
-    once, told = RedisExecutor._send, Wakeup.dispatch
+    once, told = RedisExecutor.run, Wakeup.dispatch
     unread: list[Callable[[], None]] = []
     asked: list[Call[Any]] = []
 
@@ -308,9 +308,9 @@ async def test_a_push_that_is_read_too_late_is_not_trusted(
         self._look = False
         return False
 
-    async def counted(self: RedisExecutor, call: Call[Any]) -> Any:
+    async def counted(self: RedisExecutor, call: Call[Any], *limit: float) -> Any:
         asked.append(call)
-        return await once(self, call)
+        return await once(self, call, *limit)
 
     monkeypatch.setattr(Wakeup, "dispatch", unread_yet)
     async with holder.session_lock("s", lease=LONG):
@@ -321,7 +321,7 @@ async def test_a_push_that_is_read_too_late_is_not_trusted(
     await session.until(lambda s: s.lock is None and len(unread) == 1)
     async with other.session_lock("s", lease=LONG, wait=0) as held:
         held["n"] = held.get("n", 0) + 1
-        monkeypatch.setattr(RedisExecutor, "_send", counted)
+        monkeypatch.setattr(RedisExecutor, "run", counted)
         unread.pop()()
         await session.until(lambda _: bool(turns.began or asked))
         assert not turns.began
