@@ -50,6 +50,7 @@ __all__ = [
 C = TypeVar("C")
 T_co = TypeVar("T_co", covariant=True)
 PATIENCE = 30.0  # seconds after which a waiter that was not heard of is taken for dead
+NO_STAMP = "-" * 16  # instead of that of a record: there was none
 PATIENCE_MS = int(PATIENCE * 1000)
 SHORT = 64  # bytes; longer values are compared by their SHA-1
 PUSH_LIMIT = 65536  # bytes of a session that still travels with a push
@@ -161,7 +162,7 @@ class Acquire(Call[Acquired]):
             self.missing, self.queueing, self.max_waiters, lease.claim_ms, idle_ms, refresh_ms, PATIENCE_MS, self.deaf
         )
         who = f"{self.channel} {self.label}"
-        return (self.token, lease.ttl_ms, self.keys.proof, who, policy, self.ticket)
+        return (self.token, lease.ttl_ms, who, f"{self.keys.proof} {policy} {self.ticket}")
 
     def behind(self) -> tuple[Word, ...] | None:
         return ("HGETALL", self.keys.session) if self.reads and self.session is not None else None
@@ -201,8 +202,8 @@ class Release(Call[Saved]):
     measured: int | None = None
 
     def words(self) -> Sequence[Word]:
-        more = f"{life(self.session, self.measured)} {self.carries:d} {self.deaf:d} {self.channel}"
-        head: list[Word] = [self.token, self.fence, self.low, self.created or self.keys.proof, more]
+        more = f"{life(self.session, self.measured)} {self.carries:d} {self.deaf:d} {self.channel} {self.keys.proof}"
+        head: list[Word] = [self.token, f"{self.fence:016d}{self.created or NO_STAMP}{self.low}", more]
         return with_changes(head, self.changes)
 
     def behind(self) -> tuple[Word, ...] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .records import created_in, fence_in
 from .replies import Holder, Reply, readable, seconds
 
 __all__ = ["Inspected", "inspected"]
@@ -32,7 +33,7 @@ class Inspected:
 @readable
 def inspected(reply: Reply) -> Inspected:
     token, left_ms, now_us, state, order, records, record_left_ms = reply
-    fence, version, created, destroyed, holder = state
+    whole, version, destroyed, holder = state
     by_token = dict(zip(records[::2], records[1::2], strict=True))
     who = None
     if token is not None:
@@ -44,9 +45,9 @@ def inspected(reply: Reply) -> Inspected:
         token=None if token is None else token.decode(errors="replace"),
         left=None if token is None else seconds(left_ms),
         server_us=int(now_us),
-        fence=int(fence or 0),
+        fence=fence_in(whole),
         version=int(version or 0),
-        created_us=int(created or 0),
+        created_us=int(created_in(whole) or 0),
         destroyed=destroyed is not None,
         holder=who,
         queue={waiter.decode(errors="replace"): _waiter(by_token.get(waiter)) for waiter in order},

@@ -47,7 +47,14 @@ class Save(Call[Saved]):
 
     def words(self) -> Sequence[Word]:
         stamp = self.created or self.keys.proof
-        head: list[Word] = [self.op, self.low, self.token, self.fence, stamp, life(self.session, self.measured)]
+        head: list[Word] = [
+            self.op,
+            self.low,
+            self.token,
+            f"{self.fence:016d}",
+            stamp,
+            life(self.session, self.measured),
+        ]
         return with_changes(head, self.changes)
 
     def outcome(self, reply: Any) -> Saved:
@@ -127,7 +134,8 @@ class Increment(Call[Saved]):
 
     def words(self) -> Sequence[Word]:
         token, fence = self.lease or ("", 0)
-        head: list[Word] = [self.op, self.low, token, fence, self.created, self.keys.proof, life(self.session)]
+        stamp = self.created
+        head: list[Word] = [self.op, self.low, token, f"{fence:016d}", stamp, self.keys.proof, life(self.session)]
         return with_changes(head, [self.change])
 
     def outcome(self, reply: Any) -> Saved:
@@ -170,7 +178,7 @@ class Regenerate(Call[Refused | None]):
 
     def words(self) -> Sequence[Word]:
         token, fence = self.lease or ("", 0)
-        return (self.op, self.low, self.keys.proof, self.new_proof, self.grace_ms, token, fence)
+        return (self.op, self.low, self.keys.proof, self.new_proof, self.grace_ms, token, f"{fence:016d}")
 
     def outcome(self, reply: Any) -> Refused | None:
         return None if replies.kind_of(reply) in ("regenerated", "already") else replies.refused(reply)

@@ -1,12 +1,68 @@
-"""Completion records as ``lua/_done.lua`` keeps them, for commits that may not run scripts."""
+"""The field ``#state`` (``lua/_base.lua``), and the completion record at its end (``lua/_done.lua``)."""
 
 from __future__ import annotations
 
 from .numbers import NAME_LENGTH, OP_LENGTH
 
-__all__ = ["LAST_LENGTH", "finish", "has_finished", "issuer_of"]
+__all__ = [
+    "begun",
+    "created_in",
+    "done_in",
+    "ended",
+    "fence_in",
+    "finish",
+    "has_finished",
+    "id_in",
+    "issuer_of",
+    "state_of",
+]
 
+NO_NUMBER = b"0" * 16
+NO_ID = b"-" * 26
+FENCE, CREATED, DUE = slice(16), slice(16, 32), slice(32, 48)
+QUEUED, ID, DONE = slice(48, 49), slice(49, 75), slice(75, None)
 LAST_LENGTH = OP_LENGTH + 16  # name, the number that finished last, low
+
+
+def fence_in(state: bytes | None) -> int:
+    """The highest fencing token granted."""
+    return int(state[FENCE]) if state else 0
+
+
+def id_in(state: bytes | None) -> bytes | None:
+    """The proof of the id that is valid now; None: there is no record."""
+    proof = state[ID] if state else NO_ID
+    return None if proof == NO_ID or not proof else proof
+
+
+def done_in(state: bytes | None) -> str | None:
+    """The completion record of whoever finished something last."""
+    return state[DONE].decode() or None if state else None
+
+
+def created_in(state: bytes | None) -> str:
+    """When the record came to be; "": there is none."""
+    stamp = state[CREATED] if state else NO_NUMBER
+    return "" if stamp == NO_NUMBER else stamp.decode()
+
+
+def state_of(state: bytes | None, done: str) -> bytes:
+    """The field after a commit."""
+    if not state:
+        return NO_NUMBER * 3 + b"0" + NO_ID + done.encode()
+    return state[: DONE.start] + done.encode()
+
+
+def begun(state: bytes, created: int, proof: str) -> bytes:
+    """The field of a record that begins. It has no due time: the next load looks after its life."""
+    known = state[ID]
+    head = state[FENCE] + b"%016d" % created + NO_NUMBER + state[QUEUED]
+    return head + (proof.encode() if known == NO_ID else known) + state[DONE]
+
+
+def ended(state: bytes) -> bytes:
+    """The field of a record that has ended."""
+    return state[FENCE] + NO_NUMBER * 2 + state[QUEUED] + NO_ID + state[DONE]
 
 
 def issuer_of(record: str) -> str:

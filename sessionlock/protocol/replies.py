@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
 from ..errors import CodecError, SessionDestroyed, SessionNotFound
 from ..policies import Replication
 from .keys import SessionKeys
+from .records import created_in, id_in
 
 __all__ = [
     "Abandoned",
@@ -228,7 +229,7 @@ def _snapshot(flat: Sequence[bytes]) -> Snapshot:
 
 
 def snapshot_of(fields: dict[bytes, bytes]) -> Snapshot:
-    return Snapshot(fields, int(fields.get(b"#version", b"0")), fields.get(b"#created", b"").decode())
+    return Snapshot(fields, int(fields.get(b"#version", b"0")), created_in(fields.get(b"#state")))
 
 
 def seconds(milliseconds: int) -> float | None:
@@ -251,10 +252,14 @@ def acquired(reply: Reply, asked_at: float, ttl: float, fields: Fields | None) -
 
     ``asked_at``: the clock of leases, read before it was sent. ``ttl``: seconds for which it was asked.
     """
-    if reply[0] != b"granted":
-        return _not_granted(reply, asked_at)
     try:
-        return Granted(int(reply[1]), int(reply[2]), asked_at, ttl, None if fields is None else _whole(fields))
+        if type(reply) is bytes:  # the lock was free, and its fence is the server's clock
+            fence = server_us = int(reply)
+        elif reply[0] == b"granted":
+            fence, server_us = int(reply[1]), int(reply[2])
+        else:
+            return _not_granted(reply, asked_at)
+        return Granted(fence, server_us, asked_at, ttl, None if fields is None else _whole(fields))
     except UNREADABLE:
         raise _damaged() from None
 
@@ -325,6 +330,8 @@ def released(reply: Reply, fields: Fields | None = None) -> Saved:
     """The outcome of ``release``; with the grant of this process' next waiter, if it came with the reply, and the
     session's ``fields`` if they were read behind it.
     """
+    if type(reply) is bytes:  # saved, and nobody waits
+        return Committed(int(reply))
     match reply:
         case [b"saved", version, message]:
             return Committed(int(version), handover=_handed(message, fields))
@@ -434,7 +441,7 @@ def granted_by_push(push: Handover, snapshot: Snapshot, seen_us: int | None, see
 
 def admitted(keys: SessionKeys, fields: Mapping[bytes, bytes], now_us: int) -> bool:
     """Whether the id behind ``keys`` may see the record, as ``lua/_ids.lua`` has it."""
-    proof, current = keys.proof.encode(), fields.get(b"#id")
+    proof, current = keys.proof.encode(), id_in(fields.get(b"#state"))
     if current == proof:
         return True
     if current is None:
@@ -453,12 +460,12 @@ def not_admitted(keys: SessionKeys, fields: Mapping[bytes, bytes], now_us: int) 
 def ended(fields: Mapping[bytes, bytes], now_us: int) -> str:
     """The same for a session that was destroyed: ``dead`` if another took its place a moment ago."""
     recently = int(fields[b"#destroyed"]) > now_us - RECENTLY_US
-    return "dead" if fields.get(b"#id") == b"-" and recently else "destroyed"
+    return "dead" if b"#replaced" in fields and recently else "destroyed"
 
 
 def outdated(keys: SessionKeys, snapshot: Snapshot) -> bool:
     """Whether the session has a newer id, and the one of ``keys`` only works for its grace."""
-    newest = snapshot.fields.get(b"#id")
+    newest = id_in(snapshot.fields.get(b"#state"))
     return newest is not None and newest != keys.proof.encode()
 
 

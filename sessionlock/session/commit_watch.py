@@ -33,7 +33,7 @@ C = TypeVar("C", Load, Commit)
 T = TypeVar("T")
 SHELL_MS = 60_000
 # What makes a shell a record (see lua/_base.lua): a record that ends loses it.
-OF_A_RECORD = (b"#created", b"#version", b"#expires", b"#user", b"#indexed", b"#id", b"#old", b"#due")
+OF_A_RECORD = (b"#version", b"#expires", b"#user", b"#indexed", b"#old")
 MOST_TRIES = 100  # a WATCH is undone by any write to the record, a lock's grant included
 
 
@@ -121,7 +121,6 @@ class WatchEngine:
             return Refused("missing")
         if left < policy.refresh_ms or policy.refresh_ms == policy.idle_ms:
             await self._client.pexpire(keys.session, _idle_ms(snapshot, policy, _microseconds(time)))
-            await self._client.hdel(keys.session, "#due")
             return snapshot._replace(touched=True)
         return snapshot
 
@@ -153,18 +152,18 @@ class WatchEngine:
             if ended_fields:
                 pipe.hdel(keys.session, *ended_fields)
             _apply(pipe, call, current, now)
-            _finish(pipe, call, current, record)
+            _finish(pipe, call, current, record, None if ends else now)
             if ends:
                 pipe.hdel(keys.session, *OF_A_RECORD)
                 pipe.pexpire(keys.session, SHELL_MS)
             await pipe.execute()
-        return Committed(0) if ends else Committed(current.version + 1, current.created or str(now))
+        return Committed(0) if ends else Committed(current.version + 1, current.created or f"{now:016d}")
 
     async def _record(self, pipe: Any, keys: SessionKeys, op: str, current: Snapshot) -> str | None:
         """What is known of the client of this op."""
-        done = current.fields.get(b"#done", b"").decode()
-        if not done or records.issuer_of(done) == records.issuer_of(op):
-            return done or None
+        done = records.done_in(current.fields.get(b"#state"))
+        if done is None or records.issuer_of(done) == records.issuer_of(op):
+            return done
         name = records.issuer_of(op)
         rest = await _raw(pipe, "HGET", keys.receipts, name)
         return None if rest is None else name + rest.decode()
@@ -229,6 +228,8 @@ def _without_record(snapshot: Snapshot) -> tuple[Snapshot, list[bytes]]:
     """What is left of it when the record has ended, and the fields that go with it."""
     gone = [field for field in snapshot.fields if field in OF_A_RECORD or key_of_field(field) is not None]
     left = {field: value for field, value in snapshot.fields.items() if field not in gone}
+    if b"#state" in left:
+        left[b"#state"] = records.ended(left[b"#state"])
     return snapshot_of(left), gone
 
 
@@ -257,19 +258,23 @@ def _apply(pipe: Any, call: Commit, current: Snapshot, now: int) -> None:
     pipe.hset(keys.session, "#version", current.version + 1)
     if not current.created:
         life = policy.idle_ms
-        pipe.hset(keys.session, "#created", now)  # without #due: the next load looks after its life
-        if b"#id" not in current.fields:
-            pipe.hset(keys.session, "#id", keys.proof)
         if policy.absolute_ms:
             pipe.hset(keys.session, "#expires", now + policy.absolute_ms * 1000)
             life = min(life, policy.absolute_ms)
         pipe.pexpire(keys.session, life)
 
 
-def _finish(pipe: Any, call: Commit, current: Snapshot, record: str | None) -> None:
-    keys, done = call.keys, current.fields.get(b"#done", b"").decode()
-    if done and records.issuer_of(done) != records.issuer_of(call.op):
+def _finish(pipe: Any, call: Commit, current: Snapshot, record: str | None, now: int | None) -> None:
+    """``now``: when a record begins; None where it ends."""
+    keys, state = call.keys, current.fields.get(b"#state")
+    done = records.done_in(state)
+    if done is not None and records.issuer_of(done) != records.issuer_of(call.op):
         name = records.issuer_of(done)
         pipe.hset(keys.receipts, name, done.removeprefix(name))
         pipe.pexpire(keys.receipts, call.session.idle_ms)
-    pipe.hset(keys.session, "#done", records.finish(call.op, call.low, record))
+    left = records.state_of(state, records.finish(call.op, call.low, record))
+    if now is None:
+        left = records.ended(left)
+    elif not current.created:
+        left = records.begun(left, now, keys.proof)
+    pipe.hset(keys.session, "#state", left)

@@ -17,6 +17,7 @@ from sessionlock.errors import (
     WaitTimedOut,
 )
 from tests.conformance.topologies import Node, Record, Topology
+from tests.harness.commands import set_fence
 
 pytestmark = pytest.mark.anyio
 
@@ -100,7 +101,7 @@ async def test_fences_grow_though_the_clock_is_behind(guard: SessionGuard, topol
     """The highest fence seen lies in the future: the next one is one more."""
     ahead = topology.record("s").now_us + 10**12
     await guard.create({"n": 1}, sid="s")
-    topology.record("s").client.hset(topology.record("s").keys.session, "#fence", str(ahead))
+    set_fence(topology.record("s").client, topology.record("s").keys.session, ahead)
     for expected in (ahead + 1, ahead + 2):
         async with guard.session_lock("s") as session:
             assert session.lease is not None

@@ -57,7 +57,7 @@ class Record(Stored):
     @property
     def data_and_version(self) -> dict[bytes, bytes]:
         """The record without what changes with every grant."""
-        per_grant = (b"#fence", b"#holder", b"#done", b"#away", b"#due", b"#vector")
+        per_grant = (b"#state", b"#holder", b"#away", b"#vector")
         return {field: value for field, value in self.raw.items() if field not in per_grant}
 
     @property

@@ -21,7 +21,7 @@ from sessionlock import (
     SessionPolicy,
     WaitPolicy,
 )
-from tests.harness.commands import connect, keys_without_ttl
+from tests.harness.commands import connect, keys_without_ttl, set_fence
 from tests.harness.deployments import MakeGuard
 from tests.harness.proxy import FaultyProxy
 from tests.harness.stored import Look, Stored
@@ -172,7 +172,7 @@ async def _add_one(guard: SessionGuard, wait: WaitPolicy) -> int:
 
 
 def seed(session: Stored, fence: int | str) -> None:
-    session.client.hset(session.keys.session, "#fence", str(fence))
+    set_fence(session.client, session.keys.session, fence)
     session.client.pexpire(session.keys.session, 60_000)
 
 
@@ -185,7 +185,7 @@ async def test_fences_up_to_their_end(node: MakeGuard, stored: Look) -> None:
     waiting = WaitPolicy.seconds(5)
     fences = [await _add_one(guard, waiting) for _ in range(4)]
     assert fences == [LARGEST - 4, LARGEST - 3, LARGEST - 2, LARGEST - 1]
-    assert session.client.hget(session.keys.session, "#fence") == b"%d" % (LARGEST - 1)
+    assert session.fence == LARGEST - 1
     for wait in (waiting, WaitPolicy.never(), waiting):
         with pytest.raises(RedisUnavailable, match="FENCE"):
             await _add_one(guard, wait)
@@ -202,7 +202,7 @@ async def test_fences_beyond_their_end(node: MakeGuard, stored: Look, fence: int
     with pytest.raises(RedisUnavailable, match="FENCE"):
         await _add_one(guard, WaitPolicy.seconds(5))
     assert session.free
-    assert session.client.hget(session.keys.session, "#fence") == b"%d" % fence
+    assert session.fence == fence
 
 
 @pytest.mark.parametrize("damaged", ["1e15", "-1", "nan", "inf", "0x10", "", "1" * 17, "9" * 400, "1 2"])

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from sessionlock import LeaseLost, LeasePolicy, SessionGuard, SessionNotFound, StaleFencingToken
-from tests.harness.commands import connect
+from tests.harness.commands import connect, set_fence
 from tests.harness.deployments import MakeGuard
 from tests.harness.faulty import FaultyServer
 from tests.harness.stored import Look, Stored
@@ -141,7 +141,7 @@ async def test_an_old_lock_with_a_newer_fence(node: MakeGuard, stored: Look) -> 
         with pytest.raises(StaleFencingToken):
             async with node().session_lock("s", lease=LONG) as late:
                 late["late"] = 1
-                session.client.hincrby(session.keys.session, "#fence", 1)
+                set_fence(session.client, session.keys.session, session.fence + 1)
                 if save:
                     await late.save()
         assert session.data == {}
@@ -162,7 +162,7 @@ def delete(session: Stored) -> None:
 
 
 def delete_field(session: Stored) -> None:
-    session.client.hdel(session.keys.session, "#fence")
+    set_fence(session.client, session.keys.session, 0)
 
 
 def flush(session: Stored) -> None:
@@ -232,6 +232,6 @@ async def test_a_fence_ahead_of_the_clock_counts_on(node: MakeGuard, stored: Loo
     """Attack 12: where the stored fence is ahead of the server's clock, it is the fence that counts on."""
     session = stored("s")
     ahead = session.now_us + 3_600_000_000
-    session.client.hset(session.keys.session, "#fence", ahead)
+    set_fence(session.client, session.keys.session, ahead)
     assert await one_save(node(), "n") == ahead + 1
     assert await one_save(node(), "n") == ahead + 2

@@ -60,12 +60,36 @@ def run(client: redis.Redis, call: Call[Any]) -> Any:
     return reply if behind is None else (reply, client.execute_command(*behind, NEVER_DECODE=[]))  # type: ignore[no-untyped-call]
 
 
+def state_of(client: Any, record: bytes) -> bytes:
+    """The field of a record, or of a shell, at which most calls look; as of a fresh one where there is none."""
+    return client.hget(record, "#state") or b"0" * 49 + b"-" * 26
+
+
+def fence_of(client: Any, record: bytes) -> int:
+    return int(state_of(client, record)[:16])
+
+
+def set_fence(client: Any, record: bytes, fence: int | str) -> None:
+    head = f"{fence:016d}" if isinstance(fence, int) else fence.rjust(16, "0")
+    client.hset(record, "#state", head.encode() + state_of(client, record)[16:])
+
+
+def created_of(client: Any, record: bytes) -> str:
+    return state_of(client, record)[16:32].decode()
+
+
+def done_of(client: Any, record: bytes) -> bytes:
+    """What is known of who finished something last."""
+    return state_of(client, record)[75:]
+
+
 def aged(client: Any, record: bytes, left_ms: int) -> None:
     """As if the record had not been used until it has only so long to live: the instant at which its life needs a look
     has come.
     """
     client.pexpire(record, left_ms)
-    client.hdel(record, "#due")
+    state = state_of(client, record)
+    client.hset(record, "#state", state[:32] + b"0" * 16 + state[48:])
 
 
 def outcome_of(client: redis.Redis, call: Call[T]) -> T:

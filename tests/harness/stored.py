@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from sessionlock.protocol.keys import keys_for
-from tests.harness.commands import connect
+from tests.harness.commands import connect, fence_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -53,7 +53,7 @@ class Stored:
     @property
     def fence(self) -> int:
         """The highest fencing token granted, 0 when there is none."""
-        return int(self.client.hget(self.keys.session, "#fence") or 0)
+        return fence_of(self.client, self.keys.session)
 
     @property
     def version(self) -> int:

@@ -16,7 +16,7 @@ from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.numbers import Lane
 from sessionlock.protocol.record_calls import Commit, Create, Increment, Save
 from sessionlock.protocol.replies import Committed, Conflict, Granted, Refused
-from tests.harness.commands import low_of, numbered, op_of, outcome_of, run, token_of
+from tests.harness.commands import created_of, done_of, low_of, numbered, op_of, outcome_of, run, token_of
 
 KEYS = keys_for("sl", "s")
 SESSION = SessionPolicy(idle=3600)
@@ -86,8 +86,8 @@ def test_so_many_calls(redis: Redis) -> None:
 def test_the_servers_clock_does_not_matter(redis: Redis) -> None:
     """Nothing that is kept of a finished call tells a time."""
     counted(redis, op_of("counts"))
-    done = redis.hget(KEYS.session, "#done")
-    assert done == (op_of("counts") + low_of(op_of("counts")) + f" {low_of(op_of('counts'))}=1").encode()
+    number = low_of(op_of("counts"))
+    assert done_of(redis, KEYS.session) == f"{op_of('counts')}{number} {number}=1".encode()
 
 
 def test_an_older_save_comes_after_a_newer_one(redis: Redis) -> None:
@@ -113,10 +113,9 @@ def test_an_older_save_comes_after_a_newer_one(redis: Redis) -> None:
 def test_what_met_a_conflict_is_never_done(redis: Redis) -> None:
     """It was refused; when what it had read is there again, its first try comes late."""
     run(redis, numbered(Create(KEYS, SESSION, [Change("s", b"n", b"1", "")]), op_of("creates")))
-    created = redis.hget(KEYS.session, "#created")
-    assert isinstance(created, bytes)
+    created = created_of(redis, KEYS.session)
     change = Change("s", b"n", b"2", b"=1")
-    call = numbered(Commit(KEYS, created.decode(), None, SESSION, [change]), op_of("commits"))
+    call = numbered(Commit(KEYS, created, None, SESSION, [change]), op_of("commits"))
     redis.hset(KEYS.session, "n", "other")
     assert isinstance(outcome_of(redis, call), Conflict)
     redis.hset(KEYS.session, "n", "1")

@@ -35,7 +35,18 @@ from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.record_calls import Commit, Create, Destroy, ForceRelease, Increment, Inspect, Load, Save
 from sessionlock.protocol.replies import Handover, Snapshot
 from tests.harness import stable_name
-from tests.harness.commands import connect, low_of, numbered, op_of, outcome_of, run, token_of, who_is
+from tests.harness.commands import (
+    connect,
+    fence_of,
+    low_of,
+    numbered,
+    op_of,
+    outcome_of,
+    run,
+    set_fence,
+    token_of,
+    who_is,
+)
 
 KEYS = keys_for("sl", "s")
 SESSION = SessionPolicy(idle=3600, absolute=7200)
@@ -810,7 +821,7 @@ class World:
         return "ok"
 
     def fence_raised(self) -> str:
-        self._redis.hincrby(KEYS.session, "#fence", 1)
+        set_fence(self._redis, KEYS.session, fence_of(self._redis, KEYS.session) + 1)
         return "ok"
 
     def silent(self, who: str, options: list[str]) -> str:
@@ -924,8 +935,9 @@ def a_push(fields: dict[bytes, bytes]) -> bytes:
 @given(st.dictionaries(st.binary().filter(lambda key: key[:1] != b"#"), st.binary()))
 def test_pushes(fields: dict[bytes, bytes]) -> None:
     """A push arrives as it was sent, whatever bytes the session holds."""
-    whole = fields | {b"#version": b"7", b"#created": b"1700"}
-    expected = Handover("G", "token", 1234, 1_700_000_000_000_000, 2.0, Snapshot(whole, 7, "1700"))
+    created = b"%016d" % 1700
+    whole = fields | {b"#version": b"7", b"#state": b"0" * 16 + created + b"0" * 17 + b"-" * 26}
+    expected = Handover("G", "token", 1234, 1_700_000_000_000_000, 2.0, Snapshot(whole, 7, created.decode()))
     assert protocol.pushed(a_push(whole)) == expected
 
 
@@ -951,7 +963,7 @@ HOSTILE = [
     b"G t 1 1 1 +\n,\n",
     b"G t 1 1 1 +\n-1,3\nab",
     b"G t 1 1 1 +\n8,1\n#versionx",
-    b"G t 1 1 1 +\n8,1\n#created\xff",
+    b"G t 1 1 1 +\n6,1\n#state\xff",
     b"G \xff 1 1 1 -",
     b"G t 1e3 1 1 -",
     b"G t 1 1 " + b"9" * 400 + b" -",
@@ -991,7 +1003,7 @@ def test_random_pushes(message: bytes) -> None:
 @given(st.integers(0, 200), st.integers(0, 255))
 def test_damaged_pushes(at: int, byte: int) -> None:
     """The same for a good push with one wrong byte."""
-    good = bytearray(a_push({b"key": b"value", b"#version": b"3", b"#created": b"17"}))
+    good = bytearray(a_push({b"key": b"value", b"#version": b"3", b"#state": b"17"}))
     assume(at < len(good))
     good[at] = byte
     take(bytes(good))

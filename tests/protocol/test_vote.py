@@ -14,7 +14,7 @@ from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.quorum_calls import RaiseFence, Vote
 from sessionlock.protocol.record_calls import Inspect
 from sessionlock.protocol.replies import Granted, Refused
-from tests.harness.commands import low_of, run, token_of
+from tests.harness.commands import done_of, fence_of, low_of, run, token_of
 
 KEYS = keys_for("sl", "s")
 LEASE = LeasePolicy()
@@ -102,7 +102,7 @@ def test_a_completion_record_only_where_something_may_come_late(redis: Redis) ->
     """Asked for just once and found here, nothing can; else it could."""
     granted(redis, "a")
     leave(redis, "a")
-    assert redis.hget(KEYS.session, "#done") is None
+    assert done_of(redis, KEYS.session) == b""
     granted(redis, "b")
     leave(redis, "b", once=False)
     assert vote(redis, "b") == Refused("already")
@@ -137,7 +137,7 @@ class TestRaisedFence:
         fence = granted(redis, "a")
         for raised_to in (fence + 5_000_000, fence + 5_000_000, fence):
             assert run(redis, RaiseFence(KEYS, token_of("a"), raised_to)) == [b"raised"]
-            assert redis.hget(KEYS.session, "#fence") == b"%d" % (fence + 5_000_000)
+            assert fence_of(redis, KEYS.session) == fence + 5_000_000
         leave(redis, "a")
         assert granted(redis, "b") == fence + 5_000_001
 
@@ -146,7 +146,7 @@ class TestRaisedFence:
         leave(redis, "a")
         fence = granted(redis, "b")
         assert run(redis, RaiseFence(KEYS, token_of("a"), fence + 1)) == [b"lost"]
-        assert redis.hget(KEYS.session, "#fence") == b"%d" % fence
+        assert fence_of(redis, KEYS.session) == fence
 
     def test_it_is_remembered_until_the_clock_has_come_as_far(self, redis: Redis) -> None:
         """For a master whose counters have been forgotten goes on by its clock."""

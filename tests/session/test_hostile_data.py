@@ -59,7 +59,7 @@ async def use(node: MakeGuard, way: str, body: Callable[[Any], Any], **options: 
 def raw(seen: Stored) -> dict[bytes, bytes]:
     """All that is stored, except for what every acquisition writes."""
     fields: dict[Any, Any] = seen.client.hgetall(KEY)
-    return {name: value for name, value in fields.items() if name not in (b"#fence", b"#holder", b"#done", b"#away")}
+    return {name: value for name, value in fields.items() if name not in (b"#state", b"#holder", b"#away")}
 
 
 # --- stored fields that cannot be read
@@ -227,7 +227,7 @@ async def test_a_hash_without_our_fields_is_not_ours_to_expire(node: MakeGuard, 
     assert left == -1 or left > 600_000, "it would be gone soon"
 
 
-RESERVED = ("#version", "#created", "#expires", "#fence", "#holder", "#done", "#id", "#old", "#due", "#user")
+RESERVED = ("#version", "#state", "#expires", "#holder", "#old", "#user")
 GARBAGE = {"text": b"garbage", "bytes": b"\xff\xfe", "empty": b"", "number": b"-1", "huge": b"9" * 400, "nan": b"nan"}
 
 

@@ -38,11 +38,11 @@ local function drop_expired_waiters(now)
 end
 
 -- A newcomer gets the next ticket. A waiter that was here before keeps its ticket, even if it was dropped meanwhile.
-local function join_queue(token, ttl, claim, who, ticket, patience, now, now_digits, created)
+local function join_queue(token, ttl, claim, who, ticket, patience, now, now_digits, last)
   local asked = ticket
   if ticket == '0' then
-    local last = call('ZRANGE', QUEUE, -1, -1, 'WITHSCORES')
-    local number = next_number(last[2], now, 'TICKET')
+    local highest = call('ZRANGE', QUEUE, -1, -1, 'WITHSCORES')
+    local number = next_number(highest[2], now, 'TICKET')
     ticket = number == now and now_digits or digits(number)
   end
   if call('ZADD', QUEUE, 'NX', ticket, token) == 0 and asked == '0' then
@@ -53,9 +53,12 @@ local function join_queue(token, ttl, claim, who, ticket, patience, now, now_dig
     call('PEXPIRE', QUEUE, patience * 2)
     call('PEXPIRE', WAITERS, patience * 2)
   end
-  call('HSET', SESSION, '#queued', '1')
-  if not created then
-    keep_mortal(patience * 2)
+  if not last.queued then
+    last.queued = true
+    call('HSET', SESSION, '#state', joined(last))
+    if not last.created then
+      keep_mortal(patience * 2)
+    end
   end
   return ticket
 end
@@ -68,54 +71,57 @@ local function queue_is_full(token, ticket, max_waiters, now)
   return call('ZCARD', QUEUE) >= max_waiters
 end
 
-local function acquire_slowly(token, ttl, proof, who, policy, ticket, last_fence, done, id, now, now_digits)
-  local missing, queueing, max_waiters, claim, idle, refresh, patience, deaf =
-    string.match(policy, '^(%S+) (%d) (%d+) (%d+) (%d+) (%d+) (%d+) (%d)$')
+local function acquire_slowly(token, ttl, who, more, state, now, now_digits)
+  local proof, missing, queueing, max_waiters, claim, idle, refresh, patience, deaf, ticket =
+    string.match(more, '^(%S+) (%S+) (%d) (%d+) (%d+) (%d+) (%d+) (%d+) (%d) (%d+)$')
   max_waiters, idle, refresh, patience = tonumber(max_waiters), tonumber(idle), tonumber(refresh), tonumber(patience)
   deaf = deaf == '1'
-  local more = call('HMGET', SESSION, '#destroyed', '#old', '#holder', '#created', '#due')
-  local destroyed, old, record, created = more[1], more[2], more[3], more[4]
+  local last = parts_of(state)
+  local others = call('HMGET', SESSION, '#destroyed', '#old', '#holder', '#replaced')
+  local destroyed, old, record = others[1], others[2], others[3]
   local held = call('GET', LOCK)
-  if created and now >= (number_in(more[5]) or 0) and look_after_life(idle, refresh, now) == 'ended' then
-    created, id = nil, nil
+
+  if last.created and look_after_life(last, idle, refresh, now) then
+    call('HSET', SESSION, '#state', joined(last))
   end
   if held == token then
     call('PEXPIRE', LOCK, ttl)
     local mark = token .. ' claim '
     if record and string.sub(record, 1, #mark) == mark then
       call('HSET', SESSION, '#holder', token .. ' held ' .. string.sub(record, #mark + 1))
-    elseif not record or string.sub(record, 1, #token + 1) ~= token .. ' ' then
-      last_fence = enter_holder(token, ttl, 'held', who, now, now_digits, last_fence, created) -- all was lost but the lock
+    elseif not last.fence or string.sub(record or '', 1, #token + 1) ~= token .. ' ' then
+      last.fence = grant(token, ttl, 'held', who, now, now_digits, last) -- all was lost but the lock
     end
-    return {'granted', last_fence, now_digits}
+    return {'granted', last.fence, now_digits}
   end
-  local answer = repeated(token, done)
+  local answer = repeated(token, last.done)
   if answer then
     return answer
   end
-  local refused = destroyed and ended(id, destroyed, now)
-    or not admitted(proof, id, old, now) and not_admitted(proof, old, now, 'missing')
-    or missing == 'reject' and not created and 'missing'
+  local refused = destroyed and ended_word(others[4], destroyed, now)
+    or not admitted(proof, last.id, old, now) and not_admitted(proof, old, now, 'missing')
+    or missing == 'reject' and not last.created and 'missing'
   if refused then
     leave_queue(token)
     return {refused}
   end
   local queued = call('EXISTS', QUEUE) == 1
   if not held then
-    next_number(last_fence, now, 'FENCE') -- raises when there is none left, before anything is written
+    next_number(last.fence, now, 'FENCE') -- raises when there is none left, before anything is written
     if not queued then
-      return {'granted', grant(token, ttl, 'held', who, now, now_digits, last_fence, created), now_digits}
+      last.queued = false
+      return {'granted', grant(token, ttl, 'held', who, now, now_digits, last), now_digits}
     end
-    drop_hung_waiters(record, done)
+    drop_hung_waiters(record, last.done)
     if queueing == '1' then
-      ticket = join_queue(token, ttl, claim, who, ticket, patience, now, now_digits, created)
+      ticket = join_queue(token, ttl, claim, who, ticket, patience, now, now_digits, last)
     end
-    local head, fence = hand_over(token, nil, false, deaf, now, now_digits, last_fence, created)
+    local head, fence = hand_over(token, nil, false, deaf, now, now_digits, last)
     if head == token then
       return {'granted', fence, now_digits}
     elseif not head and fence ~= 'more' then
       leave_queue(token)
-      return {'granted', grant(token, ttl, 'held', who, now, now_digits, last_fence, created), now_digits}
+      return {'granted', grant(token, ttl, 'held', who, now, now_digits, last), now_digits}
     elseif queueing == '0' then
       return refuse('busy', now)
     end
@@ -125,7 +131,7 @@ local function acquire_slowly(token, ttl, proof, who, policy, ticket, last_fence
   elseif queue_is_full(token, ticket, max_waiters, now) then
     return refuse('full', now)
   else
-    ticket = join_queue(token, ttl, claim, who, ticket, patience, now, now_digits, created)
+    ticket = join_queue(token, ttl, claim, who, ticket, patience, now, now_digits, last)
   end
   local label, age = holder_words(held, record, now)
   return {'queued', ticket, call('ZRANK', QUEUE, token), call('PTTL', LOCK), label, age, now_digits}

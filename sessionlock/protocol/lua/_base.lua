@@ -4,31 +4,62 @@
 -- queue     zset    waiting tokens; score = ticket, a number that grows in the order of arrival
 -- waiters   hash    token -> "deadline_us ttl_ms claim_ms channel label"
 -- session   hash    one field per session key, and reserved fields:
---                     #fence    highest fencing token granted          #version  number of commits
---                     #done     completion record of who finished something last (_done.lua); #floor and #away
---                               belong to it
---                     #refused  "token fence": the holder's save was refused, and it has this fence from then on
---                     #due      when the record's life needs a look (us): it may have to be touched, or has ended
---                     #queued   there may be waiters
---                     #created  when the record came to be (us)        #expires  absolute end (us)
+--                     #state    what most calls look at, in one string (see `parts_of`): the highest fencing token granted;
+--                               when the record came to be (us); when its life needs a look; whether there may be waiters; whose id is valid;
+--                               what finished last (_done.lua)
+--                     #version  number of commits                      #expires  absolute end (us)
+--                     #old      "proof@until_us ...": ids in their grace
 --                     #holder   "token state since_us channel label", state = held | claim
+--                     #refused  "token fence": the holder's save was refused, and it has this fence from then on
 --                     #forced   the holder that was taken out by force last
---                     #destroyed  tombstone
---                     #id       proof of the id that is valid now: 'p:...' of the one that the record's name was made
---                               of, 's:...' of a later one; a record has it from its beginning, a shell rarely
---                     #old      "proof@until_us ...": ids that were valid before, in their grace
+--                     #destroyed  tombstone                            #replaced  another session took its place
+--                     #floor, #away  belong to the completion records
 --                     #user     digest of the user, for the index of a user's sessions
 --                     #indexed  when it was last entered there (us)
 -- receipts  hash    completion records of other clients, by name
 --
--- Numbers up to 2^53 are exact in Lua's doubles but print as 1.7e+15: they leave through digits() only.
+-- Numbers up to 2^53 are exact in Lua's doubles but print as 1.7e+15: they leave through digits() only, as 16 digits, of
+-- which two compare as their numbers do.
 
 local LOCK, QUEUE, WAITERS, SESSION, RECEIPTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local SHELL_MS = 60000 -- a record that holds nothing but a fence
 local call = redis.call
 
 local function digits(number)
+  return string.format('%016.0f', number)
+end
+
+-- As Redis takes whole numbers: without zeros in front.
+local function whole(number)
   return string.format('%.0f', number)
+end
+
+-- #state: fence, created, due (16 digits each, zeros for none), '1' where there may be waiters, the proof of the id that is
+-- valid now (26 characters, dashes where there is no record), and a completion record, if anything has finished yet. A
+-- proof is 'p:...' of an id that the record's name was made of, 's:...' of a later one.
+local NONE = '0000000000000000'
+local NO_ID = '--------------------------'
+
+local QUEUED_AT, ID_AT, DONE_AT = 49, 50, 76
+
+-- In parts; what there is none of is nil.
+local function parts_of(state)
+  if not state or #state < DONE_AT - 1 then
+    return {}
+  end
+  local function part(from, to, none)
+    local text = string.sub(state, from, to)
+    return text ~= none and text or nil
+  end
+  return {
+    fence = part(1, 16, NONE), created = part(17, 32, NONE), due = part(33, 48, NONE),
+    queued = string.byte(state, QUEUED_AT) == 49, id = part(ID_AT, DONE_AT - 1, NO_ID), done = part(DONE_AT, -1, ''),
+  }
+end
+
+local function joined(parts)
+  return (parts.fence or NONE) .. (parts.created or NONE) .. (parts.due or NONE) .. (parts.queued and '1' or '0')
+    .. (parts.id or NO_ID) .. (parts.done or '')
 end
 
 -- The server's clock in microseconds, as 16 digits. Two such strings compare as their numbers do.
@@ -49,7 +80,7 @@ local function number_in(text)
   return text and #text <= 16 and string.match(text, '^%d+$') and tonumber(text) or nil
 end
 
--- A hash of somebody else's, without our #created, keeps the life that its owner gave it.
+-- A hash of somebody else's, which is no record of ours, keeps the life that its owner gave it.
 local function holds_data()
   for _, field in ipairs(call('HKEYS', SESSION)) do
     if string.byte(field) ~= 35 or string.byte(field, 2) == 35 then
@@ -69,8 +100,10 @@ end
 
 -- The record ends now: what is left is a shell, which knows of fences and finished calls for a while.
 local function end_record()
-  local names = {'#fence', '#done', '#floor', '#away', '#holder', '#queued', '#vector'}
+  local names = {'#state', '#floor', '#away', '#holder', '#vector'}
   local kept = call('HMGET', SESSION, unpack(names))
+  local last = parts_of(kept[1])
+  kept[1] = joined({fence = last.fence, queued = last.queued, done = last.done})
   call('DEL', SESSION)
   for i, name in ipairs(names) do
     if kept[i] then

@@ -21,16 +21,16 @@ local function own_fields()
 end
 
 -- What every commit looks at: the reserved fields by these places, and behind them the fields that are to be changed.
-local FENCE, DONE, CREATED, VERSION, QUEUED, RESERVED = 1, 2, 3, 4, 5, 5
+local STATE, VERSION, RESERVED = 1, 2, 2
 
 local function read_state(first)
   local count = #ARGV
   if count < first then
-    return call('HMGET', SESSION, '#fence', '#done', '#created', '#version', '#queued')
+    return call('HMGET', SESSION, '#state', '#version')
   elseif count == first + 2 then
-    return call('HMGET', SESSION, '#fence', '#done', '#created', '#version', '#queued', ARGV[count - 1])
+    return call('HMGET', SESSION, '#state', '#version', ARGV[count - 1])
   end
-  local names = {'#fence', '#done', '#created', '#version', '#queued'}
+  local names = {'#state', '#version'}
   for i = first + 1, count, 3 do
     names[#names + 1] = ARGV[i]
   end
@@ -86,11 +86,21 @@ local function end_if_empty(token)
   return true
 end
 
+local NO_STAMP = '----------------' -- of a record that was not there when it was loaded
+
+-- What was loaded, as a call names it: a record's stamp, or where there was none, the proof of the id for a new one.
+local function as_loaded(word)
+  if string.find(word, '^%d+$') then
+    return word, nil
+  end
+  return NONE, word
+end
+
 -- Whether a change by which the record grows makes it too large. `measured`: the version of which the client has found out
 -- that it does not; others may have changed it since, or it has not looked.
-local function too_large(packed_life, state, grown)
+local function too_large(packed_life, version, grown)
   local limit, measured = string.match(packed_life, '^%d+ %d+ %d+ (%d+) (%S+)')
-  if measured == (state[VERSION] or '0') then
+  if measured == (version or '0') then
     return false
   end
   local size = grown
@@ -108,82 +118,75 @@ local function life_of(packed)
   return tonumber(idle), tonumber(absolute), tonumber(refresh)
 end
 
--- A new record begins: its reserved fields join `set`; returns its life in ms. `proof`: of the id that it is for.
-local function begin_record(set, state, id, proof, packed_life)
+-- A new record begins: its reserved fields join `set`, of which the first is #state; returns when it begins, and its life
+-- in ms. `proof`: of the id that it is for.
+local function begin_record(set, proof, packed_life)
   local idle_ms, absolute_ms, refresh_ms = life_of(packed_life)
   local now, now_digits = server_time()
-  local life = idle_ms
-  state[CREATED] = now_digits
-  set[#set + 1] = '#created'
-  set[#set + 1] = now_digits
-  if not id then
-    set[#set + 1] = '#id'
-    set[#set + 1] = proof
-  end
+  local life, parts = idle_ms, parts_of(set[2])
   if absolute_ms > 0 then
     set[#set + 1] = '#expires'
     set[#set + 1] = digits(now + absolute_ms * 1000)
     life = math.min(life, absolute_ms)
   end
-  set[#set + 1] = '#due'
-  set[#set + 1] = digits(refresh_ms < idle_ms and now + math.max(0, life - refresh_ms) * 1000 or 0)
-  return life
+  parts.created, parts.id = now_digits, parts.id or proof
+  parts.due = not parts.queued and due_in(life, idle_ms, refresh_ms, now) or nil
+  set[2] = joined(parts)
+  return now_digits, life
 end
 
--- Bring the changes into the record, with `set`, further reserved fields and their values; `created` is the stamp of the
--- record that was loaded, or where there was none, the proof of the id that the new one is for. Returns a refusal
--- (nothing was changed), or nil and the new version: '0' if the record has ended, because it was left empty (`token` is
--- its holder's).
-local function commit_changes(first, state, created, packed_life, set, token)
-  local found, id = nil, nil
-  if state[CREATED] ~= created then
-    if string.find(created, '^%d') then
-      return {'gone'} -- a delta must not revive part of a record that expired or was replaced
-    end
-    local ids = call('HMGET', SESSION, '#id', '#old')
-    id = ids[1]
-    if id and not belongs(created, id, ids[2]) then
+-- Bring the changes into the record, with `set`, #state and its new value. `created`: the stamp of the record that was
+-- loaded, NONE where there was none; then `proof` is that of the id that the new one is for. Returns a refusal (nothing was
+-- changed), or nil, the new version, '0' if the record has ended because it was left empty (`token` is its holder's), and
+-- when the record came to be.
+local function commit_changes(first, fields, created, proof, packed_life, set, token)
+  local found, state = nil, fields[STATE] or ''
+  local stamp = string.sub(state, 17, 32)
+  if created == NONE then
+    local id = parts_of(state).id
+    if id and not belongs(proof, id, call('HGET', SESSION, '#old')) then
       return {'gone'} -- meanwhile the record of another session came to be, which has the same name
     end
+  elseif stamp ~= created then
+    return {'gone'} -- a delta must not revive part of a record that expired or was replaced
   end
   local delete, adds, ends, at, size, grown = nil, nil, false, RESERVED, #set, 0
   for i = first, #ARGV, 3 do
     local change, field, value = ARGV[i], ARGV[i + 1], ARGV[i + 2]
     local kind, base = string.byte(change, 1, 2)
     at = at + 1
-    local current = state[at]
+    local current = fields[at]
     local as_read = kind == SET and base == EQUALS and string.sub(change, 3) == current -- mostly
     if not as_read and clashes(kind, change, current, value) then
       found = found or {}
       found[#found + 1] = field
       found[#found + 1] = current
     elseif kind == SET then
+      grown = grown + #value + (current and -#current or #field)
       set[size + 1], set[size + 2] = field, value
       size = size + 2
-      grown = grown + #value + (current and -#current or #field)
     elseif kind == DELETE then
+      grown = grown - (current and #current + #field or 0)
       delete = delete or {}
       delete[#delete + 1] = field
-      grown = grown - (current and #current + #field or 0)
     elseif kind == ADD then
+      local sum = whole((tonumber(current or '0') or 0) + value)
+      grown = grown + #sum + (current and -#current or #field)
       adds = adds or {}
       adds[#adds + 1] = {field, value}
-      local sum = digits((tonumber(current or '0') or 0) + value)
-      grown = grown + #sum + (current and -#current or #field)
     elseif kind == ENDS then
       ends = true
     end
   end
   if found then
-    return {'conflict', state[VERSION] or '0', found}
-  elseif grown > 0 and too_large(packed_life, state, grown) then
+    return {'conflict', fields[VERSION] or '0', found}
+  elseif grown > 0 and too_large(packed_life, fields[VERSION], grown) then
     return {'large'}
   end
-  local version = (number_in(state[VERSION]) or 0) + 1 .. ''
+  local version, life = (tonumber(fields[VERSION] or 0) or 0) + 1 .. '', nil
   set[size + 1], set[size + 2] = '#version', version
-  local life = nil
-  if not state[CREATED] then
-    life = begin_record(set, state, id, created, packed_life)
+  if stamp == NONE or stamp == '' then
+    stamp, life = begin_record(set, proof, packed_life)
   end
   if #set <= AT_ONCE then
     call('HSET', SESSION, unpack(set))
@@ -199,11 +202,10 @@ local function commit_changes(first, state, created, packed_life, set, token)
     end
   end
   if life then
-    call('PEXPIRE', SESSION, digits(math.max(life, 1)))
+    call('PEXPIRE', SESSION, whole(math.max(life, 1)))
   end
   if ends and end_if_empty(token) then
-    state[CREATED] = nil
-    version = '0'
+    return nil, '0', ''
   end
-  return nil, version
+  return nil, version, stamp
 end

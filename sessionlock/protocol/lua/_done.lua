@@ -6,7 +6,7 @@
 -- finished last, low; and the other numbers from low on that finished, and what they came to, if that matters. So what is
 -- kept is bounded by what is outstanding, and no clock decides. After RIFL (Lee et al., SOSP 2015).
 --
--- The record of whoever finished something last is the field #done; others' are in `receipts`, by name. Where those
+-- The record of whoever finished something last is at the end of #state; others' are in `receipts`, by name. Where those
 -- become too many, the half with the smallest numbers is dropped, and #floor has the highest number that was in it: who
 -- comes with a lower one and is not known may have been here before. Should `receipts` be lost as a whole, #away counts as
 -- the floor, the highest number that was ever put there. A record that is made anew remembers the floor: ` <floor>=?`.
@@ -57,6 +57,17 @@ local function repeated(op, done)
   end
 end
 
+-- The record at the end of #state.
+local function done_in(state)
+  return #state >= DONE_AT and string.sub(state, DONE_AT) or nil
+end
+
+-- Whether nothing is known against the op; `state` is #state.
+local function is_new(op, state)
+  return string.find(state, string.sub(op, 1, 12), DONE_AT, true) == DONE_AT
+      and string.sub(state, DONE_AT, DONE_AT + 27) < op or not repeated(op, done_in(state))
+end
+
 -- Too many clients: forget the half that was here longest ago.
 local function drop_records()
   local all, records = call('HGETALL', RECEIPTS), {}
@@ -86,18 +97,14 @@ local function put_away(record)
     drop_records()
   end
   local left = call('PTTL', SESSION)
-  call('PEXPIRE', RECEIPTS, left > 0 and digits(left) or SHELL_MS)
+  call('PEXPIRE', RECEIPTS, left > 0 and whole(left) or SHELL_MS)
 end
 
--- The op finishes, and came to `value` (or nil): the new content of #done.
+-- The op finishes, and came to `value` (or nil): its record, which #state has from now on.
 local function finish(op, low, done, value)
   local name = string.sub(op, 1, 12)
-  local same = done and string.sub(done, 1, 12) == name
-  if same and not value and #done == 44 and done < name .. low then
-    return string.sub(op, 1, 28) .. low -- mostly the one before it has been answered
-  end
   local record = done
-  if done and not same then
+  if done and string.sub(done, 1, 12) ~= name then
     put_away(done)
     local rest = call('HGET', RECEIPTS, name)
     record = rest and name .. rest -- it stays there, too, for the caller may still refuse
@@ -127,16 +134,35 @@ local function finish(op, low, done, value)
   return name .. number .. (low < number and low or number) .. table.concat(kept)
 end
 
+-- #state with another record.
+local function with_done(state, fence, done)
+  if #state < DONE_AT - 1 then
+    return joined({fence = fence, done = done})
+  end
+  return string.sub(state, 1, DONE_AT - 1) .. done
+end
+
+-- #state when the op has finished.
+local function with_finished(state, fence, op, low, value)
+  -- Mostly the one before was the same client's, and has been answered.
+  if #state == DONE_AT + 43 and not value and string.find(state, string.sub(op, 1, 12), DONE_AT, true) == DONE_AT
+      and string.sub(state, DONE_AT + 12, DONE_AT + 27) < low then
+    return string.sub(state, 1, DONE_AT - 1) .. string.sub(op, 1, 28) .. low
+  end
+  return with_done(state, fence, finish(op, low, done_in(state), value))
+end
+
 -- Why a call that needs the lock is refused. `untold`: what would tell whether it was done is gone.
 local function not_holder(fence, op)
-  local state = call('HMGET', SESSION, '#done', '#version', '#destroyed', '#fence')
-  local answer = repeated(op, state[1])
+  local state = call('HMGET', SESSION, '#state', '#version', '#destroyed')
+  local last = parts_of(state[1])
+  local current, answer = last.fence, repeated(op, last.done)
   if answer and answer[1] == 'already' and answer[2] ~= LOST then
     return {'already', state[2] or '0', answer[2]}
   elseif state[3] then
     return {'destroyed'}
-  elseif not answer and (number_in(state[4]) or 0) < tonumber(fence) or answer and answer[1] == 'forgotten' then
+  elseif not answer and (number_in(current) or 0) < tonumber(fence) or answer and answer[1] == 'forgotten' then
     return {'untold'}
   end
-  return {'lost', state[4] or '0'}
+  return {'lost', current or '0'}
 end

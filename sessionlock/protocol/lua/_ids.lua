@@ -35,9 +35,9 @@ local function not_admitted(proof, old, now, otherwise)
   return otherwise
 end
 
--- The same for a session that was destroyed; another took its place where the id is '-'.
-local function ended(id, destroyed, now)
-  return id == '-' and (number_in(destroyed) or 0) > now - RECENTLY_US and 'dead' or 'destroyed'
+-- The same for a session that was destroyed; `replaced`: another took its place.
+local function ended_word(replaced, destroyed, now)
+  return replaced and (number_in(destroyed) or 0) > now - RECENTLY_US and 'dead' or 'destroyed'
 end
 
 -- Whether a record's absolute end has come, which does not depend on Redis' own clean-up.
@@ -47,12 +47,12 @@ end
 
 -- Why a call is refused before it looks at the record: nil, destroyed, dead, or unknown. Its absolute end has come:
 -- missing. `proof` false: the lock was taken by an id, which need not be valid any more.
-local function not_open(proof)
-  local state = call('HMGET', SESSION, '#destroyed', '#id', '#old', '#expires')
-  local now = server_time()
+local function not_open(proof, whole_state)
+  local state = call('HMGET', SESSION, '#destroyed', '#replaced', '#old', '#expires')
+  local now, id = server_time(), parts_of(whole_state).id
   if state[1] then
-    return ended(state[2], state[1], now)
-  elseif proof and not admitted(proof, state[2], state[3], now) then
+    return ended_word(state[2], state[1], now)
+  elseif proof and not admitted(proof, id, state[3], now) then
     return not_admitted(proof, state[3], now, 'unknown')
   elseif is_over(state[4], now) then
     return 'missing'

@@ -16,22 +16,22 @@ local function exhausted(last, now)
   return math.max((number_in(last) or 0) + 1, now) >= LARGEST
 end
 
--- The lock is token's: write that down. Returns its fencing token as digits. `who`: "channel label". `created`: whether
--- there is a record, which has a TTL.
-local function enter_holder(token, ttl_ms, state, who, now, now_digits, last_fence, created)
-  local number = next_number(last_fence, now, 'FENCE')
-  local fence = number == now and now_digits or digits(number)
-  call('HSET', SESSION, '#fence', fence, '#holder', token .. ' ' .. state .. ' ' .. now_digits .. ' ' .. who)
-  if not created then
-    keep_mortal(ttl_ms + SHELL_MS)
-  end
-  return fence
+-- A fencing token above that one, as digits; no lower than the clock, so that it grows even when the last one was lost.
+local function next_fence(last, now, now_digits)
+  local number = next_number(last, now, 'FENCE')
+  return number == now and now_digits or digits(number)
 end
 
-local function grant(token, ttl_ms, state, who, now, now_digits, last_fence, created)
-  local fence = enter_holder(token, ttl_ms, state, who, now, now_digits, last_fence, created)
+-- Make token the holder; `last` is what #state has, in parts. Returns its fencing token. `who`: "channel label".
+local function grant(token, ttl_ms, kind, who, now, now_digits, last)
+  last.fence = next_fence(last.fence, now, now_digits)
+  local holder = token .. ' ' .. kind .. ' ' .. now_digits .. ' ' .. who
+  call('HSET', SESSION, '#state', joined(last), '#holder', holder)
   call('SET', LOCK, token, 'PX', ttl_ms)
-  return fence
+  if not last.created then
+    keep_mortal(ttl_ms + SHELL_MS)
+  end
+  return last.fence
 end
 
 local function leave_queue(token)
@@ -54,13 +54,16 @@ end
 -- the session goes with a push.
 -- Returns the granted token, its fence, and the grant for `own`. Nil and 'more' where MOST_DEAD were taken out and others
 -- wait behind them: the lock is left free, and who asks next goes on. Nil where nobody waits.
-local function hand_over(asking, own, carries, deaf, now, now_digits, last_fence, created)
+local function hand_over(asking, own, carries, deaf, now, now_digits, last)
   for _ = 1, MOST_DEAD do
     -- With no fence left the lock is given up, and whoever asks next is told.
-    local head = not exhausted(last_fence, now) and call('ZPOPMIN', QUEUE)[1]
+    local head = not exhausted(last.fence, now) and call('ZPOPMIN', QUEUE)[1]
     if not head then
       call('DEL', LOCK)
-      call('HDEL', SESSION, '#queued')
+      if last.queued then
+        last.queued = false
+        call('HSET', SESSION, '#state', joined(last))
+      end
       return nil
     end
     local record = call('HGET', WAITERS, head)
@@ -69,10 +72,10 @@ local function hand_over(asking, own, carries, deaf, now, now_digits, last_fence
       local deadline, ttl, claim, channel, label = string.match(record, '^(%d+) (%d+) (%d+) (%S+) (.*)$')
       local who = channel .. ' ' .. label
       if head == asking then
-        return head, grant(head, ttl, 'held', who, now, now_digits, last_fence, created)
+        return head, grant(head, ttl, 'held', who, now, now_digits, last)
       end
       if tonumber(deadline) > now and (channel == own or not is_gone(channel, deaf)) then
-        local fence = grant(head, claim, 'claim', who, now, now_digits, last_fence, created)
+        local fence = grant(head, claim, 'claim', who, now, now_digits, last)
         local message = 'G ' .. head .. ' ' .. fence .. ' ' .. now_digits .. ' ' .. claim
         if channel == own then
           return head, fence, message .. ' -\n'

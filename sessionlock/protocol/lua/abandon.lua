@@ -13,19 +13,20 @@ if ARGV[4] == '1' and holder == token and call('EXISTS', QUEUE) == 0 then
   call('DEL', LOCK)
   return {'handed-on', ''}
 end
-local state = call('HMGET', SESSION, '#fence', '#done', '#created')
+local last = parts_of(call('HGET', SESSION, '#state'))
+last.done = finish(token, low, last.done)
 leave_queue(token)
-call('HSET', SESSION, '#done', finish(token, low, state[2]))
-if not state[3] then
+call('HSET', SESSION, '#state', joined(last))
+if not last.created then
   keep_mortal(SHELL_MS)
 end
 local more = ''
 if not holder and call('EXISTS', QUEUE) == 1 or holder == token then
   local now, now_digits = server_time()
-  local _, rest = hand_over(nil, nil, false, deaf, now, now_digits, state[1], state[3])
+  local _, rest = hand_over(nil, nil, false, deaf, now, now_digits, last)
   more = rest == 'more' and rest or ''
 end
 if holder == token then
   return {'handed-on', more}
 end
-return {'left', state[1] or '0', more}
+return {'left', last.fence or '0', more}

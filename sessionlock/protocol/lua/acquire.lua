@@ -4,9 +4,9 @@
 --
 -- uses  base done ids life queue acquire
 -- KEYS  lock queue waiters session receipts
--- ARGV  token ttl_ms proof who policy ticket       who: "channel label"; policy: "missing queueing max_waiters claim_ms
---                                                  idle_ms refresh_ms patience_ms deaf"
--- reply granted fence now_us
+-- ARGV  token ttl_ms who more       who: "channel label"; more: "proof missing queueing max_waiters claim_ms idle_ms
+--                                   refresh_ms patience_ms deaf ticket"
+-- reply fence (the 16 digits themselves: granted, the lock was free) | granted fence now_us
 --       queued ticket position left_ms holder_label held_us now_us     (left_ms -1: the lock has no end)
 --       busy holder_label held_us waiting left_ms               (not queued: queueing = 0)
 --       full holder_label held_us waiting left_ms
@@ -14,15 +14,15 @@
 --       already value                   this acquisition has ended
 --       forgotten floor                 it may have; a new one needs a higher number
 
-local token, ttl, who = ARGV[1], ARGV[2], ARGV[4]
-local state = call('HMGET', SESSION, '#fence', '#done', '#id', '#due', '#queued')
-local now, fence, done, due = clock(), state[1], state[2], state[4]
+local token, ttl, who = ARGV[1], ARGV[2], ARGV[3]
+local state, now = call('HGET', SESSION, '#state'), clock()
 
--- The short way: nobody waits, there is a record, which need not be touched, this is its id, and the lock is free.
-if due and now < due and state[3] == ARGV[3] and not state[5] and fence and #fence == 16 and fence < now and done
-    and (string.sub(done, 1, 12) == string.sub(token, 1, 12) and done < token or not repeated(token, done))
+-- The short way: there is a record, which need not be touched, nobody waits for it, this is its id, and the lock is free.
+-- As #state begins with the fence, it is less than the clock where the fence is.
+if state and state < now and now < string.sub(state, 33, 48) and string.byte(state, QUEUED_AT) == 48 and is_new(token, state)
+    and string.sub(state, ID_AT, DONE_AT - 1) == string.sub(ARGV[4], 1, 26)
     and call('SET', LOCK, token, 'NX', 'PX', ttl) then
-  call('HSET', SESSION, '#fence', now, '#holder', token .. ' held ' .. now .. ' ' .. who)
-  return {'granted', now, now}
+  call('HSET', SESSION, '#state', now .. string.sub(state, 17), '#holder', token .. ' held ' .. now .. ' ' .. who)
+  return now
 end
-return acquire_slowly(token, ttl, ARGV[3], who, ARGV[5], ARGV[6], fence, done, state[3], tonumber(now), now)
+return acquire_slowly(token, ttl, who, ARGV[4], state, tonumber(now), now)

@@ -15,9 +15,10 @@ if left <= 0 then
   return {'lost'} -- it ends in this very millisecond; a lock without an end is none of ours
 end
 local now, now_digits = server_time()
-local state = call('HMGET', SESSION, '#holder', '#fence', '#created')
-local fence = state[2]
+local state = call('HMGET', SESSION, '#holder', '#state')
+local last = parts_of(state[2])
+local fence = last.fence
 if string.sub(state[1] or '', 1, #token + 1) ~= token .. ' ' then
-  fence = grant(token, left, 'held', who, now, now_digits, state[2], state[3])
+  fence = grant(token, left, 'held', who, now, now_digits, last)
 end
 return {'adopted', fence, now_digits, left}

@@ -11,32 +11,34 @@
 
 local op, low, proof, created, expected, life = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local FIRST = 7
-local state = read_state(FIRST)
-local answer = repeated(op, state[DONE])
+local fields = read_state(FIRST)
+local state = fields[STATE] or ''
+local answer = repeated(op, done_in(state))
 if answer and answer[1] == 'forgotten' then
   return answer
 elseif answer and answer[2] ~= REFUSED then
-  return {'already', state[VERSION] or '0', state[CREATED] or ''}
+  return {'already', fields[VERSION] or '0', parts_of(state).created or ''}
 end
-local refused = not_open(proof)
+local refused = not_open(proof, state)
 if refused == 'missing' and created == '' then
   end_record() -- its absolute end has come, and whoever commits has not seen it
-  state = read_state(FIRST)
+  fields = read_state(FIRST)
+  state = fields[STATE]
 elseif refused then
   return {refused}
 end
-local refusal, version
-if answer or expected ~= '' and expected ~= (state[VERSION] or '0') then
-  refusal = {'conflict', state[VERSION] or '0', {}}
+local refusal, version, begun
+if answer or expected ~= '' and expected ~= (fields[VERSION] or '0') then
+  refusal = {'conflict', fields[VERSION] or '0', {}}
 else
-  local set = {'#done', finish(op, low, state[DONE])}
-  refusal, version = commit_changes(FIRST, state, created ~= '' and created or proof, life, set)
+  local set = {'#state', with_finished(state, nil, op, low)}
+  refusal, version, begun = commit_changes(FIRST, fields, created ~= '' and created or NONE, proof, life, set)
 end
 if not refusal then
-  return {'saved', version, state[CREATED] or ''}
+  return {'saved', version, begun}
 end
 if not answer and refusal[1] ~= 'gone' then
-  call('HSET', SESSION, '#done', finish(op, low, state[DONE], REFUSED))
+  call('HSET', SESSION, '#state', with_finished(state, nil, op, low, REFUSED))
 end
 if refusal[1] == 'conflict' then
   refusal[4] = call('HGETALL', SESSION)

@@ -7,17 +7,20 @@
 
 local op, low, proof, life = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local FIRST = 5
-local state = read_state(FIRST)
-local answer = repeated(op, state[DONE])
+local fields = read_state(FIRST)
+local state = fields[STATE] or ''
+local known = parts_of(state)
+local exists = known.created or known.id
+local answer = repeated(op, done_in(state))
 if answer then
-  return answer[1] == 'already' and state[CREATED] and {'saved', state[VERSION], call('HGETALL', SESSION)}
+  return answer[1] == 'already' and known.created and {'saved', fields[VERSION], call('HGETALL', SESSION)}
     or answer[1] == 'forgotten' and answer or {'exists'}
 end
-local taken = call('HMGET', SESSION, '#destroyed', '#id')
-if state[CREATED] or taken[1] or taken[2] then
+if exists or call('HEXISTS', SESSION, '#destroyed') == 1 then
   return {'exists'}
 end
-local refusal, version = commit_changes(FIRST, state, proof, life, {'#done', finish(op, low, state[DONE])})
+local set = {'#state', with_finished(state, nil, op, low)}
+local refusal, version = commit_changes(FIRST, fields, NONE, proof, life, set)
 if refusal then
   return {'exists'}
 end

@@ -9,26 +9,27 @@
 -- reply destroyed user | missing | forgotten floor
 
 local op, low, tombstone, proof, replaced = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local names = {'#fence', '#holder', '#done', '#floor', '#vector', '#id', '#old', '#created', '#user', '#destroyed', '#away'}
+local names = {'#state', '#old', '#user', '#destroyed', '#holder', '#floor', '#away', '#vector'}
 local state = call('HMGET', SESSION, unpack(names))
-local answer = repeated(op, state[3])
+local last, user = parts_of(state[1]), state[3] or ''
+local answer = repeated(op, last.done)
 if answer and answer[1] == 'already' then
-  return {answer[2] == '' and 'destroyed' or answer[2], state[9] or ''}
+  return {answer[2] == '' and 'destroyed' or answer[2], user}
 elseif answer then
   return answer
 end
-if proof ~= '*' and not admitted(proof, state[6], state[7], server_time()) then
+if proof ~= '*' and not admitted(proof, last.id, state[2], server_time()) then
   return {'missing'}
 end
-local outcome = (state[8] or state[10]) and 'destroyed' or 'missing'
-call('HDEL', SESSION, '#due') -- as the first write it is allowed, and all after it, also when Redis is out of memory
-local done = finish(op, low, state[3], outcome)
+local outcome = (last.created or state[4]) and 'destroyed' or 'missing'
+call('HDEL', SESSION, '#indexed') -- as the first write it is allowed, and all after it, also when Redis is out of memory
+local left = joined({fence = last.fence, done = finish(op, low, last.done, outcome)})
 call('DEL', SESSION)
-call('HSET', SESSION, '#destroyed', digits(server_time()), '#done', done)
+call('HSET', SESSION, '#destroyed', digits(server_time()), '#state', left)
 if replaced == '1' then
-  call('HSET', SESSION, '#id', '-')
+  call('HSET', SESSION, '#replaced', '1')
 end
-for _, i in ipairs({1, 2, 4, 5, 11}) do
+for i = 5, #names do
   if state[i] then
     call('HSET', SESSION, names[i], state[i])
   end
@@ -36,4 +37,4 @@ end
 -- A holder of a session that has no record yet would bring it into being once the tombstone is gone.
 call('PEXPIRE', SESSION, math.max(tonumber(tombstone), call('PTTL', LOCK)))
 dismiss_waiters()
-return {outcome, state[9] or ''}
+return {outcome, user}

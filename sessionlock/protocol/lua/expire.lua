@@ -9,28 +9,31 @@
 -- did.
 
 local op, low, ttl, proof = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
-local state = call('HMGET', SESSION, '#destroyed', '#created', '#id', '#old', '#expires', '#done')
+local state = call('HMGET', SESSION, '#destroyed', '#old', '#expires', '#state')
+local last = parts_of(state[4])
 local now = server_time()
-local answer = repeated(op, state[6])
+local answer = repeated(op, last.done)
 if answer and answer[1] == 'forgotten' then
   return answer
 end
 if state[1] then
   return {'destroyed'}
 end
-if not admitted(proof, state[3], state[4], now) then
-  return {not_admitted(proof, state[4], now, 'unknown')}
+if not admitted(proof, last.id, state[2], now) then
+  return {not_admitted(proof, state[2], now, 'unknown')}
 end
-if not state[2] or is_over(state[5], now) then
+if not last.created or is_over(state[3], now) then
   return {'missing'}
 end
 if not answer then
-  local expires = number_in(state[5])
+  local expires = number_in(state[3])
   if expires then
     ttl = math.min(ttl, math.floor((expires - now) / 1000))
   end
-  call('HDEL', SESSION, '#due') -- as the first write it is allowed, and all after it, also when Redis is out of memory
-  call('HSET', SESSION, '#done', finish(op, low, state[6]))
-  call('PEXPIRE', SESSION, digits(math.max(ttl, 1)))
+  -- As the first write it is allowed, and all after it, also when Redis is out of memory.
+  call('PEXPIRE', SESSION, whole(math.max(ttl, 1)))
+  -- Without a due time: the next load looks after its life.
+  last.due, last.done = nil, finish(op, low, last.done)
+  call('HSET', SESSION, '#state', joined(last))
 end
-return {'kept', (not state[3] or state[3] == proof) and 1 or 0}
+return {'kept', (not last.id or last.id == proof) and 1 or 0}

@@ -11,7 +11,7 @@ local token, deaf = ARGV[1], ARGV[2] == '1'
 if call('GET', LOCK) ~= token then
   return {call('HGET', SESSION, '#forced') == token and 'over' or 'not-holder'}
 end
-local state = call('HMGET', SESSION, '#holder', '#fence', '#created')
+local state = call('HMGET', SESSION, '#holder', '#state')
 local owner, channel = string.match(state[1] or '', '^(%S+) %S+ %d+ (%S+) ')
 if owner == token then
   call('HDEL', SESSION, '#holder')
@@ -19,5 +19,5 @@ if owner == token then
   push(channel, 'L ' .. token)
 end
 local now, now_digits = server_time()
-local _, more = hand_over(nil, nil, false, deaf, now, now_digits, state[2], state[3])
+local _, more = hand_over(nil, nil, false, deaf, now, now_digits, parts_of(state[2]))
 return {'released', more == 'more' and more or ''}

@@ -11,31 +11,37 @@
 local op, low, token, fence, created, proof, life = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local FIRST = 8
 local field = ARGV[FIRST + 1]
-local state = read_state(FIRST)
-local answer = repeated(op, state[DONE])
+local fields = read_state(FIRST)
+local state = fields[STATE] or ''
+local answer = repeated(op, done_in(state))
 if answer then
-  return answer[1] == 'already' and {'already', state[VERSION] or '0', state[CREATED] or '', answer[2]} or answer
+  return answer[1] == 'already' and {'already', fields[VERSION] or '0', parts_of(state).created or '', answer[2]} or answer
 end
 if token ~= '' then
+  local current = string.sub(state, 1, 16)
   if call('GET', LOCK) ~= token then
     return not_holder(fence, op)
-  elseif state[FENCE] ~= fence then
-    return (number_in(state[FENCE]) or 0) > tonumber(fence) and {'lost', state[FENCE]} or {'gone'}
+  elseif current ~= fence then
+    return current > fence and {'lost', current} or {'gone'}
   end
 end
-local refused = not_open(token == '' and proof)
+local refused = not_open(token == '' and proof, state)
 if refused == 'missing' and token == '' and created == 'new' then
   end_record() -- its absolute end has come
-  state = read_state(FIRST)
+  fields = read_state(FIRST)
+  state = fields[STATE]
 elseif refused then
   return {refused}
-elseif token == '' and not state[CREATED] and created ~= 'new' then
+elseif token == '' and created ~= 'new' and not parts_of(state).created then
   return {'missing'}
 end
+local stamp = created
 if created == 'new' or created == '' then
-  created = proof
+  stamp = NONE
 end
-local before = tonumber(state[RESERVED + 1] or '0')
-local value = before and digits(before + ARGV[FIRST + 2]) -- what it comes to, unless the field is not an integer
-local refusal, version = commit_changes(FIRST, state, created, life, {'#done', finish(op, low, state[DONE], value)}, token)
-return refusal or {'saved', version, state[CREATED], call('HGET', SESSION, field)}
+local before = tonumber(fields[RESERVED + 1] or '0')
+-- What it comes to, unless the field is not an integer.
+local value = before and whole(before + ARGV[FIRST + 2])
+local set = {'#state', with_finished(state, nil, op, low, value)}
+local refusal, version, begun = commit_changes(FIRST, fields, stamp, proof, life, set, token)
+return refusal or {'saved', version, begun, call('HGET', SESSION, field)}

@@ -25,25 +25,26 @@ for i = 1, #whole, 2 do
   end
 end
 
-if state['#created'] and look_after_life(idle, refresh, now) == 'ended' then
-  whole, state['#created'], state['#id'] = {}, nil, nil
+local last = parts_of(state['#state'])
+if last.created and look_after_life(last, idle, refresh, now) == 'ended' then
+  whole = {}
 end
 
 local function is_entered()
-  return state['#fence'] and string.sub(state['#holder'] or '', 1, #token + 1) == token .. ' '
+  return last.fence and string.sub(state['#holder'] or '', 1, #token + 1) == token .. ' '
 end
 
 if held == token and is_entered() then
   call('PEXPIRE', LOCK, ttl)
-  return {'granted', state['#fence'], now_digits, whole}
+  return {'granted', last.fence, now_digits, whole}
 end
-local answer = repeated(token, state['#done'])
+local answer = repeated(token, last.done)
 if answer then
   return answer
 end
-local refused = state['#destroyed'] and ended(state['#id'], state['#destroyed'], now)
-  or not admitted(proof, state['#id'], state['#old'], now) and not_admitted(proof, state['#old'], now, 'missing')
-  or missing == 'reject' and not state['#created'] and 'missing'
+local refused = state['#destroyed'] and ended_word(state['#replaced'], state['#destroyed'], now)
+  or not admitted(proof, last.id, state['#old'], now) and not_admitted(proof, state['#old'], now, 'missing')
+  or missing == 'reject' and not last.created and 'missing'
 if refused then
   return {refused}
 end
@@ -79,6 +80,6 @@ local owner, where = string.match(state['#holder'] or '', '^(%S+) %S+ %d+ (%S+) 
 if held and held ~= token and owner == held then
   push(where, 'L ' .. held)
 end
-local fence = grant(token, ttl, 'held', who, now, now_digits, state['#fence'], state['#created'])
+local fence = grant(token, ttl, 'held', who, now, now_digits, last)
 call('HSET', SESSION, '#vector', highest)
 return {'granted', fence, now_digits, whole}

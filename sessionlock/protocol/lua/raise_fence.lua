@@ -11,10 +11,12 @@ if call('GET', LOCK) ~= ARGV[1] then
   return {'lost'}
 end
 local fence = tonumber(ARGV[2])
-if (number_in(call('HGET', SESSION, '#fence')) or 0) < fence then
-  call('HSET', SESSION, '#fence', ARGV[2])
+local last = parts_of(call('HGET', SESSION, '#state'))
+if (number_in(last.fence) or 0) < fence then
+  last.fence = digits(fence)
+  call('HSET', SESSION, '#state', joined(last))
   -- Not forgotten before this server's clock, by which it counts then, has come as far. A record has an end of its own.
-  if call('HEXISTS', SESSION, '#created') == 0 then
+  if not last.created then
     keep_mortal(math.ceil(math.max(0, fence - server_time()) / 1000) + SHELL_MS)
   end
 end

@@ -3,70 +3,70 @@
 --
 -- uses  base done ids life queue commit release
 -- KEYS  lock queue waiters session receipts
--- ARGV  token fence low created more [change field value]...      created: the id's proof, if there was no record; more:
---                             "idle_ms absolute_ms refresh_ms limit_bytes measured carries deaf channel"; measured: the
---                             version that the changes were found to leave below the limit; carries 1: the session goes
---                             with a push
--- reply saved version handover | clean handover       version 0: left empty, the record has ended; handover: the grant for a waiter on that channel, '', or 'more': dead waiters were in the way, and others may wait
+-- ARGV  token as_granted more [change field value]...      as_granted: fence, created, low, 16 digits each; created dashes: there
+--                             was no record; more: "idle_ms absolute_ms refresh_ms limit_bytes measured carries deaf
+--                             channel proof"; measured: the version that the changes were found to leave below the
+--                             limit; carries 1: the session goes with a push
+-- reply version (saved, and nobody waits) | saved version handover | clean handover       version 0: left empty, the record has ended; handover: the grant for a waiter on that channel, '', or 'more': dead waiters were in the way, and others may wait
 --       conflict version {field value ...} fence      nothing was changed and the lock is still held, with this fence
 --       gone handover | destroyed handover | dead handover | large handover    nothing was saved, the lock was given up
 --       already version value                 an earlier try of this very call did it
 --       lost fence                            the lock is not ours any more; nothing was changed
 --       untold                                nor is it, and what would tell whether it was done is gone
 
-local token, fence, low, created, more = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local FIRST = 6
+local token, as_granted, more = ARGV[1], ARGV[2], ARGV[3]
+local FIRST = 4
 
+local low = string.sub(as_granted, 33, 48)
 if call('GET', LOCK) ~= token then
-  return too_late(token, fence, low)
+  return too_late(token, string.sub(as_granted, 1, 16), low)
 end
-local state = read_state(FIRST)
-local replaced = state[FENCE] ~= fence
-if replaced then
-  local answer = not_as_granted(token, fence, state)
+local fields = read_state(FIRST)
+local state, clean = fields[STATE] or '', #ARGV < FIRST
+local fence, gone = nil, false
+if string.sub(state, 1, 32) ~= string.sub(as_granted, 1, 32) then
+  local answer
+  fence = string.sub(as_granted, 1, 16)
+  answer, gone = not_as_granted(token, fence, fields)
   if answer then
     return answer
   end
 end
-local clean = #ARGV < FIRST
 if clean then
   call('DEL', LOCK) -- as the first write it is allowed, and all after it, also when Redis is out of memory
 end
-local set, reply = {'#done', finish(token, low, state[DONE])}, nil
-local destroyed = not state[CREATED] and call('HGET', SESSION, '#destroyed')
-if destroyed then
-  reply = {call('HGET', SESSION, '#id') == '-' and 'dead' or 'destroyed'}
+local set, reply = {'#state', with_finished(state, fence, token, low)}, nil
+if fence and call('HEXISTS', SESSION, '#destroyed') == 1 then
+  reply = {call('HEXISTS', SESSION, '#replaced') == 1 and 'dead' or 'destroyed'}
 elseif clean then
   reply = {'clean'}
-elseif replaced and state[CREATED] then
+elseif gone then
   reply = {'gone'}
 else
-  local refusal, version = commit_changes(FIRST, state, created, more, set, token)
+  local created, proof = string.sub(as_granted, 17, 32), nil
+  if created == NO_STAMP then
+    created, proof = NONE, string.match(more, '%S+$')
+  end
+  local refusal, version = commit_changes(FIRST, fields, created, proof, more, set, token)
   if refusal and refusal[1] == 'conflict' then
-    return with_next_fence(refusal, token, fence)
+    return with_next_fence(refusal, token, string.sub(as_granted, 1, 16), state)
   end
   reply = refusal or {'saved', version}
 end
 if reply[1] ~= 'saved' then
-  call('HSET', SESSION, '#done', clean and set[2] or finish(token, low, state[DONE], LOST))
-  if not state[CREATED] then
+  call('HSET', SESSION, '#state', clean and set[2] or with_finished(state, fence, token, low, LOST))
+  if string.byte(set[2], 17) == 48 then -- zeros: there is no record
     keep_mortal(SHELL_MS)
   end
 end
-if not state[QUEUED] and (state[CREATED] or call('EXISTS', QUEUE) == 0) then
+if string.byte(state, QUEUED_AT) ~= 49 and (not fence or call('EXISTS', QUEUE) == 0) then
   if not clean then
     call('DEL', LOCK)
+  end
+  if reply[1] == 'saved' then
+    return reply[2]
   end
   reply[#reply + 1] = ''
   return reply
 end
-local now, now_digits = server_time()
-local idle, refresh, carries, deaf, channel = string.match(more, '^(%d+) %d+ (%d+) %d+ %S+ (%d) (%d) (%S+)')
-if state[CREATED] and reply[2] ~= '0' then
-  if look_after_life(tonumber(idle), tonumber(refresh), now) == 'ended' then
-    state[CREATED] = nil
-  end
-end
-local _, rest, handed = hand_over(nil, channel, carries == '1', deaf == '1', now, now_digits, fence, state[CREATED])
-reply[#reply + 1] = handed or rest == 'more' and rest or ''
-return reply
+return hand_on(reply, more)

@@ -15,7 +15,7 @@ for i = 1, #ARGV, 2 do
     if call('PTTL', lock) < ttl then
       call('PEXPIRE', lock, ttl)
     end
-    local state = call('HMGET', session, '#destroyed', '#created', '#holder')
+    local state = call('HMGET', session, '#destroyed', '#version', '#holder')
     local claim = token .. ' claim '
     if state[3] and string.sub(state[3], 1, #claim) == claim then
       call('HSET', session, '#holder', token .. ' held ' .. string.sub(state[3], #claim + 1))

@@ -14,22 +14,26 @@ local FIRST = 7
 if call('GET', LOCK) ~= token then
   return not_holder(fence, op)
 end
-local state = read_state(FIRST)
-local answer = repeated(op, state[DONE])
+local fields = read_state(FIRST)
+local state = fields[STATE] or ''
+local answer = repeated(op, done_in(state))
 if answer and answer[2] == REFUSED then
-  return {'conflict', state[VERSION] or '0', {}}
+  return {'conflict', fields[VERSION] or '0', {}}
 elseif answer then
-  return answer[1] == 'already' and {'already', state[VERSION] or '0', state[CREATED] or ''} or answer
+  return answer[1] == 'already' and {'already', fields[VERSION] or '0', parts_of(state).created or ''} or answer
 end
-if state[FENCE] ~= fence then
-  return (number_in(state[FENCE]) or 0) > tonumber(fence) and {'lost', state[FENCE]} or {'gone'}
+local current = string.sub(state, 1, 16)
+if current ~= fence then
+  return current > fence and {'lost', current} or {'gone'}
 end
-local refused = not_open(false)
+local stamp, proof = as_loaded(created)
+local refused = not_open(false, state)
 if refused then
   return {refused}
 end
-local refusal, version = commit_changes(FIRST, state, created, life, {'#done', finish(op, low, state[DONE])}, token)
+local set = {'#state', with_finished(state, fence, op, low)}
+local refusal, version, begun = commit_changes(FIRST, fields, stamp, proof, life, set, token)
 if refusal and refusal[1] ~= 'gone' then
-  call('HSET', SESSION, '#done', finish(op, low, state[DONE], REFUSED))
+  call('HSET', SESSION, '#state', with_finished(state, fence, op, low, REFUSED))
 end
-return refusal or {'saved', version, state[CREATED] or ''}
+return refusal or {'saved', version, begun}

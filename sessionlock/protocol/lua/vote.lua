@@ -14,15 +14,14 @@ local NEAR_US = 1000000
 if call('EXISTS', LOCK, QUEUE) > 0 then
   return {'busy'}
 end
-local state = call('HMGET', SESSION, '#fence', '#done', '#created')
-local answer = repeated(token, state[2])
+local last = parts_of(call('HGET', SESSION, '#state'))
+local answer = repeated(token, last.done)
 if answer then
   return answer
 end
 local now, now_digits = server_time()
-local last = state[1]
-if proposed > now and proposed <= now + NEAR_US and proposed > (number_in(last) or 0) then
-  last = digits(proposed - 1)
+if proposed > now and proposed <= now + NEAR_US and proposed > (number_in(last.fence) or 0) then
+  last.fence = digits(proposed - 1)
 end
-local fence = grant(token, ttl, 'held', who, now, now_digits, last, state[3])
+local fence = grant(token, ttl, 'held', who, now, now_digits, last)
 return {'granted', fence, now_digits}
