@@ -64,6 +64,7 @@ SCRIPTS = sorted(
 SHARED_REPLIES = {
     "commit_changes(": ("gone", "conflict", "large"),
     "not_holder(": ("already", "destroyed", "lost", "untold"),
+    "acquire_slowly(": ("granted", "queued"),
 }
 
 
@@ -183,7 +184,7 @@ def test_replies_of_the_head(name: str) -> None:
 
 def test_shared_replies() -> None:
     """What is said above of the shared parts is true."""
-    text = code(script("release").text)
+    text = code(script("release").text) + code(script("acquire").text)
     made = {}
     for maker in SHARED_REPLIES:
         function = re.search(rf"function {re.escape(maker)}.*?\nend\n", text, re.DOTALL)

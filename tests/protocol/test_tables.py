@@ -443,7 +443,7 @@ TABLE: dict[str, Row] = {
         ("B save m=2", "gone"),
         ("holds", "B"),
         ("B release m=2", "gone"),
-        ("B release m=2", "lost 0"),
+        ("B release m=2", "lost #1"),
         ("holds", "nobody"),
         ("data", ""),
     ],

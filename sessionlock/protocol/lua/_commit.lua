@@ -183,7 +183,7 @@ local function commit_changes(first, fields, created, proof, packed_life, set, t
   elseif grown > 0 and too_large(packed_life, fields[VERSION], grown) then
     return {'large'}
   end
-  local version, life = (tonumber(fields[VERSION] or 0) or 0) + 1 .. '', nil
+  local version, life = (number_in(fields[VERSION]) or 0) + 1 .. '', nil
   set[size + 1], set[size + 2] = '#version', version
   if stamp == NONE or stamp == '' then
     stamp, life = begin_record(set, proof, packed_life)

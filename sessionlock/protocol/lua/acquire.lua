@@ -6,7 +6,7 @@
 -- KEYS  lock queue waiters session receipts
 -- ARGV  token ttl_ms who more       who: "channel label"; more: "proof missing queueing max_waiters claim_ms idle_ms
 --                                   refresh_ms patience_ms deaf ticket"
--- reply fence (the 16 digits themselves: granted, the lock was free) | granted fence now_us
+-- reply <fence> (16 digits: granted, the lock was free) | granted fence now_us
 --       queued ticket position left_ms holder_label held_us now_us     (left_ms -1: the lock has no end)
 --       busy holder_label held_us waiting left_ms               (not queued: queueing = 0)
 --       full holder_label held_us waiting left_ms

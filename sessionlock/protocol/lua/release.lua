@@ -7,7 +7,7 @@
 --                             was no record; more: "idle_ms absolute_ms refresh_ms limit_bytes measured carries deaf
 --                             channel proof"; measured: the version that the changes were found to leave below the
 --                             limit; carries 1: the session goes with a push
--- reply version (saved, and nobody waits) | saved version handover | clean handover       version 0: left empty, the record has ended; handover: the grant for a waiter on that channel, '', or 'more': dead waiters were in the way, and others may wait
+-- reply <version> (saved, and nobody waits) | saved version handover | clean handover       version 0: left empty, the record has ended; handover: the grant for a waiter on that channel, '', or 'more': dead waiters were in the way, and others may wait
 --       conflict version {field value ...} fence      nothing was changed and the lock is still held, with this fence
 --       gone handover | destroyed handover | dead handover | large handover    nothing was saved, the lock was given up
 --       already version value                 an earlier try of this very call did it
