@@ -72,7 +72,7 @@ async def test_a_limit_of_time_around_the_entering(guard: SessionGuard, stored: 
             session["n"] = 1
             if lost:
                 lose_soon(lease_of(session))
-                await anyio.sleep(5)
+                await anyio.sleep_forever()
 
     if lost:
         with pytest.raises(LeaseLost, match="a test took it"):
@@ -102,7 +102,7 @@ async def test_hand_over_hand_in_a_group(guard: SessionGuard, stored: Look, kind
             if lost and step == 2:
                 lose_soon(lease)
                 try:
-                    await asyncio.sleep(5)
+                    await anyio.sleep_forever()
                 except BaseException:
                     with pytest.raises(LeaseLost):
                         await held.__aexit__(*sys.exc_info())
@@ -139,7 +139,7 @@ async def test_the_loss_of_a_lease_leaves_the_task_as_it_was(guard: SessionGuard
         with pytest.raises(LeaseLost):
             async with guard.session_lock("s") as session:
                 lose_soon(lease_of(session))
-                await anyio.sleep(5)
+                await anyio.sleep_forever()
         await anyio.lowlevel.checkpoint()
     assert not around.cancelled_caught
     await at_peace()
@@ -152,7 +152,7 @@ async def test_entered_by_a_task_that_is_over(guard: SessionGuard) -> None:
     session["n"] = 1
     lose_soon(lease_of(session))
     with pytest.raises(asyncio.CancelledError) as caught:
-        await asyncio.sleep(5)
+        await anyio.sleep_forever()
     with pytest.raises(LeaseLost):
         await context.__aexit__(asyncio.CancelledError, caught.value, None)
     await at_peace()
@@ -164,7 +164,7 @@ async def test_entered_by_wait_for(guard: SessionGuard) -> None:
             lease = await asyncio.wait_for(stack.enter_async_context(guard.lock("x")), 5)
             lease.check()
             lose_soon(lease)
-            await asyncio.sleep(5)
+            await anyio.sleep_forever()
     await at_peace()
 
 
@@ -179,7 +179,7 @@ async def test_entered_here_and_left_there(guard: SessionGuard, passed: str) -> 
             session = await taken.get()
             session["n"] = 1
             lose_soon(lease_of(session))
-            await asyncio.sleep(5)
+            await anyio.sleep_forever()
         except BaseException as error:
             await context.__aexit__(type(error), error, error.__traceback__)
 
@@ -205,7 +205,7 @@ async def test_entered_here_and_left_by_a_task_that_is_waited_for(guard: Session
         try:
             session["n"] = 1
             lose_soon(lease_of(session))
-            await asyncio.sleep(5)
+            await anyio.sleep_forever()
         except BaseException as error:
             await context.__aexit__(type(error), error, error.__traceback__)
 
@@ -222,7 +222,7 @@ async def test_the_bodys_own_tasks_have_used_it_last(guard: SessionGuard, kind: 
     async def part(session: Session, name: str) -> None:
         try:
             session[name] = 1
-            await asyncio.sleep(5)
+            await anyio.sleep_forever()
         finally:
             ended.append(name)
 
@@ -257,7 +257,7 @@ async def test_the_body_shields_itself(guard: SessionGuard) -> None:
                 await lease_of(session).lost.wait()
                 await anyio.sleep(0.02)
                 shielded = True
-            await anyio.sleep(5)
+            await anyio.sleep_forever()
     assert shielded
     await at_peace()
 
@@ -272,7 +272,7 @@ async def test_found_out_by_a_thread(guard: SessionGuard) -> None:
 
     with pytest.raises(LeaseLost):
         async with guard.session_lock("s", lease=SHORT) as session:
-            await asyncio.gather(asyncio.to_thread(look, lease_of(session)), asyncio.sleep(5))
+            await asyncio.gather(asyncio.to_thread(look, lease_of(session)), anyio.sleep_forever())
     await at_peace()
 
 
@@ -283,7 +283,7 @@ async def test_a_body_that_was_told_and_goes_on(guard: SessionGuard) -> None:
             lease.mark_lost("a test took it")
             with pytest.raises(LeaseLost):
                 lease.check()
-            await asyncio.sleep(5)
+            await anyio.sleep_forever()
     await at_peace()
 
 
@@ -300,7 +300,7 @@ async def test_somebody_else_cancels_the_task_too(guard: SessionGuard, stored: L
         async with guard.session_lock("s") as session:
             leases.append(lease_of(session))
             inside.set()
-            await asyncio.sleep(5)
+            await anyio.sleep_forever()
 
     task = asyncio.create_task(body())
     await inside.wait()
@@ -322,8 +322,8 @@ async def test_a_scope_around_the_block_is_cancelled(guard: SessionGuard, stored
                 if lost:
                     lease_of(session).mark_lost("a test took it")
                 around.cancel()
-                await anyio.sleep(5)
-        await anyio.sleep(5)
+                await anyio.sleep_forever()
+        await anyio.sleep_forever()
     assert around.cancelled_caught
     assert stored("s").free
     await at_peace()
@@ -338,9 +338,9 @@ async def test_a_scope_within_the_block_is_cancelled(guard: SessionGuard, lost: 
                 within.cancel()
                 if lost:
                     lose_soon(lease_of(session))
-                await anyio.sleep(5)
+                await anyio.sleep_forever()
             after = True
-            await anyio.sleep(5 if lost else 0)
+            await (anyio.sleep_forever() if lost else anyio.lowlevel.checkpoint())
     except LeaseLost:
         assert lost
     assert after
@@ -351,12 +351,12 @@ async def test_a_scope_within_the_block_is_cancelled(guard: SessionGuard, lost: 
 async def test_limits_of_time_by_asyncio(guard: SessionGuard) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05), guard.session_lock("s"):  # type: ignore[attr-defined]
-            await asyncio.sleep(5)
+            await anyio.sleep_forever()
     with pytest.raises(LeaseLost):
         async with asyncio.timeout(5), guard.session_lock("s") as session:  # type: ignore[attr-defined]
             lose_soon(lease_of(session))
             async with asyncio.timeout(5):  # type: ignore[attr-defined]
-                await asyncio.sleep(5)
+                await anyio.sleep_forever()
     await at_peace()
 
 
@@ -365,7 +365,7 @@ async def test_both_of_two_nested_leases_are_lost(guard: SessionGuard, stored: L
         async with guard.session_lock("a") as outer, guard.session_lock("b") as inner:
             for session in (outer, inner):
                 lease_of(session).mark_lost("a test took it")
-            await asyncio.sleep(5)
+            await anyio.sleep_forever()
     await at_peace()
     assert stored("a").free
     assert stored("b").free

@@ -37,7 +37,7 @@ async def asks(guard: SessionGuard, wait: float = LONG) -> None:
 
 
 def asks_in_thread(guard: BlockingGuard) -> None:
-    with guard.session_lock("s", wait=LONG):
+    with guard.session_lock("s", wait=10):
         pass
 
 
@@ -151,10 +151,8 @@ async def test_a_guard_of_another_redis(redis_url: str, own_server: Any) -> None
         holder = asyncio.create_task(holds())
         await held.wait()
         async with one.session_lock("s"):
-            asking = asyncio.create_task(asks(other))
-            await asyncio.sleep(0.7)
-            go.set()
-            await asking
+            asyncio.get_running_loop().call_later(0.9, go.set)
+            await asks(other)
         await holder
 
 

@@ -535,10 +535,7 @@ SABOTAGE: Table = [
         "lock/holders.py",
         "if entered is None or (self.lease.first_user is not entered and not waits_for(entered, last)):",
         "if True:",
-        (
-            BODY + "test_the_bodys_own_tasks_have_used_it_last[anyio]",
-            BODY + "test_the_bodys_own_tasks_have_used_it_last[wait]",
-        ),
+        BODY + "test_the_bodys_own_tasks_have_used_it_last[wait]",
     ),
     (
         "a shield of the body's own holds nothing off",
