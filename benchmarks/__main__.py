@@ -105,8 +105,9 @@ def _run(name: str, server: str, options: Options, results: Results) -> Report:
     binary = choose_server(server)
     began = time.monotonic()
     print(f"{name} on {named(binary)} ...", file=sys.stderr, end=" ", flush=True)
+    made = made_here()
     report = BENCHMARKS[name].run(options)
-    report.made = made_here()
+    report.made = made
     results.put(named(binary), report)
     print(f"{time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     return report

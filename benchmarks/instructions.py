@@ -7,6 +7,7 @@ while the other one runs as usual. The session is small (4 keys, 130 bytes) unle
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import re
@@ -182,6 +183,8 @@ def _work(connection: Connection, url: str) -> None:
                     one = contender(kind.contender, url, kind.tasks, slow=True)
                     await one.put(sid, kind.session)
                     order = max(1, WARM_UP // kind.tasks)
+                    gc.collect()
+                    gc.freeze()  # collecting what was imported is no cycle's fault
                 await asyncio.gather(*(task(order) for _ in range(kind.tasks)))
                 connection.send("done")
         except EOFError:

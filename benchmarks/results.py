@@ -65,7 +65,7 @@ def made_here() -> str:
         [
             f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
             f"commit {_git('rev-parse', '--short', 'HEAD') or 'unknown'}{' and changes' if changed else ''}",
-            f"{os.cpu_count()} cores",
+            f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
             f"Python {platform.python_version()}",
             f"redis-py {version('redis')}",
         ]

@@ -8,6 +8,7 @@ holds as many bursts as begin in its time.
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -116,12 +117,12 @@ def lost(crew: Sequence[Worker]) -> int:
     return sum(int(worker.ask(("done",))) for worker in crew) - int(crew[0].ask(("count",)))
 
 
-def loop(crew: Sequence[Worker], seconds: float) -> tuple[list[Seen], float]:
-    """One turn: the cycles, and how many there were a second.
+def loop(crew: Sequence[Worker], seconds: float, *, pause: float = 0.0) -> tuple[list[Seen], float]:
+    """One turn: the cycles, and how many there were a second. ``pause``: seconds that each task rests between two.
 
     What ended later than ``seconds`` after the start does not count for the rate, but for all else."""
     start = time.monotonic() + START_IN
-    seen = _played(crew, start, start + seconds)
+    seen = _played(crew, start, start + seconds, pause)
     return seen, sum(cycle.ended <= start + seconds for cycle in seen) / seconds
 
 
@@ -138,18 +139,18 @@ def _bursts(crew: Sequence[Worker], seconds: float) -> tuple[list[Seen], float]:
     return seen, len(seen) / busy
 
 
-def _played(crew: Sequence[Worker], start: float, until: float | None) -> list[Seen]:
+def _played(crew: Sequence[Worker], start: float, until: float | None, pause: float = 0.0) -> list[Seen]:
     for worker in crew:
-        worker.tell(("play", start, until))
+        worker.tell(("play", start, until, pause))
     return [cycle for worker in crew for cycle in worker.answer()]
 
 
 def play(connection: Connection, url: str, name: str, sids: Sequence[str], tasks: int, leads: bool) -> None:
     """Worker: one task per entry of ``sids``; ``tasks`` is how many all processes of this contender run.
 
-    Answers ``("play", start, until)`` with the cycles (``until`` None: one per task), ``("done",)`` with their number
-    so far, ``("count",)`` with the sum of the sessions' counters. The process that ``leads`` makes the sessions and
-    removes them in the end.
+    Answers ``("play", start, until, pause)`` with the cycles (``until`` None: one per task), ``("done",)`` with their
+    number so far, ``("count",)`` with the sum of the sessions' counters. The process that ``leads`` makes the sessions
+    and removes them in the end.
     """
     one = contender(name, url, tasks, shared=len(set(sids)) < len(sids))
     asyncio.run(_play(connection, one, sids, leads))
@@ -181,7 +182,7 @@ async def _play(connection: Connection, one: Contender, sids: Sequence[str], lea
         await one.close()
 
 
-async def _one_turn(one: Contender, sids: Sequence[str], start: float, until: float | None) -> list[Seen]:
+async def _one_turn(one: Contender, sids: Sequence[str], start: float, until: float | None, pause: float) -> list[Seen]:
     seen: list[Seen] = []
 
     async def request(sid: str) -> None:
@@ -190,8 +191,12 @@ async def _one_turn(one: Contender, sids: Sequence[str], start: float, until: fl
         seen.append(Seen(asked, granted, time.monotonic(), order, asked if arrival is None else arrival))
 
     async def loop(sid: str, until: float) -> None:
+        if pause:
+            await asyncio.sleep(pause * random.random())
         while time.monotonic() < until:
             await request(sid)
+            if pause:
+                await asyncio.sleep(pause)
 
     time.sleep(max(0.0, start - time.monotonic()))  # noqa: ASYNC251 (nothing else is to run)
     await asyncio.gather(*(request(sid) if until is None else loop(sid, until) for sid in sids))
