@@ -67,6 +67,16 @@ def test_a_late_acquire(redis: Redis) -> None:
     assert redis.get(KEYS.lock) is None
 
 
+def test_a_late_acquire_of_the_younger_of_two(redis: Redis) -> None:
+    """The younger was given up first; then the older finished: the younger one is known all the same."""
+    others_come_and_go(redis, 1)  # a record, so that the short way is open
+    older, younger = token_of("long", 3), token_of("long", 5)
+    run(redis, Abandon(KEYS, younger, low_of(older)))
+    run(redis, release(older, granted(redis, older), low_of(older)))
+    assert acquire(redis, younger) == Refused("already")
+    assert redis.get(KEYS.lock) is None
+
+
 def test_so_many_calls(redis: Redis) -> None:
     """More commits than any list would hold, while one is not answered: its repetition counts nothing, and what is kept
     stays small."""

@@ -62,9 +62,9 @@ local function done_in(state)
   return #state >= DONE_AT and string.sub(state, DONE_AT) or nil
 end
 
--- Whether nothing is known against the op; `state` is #state.
+-- Whether nothing is known against the op; `state` is #state. Where others are listed, a higher one may be among them.
 local function is_new(op, state)
-  return string.find(state, string.sub(op, 1, 12), DONE_AT, true) == DONE_AT
+  return #state == DONE_AT + 43 and string.find(state, string.sub(op, 1, 12), DONE_AT, true) == DONE_AT
       and string.sub(state, DONE_AT, DONE_AT + 27) < op or not repeated(op, done_in(state))
 end
 
