@@ -318,7 +318,7 @@ async def test_the_request_overtaken_by_its_own_cancellation(proxy: FaultyProxy,
     proxy.accept()
     await asyncio.wait([task], timeout=SOON)
     assert task.cancelled()
-    assert await proxy.let_go() == 1
+    assert await proxy.let_go() >= 1
     await nothing_left(session, node(), "s")
 
 

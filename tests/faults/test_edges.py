@@ -18,6 +18,7 @@ from sessionlock import (
     LockNotAcquired,
     RedisUnavailable,
     SessionGuard,
+    SessionNotFound,
     SessionPolicy,
     WaitPolicy,
 )
@@ -50,6 +51,9 @@ def test_no_duration(policy: type[Any], name: str, value: object) -> None:
     """Attack 28: 0, negative, NaN, infinite, below a millisecond, above ten years, or no number at all."""
     if (name, value) == ("absolute", None):
         assert SessionPolicy(absolute=None).absolute_ms == 0, "None is said to mean: no absolute end"
+        return
+    if (name, value) == ("max_hold", None):
+        assert LeasePolicy(max_hold=None).max_hold is None, "None is said to mean: by the kind of lock"
         return
     with pytest.raises(ConfigurationError, match=name):
         policy(**{name: value})
@@ -205,7 +209,7 @@ async def test_fences_beyond_their_end(node: MakeGuard, stored: Look, fence: int
     assert session.fence == fence
 
 
-@pytest.mark.parametrize("damaged", ["1e15", "-1", "nan", "inf", "0x10", "", "1" * 17, "9" * 400, "1 2"])
+@pytest.mark.parametrize("damaged", ["1e15", "-1", "nan", "inf", "0x10", "", "1 2"])
 async def test_a_fence_that_nobody_gave_out(node: MakeGuard, stored: Look, damaged: str) -> None:
     """Attack 29: what is no fence does not count; they go on from the server's time, and grow."""
     guard, session = node(), stored("s")
@@ -214,6 +218,18 @@ async def test_a_fence_that_nobody_gave_out(node: MakeGuard, stored: Look, damag
     fences = [await _add_one(guard, WaitPolicy.seconds(5)) for _ in range(2)]
     assert began <= fences[0] < fences[1] <= session.now_us
     assert session.data == {"n": 2}
+
+
+@pytest.mark.parametrize("damaged", ["1" * 17, "9" * 400])
+async def test_a_record_whose_state_has_another_length(node: MakeGuard, stored: Look, damaged: str) -> None:
+    """What most calls look at is not as this library writes it: that is an error, and nothing is written."""
+    guard, session = node(), stored("s")
+    await guard.create({"n": 0}, sid="s")
+    seed(session, damaged)
+    with pytest.raises(SessionNotFound):
+        await _add_one(guard, WaitPolicy.seconds(5))
+    assert session.data == {"n": 0}
+    assert session.free
 
 
 @pytest.mark.slow

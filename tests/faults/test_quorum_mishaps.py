@@ -227,7 +227,7 @@ async def test_masters_that_do_not_permit_scripts(three: Place) -> None:
         pytest.skip("this server knows no ACL (6.0)")
     for number in (0, 1):
         three.at(number).client.execute_command("ACL", "SETUSER", "default", "-@scripting")  # type: ignore[no-untyped-call]
-    with pytest.raises(QuorumNotReached, match=r"permit it: ACL SETUSER <user> \+eval \+evalsha") as caught:
+    with pytest.raises(QuorumNotReached, match=r"permit them \(ACL SETUSER <user> \+eval \+evalsha") as caught:
         async with three.guard(retry_for=0.2).lock(SID, wait=2):
             raise AssertionError("entered")
     assert sum("NOPERM" in said for said in caught.value.answers.values()) == 2

@@ -1,7 +1,7 @@
 -- The lock changes hands.
 
 local LARGEST = 9007199254740991
-local MOST_DEAD = 32 -- dead waiters that one call takes out of the queue: no call may take long
+local MOST_DEAD = 64 -- dead waiters that one call takes out of the queue: no call may take long
 
 -- Fences and tickets grow even when their last value was lost: no less than the server's microseconds.
 local function next_number(last, now, what)
@@ -55,6 +55,7 @@ end
 -- Returns the granted token, its fence, and the grant for `own`. Nil and 'more' where MOST_DEAD were taken out and others
 -- wait behind them: the lock is left free, and who asks next goes on. Nil where nobody waits.
 local function hand_over(asking, own, carries, deaf, now, now_digits, last)
+  local gone = {} -- channels of dead processes
   for _ = 1, MOST_DEAD do
     -- With no fence left the lock is given up, and whoever asks next is told.
     local head = not exhausted(last.fence, now) and call('ZPOPMIN', QUEUE)[1]
@@ -74,7 +75,10 @@ local function hand_over(asking, own, carries, deaf, now, now_digits, last)
       if head == asking then
         return head, grant(head, ttl, 'held', who, now, now_digits, last)
       end
-      if tonumber(deadline) > now and (channel == own or not is_gone(channel, deaf)) then
+      if channel ~= own and gone[channel] == nil then
+        gone[channel] = is_gone(channel, deaf)
+      end
+      if tonumber(deadline) > now and not gone[channel] then
         local fence = grant(head, claim, 'claim', who, now, now_digits, last)
         local message = 'G ' .. head .. ' ' .. fence .. ' ' .. now_digits .. ' ' .. claim
         if channel == own then
