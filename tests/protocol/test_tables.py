@@ -96,6 +96,13 @@ TABLE: dict[str, Row] = {
         ("A acquire", "already"),
         ("holds", "nobody"),
     ],
+    "a late acquire of what was released": [
+        ("A create n=1", "saved 1 n=1"),
+        ("B acquire", "granted #1"),
+        ("B release n=2", "saved 2"),
+        ("B acquire", "already"),
+        ("holds", "nobody"),
+    ],
     "create, again": [
         ("A create n=1", "saved 1 n=1"),
         ("A create n=1", "saved 1 n=1"),
