@@ -94,10 +94,10 @@ SABOTAGE: Table = [
         "the short way takes the last number for the highest",
         5,
         "protocol/lua/_done.lua",
-        "#state == DONE_AT + 43 and string.find(state, string.sub(op, 1, 12), DONE_AT, true) == DONE_AT\n"
-        "      and string.sub(state, DONE_AT, DONE_AT + 27) < op",
-        "string.find(state, string.sub(op, 1, 12), DONE_AT, true) == DONE_AT\n"
-        "      and string.sub(state, DONE_AT, DONE_AT + 27) < op",
+        "#state == DONE_AT + 43 and string.find(state, string.sub(token, 1, 12), DONE_AT, true) == DONE_AT\n"
+        "      and string.sub(state, DONE_AT, DONE_AT + 28) < token",
+        "string.find(state, string.sub(token, 1, 12), DONE_AT, true) == DONE_AT\n"
+        "      and string.sub(state, DONE_AT, DONE_AT + 28) < token",
         DONE + "test_a_late_acquire_of_the_younger_of_two",
     ),
     (
