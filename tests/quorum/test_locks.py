@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from sessionlock import Lease, LeaseLost, LeasePolicy, QuorumNotReached, SessionGuard, StaleFencingToken, WaitTimedOut
-from tests.harness.commands import CommandCounter, connect, done_of
+from tests.harness.commands import CommandCounter, connect, done_of, fence_of, set_fence
 from tests.harness.quorums import KEYS, QUICK, SID, Place, opened, until
 
 pytestmark = pytest.mark.anyio
@@ -25,17 +25,13 @@ def fences(place: Place) -> list[int]:
     return [place.at(number).fence for number, master in enumerate(place.masters) if master.running]
 
 
-HIGHER = """
-if tonumber(ARGV[1]) > tonumber(redis.call('HGET', KEYS[1], '#fence') or 0) then
-  redis.call('HSET', KEYS[1], '#fence', ARGV[1])
-  redis.call('PEXPIRE', KEYS[1], 60000)
-end"""
-
-
 def set_ahead(place: Place, master: int, by_us: int) -> None:
     """That master numbers its next grant so much higher than the others do; never lower than it has done."""
     with connect(place.masters[master].unix_url) as raw:
-        raw.eval(HIGHER, 1, KEYS.session, str(place.at(master).now_us + by_us))
+        ahead = place.at(master).now_us + by_us
+        if ahead > fence_of(raw, KEYS.session):
+            set_fence(raw, KEYS.session, ahead)
+            raw.pexpire(KEYS.session, 60_000)
 
 
 async def one_lock(guard: SessionGuard, **options: Any) -> int:

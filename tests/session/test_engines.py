@@ -23,6 +23,7 @@ from sessionlock.errors import (
     SessionDestroyed,
     SessionNotFound,
 )
+from sessionlock.protocol.calls import Release
 from sessionlock.protocol.keys import keys_for
 from tests.harness.choice import NO_RESP3, speaks_resp3
 from tests.harness.commands import aged, connect, keys_without_ttl
@@ -530,14 +531,14 @@ async def test_a_holder_among_many_writers(node: MakeGuard, stored: Look, monkey
     holder, other = node(session=MERGING), node(session=MERGING)
     await other.create({"n": 0}, sid="s")
     executor = holder.runtime().executor
-    save, ahead = executor.save, iter(range(30))
+    run, ahead = executor.run, iter(range(30))
 
-    async def late(call: Any) -> Any:
-        if next(ahead, None) is not None:
+    async def late(call: Any, *limit: float) -> Any:
+        if isinstance(call, Release) and next(ahead, None) is not None:
             await other.transaction("s", lambda s: s.update(n=s["n"] + 1))
-        return await save(call)
+        return await run(call, *limit)
 
-    monkeypatch.setattr(executor, "save", late)
+    monkeypatch.setattr(executor, "run", late)
     async with holder.session_lock("s") as session:
         session["n"] += 1
     assert stored("s").data == {"n": 31}
