@@ -13,6 +13,7 @@ from typing import Any
 import hiredis
 
 from ..protocol.calls import Call
+from .reply import Reply
 from .scripting import Scripting, Way
 from .tasks import fetch_error
 from .wire import Wire, unsent
@@ -41,14 +42,14 @@ class Link:
         """As :meth:`.Route.batch_calls`."""
         self._batches = wanted
 
-    def begin(self, call: Call[Any]) -> asyncio.Future[Any] | None:
+    def begin(self, call: Call[Any]) -> Reply | None:
         """Send it now. The result is the reply, an error reply included, which is for :meth:`otherwise`; None: there is
         no connection.
         """
         wire = self._wire
-        if wire is None or wire.closed:
+        if wire is None or wire.closed or not wire.wakes:
             return None
-        return wire.call(self._scripting.way(call), behind=call.behind(), soon=self._batches)
+        return wire.begin(self._scripting.way(call), call.behind(), self._batches)
 
     async def otherwise(self, call: Call[Any], refusal: hiredis.ReplyError, *, asking: bool = False) -> Any:
         """The reply to a call whose script was not found, or not run in this way. Raises as :meth:`evaluate` does."""

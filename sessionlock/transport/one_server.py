@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from ..protocol.commands import in_full
 from ..protocol.keys import SessionKeys
 from .advice import NOT_HERE
 from .link import Link
+from .reply import Reply
 from .route import meant, words_of
 from .wire import Wire
 
@@ -27,7 +27,7 @@ class ServerRoute:
 
     def __init__(self, client: Any, *, reply_within: float, on_break: Callable[[], None]) -> None:
         self.link: Link = Link(client.connection_pool.make_connection, reply_within=reply_within, on_break=on_break)
-        self.begin: Callable[[Call[Any]], asyncio.Future[Any] | None] = self.link.begin
+        self.begin: Callable[[Call[Any]], Reply | None] = self.link.begin
         self._client = client
         self._reply_within = reply_within
 

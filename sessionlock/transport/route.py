@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import Any, Protocol
 
@@ -13,6 +12,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from ..protocol.calls import Call
 from ..protocol.keys import SessionKeys
 from .advice import NOT_NOW
+from .reply import Reply
 
 __all__ = ["LOST", "NotNow", "Route", "meant", "words_of"]
 
@@ -32,7 +32,7 @@ class Route(Protocol):
     def batch_calls(self, wanted: bool) -> None:
         """Others of this process wait, so a tick is likely to have more than one call to send."""
 
-    def begin(self, call: Call[Any]) -> asyncio.Future[Any] | None:
+    def begin(self, call: Call[Any]) -> Reply | None:
         """Send it now, where that is possible without waiting for anything. The result is the reply; an error reply is
         for :meth:`otherwise`. None: it is not possible.
         """

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ..clock import monotonic
+from .reply import Reply
 from .tasks import detached, within
 
 __all__ = ["Wire", "pack", "resolve", "unsent", "was_unsent"]
@@ -31,7 +32,7 @@ _UNSENT = "sessionlock: no call was sent"
 _NOTHING = object()
 _KEEP = None  # instead of who waits: the reply is kept for who waits for the next one
 Answered = Callable[[Any], None]
-Hears: TypeAlias = "Answered | asyncio.Future[Any] | None"
+Hears: TypeAlias = "Answered | Reply | asyncio.Future[Any] | None"
 _open_wires: weakref.WeakSet[Wire] = weakref.WeakSet()
 
 
@@ -88,6 +89,8 @@ class Wire(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._probe: asyncio.TimerHandle | None = None
         self.closed: bool = False
+        self.wakes: bool = True
+        """Whether replies come outside of all tasks."""
         self._transport: Any = getattr(connection._writer, "transport", None)
         if self._transport is not None and hasattr(self._transport, "set_protocol"):
             # The stream writer is kept: when collected it would close the transport.
@@ -97,6 +100,7 @@ class Wire(asyncio.Protocol):
         else:
             from .fake import FakeTransport
 
+            self.wakes = False
             self._transport = FakeTransport(connection, self, listens=on_push is not None)
 
     @classmethod
@@ -146,6 +150,16 @@ class Wire(asyncio.Protocol):
             packed, heard = ASKING + packed, tuple(one for hears in heard for one in (_ignore, hears))
         self.send(packed, *heard, soon=soon)
         return future
+
+    def begin(self, words: tuple[Any, ...], behind: tuple[Any, ...] | None, soon: bool) -> Reply:
+        """As :meth:`call`, for one task that waits for the reply at once. Not of fakeredis."""
+        reply = Reply(self._loop)
+        packed: bytes = hiredis.pack_command(words)
+        if behind is None:
+            self.send(packed, reply, soon=soon)
+        else:
+            self.send(packed + hiredis.pack_command(behind), _KEEP, reply, soon=soon)
+        return reply
 
     def send(self, packed: bytes, *answered: Hears, soon: bool = False) -> None:
         """As :meth:`call`, of packed commands, without a future.
@@ -258,13 +272,15 @@ class Wire(asyncio.Protocol):
                 self._on_push(list(reply) if isinstance(reply, list) else [b"error", reply])
             return
         hears = self._waiting.popleft()[0]
-        if isinstance(hears, asyncio.Future):
+        if hears is None:
+            self._kept = reply
+        elif isinstance(hears, (Reply, asyncio.Future)):
             if self._kept is not _NOTHING:
                 reply, self._kept = _both(self._kept, reply), _NOTHING
-            if not hears.done():
+            if isinstance(hears, Reply):
+                hears.answer(reply)
+            elif not hears.done():
                 hears.set_result(reply)
-        elif hears is None:
-            self._kept = reply
         else:
             hears(reply)
 
@@ -297,7 +313,9 @@ def _both(first: Any, second: Any) -> Any:
 
 
 def _tell(hears: Hears, error: Exception) -> None:
-    if isinstance(hears, asyncio.Future):
+    if isinstance(hears, Reply):
+        hears.fail(error)
+    elif isinstance(hears, asyncio.Future):
         resolve(RedisError, hears, error)
     elif hears is not None:
         hears(error)
