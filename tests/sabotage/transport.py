@@ -10,6 +10,7 @@ ADVICE = "tests/transport/test_advice.py::"
 TASKS = "tests/transport/test_tasks.py::"
 PUSHES = "tests/faults/test_lost_pushes.py::"
 SCRIPTS = "tests/faults/test_scripts_and_forks.py::"
+REPLY = "tests/transport/test_reply.py::"
 BEHIND = "tests/transport/test_behind.py::"
 FUNCTIONS = "tests/transport/test_scripting.py::"
 REPEATED = "tests/session/test_durability.py::test_a_repeated_save_is_judged_as_well"
@@ -253,6 +254,30 @@ SABOTAGE: Table = [
         'return in_full if text.startswith("NOSCRIPT") else None',
         "return None",
         FUNCTIONS + "test_scripts_by_their_hashes_are_forgotten",
+    ),
+    (
+        "a late reply wakes who was cancelled",
+        "reply",
+        "transport/reply.py",
+        "if wake is not None and self._failure is None:",
+        "if wake is not None:",
+        REPLY + "test_a_cancelled_task",
+    ),
+    (
+        "who waits for a reply goes on in the next turn",
+        "reply",
+        "transport/reply.py",
+        "self._context.run(wake, self)",
+        "self._loop.call_soon(wake, self, context=self._context)",
+        (REPLY + "test_it_goes_on_at_once", REPLY + "test_a_turn_of_the_loop_is_saved"),
+    ),
+    (
+        "a lost connection is told within another task",
+        "reply",
+        "transport/reply.py",
+        "self._loop.call_soon(self._wake, self, context=self._context)",
+        "self._context.run(self._wake, self)",
+        REPLY + "test_a_lost_connection",
     ),
     (
         "ASKING before the first command only",
