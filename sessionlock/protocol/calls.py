@@ -96,6 +96,8 @@ class Call(Generic[T_co]):
     writes_again: ClassVar[bool] = False
     # Whether there is another way to do it where scripts are forbidden (WATCH, MULTI, EXEC).
     needs_no_script: ClassVar[bool] = False
+    # Whether its keys are all those of one session.
+    of_one: ClassVar[bool] = True
     # Whether it has a number of its own; those of an acquisition have its token.
     numbered: ClassVar[bool] = False
 
@@ -239,6 +241,7 @@ class Renew(Call[list[int]]):
 
     script = "renew"
     ends = True
+    of_one = False
     leases: Sequence[tuple[SessionKeys, str, int]]
 
     @property

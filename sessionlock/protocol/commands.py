@@ -7,22 +7,10 @@ from typing import Any
 from .calls import Call
 from .scripts import SCRIPTS
 
-__all__ = ["by_function", "by_hash", "in_full"]
-
-
-def by_function(call: Call[Any]) -> tuple[Any, ...]:
-    """For a server that has the library of functions; else it answers "not found"."""
-    keys = call.redis_keys
-    return ("FCALL", SCRIPTS[call.script].function, len(keys), *keys, *call.words())
-
-
-def by_hash(call: Call[Any]) -> tuple[Any, ...]:
-    """For a server that has seen the script before; else it answers NOSCRIPT."""
-    keys = call.redis_keys
-    return ("EVALSHA", SCRIPTS[call.script].sha, len(keys), *keys, *call.words())
+__all__ = ["in_full"]
 
 
 def in_full(call: Call[Any]) -> tuple[Any, ...]:
-    """For a server that has not, or has restarted since."""
+    """For whatever server, also one that has restarted. How else a script is run is in :mod:`..transport.scripting`."""
     keys = call.redis_keys
     return ("EVAL", SCRIPTS[call.script].text, len(keys), *keys, *call.words())

@@ -79,6 +79,8 @@ class SessionKeys:
     waiters: bytes
     session: bytes
     receipts: bytes
+    sent: bytes
+    """All of them, as they stand in a command."""
 
     @property
     def all(self) -> tuple[bytes, ...]:
@@ -110,7 +112,8 @@ def record_name(sha: bytes) -> str:
 def _keys_for_digest(prefix: str, digest: str, proof: str) -> SessionKeys:
     stem = f"{prefix}:{{{digest}}}:".encode()
     parts = (b"lock", b"queue", b"waiters", b"session", b"receipts")
-    return SessionKeys(prefix, digest, proof, *(stem + part for part in parts))
+    keys = [stem + part for part in parts]
+    return SessionKeys(prefix, digest, proof, *keys, sent=b"".join(b"$%d\r\n%b\r\n" % (len(key), key) for key in keys))
 
 
 def keys_for(prefix: str, sid: str) -> SessionKeys:

@@ -122,7 +122,7 @@ class Master:
                 return
             answered = self.debts.asked(call.token, answered)
         way = self.connection.scripting.way
-        packed = pack(*way(call)) if packing is None else packing.by(way)
+        packed = way(call) if packing is None else packing.by(way)
         wire.send(packed, partial(self._answered, wire, call, way, answered))
 
     def _answered(self, wire: Wire, call: Call[Any], way: Way, answered: Answered, reply: Any) -> None:
@@ -136,7 +136,7 @@ class Master:
         if not isinstance(error, hiredis.ReplyError):
             answered(self.connection.back_off.failed(error))
         elif (instead := self.connection.scripting.instead(wire, way, error)) is not None:
-            wire.send(pack(*instead(call)), partial(self._answered, wire, call, instead, answered))
+            wire.send(instead(call), partial(self._answered, wire, call, instead, answered))
         else:
             answered(VoteRefused(with_advice(f"refused the {call.script} call: {error}", error)))
 

@@ -57,7 +57,7 @@ class Link:
         while isinstance(reply, hiredis.ReplyError):
             wire = await self.wire()
             way = self._instead(wire, way, reply)
-            reply = await wire.call(way(call), behind=call.behind(), asking=asking)
+            reply = await wire.post(way(call), behind=call.behind(), asking=asking)
         return reply
 
     async def evaluate(self, call: Call[Any], *, asking: bool = False) -> Any:
@@ -69,7 +69,7 @@ class Link:
         wire = self._wire
         if wire is None or wire.closed:
             wire = await self.wire()
-        reply = await wire.call(self._scripting.way(call), behind=call.behind(), asking=asking, soon=self._batches)
+        reply = await wire.post(self._scripting.way(call), behind=call.behind(), asking=asking, soon=self._batches)
         return await self.otherwise(call, reply, asking=asking) if isinstance(reply, hiredis.ReplyError) else reply
 
     def _instead(self, wire: Wire, way: Way, refusal: hiredis.ReplyError) -> Way:
@@ -87,7 +87,7 @@ class Link:
         wire = await self._waiting_wire()
         way = self._scripting.way
         while True:
-            evaluated = wire.call(way(call), behind=call.behind())
+            evaluated = wire.post(way(call), behind=call.behind())
             waited = wire.call(wait)
             reply, reached = await evaluated, await waited
             if not isinstance(reply, hiredis.ReplyError):

@@ -19,13 +19,13 @@ from typing import Any
 import hiredis
 
 from ..protocol.calls import Call
-from ..protocol.commands import by_function, by_hash, in_full
-from ..protocol.scripts import LIBRARY, script
+from ..protocol.commands import in_full as words_in_full
+from ..protocol.scripts import LIBRARY, SCRIPTS, script
 from .wire import Wire, pack
 
 __all__ = ["Packing", "Scripting", "Way"]
 
-Way = Callable[[Call[Any]], tuple[Any, ...]]  # makes the command that runs a call
+Way = Callable[[Call[Any]], bytes]  # packs the command that runs a call
 
 # Before Redis 7.0, behind some proxies, in fakeredis; and where ACLs permit scripts, but no functions.
 NO_FUNCTIONS = re.compile(r"^(ERR|NOPERM) .*(unknown|unsupported|permission).*'?\bfcall\b", re.IGNORECASE | re.DOTALL)
@@ -36,7 +36,35 @@ PLIGHTS = ("OOM ", "MISCONF ", "NOREPLICAS ")
 LOAD = pack("FUNCTION", "LOAD", LIBRARY)
 
 
-def once_loaded(call: Call[Any]) -> tuple[Any, ...]:
+def _command(command: str, names: dict[str, str]) -> Way:
+    """What is the same in all calls of a script, and in all about a session, is packed beforehand."""
+    heads = {name: _without_count(pack(command, named, 5)) for name, named in names.items()}
+
+    def packed(call: Call[Any]) -> bytes:
+        words = call.words()
+        if not call.of_one or not words:
+            keys = call.redis_keys
+            return pack(command, names[call.script], len(keys), *keys, *words)
+        tail: bytes = hiredis.pack_command(tuple(words))  # type: ignore[arg-type]
+        count = b"*%d\r\n" % (8 + len(words))
+        return count + heads[call.script] + call.keys.sent + tail[tail.index(b"$") :]
+
+    return packed
+
+
+def _without_count(packed: bytes) -> bytes:
+    return packed[packed.index(b"$") :]
+
+
+by_function: Way = _command("FCALL", {name: script.function for name, script in SCRIPTS.items()})
+by_hash: Way = _command("EVALSHA", {name: script.sha for name, script in SCRIPTS.items()})
+
+
+def in_full(call: Call[Any]) -> bytes:
+    return pack(*words_in_full(call))
+
+
+def once_loaded(call: Call[Any]) -> bytes:
     """By its function, for the second time: it was not found, and is being loaded."""
     return by_function(call)
 
@@ -118,5 +146,5 @@ class Packing:
     def by(self, way: Way) -> bytes:
         packed = self._packed.get(way)
         if packed is None:
-            packed = self._packed[way] = pack(*way(self._call))
+            packed = self._packed[way] = way(self._call)
         return packed

@@ -131,34 +131,36 @@ class Wire(asyncio.Protocol):
 
     # --- callers' side
 
-    def call(
-        self, words: tuple[Any, ...], *, behind: tuple[Any, ...] | None = None, asking: bool = False, soon: bool = False
+    def call(self, words: tuple[Any, ...]) -> asyncio.Future[Any]:
+        """Send one command. The future's result is the reply; an error reply is an exception *object* as result."""
+        return self.post(pack(*words))
+
+    def post(
+        self, packed: bytes, *, behind: tuple[Any, ...] | None = None, asking: bool = False, soon: bool = False
     ) -> asyncio.Future[Any]:
-        """Send one command. The future's result is the reply; an error reply is an exception *object* as result.
+        """As :meth:`call`, of a packed command.
 
         ``behind``: another command in the same write; then the result is both replies, or the error reply that one of
         them got. ``asking``: both for a Cluster's node that takes the slot over. ``soon``: not at once but at the end
         of this tick, together with what else there is to send.
         """
         future: asyncio.Future[Any] = asyncio.Future(loop=self._loop)
-        packed: bytes = hiredis.pack_command(words)
         heard: tuple[Hears, ...] = (future,)
         if behind is not None:
-            packed += hiredis.pack_command(behind) if not asking else ASKING + hiredis.pack_command(behind)
+            packed += pack(*behind) if not asking else ASKING + pack(*behind)
             heard = (_KEEP, future)
         if asking:
             packed, heard = ASKING + packed, tuple(one for hears in heard for one in (_ignore, hears))
         self.send(packed, *heard, soon=soon)
         return future
 
-    def begin(self, words: tuple[Any, ...], behind: tuple[Any, ...] | None, soon: bool) -> Reply:
-        """As :meth:`call`, for one task that waits for the reply at once. Not of fakeredis."""
+    def begin(self, packed: bytes, behind: tuple[Any, ...] | None, soon: bool) -> Reply:
+        """As :meth:`post`, for one task that waits for the reply at once. Not of fakeredis."""
         reply = Reply(self._loop)
-        packed: bytes = hiredis.pack_command(words)
         if behind is None:
             self.send(packed, reply, soon=soon)
         else:
-            self.send(packed + hiredis.pack_command(behind), _KEEP, reply, soon=soon)
+            self.send(packed + pack(*behind), _KEEP, reply, soon=soon)
         return reply
 
     def send(self, packed: bytes, *answered: Hears, soon: bool = False) -> None:

@@ -24,9 +24,9 @@ import anyio.to_thread
 
 from sessionlock import LeasePolicy, Session, SessionGuard, SessionLockError, WaitPolicy
 from sessionlock.lease import Lease
-from sessionlock.protocol.scripts import script
 from sessionlock.transport.wire import Wire
 from tests.harness.children import PATIENCE, Child
+from tests.harness.scripts import calls_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -176,17 +176,17 @@ def _described(error: SessionLockError | None) -> Answer:
 
 def _stop_before(name: str) -> None:
     """The last moment in this process: the words of the call are ready and go to the socket next."""
-    call, names = Wire.call, (script(name).function, script(name).sha)
+    send, its_calls = Wire.send, calls_of(name)
     stopped = False
 
-    def stopping(self: Wire, words: tuple[Any, ...], **how: Any) -> asyncio.Future[Any]:
+    def stopping(self: Wire, packed: bytes, *answered: Any, **how: Any) -> None:
         nonlocal stopped
-        if words[1] in names and not stopped:
+        if its_calls.search(packed) and not stopped:
             stopped = True
             os.kill(os.getpid(), signal.SIGSTOP)
-        return call(self, words, **how)
+        send(self, packed, *answered, **how)
 
-    setattr(Wire, "call", stopping)  # noqa: B010  (mypy refuses the plain assignment)
+    setattr(Wire, "send", stopping)  # noqa: B010  (mypy refuses the plain assignment)
 
 
 async def main(words: dict[str, Any]) -> None:

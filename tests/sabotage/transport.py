@@ -283,8 +283,8 @@ SABOTAGE: Table = [
         "ASKING before the first command only",
         "behind",
         "transport/wire.py",
-        "ASKING + hiredis.pack_command(behind)",
-        "hiredis.pack_command(behind)",
+        "ASKING + pack(*behind)",
+        "pack(*behind)",
         BEHIND + "test_a_slot_that_is_being_moved",
     ),
     (
