@@ -113,7 +113,8 @@ def _keys_for_digest(prefix: str, digest: str, proof: str) -> SessionKeys:
     stem = f"{prefix}:{{{digest}}}:".encode()
     parts = (b"lock", b"queue", b"waiters", b"session", b"receipts")
     keys = [stem + part for part in parts]
-    return SessionKeys(prefix, digest, proof, *keys, sent=b"".join(b"$%d\r\n%b\r\n" % (len(key), key) for key in keys))
+    keys.append(b"".join(b"$%d\r\n%b\r\n" % (len(key), key) for key in keys))
+    return SessionKeys(prefix, digest, proof, *keys)
 
 
 def keys_for(prefix: str, sid: str) -> SessionKeys:
