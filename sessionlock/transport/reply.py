@@ -22,33 +22,33 @@ class Reply:
     An error reply is an exception *object* as result; a connection that was lost is raised.
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_context", "_failure", "_loop", "_result", "_wake")
+    __slots__ = ("_asyncio_future_blocking", "_failure", "_loop", "_result", "_told")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._asyncio_future_blocking = False
         self._result: Any = _NOT_YET
         self._failure: BaseException | None = None
-        # Of the task that waits.
-        self._wake: Callable[[Reply], object] | None = None
-        self._context: Context | None = None
+        self._told: list[tuple[Callable[[Reply], object], Context | None]] = []  # mostly one, the task that waits
 
     # --- for the connection
 
     def answer(self, reply: Any) -> None:
         """It is there. Not within a task: the one that waits runs now."""
         self._result = reply
-        wake = self._wake
-        if wake is not None and self._failure is None:
-            self._wake = None
-            self._context.run(wake, self)  # type: ignore[union-attr]
+        if self._failure is None:
+            for callback, context in self._told:
+                if context is None:
+                    callback(self)
+                else:
+                    context.run(callback, self)
 
     def fail(self, error: BaseException) -> None:
         """There will be none. Who waits goes on in the next turn of the loop."""
         if self._failure is None and self._result is _NOT_YET:
             self._failure = error
-            if self._wake is not None:
-                self._loop.call_soon(self._wake, self, context=self._context)
+            for callback, context in self._told:
+                self._loop.call_soon(callback, self, context=context)
 
     # --- for the task
 
@@ -66,8 +66,9 @@ class Reply:
     def get_loop(self) -> asyncio.AbstractEventLoop:
         return self._loop
 
-    def add_done_callback(self, wake: Callable[[Reply], object], *, context: Context) -> None:
-        self._wake, self._context = wake, context
+    def add_done_callback(self, callback: Callable[[Reply], object], *, context: Context | None = None) -> None:
+        """Before it is done."""
+        self._told.append((callback, context))
 
     def cancel(self, msg: object = None) -> bool:
         """The task was cancelled. Whether that is still in time."""
