@@ -51,7 +51,10 @@ class Acquisition:
             RedisUnavailable: whether the lock was granted is unknown; its TTL ends it.
         """
         try:
-            outcome = await self._first()
+            queues = self._request.wait.queues
+            outcome = await self._ask(queueing=queues and self._pushes.hears(self._request.keys))
+            if isinstance(outcome, Busy):
+                outcome = await self._again(outcome, queues)
             granted = outcome if isinstance(outcome, Granted) else await self._wait(outcome)
             self._check(granted)
             return granted
@@ -66,9 +69,10 @@ class Acquisition:
 
     def _check(self, granted: Granted) -> None:
         """What was true when this was queued may have changed until the lock was handed over."""
-        request, snapshot = self._request, granted.loaded
+        request = self._request
         if request.session is None:
             return
+        snapshot = granted.loaded
         if not protocol.admitted(request.keys, snapshot.fields, granted.server_us):
             raise protocol.refusal(
                 request.digest, protocol.not_admitted(request.keys, snapshot.fields, granted.server_us)
@@ -90,14 +94,12 @@ class Acquisition:
 
     # --- asking
 
-    async def _first(self) -> Granted | Queued:
-        queues = self._request.wait.queues
-        outcome = await self._ask(queueing=queues and self._pushes.hears(self._request.keys))
-        if isinstance(outcome, Busy) and queues and not outcome.full:
-            # The first wait of this process. Subscribe before queueing: a releaser drops whom it cannot reach.
-            await self._listen()
-            outcome = await self._ask(queueing=True)
-        return self._granted_or_queued(outcome)
+    async def _again(self, busy: Busy, queues: bool) -> Granted | Queued:
+        if not queues or busy.full:
+            return self._granted_or_queued(busy)
+        # The first wait of this process. Subscribe before queueing: a releaser drops whom it cannot reach.
+        await self._listen()
+        return self._granted_or_queued(await self._ask(queueing=True))
 
     async def _listen(self) -> None:
         self._expecting = True

@@ -123,9 +123,9 @@ class LockBlock(Handle):
 
     def _release(self, changes: list[Change], created: str) -> Release:
         lease, request, runtime = self._the_lease, self._request, self._runtime
-        keys = request.keys
+        wakeup, keys = runtime.wakeup, request.keys
         carries = self._weight() <= request.push_limit
-        runtime.wakeup.has_weight(keys.digest, large=not carries)
+        wakeup.has_weight(keys.digest, large=not carries)
         return Release(
             keys,
             lease.token,
@@ -134,9 +134,9 @@ class LockBlock(Handle):
             created,
             request.session,
             changes,
-            channel=runtime.wakeup.pushes.channel(keys),
+            channel=wakeup.pushes.channel(keys),
             carries=carries,
-            reads=carries and request.session is not None and runtime.wakeup.is_waited_for(keys),
+            reads=carries and request.session is not None and wakeup.is_waited_for(keys),
             deaf=runtime.deaf,
             measured=self._measured(),
         )

@@ -85,7 +85,8 @@ class Lane:
 
     def exceed(self, number: int) -> None:
         """The next numbers are higher."""
-        self._last = max(self._last, number)
+        if number > self._last:
+            self._last = number
 
 
 class Numbers:

@@ -49,9 +49,13 @@ class SessionFormat:
         raw = codec.encode(key, value)
         if raw == before:
             return None
-        if before is not None and codec.encode(key, codec.decode(key, before)) == raw:
-            return None  # a foreign writer's JSON that spells the same value in another way
-        return raw
+        if before is None:
+            return raw
+        stored = codec.decode(key, before)
+        if type(value) in SCALARS and stored != value:
+            return raw
+        # A foreign writer's JSON may spell the same value in another way.
+        return None if codec.encode(key, stored) == raw else raw
 
     def decoded(self, key: str, raw: bytes | None) -> Any:
         """The value, a new object each time; MISSING where there is none."""

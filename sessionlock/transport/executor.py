@@ -67,7 +67,7 @@ class RedisExecutor:
         self.route: Route = _route(client, reply_within, on_break)
         self.circuit: Circuit = Circuit(server_name(client), self._knock)
         self._durability = durability
-        self._reply_within = reply_within
+        self._at_once_within = 2 * reply_within  # a connection breaks before, where calls stay unanswered
         self._retry_for = retry_for
         self._cuts = retry_for > reply_within  # else one more try gets its time
         self._longest: float = retry_for if self._cuts else 4 * reply_within  # two tries, and connecting for each
@@ -84,7 +84,7 @@ class RedisExecutor:
         """
         if self._vet is not None:
             self._vet_before(call)
-        if limit < 2 * self._reply_within or call.numbered or self.circuit.troubles or self._closed:
+        if limit < self._at_once_within or call.numbered or self.circuit.troubles or self._closed:
             return await self._slowly(call, limit)
         began_at = monotonic()
         sent = self.route.begin(call)
