@@ -147,7 +147,6 @@ class Destroy(Call[Destroyed]):
     """``replaced``: a new session has taken its place, so whoever still comes with its id is to be told that."""
 
     script = "destroy"
-    writes_again = True
     numbered = True
     keys: SessionKeys
     session: SessionPolicy
