@@ -120,10 +120,10 @@ def pytest_sessionfinish():
 
 # An undisturbed cycle, and every script loads: what does not even do this is broken, not sabotaged.
 SMOKE = """
-import asyncio, pathlib, sys
+import asyncio, contextlib, pathlib, sys
 import {package}
 from {package}.embedded import EmbeddedServer
-from {package}.protocol.scripts import script
+from {package}.protocol.scripts import LIBRARY, script
 
 assert pathlib.Path(sys.argv[1]) in pathlib.Path({package}.__file__).resolve().parents, {package}.__file__
 
@@ -134,6 +134,8 @@ async def cycle(url):
     async with redis.asyncio.Redis.from_url(url) as client:
         for path in (pathlib.Path({package}.__file__).parent / "protocol" / "lua").glob("[!_]*.lua"):
             await client.script_load(script(path.stem).text)
+        with contextlib.suppress(redis.exceptions.ResponseError):  # before Redis 7.0
+            await client.function_load(LIBRARY)
     async with {package}.SessionGuard.from_url(url, retry_for=0.5) as guard:
         for expected in range(2):
             async with guard.session_lock("smoke") as session:

@@ -272,11 +272,11 @@ SABOTAGE: Table = [
         (REPLY + "test_it_goes_on_at_once", REPLY + "test_a_turn_of_the_loop_is_saved"),
     ),
     (
-        "a lost connection is told within another task",
+        "a connection is lost twice",
         "reply",
         "transport/reply.py",
-        "self._loop.call_soon(callback, self, context=context)",
-        "context.run(callback, self)",
+        "if self._failure is None and self._result is _NOT_YET:",
+        "if self._result is _NOT_YET:",
         REPLY + "test_a_lost_connection",
     ),
     (
