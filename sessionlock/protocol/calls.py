@@ -92,8 +92,6 @@ class Call(Generic[T_co]):
     script: ClassVar[str]
     # Whether it ends something that was begun, so that it must go on when a server turns out to be unfit.
     ends: ClassVar[bool] = False
-    # Whether a repetition writes although it was done already. The others then change nothing.
-    writes_again: ClassVar[bool] = False
     # Whether there is another way to do it where scripts are forbidden (WATCH, MULTI, EXEC).
     needs_no_script: ClassVar[bool] = False
     # Whether its keys are all those of one session.

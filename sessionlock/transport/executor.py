@@ -179,7 +179,7 @@ class RedisExecutor:
         if durability is None:
             return answer, doubtful, None
         reply, reached = answer
-        if doubtful and not call.writes_again:
+        if doubtful:
             reached = await self._wait_behind(call, durability.command)
         return reply, doubtful, reached
 

@@ -117,17 +117,28 @@ async def test_restarted_with_an_old_state(own_server: OwnServer, node: MakeGuar
         with connect(server.url) as client:
             client.save()  # what the disk has: this request holds
     forgotten = await one_save(other, "forgotten")
-    with pytest.raises(StaleFencingToken):
+    fences: list[int] = []
+    holding, go_on = asyncio.Event(), asyncio.Event()
+
+    async def is_late() -> None:
         async with guard.session_lock("s", lease=LONG) as late:
             assert late.lease is not None
-            assert late.lease.fencing_token > forgotten
+            fences.append(late.lease.fencing_token)
             late["late"] = 1
-            await crash(server, empty=False)
-            with Stored(server.url, "s") as stored:
-                assert stored.lock is not None  # the ghost of the first request; its lease ends it
-                assert stored.fence < forgotten
-            current = await one_save(other, "theirs")
-            assert current > late.lease.fencing_token
+            holding.set()
+            await go_on.wait()
+
+    task = asyncio.ensure_future(is_late())
+    await holding.wait()
+    await crash(server, empty=False)
+    with Stored(server.url, "s") as stored:
+        assert stored.lock is not None  # the ghost of the first request; its lease ends it
+        assert stored.fence < forgotten
+    current = await one_save(other, "theirs")
+    assert forgotten < fences[0] < current
+    go_on.set()
+    with pytest.raises(StaleFencingToken):
+        await task
     with Stored(server.url, "s") as stored:
         assert stored.data == {"n": 1, "theirs": 1}
         assert stored.free

@@ -128,7 +128,7 @@ class Race:
 @pytest.mark.parametrize("end", ["release", "abandon", "force_release", "lapse"])
 async def test_a_renewal_and_the_end_of_its_lease_in_any_order(stored: Look, end: str) -> None:
     """Attack 24: two renewals of A, the end of A, and B's acquire and renewal, in each order: a renewal never brings
-    a lease back, never takes a free lock, and never touches another holder's time."""
+    a lease back, never takes a free lock, never makes one shorter, and never touches another holder's time."""
     session = stored("s")
     steps = (f"{end} A", "renew A", "acquire B", "renew A", "renew B")
     orders = sorted(set(itertools.permutations(steps)))

@@ -242,8 +242,8 @@ SABOTAGE: Table = [
         "who finds the lock free takes it",
         19,
         "protocol/lua/_acquire.lua",
-        "    local head, fence = hand_over(token,",
-        "    leave_queue(token)\n    local head, fence = (function() end)(token,",
+        "      head, fence = hand_over(token,",
+        "      leave_queue(token)\n      head, fence = (function() end)(token,",
         FAIR + "test_a_newcomer_never_overtakes",
     ),
     (

@@ -14,17 +14,21 @@ local function refuse(kind, now)
 end
 
 -- A handed-over lock lapsed without its holder's confirmation: that process hangs. Its other waiters would each cost one
--- more claim, so the next of them leave the queue; when it lives after all, their tickets give them their places back.
+-- more claim, so they leave the queue; when it lives after all, their tickets give them their places back. Returns whether
+-- there may be more of them: one call takes MOST_DEAD out, and the lock stays free for whoever asks next.
 local function drop_hung_waiters(record, done)
   local holder, kind, where = string.match(record or '', '^(%S+) (%S+) %d+ (%S+) ')
   if kind ~= 'claim' or repeated(holder, done) then
-    return
+    return false
   end
+  local dropped = 0
   for _, other in ipairs(call('ZRANGE', QUEUE, 0, MOST_DEAD - 1)) do
     if string.match(call('HGET', WAITERS, other) or '', '^%d+ %d+ %d+ (%S+) ') == where then
       leave_queue(other)
+      dropped = dropped + 1
     end
   end
+  return dropped == MOST_DEAD
 end
 
 -- Those that were not heard of for too long are the first in the queue, mostly.
@@ -112,11 +116,14 @@ local function acquire_slowly(token, ttl, who, more, state, now, now_digits)
       last.queued = false
       return {'granted', grant(token, ttl, 'held', who, now, now_digits, last), now_digits}
     end
-    drop_hung_waiters(record, last.done)
+    local others_hang = drop_hung_waiters(record, last.done)
     if queueing == '1' then
       ticket = join_queue(token, ttl, claim, who, ticket, patience, now, now_digits, last)
     end
-    local head, fence = hand_over(token, nil, false, deaf, now, now_digits, last)
+    local head, fence = nil, 'more'
+    if not others_hang then
+      head, fence = hand_over(token, nil, false, deaf, now, now_digits, last)
+    end
     if head == token then
       return {'granted', fence, now_digits}
     elseif not head and fence ~= 'more' then
