@@ -100,10 +100,10 @@ async def gone(session: Stored) -> None:
     await session.until(one_subscriber)
 
 
-@pytest.mark.parametrize(("dead", "calls"), [(1, 2), (32, 3), (50, 3)])
-async def test_any_number_of_dead_waiters(redis_url: str, node: MakeGuard, stored: Look, dead: int, calls: int) -> None:
-    """Attack 16: the head of the queue is dead, or fifty waiters of a killed process stand first: the release passes
-    them and reaches the living. No call takes out more than 32; the releaser asks again at once."""
+@pytest.mark.parametrize("dead", [1, 50])
+async def test_any_number_of_dead_waiters(redis_url: str, node: MakeGuard, stored: Look, dead: int) -> None:
+    """Attack 16: the head of the queue is dead, or fifty waiters of a killed process stand first: one release passes
+    them all and reaches the living."""
     session, guard, other = stored("s"), node(), node()
     async with guard.lock("s"):
         async with Worker(redis_url, lease={"ttl": 30, "claim": 30}) as worker:
@@ -116,7 +116,7 @@ async def test_any_number_of_dead_waiters(redis_url: str, node: MakeGuard, store
         released = session.now_us
     granted = await asyncio.wait_for(waiting, 5)
     counter.__exit__(None, None, None)
-    assert counter.script_calls == calls  # this release (and what goes on for it), and that of who was granted by it
+    assert counter.script_calls == 2  # this release, and that of the one who was granted by it
     assert granted - released < SCHEDULING
     assert session.free
 

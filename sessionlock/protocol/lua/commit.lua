@@ -23,7 +23,7 @@ local refused = not_open(proof, state)
 if refused == 'missing' and created == '' then
   end_record() -- its absolute end has come, and whoever commits has not seen it
   fields = read_state(FIRST)
-  state = fields[STATE]
+  state = fields[STATE] or ''
 elseif refused then
   return {refused}
 end

@@ -29,7 +29,7 @@ local refused = not_open(token == '' and proof, state)
 if refused == 'missing' and token == '' and created == 'new' then
   end_record() -- its absolute end has come
   fields = read_state(FIRST)
-  state = fields[STATE]
+  state = fields[STATE] or ''
 elseif refused then
   return {refused}
 elseif token == '' and created ~= 'new' and not parts_of(state).created then
