@@ -53,7 +53,7 @@ local function join_queue(token, ttl, claim, who, ticket, patience, now, now_dig
     ticket = digits(tonumber(call('ZSCORE', QUEUE, token)))
   end
   call('HSET', WAITERS, token, digits(now + patience * 1000) .. ' ' .. ttl .. ' ' .. claim .. ' ' .. who)
-  if call('PTTL', QUEUE) < patience or call('HLEN', WAITERS) == 1 then
+  if call('PTTL', QUEUE) < patience then
     call('PEXPIRE', QUEUE, patience * 2)
     call('PEXPIRE', WAITERS, patience * 2)
   end
@@ -81,8 +81,7 @@ local function acquire_slowly(token, ttl, who, more, state, now, now_digits)
   max_waiters, idle, refresh, patience = tonumber(max_waiters), tonumber(idle), tonumber(refresh), tonumber(patience)
   deaf = deaf == '1'
   local last = parts_of(state)
-  local others = call('HMGET', SESSION, '#destroyed', '#old', '#holder', '#replaced')
-  local destroyed, old, record = others[1], others[2], others[3]
+  local record, destroyed, old = call('HGET', SESSION, '#holder'), nil, nil
   local held = call('GET', LOCK)
 
   if last.created and look_after_life(last, idle, refresh, now) then
@@ -102,17 +101,22 @@ local function acquire_slowly(token, ttl, who, more, state, now, now_digits)
   if answer then
     return answer
   end
-  local refused = destroyed and ended_word(others[4], destroyed, now)
+  if not last.created then
+    destroyed = call('HGET', SESSION, '#destroyed')
+  end
+  if last.id and last.id ~= proof then
+    old = call('HGET', SESSION, '#old')
+  end
+  local refused = destroyed and ended_word(call('HGET', SESSION, '#replaced'), destroyed, now)
     or not admitted(proof, last.id, old, now) and not_admitted(proof, old, now, 'missing')
     or missing == 'reject' and not last.created and 'missing'
   if refused then
     leave_queue(token)
     return {refused}
   end
-  local queued = call('EXISTS', QUEUE) == 1
   if not held then
     next_number(last.fence, now, 'FENCE') -- raises when there is none left, before anything is written
-    if not queued then
+    if call('EXISTS', QUEUE) == 0 then
       last.queued = false
       return {'granted', grant(token, ttl, 'held', who, now, now_digits, last), now_digits}
     end

@@ -37,10 +37,10 @@ local function with_next_fence(refusal, token, fence, state)
   return refusal
 end
 
--- Others may wait: the lock goes to the next of them.
-local function hand_on(reply, more)
+-- Others may wait: the lock goes to the next of them. `state`: #state as it is now; false: not known.
+local function hand_on(reply, more, state)
   local now, now_digits = server_time()
-  local last = parts_of(call('HGET', SESSION, '#state'))
+  local last = parts_of(state or call('HGET', SESSION, '#state'))
   local idle, refresh, carries, deaf, channel = string.match(more, '^(%d+) %d+ (%d+) %d+ %S+ (%d) (%d) (%S+)')
   if last.created then
     look_after_life(last, tonumber(idle), tonumber(refresh), now)

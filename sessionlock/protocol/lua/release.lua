@@ -54,7 +54,8 @@ else
   reply = refusal or {'saved', version}
 end
 if reply[1] ~= 'saved' then
-  call('HSET', SESSION, '#state', clean and set[2] or with_finished(state, fence, token, low, LOST))
+  set[2] = clean and set[2] or with_finished(state, fence, token, low, LOST)
+  call('HSET', SESSION, '#state', set[2])
   if string.byte(set[2], 17) == 48 then -- zeros: there is no record
     keep_mortal(SHELL_MS)
   end
@@ -69,4 +70,4 @@ if string.byte(state, QUEUED_AT) ~= 49 and (not fence or call('EXISTS', QUEUE) =
   reply[#reply + 1] = ''
   return reply
 end
-return hand_on(reply, more)
+return hand_on(reply, more, reply[2] ~= '0' and set[2])
