@@ -26,20 +26,20 @@ LOCK_CHECK = "if call('GET', LOCK) ~= token then\n"
 
 # Whether an acquisition has ended, on the short way and on the other.
 ENDED_CHECKS = (
-    "(string.sub(done, 1, 12) == string.sub(token, 1, 12) and done < token or not repeated(token, done))",
-    "  local answer = repeated(token, done)\n",
+    " and is_new(token, state)\n",
+    "  local answer = repeated(token, last.done)\n",
 )
-WITHOUT_THEM = ("true", "  local answer = nil\n")
-GONE_CHECK = " and (channel == own or not is_gone(channel, deaf))"
+WITHOUT_THEM = ("\n", "  local answer = nil\n")
+GONE_CHECK = " and not gone[channel]"
 
 SABOTAGE: Table = [
     (
         "who is passed over is told of a grant all the same",
         "cluster",
         "protocol/lua/_queue.lua",
-        "(channel == own or not is_gone(channel, deaf))",
-        "(channel == own or push(channel, 'G ' .. head .. ' ' .. now_digits .. ' ' .. now_digits .. ' ' .. claim"
-        " .. ' -\\n') or not is_gone(channel, deaf))",
+        "        gone[channel] = is_gone(channel, deaf)\n",
+        "        push(channel, 'G ' .. head .. ' ' .. now_digits .. ' ' .. now_digits .. ' ' .. claim .. ' -\\n')\n"
+        "        gone[channel] = is_gone(channel, deaf)\n",
         "tests/transport/test_cluster_pushes.py::test_who_is_passed_over_hears_nothing",
     ),
     (
@@ -116,8 +116,8 @@ SABOTAGE: Table = [
         "the holder asking again is granted anew",
         5,
         "protocol/lua/_acquire.lua",
-        "    return {'granted', last_fence, now_digits}\n",
-        "    return {'granted', grant(token, ttl, 'held', who, now, now_digits, last_fence, created), now_digits}\n",
+        "    return {'granted', last.fence, now_digits}\n",
+        "    return {'granted', grant(token, ttl, 'held', who, now, now_digits, last), now_digits}\n",
         (
             REPLIES + "test_acquire_gets_the_same_grant",
             REPLIES + "test_a_handed_over_grant_is_confirmed_once_more",
@@ -147,7 +147,7 @@ SABOTAGE: Table = [
         "leaving is not written down",
         7,
         "protocol/lua/abandon.lua",
-        "call('HSET', SESSION, '#done', finish(token, low, state[2]))\n",
+        "last.done = finish(token, low, last.done)\n",
         "",
         CANCEL + "test_the_request_overtaken_by_its_own_cancellation",
     ),
@@ -163,7 +163,7 @@ SABOTAGE: Table = [
         "leaving drops the lock that others wait for",
         7,
         "protocol/lua/abandon.lua",
-        "hand_over(nil, nil, false, deaf, now, now_digits, state[1], state[3])",
+        "hand_over(nil, nil, false, deaf, now, now_digits, last)",
         "call('DEL', LOCK)",
         CANCEL + "test_queued_and_handed_over",
     ),
@@ -324,7 +324,7 @@ SABOTAGE: Table = [
         "a hand-over does not see that there is no fence left",
         29,
         "protocol/lua/_queue.lua",
-        "not exhausted(last_fence, now) and call('ZPOPMIN', QUEUE)[1]",
+        "not exhausted(last.fence, now) and call('ZPOPMIN', QUEUE)[1]",
         "call('ZPOPMIN', QUEUE)[1]",
         EDGES + "test_fences_run_out_in_a_hand_over",
     ),

@@ -18,13 +18,13 @@ SERIAL = "tests/session/test_serializable.py::"
 VISIT = "tests/integrations/web/test_request_session.py::"
 
 LOCK_CHECK = "if call('GET', LOCK) ~= token then\n"
-FENCE_CHECK = "local replaced = state[FENCE] ~= fence\n"
-UNFENCED = "local replaced = false\n"
-SAVES_FENCE_CHECK = "if state[FENCE] ~= fence then\n"
+FENCE_CHECK = "if string.sub(state, 1, 32) ~= string.sub(as_granted, 1, 32) then\n"
+UNFENCED = "if false then\n"
+SAVES_FENCE_CHECK = "if current ~= fence then\n"
 NEVER = "if false then\n"
 COMMIT = "protocol/lua/_commit.lua"
-TOMBSTONE_CHECK = "  if state[1] then\n    return ended(state[2], state[1], now)\n"
-WITHOUT_IT = "  if false then\n    return ended(state[2], state[1], now)\n"
+TOMBSTONE_CHECK = "  if state[1] then\n    return ended_word(state[2], state[1], now)\n"
+WITHOUT_IT = "  if false then\n    return ended_word(state[2], state[1], now)\n"
 
 SABOTAGE: Table = [
     (
@@ -101,7 +101,7 @@ SABOTAGE: Table = [
         "an immediate save is done each time it is asked for",
         6,
         "protocol/lua/save.lua",
-        "local answer = repeated(op, state[DONE])\n",
+        "local answer = repeated(op, done_in(state))\n",
         "local answer = nil\n",
         "tests/session/test_immediate.py::test_a_save_whose_reply_is_lost",
     ),
@@ -109,7 +109,7 @@ SABOTAGE: Table = [
         "what was created just now exists already",
         6,
         "protocol/lua/create.lua",
-        "local answer = repeated(op, state[DONE])\n",
+        "local answer = repeated(op, done_in(state))\n",
         "local answer = nil\n",
         REPLIES + "test_a_new_session_is_created_once",
     ),
@@ -176,16 +176,16 @@ SABOTAGE: Table = [
         "a release does not see the tombstone",
         26,
         "protocol/lua/release.lua",
-        "local destroyed = not state[CREATED] and call('HGET', SESSION, '#destroyed')\n",
-        "local destroyed = false\n",
+        "if fence and call('HEXISTS', SESSION, '#destroyed') == 1 then\n",
+        NEVER,
         RACES + "test_a_session_destroyed_under_its_lock[at the end-True]",
     ),
     (
         "a release for a new session does not see the tombstone",
         26,
         "protocol/lua/release.lua",
-        "local destroyed = not state[CREATED] and call('HGET', SESSION, '#destroyed')\n",
-        "local destroyed = false\n",
+        "if fence and call('HEXISTS', SESSION, '#destroyed') == 1 then\n",
+        NEVER,
         RACES + "test_a_session_destroyed_under_its_lock[at the end-False]",
     ),
     (
@@ -252,7 +252,7 @@ SABOTAGE: Table = [
         "create overwrites",
         "table",
         "protocol/lua/create.lua",
-        "if state[CREATED] or taken[1] or taken[2] then\n",
+        "if exists or call('HEXISTS', SESSION, '#destroyed') == 1 then\n",
         NEVER,
         TABLES + "test_row[create-never-overwrites]",
     ),
@@ -260,16 +260,16 @@ SABOTAGE: Table = [
         "a conflict gives the lock up",
         "table",
         "protocol/lua/release.lua",
-        "    return with_next_fence(refusal, token, fence)\n",
-        "    call('DEL', LOCK)\n    return with_next_fence(refusal, token, fence)\n",
+        "    return with_next_fence(refusal, token, string.sub(as_granted, 1, 16), state)\n",
+        "    call('DEL', LOCK)\n    return with_next_fence(refusal, token, string.sub(as_granted, 1, 16), state)\n",
         TABLES + "test_row[a-conflict-keeps-the-lock]",
     ),
     (
         "a delta revives part of a record that is gone",
         "table",
         "protocol/lua/_commit.lua",
-        "  if state[CREATED] ~= created then\n",
-        "  if false then\n",
+        "  elseif stamp ~= created then\n",
+        "  elseif false then\n",
         TABLES + "test_row[the-record-is-gone-and-came-again]",
     ),
     (
@@ -284,15 +284,15 @@ SABOTAGE: Table = [
         "a record does not say whose it is",
         "ids",
         "protocol/lua/_commit.lua",
-        "  if not id then\n    set[#set + 1] = '#id'\n",
-        "  if false then\n    set[#set + 1] = '#id'\n",
+        "parts.id or proof\n",
+        "parts.id\n",
         IDS + "test_another_session_of_the_same_name",
     ),
     (
         "a holder saves into the record of another session",
         "ids",
         "protocol/lua/_commit.lua",
-        "    if id and not belongs(created, id, ids[2]) then\n",
+        "    if id and not belongs(proof, id, call('HGET', SESSION, '#old')) then\n",
         "    if false then\n",
         IDS + "test_it_begins_while_another_is_about_to",
     ),

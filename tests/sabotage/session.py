@@ -32,8 +32,8 @@ SABOTAGE: Table = [
         "a record that was made without scripts does not say whose it is",
         "ids",
         "session/commit_watch.py",
-        'if b"#id" not in current.fields:\n',
-        "if False:\n",
+        "records.begun(left, now, keys.proof)",
+        "records.begun(left, now, records.NO_ID.decode())",
         IDS + "test_another_session_of_the_same_name",
     ),
     (
