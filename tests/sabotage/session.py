@@ -11,6 +11,11 @@ SERIAL = "tests/session/test_serializable.py::"
 
 SESSION = "session/data.py"
 
+ENDS = "tests/session/test_ends_and_limits.py::"
+DONE = "tests/protocol/test_done.py::"
+COMMIT = "protocol/lua/_commit.lua"
+PREVIOUS = "if previous ~= proof or "
+
 SABOTAGE: Table = [
     (
         "a merge compares each item with each",
@@ -71,5 +76,113 @@ SABOTAGE: Table = [
         "        known = self._read | self._given\n",
         "        known = set(self._read)\n",
         SERIAL + "test_a_key_that_was_written_and_is_as_it_was",
+    ),
+    (
+        "a record's absolute end is Redis' business",
+        "ends",
+        "protocol/lua/_ids.lua",
+        "  return expires and (number_in(expires) or 0) <= now\n",
+        "  return false\n",
+        (ENDS + "test_a_commit_after_the_end[script]", ENDS + "test_counting_saving_and_renaming_after_the_end"),
+    ),
+    (
+        "a commit without scripts does not look at the absolute end",
+        "ends",
+        "session/commit_watch.py",
+        "            over = _has_ended(current, now)\n",
+        "            over = False\n",
+        ENDS + "test_a_commit_after_the_end[watch]",
+    ),
+    (
+        "giving a place back lengthens a record",
+        "ends",
+        "protocol/lua/abandon.lua",
+        "if not last.created then\n",
+        "if true then\n",
+        ENDS + "test_a_cancelled_waiter_puts_no_end_off",
+    ),
+    (
+        "an older id can be replaced",
+        "ids",
+        "protocol/lua/regenerate.lua",
+        PREVIOUS,
+        "if ",
+        ENDS + "test_an_older_id_cannot_be_replaced",
+    ),
+    (
+        "older ids are kept without bound",
+        "ids",
+        "protocol/lua/regenerate.lua",
+        "if #old < MOST_OLD and ",
+        "if ",
+        ENDS + "test_the_list_of_older_ids_is_bounded",
+    ),
+    (
+        "what others have stored is not measured",
+        "limits",
+        COMMIT,
+        "  elseif grown > 0 and too_large(",
+        "  elseif false and too_large(",
+        (
+            ENDS + "test_parallel_commits_are_measured_together",
+            ENDS + "test_what_others_stored_counts_under_the_lock",
+            ENDS + "test_an_increment_is_no_way_around_the_limits",
+        ),
+    ),
+    (
+        "a call that was refused may be done later",
+        "numbers",
+        "transport/executor.py",
+        "if doubtful and isinstance(outcome, (Refused, Conflict)):\n",
+        "if False:\n",
+        ENDS + "test_a_refused_increment_is_never_done",
+    ),
+    (
+        "a release that was refused is done already",
+        "numbers",
+        "protocol/lua/release.lua",
+        "with_finished(state, fence, token, low, LOST)",
+        "set[2]",
+        ENDS + "test_a_release_that_was_refused_is_not_done_already",
+    ),
+    (
+        "destroying once more finds nothing",
+        "numbers",
+        "protocol/lua/destroy.lua",
+        "return {answer[2] == '' and 'destroyed' or answer[2], user}",
+        "return {'missing', user}",
+        ENDS + "test_destroying_a_renewed_id_whose_reply_is_lost",
+    ),
+    (
+        "a call whose number is below low is done once more",
+        "numbers",
+        "protocol/lua/_done.lua",
+        "    if number < string.sub(record, 29, 44) then\n      return",
+        "    if false then\n      return",
+        DONE + "test_an_older_save_comes_after_a_newer_one",
+    ),
+    (
+        "a call that is listed is done once more",
+        "numbers",
+        "protocol/lua/_done.lua",
+        "    if from and value ~= UNCERTAIN then\n",
+        "    if false then\n",
+        DONE + "test_so_many_calls",
+    ),
+    (
+        "a client that was forgotten is new",
+        "numbers",
+        "protocol/lua/_done.lua",
+        "  if floor and number <= floor then\n",
+        "  if false then\n",
+        DONE + "test_clients_that_are_too_many",
+    ),
+    (
+        "what met a conflict may be done later",
+        "numbers",
+        "protocol/lua/commit.lua",
+        "with_finished(state, nil, op, low, REFUSED)",
+        "state",
+        DONE + "test_what_met_a_conflict_is_never_done",
     ),
 ]
