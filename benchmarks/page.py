@@ -25,6 +25,15 @@ ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "outages.md", ROOT / "docs" / "scale.md")
 IMAGES = ROOT / "docs" / "images"
 BLOCK = re.compile(r"(<!-- benchmark: (?P<name>[\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+SPELT = {
+    "starlette": "Starlette",
+    "fastapi": "FastAPI",
+    "litestar": "Litestar",
+    "quart": "Quart",
+    "django-asgi": "Django, ASGI",
+    "django-wsgi": "Django, WSGI",
+    "flask": "Flask",
+}
 RELATIONS = {"<=": "≤", ">=": "≥", "=": "="}
 NOT_YET = "*Not measured yet.*"
 
@@ -92,7 +101,10 @@ def claims(results: Results) -> str:
 def _cell(claim: Claim | None) -> str:
     if claim is None:
         return ""
-    return shown(claim.measured) if claim.met else f"**{shown(claim.measured)}: missed**"
+    if claim.met:
+        return shown(claim.measured)
+    missed = f"{claim.measured:.4g}" if abs(claim.measured) < 1000 else shown(claim.measured)  # 1.003 is not 1
+    return f"**{missed}: missed**"
 
 
 def _lost(results: Results) -> str:
@@ -100,7 +112,7 @@ def _lost(results: Results) -> str:
     rows = results.first("frameworks").rows
     return table(
         ["framework", "its usual back end", "lost of 50", "with sessionlock"],
-        [[site, back_end, lost, guarded] for site, back_end, lost, _, guarded in rows],
+        [[SPELT.get(site, site), back_end, lost, guarded] for site, back_end, lost, _, guarded in rows],
     )
 
 
