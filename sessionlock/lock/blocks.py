@@ -158,7 +158,7 @@ class SessionContext(SessionLockBlock):
 
     @property
     def _stored(self) -> StoredSession:
-        return StoredSession(self._runtime.executor, self._request.keys, self._how)
+        return StoredSession(self._runtime.executor, self._request.keys, self._how, self._runtime.ended)
 
     async def expire(self, ttl: float) -> bool:
         return await self._stored.expire(ttl)

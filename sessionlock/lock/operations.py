@@ -139,7 +139,11 @@ class GuardOperations:
 
     def _stored(self, sid: str) -> StoredSession:
         keys = self.keys_of(sid)
-        return StoredSession(self.runtime().executor, keys, self.format_of())
+        return self._stored_at(keys)
+
+    def _stored_at(self, keys: SessionKeys) -> StoredSession:
+        runtime = self.runtime()
+        return StoredSession(runtime.executor, keys, self.format_of(), runtime.ended)
 
     async def destroy(self, sid: str) -> bool:
         """End the session at once, whoever holds its lock: waiters are told, a late save is refused.
@@ -214,8 +218,7 @@ class GuardOperations:
         ended = 0
         for keys in await self._users().records(_known_by(user)):
             if keys.digest != spared:
-                stored = StoredSession(self.runtime().executor, keys, self.format_of())
-                existed, _ = await stored.destroy(durably=False)
+                existed, _ = await self._stored_at(keys).destroy(durably=False)
                 ended += existed
         return ended
 

@@ -18,6 +18,7 @@ from ..protocol.keys import SessionKeys
 from ..protocol.numbers import Numbers
 from ..protocol.replies import Handover
 from ..session.commits import Engine
+from ..session.user_index import leave_index
 from ..transport.calling import Executor
 from ..transport.tasks import fetch_error
 from .holders import Holders
@@ -104,6 +105,10 @@ class Runtime:
             self.background(self._hand_on(keys)).add_done_callback(fetch_error)
         else:
             self.wakeup.dispatch(handover)
+
+    def ended(self, keys: SessionKeys, user: str) -> None:
+        """A session of the user with this digest was destroyed: the index of users loses it, beside the request."""
+        self.background(leave_index(self.topology.client, keys, user)).add_done_callback(fetch_error)
 
     # --- work beside the requests
 

@@ -37,6 +37,8 @@ class Home(Protocol):
 
     def at_home(self, work: Coroutine[Any, Any, Any], /) -> Any: ...
 
+    def ended(self, keys: SessionKeys, user: str, /) -> None: ...
+
 
 class Guard(Protocol):
     """The guard, as far as a block needs it; of the event loop that runs."""

@@ -38,11 +38,14 @@ class NewId(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StoredSession:
-    """One session in the store, and what is needed to change it there. ``lease``: under which a method is called."""
+    """One session in the store, and what is needed to change it there. ``lease``: under which a method is called.
+    ``on_end`` is told when it was destroyed, and the digest of whose it was.
+    """
 
     executor: Executor
     keys: SessionKeys
     how: SessionFormat
+    on_end: Callable[[SessionKeys, str], None] | None = None
 
     async def create(self, changes: list[Change]) -> tuple[Snapshot, Replication | None]:
         """Store a new record.
@@ -147,6 +150,8 @@ class StoredSession:
         """
         call = Destroy(self.keys, self.how.policy, replaced=replaced)
         outcome, safety = await self.executor.save(call) if durably else (await self.executor.run(call), None)
+        if outcome.user and self.on_end is not None:
+            self.on_end(self.keys, outcome.user)
         return outcome.existed, safety
 
 

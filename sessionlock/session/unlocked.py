@@ -211,7 +211,8 @@ class UnlockedContext:
     @property
     def _stored(self) -> StoredSession:
         wanted = self._wanted
-        return StoredSession(wanted.guard.runtime().executor, wanted.keys, wanted.how)
+        runtime = wanted.guard.runtime()
+        return StoredSession(runtime.executor, wanted.keys, wanted.how, runtime.ended)
 
     # --- for the faces
 

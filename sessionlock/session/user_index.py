@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from contextlib import suppress
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -23,7 +24,13 @@ from ..transport.calling import Executor
 from ..transport.route import LOST
 from ..transport.tasks import within
 
-__all__ = ["UserIndex"]
+__all__ = ["UserIndex", "leave_index"]
+
+
+async def leave_index(client: Any, keys: SessionKeys, user: str) -> None:
+    """A session of the user with this digest was destroyed. An entry that stays is found stale when it is read."""
+    with suppress(RedisError, *LOST):
+        await client.execute_command("ZREM", user_key(keys.prefix, user), keys.digest)
 
 
 class UserIndex:

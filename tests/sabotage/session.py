@@ -185,4 +185,12 @@ SABOTAGE: Table = [
         "state",
         DONE + "test_what_met_a_conflict_is_never_done",
     ),
+    (
+        "the index of a user keeps what was destroyed",
+        "index",
+        "session/operations.py",
+        "        if outcome.user and self.on_end is not None:\n",
+        "        if False:\n",
+        ENDS + "test_the_index_of_a_user_loses_what_was_destroyed",
+    ),
 ]

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from sessionlock import LeasePolicy, SessionNotFound, SessionPolicy, SessionTooLarge
+from sessionlock.protocol.keys import user_digest, user_key
 from tests.harness.deployments import MakeGuard
 from tests.harness.proxy import FaultyProxy
 from tests.harness.scripts import calls_of
@@ -119,6 +120,21 @@ async def test_destroying_a_renewed_id_whose_reply_is_lost(proxy: FaultyProxy, n
     dropped = proxy.drop_next_reply(calls_of("destroy"))
     assert await guard.destroy(sid) is True
     assert dropped.count == 1
+
+
+@pytest.mark.parametrize("how", ["guard", "block", "optimistic"])
+async def test_the_index_of_a_user_loses_what_was_destroyed(node: MakeGuard, stored: Look, how: str) -> None:
+    session, guard = stored("s"), node()
+    await guard.create({"n": 1}, sid="s")
+    await guard.bind("s", "ada")
+    index = user_key("sl", user_digest("ada"))
+    assert session.client.zcard(index) == 1
+    if how == "guard":
+        await guard.destroy("s")
+    else:
+        async with guard.session_lock("s", mode="lock" if how == "block" else "optimistic") as held:
+            await held.destroy()
+    await session.until(lambda s: s.client.zcard(index) == 0)
 
 
 # --- limits
