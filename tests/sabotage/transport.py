@@ -284,7 +284,7 @@ SABOTAGE: Table = [
         "behind",
         "transport/wire.py",
         "ASKING + pack(*behind)",
-        "pack(*behind)",
+        'pack("PING") + pack(*behind)',  # as many replies
         BEHIND + "test_a_slot_that_is_being_moved",
     ),
     (
