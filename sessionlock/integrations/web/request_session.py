@@ -361,7 +361,11 @@ class RequestSession:
         if grace is None:
             return
         if session.sid == self._login.came_by:
-            await session.regenerate(grace=grace)
+            try:
+                await session.regenerate(grace=grace)
+            except SessionNotFound:  # it has been replaced already: nobody logs in by an older id
+                await self._block.discard()
+                raise
         else:
             await self._block.end_old_ids(grace)
         self._login.done()

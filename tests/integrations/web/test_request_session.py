@@ -27,6 +27,7 @@ from sessionlock.integrations.web.request_session import RequestSession, RunAgai
 from sessionlock.integrations.web.rules import RoutePolicy, Rules
 from sessionlock.integrations.web.values import for_framework
 from sessionlock.views.cookies import CookieSettings
+from tests.harness.commands import aged
 from tests.harness.stored import Stored
 
 pytestmark = pytest.mark.anyio
@@ -392,6 +393,21 @@ async def test_one_that_was_under_way_when_the_id_was_replaced(guard: SessionGua
         assert again.answer.set_cookie is None
 
 
+async def test_a_second_login_by_an_id_that_has_been_replaced(guard: SessionGuard, request_of: Requests) -> None:
+    """A double click: the first login counts, and its id stays; the other one is told to try again."""
+    sid = await made(guard, user_id=1)
+    async with request_of("POST", sid) as first:
+        chosen = await first.mapping.sessionlock.regenerate()
+        await first.finish()
+    async with request_of("POST", sid) as second:
+        second.mapping["user_id"] = 2
+        with pytest.raises(SessionNotFound) as told:
+            await second.finish()
+        assert told.value.replaced
+        assert second.answer.set_cookie is None
+    assert await data_of(guard, chosen) == {"user_id": 1}
+
+
 # --- ended meanwhile
 
 
@@ -426,7 +442,7 @@ async def test_cookie_and_record_are_renewed_together(guard: SessionGuard, reque
     sid = await made(guard, a=1)
     with Stored(_url(guard), sid) as stored:
         for left, renewed in ((10 * 86_400, False), (5 * 86_400, True)):
-            stored.client.expire(stored.keys.session, left)
+            aged(stored.client, stored.keys.session, left * 1000)
             async with request_of("GET", sid) as visit:
                 await visit.finish()
                 assert (visit.answer.new_sid is not None) == renewed
