@@ -41,16 +41,17 @@ class Cost:
 def run(options: Options) -> Report:
     """Play it; see the module."""
     found: dict[tuple[int, str], Cost] = {}
+    seconds = max(options.seconds, 4 * PAUSE)  # a request of each session, at least
     for shards in SHARDS:
         with Cluster(masters=shards, replicas=0) as cluster:
             where = named(cluster.nodes[0].binary)
             for name in NAMES:
-                found[shards, name] = _cost(cluster, name, options.sessions * shards, options.seconds)
+                found[shards, name] = _cost(cluster, name, options.sessions * shards, seconds)
     one, most = found[SHARDS[0], GUARDED], found[SHARDS[-1], GUARDED]
     return Report(
         "shards",
         "Cluster shards",
-        f"one process, {options.sessions / PAUSE:.0f} cycles/s a shard, {options.seconds:g} s; {where}, no replica",
+        f"one process, {options.sessions / PAUSE:.0f} cycles/s a shard, {seconds:g} s; {where}, no replica",
         [
             "contender",
             "shards",
