@@ -46,8 +46,8 @@ SABOTAGE: Table = [
         "a renewal extends whatever lock there is",
         2,
         "protocol/lua/renew.lua",
-        RENEW_CHECK,
-        "  if not call('GET', lock) then\n",
+        (RENEW_CHECK, "    if call('PTTL', lock) < ttl then\n"),
+        ("  if not call('GET', lock) then\n", "    if true then\n"),
         (PAUSES + "test_a_pause_before_a_renewal", LATE + "test_a_delayed_renewal"),
     ),
     (
