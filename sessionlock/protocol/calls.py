@@ -162,7 +162,8 @@ class Acquire(Call[Acquired]):
             self.missing, self.queueing, self.max_waiters, lease.claim_ms, idle_ms, refresh_ms, PATIENCE_MS, self.deaf
         )
         who = f"{self.channel} {self.label}"
-        return (self.token, lease.ttl_ms, who, f"{self.keys.proof} {policy} {self.ticket}")
+        always = " " if refresh_ms >= idle_ms > 0 else ""  # to be touched: see acquire.lua
+        return (self.token, lease.ttl_ms, who, f"{always}{self.keys.proof} {policy} {self.ticket}")
 
     def behind(self) -> tuple[Word, ...] | None:
         return ("HGETALL", self.keys.session) if self.reads and self.session is not None else None

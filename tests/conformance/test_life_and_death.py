@@ -9,7 +9,7 @@ import pytest
 
 from sessionlock import SessionConflict, SessionGuard, SessionNotFound, SessionPolicy, WaitPolicy
 from tests.conformance.topologies import Node, Record, Topology
-from tests.harness.commands import aged
+from tests.harness.commands import aged, older
 
 pytestmark = pytest.mark.anyio
 
@@ -48,6 +48,20 @@ async def test_touching_always_or_never(node: Node, record: Look, share: float, 
     async with guard.session_lock("s"):
         pass
     assert (record("s").ttl_ms > 500_000) is touched
+
+
+async def test_who_touches_always_does_so_whoever_was_here_before(node: Node, record: Look) -> None:
+    """Others who touch it seldom have found that its life needs no look yet."""
+    seldom, always = (node(session=SessionPolicy(idle=1000, refresh_below=share)) for share in (0.5, 1))
+    await seldom.create({"n": 1}, sid="s")
+    for _ in range(2):
+        older(record("s").client, record("s").keys.session, 100_000)
+        async with seldom.session_lock("s"):
+            pass
+        assert record("s").ttl_ms <= 900_000
+        async with always.session_lock("s"):
+            pass
+        assert record("s").ttl_ms > 990_000
 
 
 async def test_saving_does_not_prolong_by_itself(node: Node, record: Look) -> None:

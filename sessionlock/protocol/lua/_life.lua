@@ -20,9 +20,10 @@ end
 
 -- Look after a record's life, if that is due; `last`: #state in parts, which this brings up to date. It is touched when less
 -- than refresh_ms is left (with refresh_ms = idle_ms in any case). Returns nil: nothing changed; 'looked', 'touched', or
--- 'ended' when its absolute end has come, which does not depend on Redis' own clean-up.
+-- 'ended' when its absolute end has come, which does not depend on Redis' own clean-up. Who touches it in any case does not
+-- ask whether that is due: another may have said so, who touches it less often.
 local function look_after_life(last, idle_ms, refresh_ms, now)
-  if last.due and tonumber(last.due) > now then
+  if last.due and tonumber(last.due) > now and (refresh_ms < idle_ms or idle_ms <= 0) then
     return nil
   end
   local expires = number_in(call('HGET', SESSION, '#expires'))

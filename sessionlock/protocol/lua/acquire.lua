@@ -5,7 +5,8 @@
 -- uses  base done ids life queue acquire
 -- KEYS  lock queue waiters session receipts
 -- ARGV  token ttl_ms who more       who: "channel label"; more: "proof missing queueing max_waiters claim_ms idle_ms
---                                   refresh_ms patience_ms deaf ticket"
+--                                   refresh_ms patience_ms deaf ticket"; a space before it: the
+--                                   session is to be touched in any case, so the short way is not for it
 -- reply <fence> (16 digits: granted, the lock was free) | granted fence now_us
 --       queued ticket position left_ms holder_label held_us now_us     (left_ms -1: the lock has no end)
 --       busy holder_label held_us waiting left_ms               (not queued: queueing = 0)

@@ -14,7 +14,7 @@ from flask import Flask, session
 from sessionlock import SessionGuard, SessionPolicy
 from sessionlock.integrations.flask.extension import SessionLock
 from sessionlock.protocol.keys import keys_for
-from tests.harness.commands import connect
+from tests.harness.commands import connect, older
 from tests.harness.flask_apps import close, guarded, sid_of
 
 HOUR = 3600.0
@@ -86,7 +86,7 @@ class Browser:
     def passes(self, seconds: float) -> None:
         """So much of its life has gone by."""
         with connect(self.url) as redis:
-            redis.pexpire(self.key, int((self.left() - seconds) * 1000))
+            older(redis, self.key, int(seconds * 1000))
 
     def cookie_left(self) -> float | None:
         assert self.cookie is not None
