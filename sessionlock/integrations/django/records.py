@@ -116,11 +116,7 @@ class HeldRecord:
             await self._block.__aexit__(kind, error, tb)
 
     async def renew(self, grace: float) -> str:
-        old = self.session.sid
-        try:
-            return await self.session.regenerate(grace=grace)
-        finally:
-            self.outdated = self.outdated and self.session.sid == old
+        return await self.session.regenerate(grace=grace)
 
     async def incr(self, key: str, by: int) -> int:
         return await self.session.incr(key, by)
@@ -182,7 +178,6 @@ class FreeRecord:
             check_unchanged(self.session)
 
     async def renew(self, grace: float) -> str:
-        self.outdated = False
         return await self._block.regenerate(grace)
 
     async def incr(self, key: str, by: int) -> int:

@@ -346,10 +346,9 @@ class Sitting:
         except NotDurable:
             self._store._session_key = record.session.sid
             raise
-        except SessionNotFound:
-            raise SessionInterrupted(
-                "The session was ended while this request was handled, perhaps by logging out elsewhere."
-            ) from None
+        except SessionNotFound as error:
+            what = "given another key, perhaps by logging in" if error.replaced else "ended, perhaps by logging out"
+            raise SessionInterrupted(f"The session was {what} elsewhere, while this request was handled.") from None
         finally:
             self.login.done()
 

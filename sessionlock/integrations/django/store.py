@@ -111,7 +111,8 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         does so for ``SESSION_LOCK_LOGIN_GRACE`` (0) seconds: somebody may have planted that key to share the login.
 
         Raises:
-            django.contrib.sessions.exceptions.SessionInterrupted: the session was ended meanwhile.
+            django.contrib.sessions.exceptions.SessionInterrupted: the session was ended meanwhile, or this
+                key of it was replaced by another.
         """
         self.sessionlock.check_writable()
         self.sessionlock.run(self.sessionlock.cycle)

@@ -20,6 +20,7 @@ from django.utils.safestring import mark_safe
 from sessionlock import CodecError, NotDurable, Replicated, SessionConflict
 from sessionlock.integrations.django.homes import home_of_threads
 from sessionlock.integrations.django.store import SessionStore
+from sessionlock.integrations.web.rules import RequestMode
 from sessionlock.protocol.keys import keys_for
 from tests.harness.commands import aged, connect
 from tests.harness.django_site import override_settings
@@ -220,19 +221,22 @@ def test_cycle_key_without_enough_replicas(twin: Twin) -> None:
     assert twin.again().get("a") == 1
 
 
-def test_cycle_key_of_an_outdated_one() -> None:
-    """Only the current key can be replaced: who has stolen an older one must not get a lasting one for it."""
+@pytest.mark.parametrize("mode", ["lock", "optimistic"])
+def test_cycle_key_of_an_outdated_one(mode: RequestMode) -> None:
+    """Who has stolen an older key must not get a lasting one for it, and the older one never goes into a cookie."""
     first = SessionStore()
     first["_auth_user_id"] = "1"
     first.save()
     before = first.session_key
     first.cycle_key()
     late = SessionStore(before)
-    late.sessionlock.prepare(home_of_threads(), "lock", {}, None)
+    late.sessionlock.prepare(home_of_threads(), mode, {}, None)
     late.sessionlock.begin()
     assert late.sessionlock.outdated
-    with pytest.raises(SessionInterrupted):
+    with pytest.raises(SessionInterrupted, match="given another key"):
         late.cycle_key()
+    assert late.session_key == before
+    assert late.sessionlock.outdated
     late.sessionlock.close()
     assert SessionStore(first.session_key)["_auth_user_id"] == "1"
 
