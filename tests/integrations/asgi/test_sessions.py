@@ -25,6 +25,8 @@ from typing_extensions import TypedDict
 from sessionlock import SessionGuard, SessionNotFound, SessionPolicy
 from sessionlock.views.cookies import CookieSettings
 from tests.harness.asgi_calls import FAST_API_WARNS, app_of, browser, fastapi
+from tests.harness.commands import aged
+from tests.harness.stored import Stored
 
 pytestmark = [pytest.mark.anyio, *FAST_API_WARNS]
 
@@ -331,14 +333,12 @@ async def test_cookie_and_record_live_on_together(redis_url: str, method: str) -
 
     async with SessionGuard.from_url(redis_url, session=SessionPolicy(idle=100)) as guard:
         sid = (await guard.create({"n": 1})).sid
-        name = (await guard.inspect(sid)).name
-        redis = guard.runtime().topology.client
-        (record,) = [key async for key in redis.scan_iter(match=f"*{name}*session")]
         async with browser(app_of(guard, view), sid) as client:
-            await redis.expire(record, 40)
-            answer = await client.request(method, "/")
-            assert "Max-Age=100;" in answer.headers["set-cookie"]
-            assert await redis.ttl(record) > 90
+            with Stored(redis_url, sid) as record:
+                aged(record.client, record.keys.session, 40_000)
+                answer = await client.request(method, "/")
+                assert "Max-Age=100;" in answer.headers["set-cookie"]
+                assert record.client.pttl(record.keys.session) > 90_000
         async with browser(app_of(guard, view, cookie=CookieSettings(rolling=False)), sid) as client:
             assert "set-cookie" not in (await client.request(method, "/")).headers
 

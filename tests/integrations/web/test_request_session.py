@@ -452,7 +452,7 @@ async def test_cookie_and_record_are_renewed_together(guard: SessionGuard, reque
 async def test_the_cookie_of_a_replaced_id_is_not_renewed(guard: SessionGuard, request_of: Requests) -> None:
     sid = await made(guard, a=1)
     with Stored(_url(guard), sid) as stored:
-        stored.client.expire(stored.keys.session, 100)
+        aged(stored.client, stored.keys.session, 100_000)
     async with request_of("GET", sid) as visit:
         await guard.regenerate(sid)
         await visit.finish()
