@@ -324,4 +324,23 @@ SABOTAGE: Table = [
         "call('EXISTS', QUEUE) == 1 then\n",
         VISIT + "test_a_get_that_takes_the_last_message_leaves_the_cart",
     ),
+    (
+        "who touches a record always believes another that it is not due",
+        1,
+        "protocol/lua/_life.lua",
+        " and (refresh_ms < idle_ms or idle_ms <= 0) then",
+        " then",
+        "tests/conformance/test_life_and_death.py::test_who_touches_always_does_so_whoever_was_here_before",
+    ),
+    (
+        "who touches a record always takes the short way",
+        1,
+        "protocol/calls.py",
+        'always = " " if refresh_ms >= idle_ms > 0 else ""',
+        'always = ""',
+        (
+            "tests/conformance/test_life_and_death.py::test_who_touches_always_does_so_whoever_was_here_before",
+            "tests/integrations/flask/test_lifetimes.py::test_modified_sends_the_cookie_and_renews[POST]",
+        ),
+    ),
 ]
