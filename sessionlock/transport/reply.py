@@ -34,9 +34,17 @@ class Reply:
     # --- for the connection
 
     def answer(self, reply: Any) -> None:
-        """It is there. Not within a task: the one that waits runs now."""
+        """It is there. The one that waits runs now; in the next turn of the loop where another task runs now: a loop
+        that was made to run within itself.
+
+        Raises:
+            SystemExit, KeyboardInterrupt: the one that waited raised it, for the loop.
+        """
         self._result = reply
         if self._failure is None:
+            if asyncio.current_task(self._loop) is not None:
+                self._tell_soon()
+                return
             for callback, context in self._told:
                 if context is None:
                     callback(self)
@@ -47,8 +55,11 @@ class Reply:
         """There will be none. Who waits goes on in the next turn of the loop."""
         if self._failure is None and self._result is _NOT_YET:
             self._failure = error
-            for callback, context in self._told:
-                self._loop.call_soon(callback, self, context=context)
+            self._tell_soon()
+
+    def _tell_soon(self) -> None:
+        for callback, context in self._told:
+            self._loop.call_soon(callback, self, context=context)
 
     # --- for the task
 

@@ -257,15 +257,19 @@ class Wire(asyncio.Protocol):
             self._probe = None
         reader = self._reader
         reader.feed(data)
-        while True:
-            try:
+        try:
+            while not self.closed:  # as one who heard may have done
                 reply = reader.gets()
-            except hiredis.ProtocolError as error:
-                self._break(RedisConnectionError(f"not the Redis protocol: {error}"))
-                return
-            if reply is _MORE:
-                return
-            self.heard(reply)
+                if reply is _MORE:
+                    return
+                self.heard(reply)
+        except hiredis.ProtocolError as error:
+            self._break(RedisConnectionError(f"not the Redis protocol: {error}"))
+        except (SystemExit, KeyboardInterrupt) as error:
+            # A task's that goes on with its reply, and for the loop; uvloop would take it for the protocol's, and go
+            # on. The loop ends before what else was read wakes anybody.
+            self._loop.call_soon(_end_loop, error)
+            self._loop.call_soon(self.data_received, b"")
 
     def heard(self, reply: Any) -> None:
         """A whole reply, or a push."""
@@ -321,6 +325,10 @@ def _tell(hears: Hears, error: Exception) -> None:
         resolve(RedisError, hears, error)
     elif hears is not None:
         hears(error)
+
+
+def _end_loop(error: BaseException) -> None:
+    raise error
 
 
 def _ignore(reply: Any) -> None:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from typing import Any
 
 import pytest
+import redis.asyncio
+from anyio import to_thread
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from sessionlock.protocol.calls import Renew
 from sessionlock.protocol.keys import keys_for
 from sessionlock.transport.one_server import ServerRoute
 from sessionlock.transport.reply import Reply
+from sessionlock.transport.wire import Wire, pack
 from tests.harness.deployments import MakeGuard
+from tests.harness.programs import run_program
 from tests.harness.proxy import FaultyProxy
 from tests.harness.scripts import calls_of
 
 pytestmark = pytest.mark.anyio
 
+PING = pack("PING")
 about: ContextVar[str] = ContextVar("about", default="nothing")
 
 
@@ -162,3 +167,92 @@ async def test_a_turn_of_the_loop_is_saved(node: MakeGuard) -> None:
     assert await reply == [0]
     over = True
     assert read_at == [turns]
+
+
+async def test_within_another_task() -> None:
+    """A loop that is made to run within a task of its own reads there; two tasks cannot run at once."""
+    reply = Reply(asyncio.get_running_loop())
+    woken: list[Reply] = []
+    reply.add_done_callback(woken.append)
+    reply.answer(b"OK")
+    assert woken == []
+    await asyncio.sleep(0)
+    assert woken == [reply]
+
+
+@pytest.fixture
+async def pushed() -> list[Any]:
+    return []
+
+
+@pytest.fixture
+async def wire(redis_url: str, pushed: list[Any]) -> AsyncIterator[Wire]:
+    client: Any = redis.asyncio.Redis.from_url(redis_url)
+    wire = await Wire.open(client.connection_pool.make_connection, reply_within=10, on_push=pushed.append)
+    yield wire
+    wire.close()
+    await client.aclose()
+
+
+async def test_one_closes_what_others_are_about_to_hear_from(wire: Wire, pushed: list[Any]) -> None:
+    """Their replies were read with its own. They are nobody's then, and no pushes."""
+
+    async def closing() -> None:
+        await wire.begin(PING, None, True)
+        wire.close()
+
+    async def waiting() -> Any:
+        return await wire.begin(PING, None, True)
+
+    outcomes = await asyncio.gather(closing(), waiting(), waiting(), return_exceptions=True)
+    assert outcomes[0] is None
+    assert [type(outcome) for outcome in outcomes[1:]] == [RedisConnectionError] * 2
+    assert pushed == []
+
+
+ENDS = """
+import asyncio, sys
+import redis.asyncio
+from sessionlock.transport.wire import Wire, pack
+
+PING = pack("PING")
+
+async def end(wire):
+    await wire.begin(PING, None, True)
+    raise {error}
+
+async def wait(wire):
+    await wire.begin(PING, None, True)
+    print("went on")
+
+async def main():
+    client = redis.asyncio.Redis.from_url(sys.argv[1])
+    wire = await Wire.open(client.connection_pool.make_connection, reply_within=10)
+    read = wire.data_received
+    def reading(data):
+        try:
+            read(data)
+        except BaseException as error:
+            {caught}
+    wire.data_received = reading
+    wire._transport.set_protocol(wire)
+    tasks = [asyncio.ensure_future(run(wire)) for run in (end, wait)]
+    try:
+        await asyncio.wait(tasks)
+    finally:
+        await wire.begin(PING, None, True)
+        print("cleaned up")
+        wire.close()
+        await client.aclose()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("error", ["SystemExit(3)", "KeyboardInterrupt"])
+@pytest.mark.parametrize("caught", ["raise", "wire.connection_lost(error)"], ids=["asyncio", "as uvloop does"])
+async def test_a_task_that_ends_the_program(redis_url: str, error: str, caught: str) -> None:
+    """It ends the loop, not the connection; others do not go on before they are cancelled, and can clean up."""
+    ended = await to_thread.run_sync(run_program, "-c", ENDS.format(error=error, caught=caught), redis_url)
+    assert ended.stdout == "cleaned up\n", ended
+    assert (ended.returncode == 3) if error == "SystemExit(3)" else ("KeyboardInterrupt" in ended.stderr), ended
