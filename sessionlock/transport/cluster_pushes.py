@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -90,12 +91,16 @@ class ShardChannels:
         subscribing = self._subscribing.get(channel)
         if subscribing is None:
             subscribing = self._subscribing[channel] = detached(self._subscribe(keys, channel))
-            subscribing.add_done_callback(lambda _: self._subscribing.pop(channel, None))
+            subscribing.add_done_callback(partial(self._ended, channel))
             subscribing.add_done_callback(fetch_error)
         await asyncio.wait([subscribing], timeout=within)
         if subscribing.done() and not subscribing.cancelled():  # closing ends it, and who waits for it does without
             subscribing.result()
         return channel in self._where
+
+    def _ended(self, channel: bytes, subscribing: asyncio.Task[None]) -> None:
+        if self._subscribing.get(channel) is subscribing:
+            del self._subscribing[channel]
 
     def want(self, keys: SessionKeys, token: str) -> None:
         self._wanted.setdefault(self.channel(keys).encode(), set()).add(token)
@@ -171,8 +176,11 @@ class ShardChannels:
 
     def _subscribed(self, address: Address, shard: _Shard, channel: bytes) -> None:
         asked = shard.asked.pop(channel, None)
-        if asked is not None and not asked.done():
-            asked.set_result(None)
+        if asked is not None:
+            # Over by now: where the channel is given back, who wants it anew does not wait for this task's last steps.
+            self._subscribing.pop(channel, None)
+            if not asked.done():
+                asked.set_result(None)
         if channel not in self._wanted:
             shard.wire.tell(("SUNSUBSCRIBE", channel))  # who asked for it left meanwhile
             return

@@ -450,6 +450,14 @@ SABOTAGE: Table = [
         CHECKUP + "test_every_master_of_a_cluster",
     ),
     (
+        "who wants a channel that is being given back waits for what was asked before",
+        "cluster",
+        "transport/cluster_pushes.py",
+        "            self._subscribing.pop(channel, None)\n",
+        "",
+        "tests/transport/test_shard_channels.py::test_left_again_while_it_is_given_back",
+    ),
+    (
         "who leaves while it subscribes stays subscribed",
         "cluster",
         "transport/cluster_pushes.py",
