@@ -142,7 +142,8 @@ class Acquisition:
             raise
         except asyncio.TimeoutError:
             raise timed_out(request, last, monotonic() - self._began) from None
-        self._asked = isinstance(outcome, (Granted, Queued))  # else Redis has nothing under this token
+        # Else Redis has nothing under this token, and no earlier try will come.
+        self._asked = asked_before or call.doubtful or isinstance(outcome, (Granted, Queued))
         if isinstance(outcome, protocol.Refused):
             if outcome.kind == "forgotten":
                 return await self._under_another_token(outcome.number)

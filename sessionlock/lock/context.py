@@ -24,7 +24,7 @@ from .refusals import lease_lost, not_saved, note
 from .request import LockRequest, OnWait
 from .runtime import Runtime
 
-log = logging.getLogger("sessionlock")
+log: logging.Logger = logging.getLogger("sessionlock")
 
 __all__ = ["MOST_MERGES", "LockBlock", "SessionLockBlock"]
 

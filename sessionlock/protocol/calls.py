@@ -112,6 +112,9 @@ class Call(Generic[T_co]):
         object.__setattr__(self, "op", op)
         object.__setattr__(self, "low", low)
 
+    def may_come_late(self) -> None:
+        """It was sent more than once: an earlier try may still be under way when the answer is there."""
+
     def behind(self) -> tuple[Word, ...] | None:
         """The plain command that is sent right behind it, in the same write; None: none is. It goes again with each
         repetition.
@@ -136,7 +139,7 @@ def request(cls: type[C]) -> type[C]:
 class Acquire(Call[Acquired]):
     """``session`` None: only the lock. ``ticket``: a waiter's place as it was told, to get it back. ``reads``: whether
     to ask for the session as well, in case of a grant. ``asked_at``: the clock of leases before it is sent; what is
-    granted may be trusted from then on.
+    granted may be trusted from then on. ``doubtful``: whatever the answer was, an earlier try may be carried out later.
     """
 
     script = "acquire"
@@ -154,6 +157,10 @@ class Acquire(Call[Acquired]):
     deaf: bool = False
     reads: bool = True
     asked_at: float = 0.0
+    doubtful: bool = False
+
+    def may_come_late(self) -> None:
+        object.__setattr__(self, "doubtful", True)
 
     def words(self) -> Sequence[Word]:
         lease, session = self.lease, self.session

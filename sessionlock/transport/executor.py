@@ -406,6 +406,8 @@ def _told(outcome: T, safety: Replication | None) -> tuple[T, Replication | None
 def _settled(call: Call[T], reply: Any, doubtful: bool) -> T:
     """Raises :class:`OutcomeUnknown`: it was sent before, and the store cannot tell any more whether that was done."""
     outcome: Any = call.outcome(reply)
+    if doubtful:
+        call.may_come_late()
     if type(outcome) is Refused and outcome.kind == "untold":
         if doubtful:
             raise _unknown(call)

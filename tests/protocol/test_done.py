@@ -20,7 +20,7 @@ from tests.harness.commands import created_of, done_of, low_of, numbered, op_of,
 
 KEYS = keys_for("sl", "s")
 SESSION = SessionPolicy(idle=3600)
-MOST_CLIENTS = 64
+MOST_CLIENTS = 256
 
 
 def acquire(redis: Redis, token: str) -> Any:

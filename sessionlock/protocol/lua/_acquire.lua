@@ -98,7 +98,8 @@ local function acquire_slowly(token, ttl, who, more, state, now, now_digits)
     return {'granted', last.fence, now_digits}
   end
   local answer = repeated(token, last.done)
-  if answer then
+  -- Who stands in the queue has not ended, however many clients have been forgotten meanwhile.
+  if answer and (answer[1] == 'already' or not call('ZSCORE', QUEUE, token)) then
     return answer
   end
   if not last.created then

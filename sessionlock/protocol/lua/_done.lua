@@ -11,7 +11,7 @@
 -- comes with a lower one and is not known may have been here before. Should `receipts` be lost as a whole, #away counts as
 -- the floor, the highest number that was ever put there. A record that is made anew remembers the floor: ` <floor>=?`.
 
-local MOST_CLIENTS = 64
+local MOST_CLIENTS = 256
 -- What a call may have come to, beside what it returns: it was refused and is never to be carried out; it came too late.
 local REFUSED, LOST, UNCERTAIN = '!', '-', '?'
 

@@ -13,9 +13,9 @@ if ARGV[4] == '1' and holder == token and call('EXISTS', QUEUE) == 0 then
   call('DEL', LOCK)
   return {'handed-on', ''}
 end
+leave_queue(token) -- as the first write it is allowed, and all after it, also when Redis is out of memory
 local last = parts_of(call('HGET', SESSION, '#state'))
 last.done = finish(token, low, last.done)
-leave_queue(token)
 call('HSET', SESSION, '#state', joined(last))
 if not last.created then
   keep_mortal(SHELL_MS)
