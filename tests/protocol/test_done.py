@@ -15,7 +15,7 @@ from sessionlock.protocol.calls import Abandon, Acquire, Call, Change, Release
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.numbers import Lane
 from sessionlock.protocol.record_calls import Commit, Create, Increment, Save
-from sessionlock.protocol.replies import Committed, Conflict, Granted, Refused
+from sessionlock.protocol.replies import Committed, Conflict, Granted, Queued, Refused
 from tests.harness.commands import created_of, done_of, low_of, numbered, op_of, outcome_of, run, token_of
 
 KEYS = keys_for("sl", "s")
@@ -198,3 +198,17 @@ def test_a_lane() -> None:
     lane.exceed(10**15)
     assert lane.begin("a")[12:] == f"{10**15 + 1:016d}"
     assert lane.low("a", first) == first[12:28], "never above its own number"
+
+
+def test_a_waiter_stays_while_clients_are_forgotten(redis: Redis) -> None:
+    """Its client is among those that are not known any more; but it stands in the queue, so it has not ended."""
+    holder, waiter = token_of("holder"), token_of("waiter")
+    granted(redis, holder)
+    call = Acquire(KEYS, waiter, LeasePolicy(), SESSION, deaf=True, channel="c")
+    assert isinstance(outcome_of(redis, call), Queued)
+    for number in range(MOST_CLIENTS + 2):
+        counted(redis, op_of(f"c{number}", number + 10))
+    assert isinstance(outcome_of(redis, call), Queued)
+    redis.delete(KEYS.receipts)
+    assert isinstance(outcome_of(redis, call), Queued)
+    assert acquire(redis, token_of("another")).kind == "forgotten"

@@ -64,6 +64,22 @@ SABOTAGE: Table = [
         ARGUMENTS + "test_a_client_that_is_none",
     ),
     (
+        "an earlier try of a refused acquire is forgotten",
+        "abandon",
+        "lock/acquire.py",
+        "asked_before or call.doubtful or isinstance(",
+        "isinstance(",
+        "tests/faults/test_refused_acquires.py::test_its_first_try_comes_late",
+    ),
+    (
+        "a waiter whose client is forgotten has ended",
+        "completion records",
+        "protocol/lua/_acquire.lua",
+        "if answer and (answer[1] == 'already' or not call('ZSCORE', QUEUE, token)) then",
+        "if answer then",
+        "tests/protocol/test_done.py::test_a_waiter_stays_while_clients_are_forgotten",
+    ),
+    (
         "a guard that is dropped keeps its connections",
         "leaks",
         "lock/operations.py",
