@@ -171,7 +171,7 @@ SABOTAGE: Table = [
         "leaving stays in the queue",
         7,
         "protocol/lua/abandon.lua",
-        "leave_queue(token)\n",
+        "leave_queue(token) -- as the first write it is allowed, and all after it, also when Redis is out of memory\n",
         "",
         CANCEL + "test_queued_and_handed_over",
     ),
