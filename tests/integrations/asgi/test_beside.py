@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,8 +23,6 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
-from starlette_admin.auth import AdminUser, AuthProvider
-from starlette_admin.contrib.sqla import Admin as OtherAdmin
 from starsessions import CookieStore
 from starsessions import SessionMiddleware as Starsessions
 
@@ -181,7 +180,11 @@ async def test_sqladmin(guard: SessionGuard, errors: list[str]) -> None:
     assert errors == []
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="starlette-admin needs Python 3.11")
 async def test_starlette_admin(guard: SessionGuard, errors: list[str]) -> None:
+    from starlette_admin.auth import AdminUser, AuthProvider
+    from starlette_admin.contrib.sqla import Admin as OtherAdmin
+
     class Login(AuthProvider):
         async def login(self, username: str, password: str, remember_me: bool, request: Request) -> None:
             request.session.update({"username": username})
