@@ -8,6 +8,7 @@ import pytest
 
 from tests.model.explore import explore
 from tests.model.handoff import Handoff, Rules, Scenario
+from tests.model.large import LARGE_ONLY
 
 AT_MOST = 500_000
 
@@ -46,9 +47,7 @@ PLANTED = [
 ]
 
 
-@pytest.mark.parametrize(
-    "scenario", [*SMALL, *(pytest.param(name, marks=[pytest.mark.slow, pytest.mark.once]) for name in LARGE)]
-)
+@pytest.mark.parametrize("scenario", [*SMALL, *(pytest.param(name, marks=LARGE_ONLY) for name in LARGE)])
 def test_no_reachable_state_breaks_a_promise(scenario: str) -> None:
     found = explore(Handoff((SMALL | LARGE)[scenario]), at_most=AT_MOST)
     print(f"{found.states:,} states, {found.steps:,} steps")

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 import pytest
 
 from tests.model.explore import explore
+from tests.model.large import LARGE_ONLY
 from tests.model.records import Asked, Rules, Scenario, Traffic
 
 AT_MOST = 600_000
@@ -65,9 +66,7 @@ PLANTED = [
 ]
 
 
-@pytest.mark.parametrize(
-    "scenario", [*SMALL, *(pytest.param(name, marks=[pytest.mark.slow, pytest.mark.once]) for name in LARGE)]
-)
+@pytest.mark.parametrize("scenario", [*SMALL, *(pytest.param(name, marks=LARGE_ONLY) for name in LARGE)])
 def test_no_reachable_state_breaks_a_promise(scenario: str) -> None:
     found = explore(Traffic((SMALL | LARGE)[scenario]), at_most=AT_MOST)
     print(f"{found.states:,} states, {found.steps:,} steps")
