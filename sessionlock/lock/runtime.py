@@ -82,11 +82,13 @@ class Runtime:
 
     async def abandon(self, keys: SessionKeys, token: str) -> None:
         """Give up whatever Redis has under this token: a place in the queue, or the lock."""
-        outcome = await self.executor.run(
-            Abandon(keys, token, self.numbers.acquisitions.low(keys.digest, token), deaf=self.deaf)
-        )
-        if outcome.more:
+        if await self._leave(keys, token):
             await self._hand_on(keys)
+
+    async def _leave(self, keys: SessionKeys, token: str) -> bool:
+        """Whether the lock is free and others wait, behind dead waiters."""
+        low = self.numbers.acquisitions.low(keys.digest, token)
+        return (await self.executor.run(Abandon(keys, token, low, deaf=self.deaf))).more
 
     async def _hand_on(self, keys: SessionKeys) -> None:
         """The lock is free, and dead waiters stood before the next one: go on, until one has it."""
@@ -94,8 +96,7 @@ class Runtime:
         while more:
             nobody = lane.begin_token(keys.digest)
             try:
-                call = Abandon(keys, nobody, lane.low(keys.digest, nobody), deaf=self.deaf)
-                more = (await self.executor.run(call)).more
+                more = await self._leave(keys, nobody)
             finally:
                 lane.end(keys.digest, nobody)
 
