@@ -80,10 +80,15 @@ local function number_in(text)
   return text and #text <= 16 and string.match(text, '^%d+$') and tonumber(text) or nil
 end
 
+-- Whether a field is the application's. Reserved ones begin with '#'; one of its own that does begins with two.
+local function is_own(field)
+  return string.byte(field) ~= 35 or string.byte(field, 2) == 35
+end
+
 -- A hash of somebody else's, which is no record of ours, keeps the life that its owner gave it.
 local function holds_data()
   for _, field in ipairs(call('HKEYS', SESSION)) do
-    if string.byte(field) ~= 35 or string.byte(field, 2) == 35 then
+    if is_own(field) then
       return true
     end
   end

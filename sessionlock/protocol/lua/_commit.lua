@@ -13,7 +13,7 @@ local EQUALS, HASHED, ANY = 61, 35, 42 -- and of the bases
 local function own_fields()
   local count = 0
   for _, field in ipairs(call('HKEYS', SESSION)) do
-    if string.byte(field) ~= 35 or string.byte(field, 2) == 35 then
+    if is_own(field) then
       count = count + 1
     end
   end
@@ -105,7 +105,7 @@ local function too_large(packed_life, version, grown)
   end
   local size = grown
   for _, field in ipairs(call('HKEYS', SESSION)) do
-    if string.byte(field) ~= 35 or string.byte(field, 2) == 35 then
+    if is_own(field) then
       size = size + #field + call('HSTRLEN', SESSION, field)
     end
   end
