@@ -149,8 +149,8 @@ class WatchEngine:
                 return refused
             ends = ends and _leaves_nothing(current, changes) and not await pipe.exists(keys.lock, keys.queue)
             pipe.multi()
-            if ended_fields:
-                pipe.hdel(keys.session, *ended_fields)
+            for field in ended_fields:  # not all in one command: some servers take few words in one
+                pipe.hdel(keys.session, field)
             _apply(pipe, call, current, now)
             _finish(pipe, call, current, record, None if ends else now)
             if ends:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 
-from sessionlock import SessionGuard, SessionPolicy, SessionTooLarge
+from sessionlock import SessionConflict, SessionGuard, SessionPolicy, SessionTooLarge
 from tests.conformance.topologies import Node, Record, Topology
 
 pytestmark = pytest.mark.anyio
@@ -96,6 +97,31 @@ async def test_six_megabytes_with_room_for_them(node: Node, record: Look) -> Non
         session["list"].append(1)
     assert len((await guard.read("s"))["list"]) == 100_001
     assert record("s").version == 2
+
+
+@pytest.mark.parametrize("mode", ["lock", "optimistic"])
+async def test_thousands_of_keys_at_once(
+    guard: SessionGuard, record: Look, mode: Literal["lock", "optimistic"]
+) -> None:
+    """More words than some servers take in a request, all or nothing: a new record, all changed, most deleted."""
+    named = {f"key {i}": i for i in range(1500)}
+    await guard.create(named, sid="s")
+    assert record("s").data == named
+    async with guard.session_lock("s", mode=mode) as session:
+        for key in named:
+            session[key] = f"now: {session[key]}"
+    assert record("s").data == {key: f"now: {number}" for key, number in named.items()}
+    with pytest.raises(SessionConflict) as clash:
+        async with guard.session_lock("s", mode=mode) as session:
+            for key in named:
+                session[key] += "!"
+            record("s").write("key 7", b'"theirs"')
+    assert clash.value.keys == ("key 7",)
+    assert record("s").data["key 8"] == "now: 8"
+    async with guard.session_lock("s", mode=mode) as session:
+        for key in list(named)[:-1]:
+            del session[key]
+    assert record("s").data == {"key 1499": "now: 1499"}
 
 
 @pytest.mark.needs("queue")

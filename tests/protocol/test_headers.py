@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from sessionlock import LeasePolicy, SessionPolicy
+from sessionlock.lock.watchdog import MOST_PER_CALL
 from sessionlock.protocol.calls import Abandon, Acquire, Call, Change, Release, Renew
+from sessionlock.protocol.commands import in_full
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.quorum_calls import Adopt, Dismiss, Install, RaiseFence, Vote
 from sessionlock.protocol.record_calls import (
@@ -27,6 +29,7 @@ from sessionlock.protocol.record_calls import (
     Save,
 )
 from sessionlock.protocol.scripts import script
+from sessionlock.session.data import MOST_CHANGES
 
 LUA = resources.files("sessionlock.protocol") / "lua"
 KEYS = keys_for("sl", "s")
@@ -205,3 +208,20 @@ def test_parts(name: str) -> None:
     assert parts[0] == "base"
     assert len(parts) == len(set(parts))
     assert all((LUA / f"_{part}.lua").is_file() for part in parts)
+
+
+LEAST_LIMIT = 3_999  # words that a request may have at the server that takes the fewest
+
+
+@pytest.mark.parametrize("count", [500, 501, MOST_CHANGES])
+def test_no_request_has_more_words_than_any_server_takes(count: int) -> None:
+    changes = [CHANGE] * count
+    leases = [(KEYS, "token", 1)] * MOST_PER_CALL
+    for call in (
+        Commit(KEYS, "", None, SESSION, changes),
+        Create(KEYS, SESSION, changes),
+        Release(KEYS, "token", 1, "low", "", SESSION, changes),
+        Save(KEYS, "token", 1, "", SESSION, changes),
+        Renew(leases),
+    ):
+        assert len(in_full(call)) <= LEAST_LIMIT

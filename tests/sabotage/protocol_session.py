@@ -29,6 +29,22 @@ WITHOUT_IT = "  if false then\n    return ended_word(state[2], state[1], now)\n"
 
 SABOTAGE: Table = [
     (
+        "many changes travel as words of their own",
+        "limits",
+        "protocol/calls.py",
+        "MOST_APART = 500",
+        "MOST_APART = 50_000",
+        "tests/protocol/test_headers.py::test_no_request_has_more_words_than_any_server_takes",
+    ),
+    (
+        "many changes in one word are not taken apart",
+        "limits",
+        COMMIT,
+        "    unpack_changes(first)\n",
+        "",
+        "tests/conformance/test_limits.py::test_thousands_of_keys_at_once",
+    ),
+    (
         "a save is not bound to the lock or the fence",
         1,
         RELEASE,

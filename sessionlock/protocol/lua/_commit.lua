@@ -3,6 +3,7 @@
 --   c  only compare      n  only compare how many fields of the application's there are with value (field #keys)
 --   f  only if nobody holds the lock (field #keys)
 --   e  end the record if nothing of the application's is left in it and nobody else holds or waits for the lock
+-- Of many changes there is one word instead: for each "<length> <length> <length>:" and the three words.
 -- The base says what was read: '' nothing, '=bytes' exactly these, '#sha1' bytes of this SHA-1, '*' does not matter.
 
 local AT_ONCE = 1000 -- fields per command; Lua's stack is limited
@@ -20,6 +21,20 @@ local function own_fields()
   return count
 end
 
+-- One word with all changes becomes three words for each.
+local function unpack_changes(first)
+  local packed, at, n = ARGV[first], 1, first
+  while at <= #packed do
+    local _, head, kind, field, value = string.find(packed, '^(%d+) (%d+) (%d+):', at)
+    kind = head + kind
+    field = kind + field
+    at = field + value + 1
+    ARGV[n], ARGV[n + 1] = string.sub(packed, head + 1, kind), string.sub(packed, kind + 1, field)
+    ARGV[n + 2] = string.sub(packed, field + 1, at - 1)
+    n = n + 3
+  end
+end
+
 -- What every commit looks at: the reserved fields by these places, and behind them the fields that are to be changed.
 local STATE, VERSION, RESERVED = 1, 2, 2
 
@@ -29,6 +44,10 @@ local function read_state(first)
     return call('HMGET', SESSION, '#state', '#version')
   elseif count == first + 2 then
     return call('HMGET', SESSION, '#state', '#version', ARGV[count - 1])
+  end
+  if count == first then
+    unpack_changes(first)
+    count = #ARGV
   end
   local names = {'#state', '#version'}
   for i = first + 1, count, 3 do
