@@ -14,7 +14,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from ..clock import monotonic
 from ..transport.clients import ClientKind
 from .findings import WRITES, Capabilities, Finding
-from .probe import Ask, judge, probe
+from .probe import Ask, Server, judge, probe
 
 __all__ = [
     "WRITES",
@@ -34,7 +34,7 @@ REFUSED_FOR = 5.0  # seconds after which a refused server is looked at again: a 
 BEGUN_FOR = 10.0  # seconds after which another event loop looks, too, if one that began to has not found out anything
 
 # How to ask each of several servers, by their names, for as long as it is entered.
-Everyone = Callable[[], AbstractAsyncContextManager[Mapping[str, Ask]]]
+Everyone = Callable[[], AbstractAsyncContextManager[Mapping[str, Server]]]
 
 # What this process knows, by server, kind of client and prefix: whichever of its event loops found out. A loop may end
 # amid its look, and a process may have hundreds of loops, one after the other (``asyncio.run``) or at once.
@@ -63,7 +63,7 @@ class Checkup:
         self._server = server
         self._client: ClientKind = client
         self._prefix = prefix
-        self._everyone = everyone or (lambda: nullcontext({} if ask is None else {server: ask}))
+        self._everyone = everyone or (lambda: nullcontext({} if ask is None else {server: Server(ask)}))
 
     def known(self) -> Capabilities | None:
         """What this process found out about the server a short while ago, fit or not; asks nothing."""
@@ -98,13 +98,14 @@ class Checkup:
         return found
 
     async def _probed(self) -> Capabilities:
-        async with self._everyone() as asks:
+        async with self._everyone() as servers:
             answers = await asyncio.gather(
-                *(probe(ask, client=self._client, prefix=self._prefix) for ask in asks.values()), return_exceptions=True
+                *(probe(ask, client=self._client, prefix=self._prefix, tag=tag) for ask, tag in servers.values()),
+                return_exceptions=True,
             )
         seen: dict[str, Capabilities] = {}
         silent: dict[str, BaseException] = {}
-        for name, answer in zip(asks, answers, strict=True):
+        for name, answer in zip(servers, answers, strict=True):
             if isinstance(answer, BaseException):
                 silent[name] = answer
             else:

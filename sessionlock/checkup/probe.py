@@ -6,32 +6,57 @@ import asyncio
 import hashlib
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import hiredis
 from redis.exceptions import ResponseError
 
-from ..transport.advice import FORBIDDEN, UNKNOWN
+from ..transport.advice import FORBIDDEN, KEY_FORBIDDEN, UNKNOWN
 from ..transport.clients import ClientKind
 from .findings import UNNAMED, WRITES, Capabilities
 from .rules import findings_about
 
-__all__ = ["Ask", "judge", "probe"]
+__all__ = ["Ask", "Server", "judge", "probe", "tags_of"]
 
 # Runs one plain command. An error that Redis replies is returned or raised; a lost connection is raised.
 Ask = Callable[..., Awaitable[Any]]
+Owner = TypeVar("Owner")
+
+
+class Server(NamedTuple):
+    """How to ask one server. ``tag``: of the names that it is asked about; in a Cluster they lie in a slot of its."""
+
+    ask: Ask
+    tag: str = "probe"
+
+
+def tags_of(owners: Collection[Owner], owner_of: Callable[[bytes], Owner | None]) -> dict[Owner, str]:
+    """For each master of a Cluster a hash tag in one of its slots. One that serves next to none may have none."""
+    found: dict[Owner, str] = {}
+    for number in range(MOST_TAGS):
+        tag = f"probe{number}"
+        owner = owner_of(tag.encode())
+        if owner is not None and owner in owners:
+            found.setdefault(owner, tag)
+            if len(found) == len(owners):
+                break
+    return found
+
 
 SETTINGS = ("save", "appendfsync", "min-replicas-*", "maxmemory", "maxmemory-policy")
 
-# What our scripts do, tried on names that nobody uses: nothing is changed. Without KEYS any node of a cluster runs it.
+MOST_TAGS = 1000  # that are tried
+
+# What our scripts do, tried on names that nobody uses: nothing is changed. The key is declared: some servers run no
+# script without one, and none that uses another.
 TRIAL = """
-local key = ARGV[1]
+local key = KEYS[1]
 local said = {}
 for _, words in ipairs({
   {'TIME'}, {'HGETALL', key}, {'DEL', key}, {'PEXPIRE', key, 1}, {'HDEL', key, 'x'}, {'ZREM', key, 'x'},
-  {'ZPOPMIN', key}, {'PUBLISH', ARGV[2], ''}, {'SPUBLISH', ARGV[3], ''},
+  {'ZPOPMIN', key}, {'PUBLISH', ARGV[1], ''}, {'SPUBLISH', ARGV[2], ''},
 }) do
   local reply = redis.pcall(unpack(words))
   said[#said + 1] = words[1]
@@ -61,11 +86,12 @@ _NAMES = {
 _OTHER_NAMES = {"keydb": "KeyDB", "valkey": "Valkey", "redict": "Redict", "dragonfly": "Dragonfly", "garnet": "Garnet"}
 
 
-async def probe(ask: Ask, *, client: ClientKind = "single", prefix: str = "sl") -> Capabilities:
+async def probe(ask: Ask, *, client: ClientKind = "single", prefix: str = "sl", tag: str = "probe") -> Capabilities:
     """Ask a server with about a dozen plain commands, all at once: one round trip, so that it is done even in an event
     loop that ends after one request. Nothing is changed.
 
     ``client``: what the guard was given. ``prefix``: the guard's, so that permissions on its names are tried.
+    ``tag``: as of :class:`Server`.
 
     Raises:
         whatever ``ask`` raises for a lost connection.
@@ -73,7 +99,7 @@ async def probe(ask: Ask, *, client: ClientKind = "single", prefix: str = "sl") 
     hello, info, trial, offset, *settings = await asyncio.gather(
         _answer(ask, "HELLO"),
         _answer(ask, "INFO"),
-        _try(ask, prefix),
+        _try(ask, prefix, tag),
         _clock_offset(ask),
         *(_answer(ask, "CONFIG", "GET", setting) for setting in SETTINGS),
     )
@@ -89,15 +115,19 @@ async def probe(ask: Ask, *, client: ClientKind = "single", prefix: str = "sl") 
     )
 
 
-async def _try(ask: Ask, prefix: str) -> dict[str, str]:
-    names = (f"{prefix}:{{probe}}:lock", f"{prefix}:push:probe", f"{prefix}:push:{{probe}}")
+async def _try(ask: Ask, prefix: str, tag: str) -> dict[str, str]:
+    key = f"{prefix}:{{{tag}}}:lock"
+    names = (1, key, f"{prefix}:push:probe", f"{prefix}:{{{tag}}}:push:probe")
     said, by_hash, waited, called, loaded = await asyncio.gather(
-        _answer(ask, "EVAL", TRIAL, 0, *names),
-        _answer(ask, "EVALSHA", TRIAL_SHA, 0, *names),
+        _answer(ask, "EVAL", TRIAL, *names),
+        _answer(ask, "EVALSHA", TRIAL_SHA, *names),
         _answer(ask, "WAITAOF", 0, 0, 1),
-        _answer(ask, "FCALL", "sessionlock_probe", 0),  # there is none
+        _answer(ask, "FCALL", "sessionlock_probe", 1, key),  # there is none
         _answer(ask, "FUNCTION", "LOAD", ""),  # nor is this one
     )
+    if KEY_FORBIDDEN.search(_objection(said)):
+        # Scripts are not what is forbidden: with the names of keys the server does not even begin one.
+        return dict.fromkeys(("HGETALL", *WRITES), _text(said))
     trial = {"EVAL": _objection(said)}
     if isinstance(said, (list, tuple)):
         trial.update(_pairs(said))

@@ -11,11 +11,11 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Any
 
 from ..transport.clients import client_kind, server_name
-from ..transport.cluster import ClusterRoute
+from ..transport.cluster import ClusterRoute, slot_of_name
 from ..transport.executor import RedisExecutor
 from ..transport.link import Link
 from .capabilities import Checkup
-from .probe import Ask
+from .probe import Server, tags_of
 
 __all__ = ["checkup_of_store"]
 
@@ -28,17 +28,22 @@ def checkup_of_store(client: Any, executor: RedisExecutor, *, prefix: str, reply
     return Checkup(executor.ask, name, client=kind, prefix=prefix)
 
 
-def _cluster(route: ClusterRoute, reply_within: float) -> Callable[[], AbstractAsyncContextManager[Mapping[str, Ask]]]:
+def _cluster(
+    route: ClusterRoute, reply_within: float
+) -> Callable[[], AbstractAsyncContextManager[Mapping[str, Server]]]:
     @asynccontextmanager
-    async def everyone() -> AsyncIterator[Mapping[str, Ask]]:
+    async def everyone() -> AsyncIterator[Mapping[str, Server]]:
         await route.owner(None)  # now the map is known
         async with AsyncExitStack() as stack:
-            asks: dict[str, Ask] = {}
-            for address in sorted(route.map.masters):
+            servers: dict[str, Server] = {}
+            masters = sorted(route.map.masters)
+            tags = tags_of(masters, lambda tag: route.map.owner(slot_of_name(tag)))
+            for address in masters:
                 link = Link(route.connects(address), reply_within=reply_within, on_break=_nothing)
                 stack.push_async_callback(link.aclose)
-                asks[f"cluster master {address.host}:{address.port}"] = link.ask
-            yield asks
+                name = f"cluster master {address.host}:{address.port}"
+                servers[name] = Server(link.ask, tags[address]) if address in tags else Server(link.ask)
+            yield servers
 
     return everyone
 

@@ -20,7 +20,7 @@ from redis.exceptions import RedisClusterException, RedisError
 from tenacity import stop_after_delay, wait_fixed
 
 from ..checkup.findings import Capabilities, Finding
-from ..checkup.probe import Ask, probe
+from ..checkup.probe import Ask, probe, tags_of
 from ..errors import EmbeddedServerUnavailable, SessionLockError
 from ..guard import SessionGuard
 from ..policies import LeasePolicy, WaitPolicy
@@ -127,8 +127,11 @@ async def _probe_all(client: Any, prefix: str, seen: Examination) -> None:
     kind = client_kind(client)
     if kind == "cluster":
         await client.initialize()
-        for node in client.get_primaries():
-            seen.nodes[str(node.name)] = await probe(_in_turn(node.execute_command), client=kind, prefix=prefix)
+        masters = {str(node.name): node for node in client.get_primaries()}
+        tags = tags_of(masters, lambda tag: str(client.get_node_from_key(tag).name))
+        for name, node in masters.items():
+            tag = {"tag": tags[name]} if name in tags else {}
+            seen.nodes[name] = await probe(_in_turn(node.execute_command), client=kind, prefix=prefix, **tag)
         return
     if hasattr(client, "set_retry"):
         client.set_retry(Retry(NoBackoff(), 0))  # the reason at once, not after ten tries

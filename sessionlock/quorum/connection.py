@@ -105,7 +105,7 @@ class Connection:
     """``on_open``: uses a new connection before all who wait for it."""
 
     def __init__(
-        self, client: Any, *, reply_within: float, rejoin_after: float, on_open: Callable[[Wire], None]
+        self, client: Any, *, prefix: str, reply_within: float, rejoin_after: float, on_open: Callable[[Wire], None]
     ) -> None:
         self.back_off: BackOff = BackOff(reply_within)
         self.uptime: Uptime = Uptime(rejoin_after)
@@ -113,6 +113,7 @@ class Connection:
         self.arriving: list[tuple[Callable[[Wire], None], Answered]] = []  # who waits until it is opened
         self.scripting: Scripting = Scripting()
         self._client = client
+        self._prefix = prefix
         self._reply_within = reply_within
         self._on_open = on_open
         self._opening: asyncio.Task[Wire] | None = None
@@ -151,7 +152,7 @@ class Connection:
     async def _open(self) -> Wire:
         wire = await Wire.open(self._client.connection_pool.make_connection, reply_within=self._reply_within)
         try:
-            probe = self.scripting.probe(wire)
+            probe = self.scripting.probe(wire, f"{self._prefix}:probe")
             await self.uptime.look(wire)
             # Beforehand, for where one is not found the next call would overtake the one that is sent again.
             if not await self.scripting.prepare(wire, await probe):

@@ -55,7 +55,11 @@ class Master:
         self.ahead_us: int | None = None  # its clock less our monotonic one, when it last told, or a little more
         # The way there.
         self.connection: Connection = Connection(
-            client, reply_within=reply_within, rejoin_after=rejoin_after, on_open=lambda wire: self.debts.settle(wire)
+            client,
+            prefix=prefix,
+            reply_within=reply_within,
+            rejoin_after=rejoin_after,
+            on_open=lambda wire: self.debts.settle(wire),
         )
         self.debts: Debts = Debts(self.connection, lambda wire, call, answered: self._send(call, answered, None, wire))
         # And back.

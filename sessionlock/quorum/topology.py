@@ -8,7 +8,7 @@ from typing import Any
 
 from ..checkup.capabilities import Checkup
 from ..checkup.findings import Capabilities
-from ..checkup.probe import Ask
+from ..checkup.probe import Server
 from ..checkup.vetting import Vetting
 from ..lock.request import LockRequest, OnWait
 from ..lock.runtime import Runtime
@@ -70,17 +70,17 @@ class QuorumTopology:
         await self._store.aclose()
 
 
-def _ways_to_all(quorum: Quorum) -> Callable[[], AbstractAsyncContextManager[Mapping[str, Ask]]]:
+def _ways_to_all(quorum: Quorum) -> Callable[[], AbstractAsyncContextManager[Mapping[str, Server]]]:
     """Connections of their own, closed after the look: a master that hangs delays no call."""
 
     @asynccontextmanager
-    async def everyone() -> AsyncIterator[Mapping[str, Ask]]:
+    async def everyone() -> AsyncIterator[Mapping[str, Server]]:
         async with AsyncExitStack() as stack:
-            asks: dict[str, Ask] = {}
+            servers: dict[str, Server] = {}
             for label, client in quorum.masters.items():
                 executor = RedisExecutor(client, reply_within=quorum.reply_within, retry_for=quorum.reply_within)
                 stack.push_async_callback(executor.aclose)
-                asks[f"quorum master {label}"] = executor.ask
-            yield asks
+                servers[f"quorum master {label}"] = Server(executor.ask)
+            yield servers
 
     return everyone

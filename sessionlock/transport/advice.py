@@ -10,12 +10,14 @@ import re
 
 __all__ = [
     "FORBIDDEN",
+    "KEY_FORBIDDEN",
     "NOTHING_NOW",
     "NOT_HERE",
     "NOT_LET_IN",
     "NOT_NOW",
     "NO_RESP3",
     "NO_SCRIPTS",
+    "ONE_SLOT",
     "UNKNOWN",
     "advice_about",
     "with_advice",
@@ -29,6 +31,8 @@ NOT_NOW = re.compile(r"^(LOADING|TRYAGAIN|MASTERDOWN|CLUSTERDOWN|READONLY|BUSY|U
 NOTHING_NOW = re.compile(r"^(LOADING|MASTERDOWN|BUSY|CLUSTERDOWN (?!Hash slot))")
 # Those of a server that is the wrong one to ask again.
 NOT_HERE = re.compile(r"^(READONLY|MASTERDOWN|UNBLOCKED)")
+# There is a cluster behind what looks like one server: what a call names must be of one slot.
+ONE_SLOT = re.compile(r"^CROSSSLOT|must (?:be )?in (?:the )?same slot", re.IGNORECASE)
 # A server reads no long command of somebody whom it does not know.
 NOT_LET_IN = re.compile(r"^(NOAUTH|WRONGPASS|DENIED)\b|unauthenticated (multi)?bulk")
 # redis-py takes a server that does not know HELLO for a lost connection.
@@ -42,7 +46,10 @@ NO_SCRIPTS = re.compile(
     re.IGNORECASE,
 )
 # Once more for a command that a script calls.
-FORBIDDEN = re.compile(r"NOPERM|ACL failure|has no permissions|user executing the script can't", re.IGNORECASE)
+FORBIDDEN = re.compile(r"NOPERM|ACL failure|no permissions|user executing the script can't", re.IGNORECASE)
+KEY_FORBIDDEN = re.compile(
+    r"permissions to access (?:a|one of the) keys?|keys? mentioned in the command", re.IGNORECASE
+)
 UNKNOWN = re.compile(r"unknown (redis )?(sub)?command|unsupported command|not supported", re.IGNORECASE)
 
 # --- what to do, by the first of these that was said; "{}" is what the pattern's group matched
@@ -87,7 +94,7 @@ _ADVICE = (
         "permit the guard's channels: ACL SETUSER <user> +publish +subscribe +spublish +ssubscribe &<prefix>:push:*",
     ),
     (
-        r"permissions to access (?:a|one of the) keys?|keys? mentioned in the command",
+        KEY_FORBIDDEN.pattern,
         "permit the guard's keys: ACL SETUSER <user> ~<prefix>:*",
     ),
     (

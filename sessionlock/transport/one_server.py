@@ -10,7 +10,8 @@ import hiredis
 from ..protocol.calls import Call
 from ..protocol.commands import in_full
 from ..protocol.keys import SessionKeys
-from .advice import NOT_HERE
+from .advice import NOT_HERE, ONE_SLOT
+from .cluster import slot_of
 from .link import Link
 from .reply import Reply
 from .route import meant, words_of
@@ -30,6 +31,7 @@ class ServerRoute:
         self.begin: Callable[[Call[Any]], Reply | None] = self.link.begin
         self._client = client
         self._reply_within = reply_within
+        self._is_split = False
 
     def batch_calls(self, wanted: bool) -> None:
         self.link.batch_calls(wanted)
@@ -72,12 +74,15 @@ class ServerRoute:
         return self.link.reached
 
     def _meant(self, error: hiredis.ReplyError) -> Exception:
-        if NOT_HERE.match(words_of(error)):
+        said = words_of(error)
+        if NOT_HERE.match(said):
             self.link.drop()
+        self._is_split = self._is_split or ONE_SLOT.search(said) is not None
         return meant(error)
 
     def group(self, keys: SessionKeys) -> object:
-        return None
+        """All may be named in one call; but by slot, once a proxy has told that a cluster is behind it."""
+        return slot_of(keys) if self._is_split else None
 
     @property
     def idle(self) -> bool:

@@ -81,10 +81,12 @@ class Scripting:
         """A new connection may lead to another server, or to one that was changed."""
         self.way, self._loading = by_function, None
 
-    def probe(self, wire: Wire) -> asyncio.Future[Any]:
-        """Ask a new connection whether the library is there. The answer is for :meth:`prepare`."""
+    def probe(self, wire: Wire, key: str) -> asyncio.Future[Any]:
+        """Ask a new connection whether the library is there. The answer is for :meth:`prepare`. ``key``: one that the
+        user may use; nothing is done to it, but some servers run nothing without a key.
+        """
         self.begin_anew()
-        return wire.call(("FCALL", script("renew").function, 0))  # of nothing
+        return wire.call(("FCALL", script("renew").function, 1, key))  # of no lease
 
     async def prepare(self, wire: Wire, answer: Any) -> bool:
         """Before its first call: load the library if it is not there. Returns whether there are functions."""

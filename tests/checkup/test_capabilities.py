@@ -15,7 +15,7 @@ from sessionlock import RedisUnavailable, ScriptsForbidden
 from sessionlock.checkup import capabilities
 from sessionlock.checkup.capabilities import Checkup
 from sessionlock.checkup.findings import Capabilities
-from sessionlock.checkup.probe import Ask, judge, probe
+from sessionlock.checkup.probe import Ask, Server, judge, probe
 from sessionlock.transport.clients import client_kind, server_name
 
 pytestmark = pytest.mark.anyio
@@ -354,7 +354,9 @@ async def test_only_one_looks_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def at_once(asks: Mapping[str, Ask]) -> Checkup:
-    return Checkup(None, "all", client="cluster", everyone=lambda: nullcontext(asks))
+    return Checkup(
+        None, "all", client="cluster", everyone=lambda: nullcontext({name: Server(ask) for name, ask in asks.items()})
+    )
 
 
 async def silent(*words: Any) -> Any:

@@ -18,7 +18,7 @@ async def test_closing_lets_what_is_under_way_end(redis_url: str) -> None:
     """A vote that was asked for would count as the master's failure, and what gives it up would not be sent."""
     answers: list[Any] = []
     async with Redis.from_url(redis_url) as client:
-        connection = Connection(client, reply_within=5.0, rejoin_after=0.0, on_open=lambda wire: None)
+        connection = Connection(client, prefix="sl", reply_within=5.0, rejoin_after=0.0, on_open=lambda wire: None)
         sent = asyncio.Event()
 
         def ask(wire: Any) -> None:
