@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
@@ -37,7 +37,7 @@ from .lock.options import AttemptOptions, LockOptions, Missing, Mode, SharedOpti
 from .lock.request import LockRequest, check_label
 from .lock.runtime import Runtime, Runtimes
 from .lock.topology import OpenTopology
-from .observe import Observer, harmless
+from .observe import Observer, Observers
 from .policies import LeasePolicy, Replicated, SessionPolicy, WaitPolicy, check_seconds, seconds_until_stop
 from .protocol.keys import check_prefix, check_sid, keys_for, new_sid
 from .session.commits import engine_for
@@ -78,7 +78,7 @@ class GuardOptions(TypedDict, total=False):
     durability: Replicated | None
     check: bool | None
     quorum: Quorum | None
-    observer: Observer | None
+    observer: Observer | Sequence[Observer] | None
 
 
 class SessionGuard(GuardOperations):
@@ -95,7 +95,7 @@ class SessionGuard(GuardOperations):
     first call, logs what weakens a promise, and refuses a server that cannot do (default: yes, unless the environment
     has ``SESSIONLOCK_CHECK=0``).
     ``quorum``: a :class:`~sessionlock.Quorum` of independent masters that hold the locks; ``client`` then is the store
-    of the sessions only. ``observer``: a function that is told what happens (:mod:`sessionlock.observe`).
+    of the sessions only. ``observer``: a function that is told what happens (:mod:`sessionlock.observe`), or several.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class SessionGuard(GuardOperations):
         durability: Replicated | None = None,
         check: bool | None = None,
         quorum: Quorum | None = None,
-        observer: Observer | None = None,
+        observer: Observer | Sequence[Observer] | None = None,
         name: str | None = None,
     ) -> None:
         check_client(client)
@@ -132,23 +132,23 @@ class SessionGuard(GuardOperations):
             this_kind("durability", durability, Replicated, "a Replicated, such as Replicated(replicas=1)")
         if check is not None:
             truth("check", check)
-        if observer is not None and not callable(observer):
-            raise ConfigurationError(f"observer must be a function that is called with each event, not {observer!r}")
-        self._label = check_label(name if label is None else label)
+        # What follows the first space of a holder's label is its route.
+        self._label = check_label(name if label is None else label).replace(" ", "_")
         self._client = client
         self._owned: list[Any] = []  # clients that are ours to close
         self._usual_requests: dict[str, LockRequest] = {}
         self._usual_pid = os.getpid()
+        told = Observers.of(observer)
         how: dict[str, Any] = {
             "prefix": prefix,
             "retry_for": retry_for,
+            "observer": told,
             "check": os.environ.get("SESSIONLOCK_CHECK") != "0" if check is None else check,
         }
         topology: OpenTopology = partial(OneStore, client, reply_within=reply_within, durability=durability, **how)
         if quorum is not None:
             topology, self._owned = _with_quorum(quorum, client, topology, lease_ttl=self.lease_policy.ttl, **how)
         engine = partial(engine_for, commit_by, reply_within=reply_within, retry_for=retry_for)
-        told = None if observer is None else harmless(observer)
         super().__init__(
             prefix=prefix,
             session_policy=SessionPolicy() if session is None else given_session(session),

@@ -1,4 +1,4 @@
-"""What happens to sessions and their locks, told while it happens: for counters, logs and traces.
+"""What happens to sessions and their locks, told while it happens: for logs, metrics and traces.
 
 An observer is a function that is called with each :class:`Event`. A counter of lost leases::
 
@@ -6,28 +6,39 @@ An observer is a function that is called with each :class:`Event`. A counter of 
 
     def count(event: Event) -> None:
         if isinstance(event, LockLost):
-            lost[event.label] += 1
+            lost[event.route] += 1
 
     guard = SessionGuard.from_url("redis://localhost:6379/0", observer=count)
 
+Several are given as a list. Ready-made ones: :func:`sessionlock.integrations.logs.logs`,
+:mod:`sessionlock.integrations.opentelemetry`, :mod:`sessionlock.integrations.prometheus`.
+
 It is called in the event loop, so it must not block; it should be quick, for the request waits for it. What it raises
-is logged and goes no further. The events of one block are told in the task that runs it; only :class:`LockRenewed` and
-:class:`LockLost` may come from elsewhere. Without an observer no event is made.
+is logged and goes no further. The events of one block are told in the task that runs it; only :class:`LockRenewed`,
+:class:`LockLost`, :class:`CallRepeated` and the outages may come from elsewhere. Without an observer no event is made.
+
+Two attributes of an observer say that it wants more. ``traceparent()`` returns the trace of the request that runs, as
+W3C ``traceparent``, or "": it then stands in the holder's record, for those who wait. ``hears_calls = True``: each
+call to Redis is told, as :class:`CallAnswered`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from .errors import SessionLockError
+from .errors import ConfigurationError, SessionLockError
 
 __all__ = [
+    "CallAnswered",
+    "CallRepeated",
     "ChangesMerged",
     "ChangesRefused",
     "ChangesSaved",
     "Event",
+    "LoadRefused",
     "LockAbandoned",
     "LockAsked",
     "LockGranted",
@@ -39,19 +50,43 @@ __all__ = [
     "LockRenewed",
     "LockTimedOut",
     "Observer",
+    "Observers",
+    "OutageBegan",
+    "OutageEnded",
+    "WaitOver",
+    "node_of",
+    "route_of",
 ]
 
 log: logging.Logger = logging.getLogger("sessionlock")
 
 
+def node_of(label: str) -> str:
+    """The node, of a label as others see it: "node route"."""
+    return label.partition(" ")[0]
+
+
+def route_of(label: str) -> str:
+    """What the node does with the lock, of such a label; "" where it does not say."""
+    return label.partition(" ")[2]
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
-    """``session``: the name of its record, never its id. ``label``: the holder's as others see it, which begins with
-    the node; empty in the modes without a lock.
+    """``session``: the name of its record, never its id; empty where it is about none. ``label``: who does it, as
+    others see it: the node, and the route behind a space, if there is one; empty in the modes without a lock.
     """
 
     session: str
     label: str
+
+    @property
+    def node(self) -> str:
+        return node_of(self.label)
+
+    @property
+    def route(self) -> str:
+        return route_of(self.label)
 
 
 Observer = Callable[[Event], object]
@@ -68,12 +103,14 @@ class LockAsked(Event):
 @dataclass(frozen=True, slots=True)
 class LockQueued(Event):
     """Others hold it, and this one waits. ``ticket``: its place in line, a number that grows with each waiter;
-    ``ahead``: how many wait before it; ``holder``: the label of who holds the lock, None if a quorum's masters differ.
+    ``ahead``: how many wait before it; ``holder``: the label of who holds the lock, None if a quorum's masters differ;
+    ``trace``: the holder's, as W3C ``traceparent``, "" where it has none.
     """
 
     ticket: int
     ahead: int
     holder: str | None
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,33 +119,40 @@ class LockHandedOver(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class LockGranted(Event):
-    """``waited``: seconds since LockAsked."""
+class WaitOver(Event):
+    """How it ended. ``waited``: seconds since LockAsked. ``holder``, ``trace``: of whom it waited for, as last heard of
+    (as in LockQueued); None where it did not wait for anybody.
+    """
 
     waited: float
+    holder: str | None
+    trace: str
+
+
+@dataclass(frozen=True, slots=True)
+class LockGranted(WaitOver):
+    """It has the lock."""
+
     fencing_token: int
 
 
 @dataclass(frozen=True, slots=True)
-class LockTimedOut(Event):
+class LockTimedOut(WaitOver):
     """Others held the lock for as long as this one was to wait."""
 
-    waited: float
     error: SessionLockError
 
 
 @dataclass(frozen=True, slots=True)
-class LockRefused(Event):
+class LockRefused(WaitOver):
     """There was none to be had: no such session, too many wait, a request that waits for itself, no Redis."""
 
     error: SessionLockError
 
 
 @dataclass(frozen=True, slots=True)
-class LockAbandoned(Event):
+class LockAbandoned(WaitOver):
     """Who asked was cancelled before it came to anything."""
-
-    waited: float
 
 
 # --- having it
@@ -136,7 +180,14 @@ class LockReleased(Event):
     held: float
 
 
-# --- saving, with the lock or without
+# --- reading and saving, with the lock or without
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRefused(Event):
+    """Without a lock: there is no such session, or no Redis. With it, LockRefused tells."""
+
+    error: SessionLockError
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,18 +207,95 @@ class ChangesSaved(Event):
 
 @dataclass(frozen=True, slots=True)
 class ChangesRefused(Event):
-    """Without a lock: a commit clashed, or its session is gone. With it, LockLost tells."""
+    """Nothing was saved: a commit clashed, the session is gone or became too large, the lock was lost, no Redis."""
 
     error: SessionLockError
 
 
-def harmless(observer: Observer) -> Observer:
-    """The observer, so that what it raises ends no request."""
+# --- Redis
 
-    def tell(event: Event) -> None:
+
+@dataclass(frozen=True, slots=True)
+class CallRepeated(Event):
+    """A call is tried once more: no reply came, or "not now". ``script``: which; ``tries``: how many there were."""
+
+    script: str
+    tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallAnswered(Event):
+    """A call is over, after ``seconds``. ``commands``: what was sent for it in one write; ``words``: of how many words
+    each; ``server``: host and port, or a path. ``error`` None: it was answered. Only for who asks for it.
+    """
+
+    script: str
+    commands: tuple[str, ...]
+    words: tuple[int, ...]
+    server: str
+    seconds: float
+    error: BaseException | None
+
+
+@dataclass(frozen=True, slots=True)
+class OutageBegan(Event):
+    """``server`` cannot be used, because of ``reason``; from now on calls to it fail at once. Told once an outage."""
+
+    server: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutageEnded(Event):
+    """It is back after ``seconds``; meanwhile ``refused`` calls failed at once."""
+
+    server: str
+    seconds: float
+    refused: int
+
+
+class Observers:
+    """Several as one; what one raises is logged, and neither ends a request nor keeps it from the others.
+
+    ``traceparent``: of the first that has one; None: nobody traces. ``hears_calls``: whether any does.
+    """
+
+    def __init__(self, observers: Iterable[Observer]) -> None:
+        self.each: tuple[Observer, ...] = tuple(observers)
+        traced: list[Any] = [getattr(observer, "traceparent", None) for observer in self.each]
+        self._traceparent: Callable[[], str] | None = next((one for one in traced if one is not None), None)
+        self.hears_calls: bool = any(getattr(observer, "hears_calls", False) for observer in self.each)
+
+    @classmethod
+    def of(cls, given: Observer | Sequence[Observer] | None) -> Observers | None:
+        """Those that were given, None where there are none.
+
+        Raises:
+            ConfigurationError: one is not a function.
+        """
+        if given is None:
+            return None
+        observers: list[Any] = list(given) if isinstance(given, (list, tuple)) and not callable(given) else [given]
+        for observer in observers:
+            if not callable(observer):
+                raise ConfigurationError(
+                    f"observer must be a function that is called with each event, or several, not {observer!r}"
+                )
+        return cls(observers) if observers else None
+
+    def __call__(self, event: Event) -> None:
+        for observer in self.each:
+            try:
+                observer(event)
+            except Exception:
+                log.exception("an observer failed at %s", type(event).__name__)
+
+    def traceparent(self) -> str:
+        """Of the request that runs; "" where there is none, or nobody traces."""
+        if self._traceparent is None:
+            return ""
         try:
-            observer(event)
+            return self._traceparent()
         except Exception:
-            log.exception("an observer failed at %s", type(event).__name__)
-
-    return tell
+            log.exception("an observer failed to tell its trace")
+            return ""

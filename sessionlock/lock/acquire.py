@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 
-from .. import observe
 from ..clock import monotonic
 from ..errors import RedisUnavailable
 from ..protocol import replies as protocol
 from ..protocol.calls import Acquire
-from ..protocol.replies import Busy, Granted, Handover, Queued
+from ..protocol.replies import Busy, Granted, Handover, Holder, Queued
+from .observed import tell_handed_over, tell_queued
 from .patience import GRACE, Patience, leaves_within, left_of
 from .refusals import not_granted, queue_full, refused, timed_out
 from .request import LockRequest, OnWait
@@ -41,6 +41,12 @@ class Acquisition:
         self._waiter: Waiter | None = None
         self._new_in_queue = True
         self._began = monotonic() if request.began is None else request.began
+
+    @property
+    def waits_for(self) -> Holder | None:
+        """As :attr:`.Acquiring.waits_for`."""
+        waiter = self._waiter
+        return None if waiter is None or waiter.last is None else waiter.last.holder
 
     async def run(self) -> Granted:
         """Wait for the grant.
@@ -180,8 +186,7 @@ class Acquisition:
         waiter = self._waiter = self._wakeup.join(request.keys, self.token, request.lease.claim_ms / 1000)
         waiter.heard(queued)
         if self._observer is not None:
-            ticket = int(queued.ticket)
-            self._observer(observe.LockQueued(request.digest, request.label, ticket, queued.position, holder.label))
+            tell_queued(self._observer, request, queued.ticket, queued.position, holder)
         patience = Patience(request, self._began)
         with SelfCallCheck(self._runtime, request, self._on_wait, waiter.look) as self_call:
             self_call.consider(holder)
@@ -223,7 +228,7 @@ class Acquisition:
         if push.kind == "D":
             raise refused(self._request, "destroyed")
         if self._observer is not None:
-            self._observer(observe.LockHandedOver(self._request.digest, self._request.label))
+            tell_handed_over(self._observer, self._request)
         now = monotonic()
         waiter.handed_over(push, now)
         snapshot = push.snapshot

@@ -20,6 +20,7 @@ from ..protocol.replies import Conflict, Refused
 from ..session.mapping import Session
 from ..session.operations import StoredSession
 from .context import MOST_MERGES, LockBlock, SessionLockBlock
+from .observed import tell_refused
 from .refusals import note
 
 __all__ = ["LockContext", "SessionContext", "SessionsContext"]
@@ -111,10 +112,18 @@ class SessionContext(SessionLockBlock):
             self._saving.add_done_callback(_failed)
 
     async def save(self) -> None:
-        await self._saves_done()
+        await self._saved_so_far()
         if self._session.modified:
             self.changed()
+            await self._saved_so_far()
+
+    async def _saved_so_far(self) -> None:
+        """The body asks for it, and is told what it meets."""
+        try:
             await self._saves_done()
+        except Exception as error:
+            tell_refused(self._runtime.observer, self._request, error)
+            raise
 
     async def _save_all(self) -> None:
         """Save until nothing is left: what is changed meanwhile follows in the next call, in order."""
@@ -145,7 +154,7 @@ class SessionContext(SessionLockBlock):
         return (await self._runtime.executor.run(Inspect(self._request.keys, waiters=False))).fence
 
     async def incr(self, key: str, by: int) -> int:
-        await self._saves_done()
+        await self._saved_so_far()
         session = self._session
         outcome = await self._stored.increment(key, by, lease=self._the_lease, created=session.created)
         return session.was_counted(key, outcome)
@@ -158,7 +167,8 @@ class SessionContext(SessionLockBlock):
 
     @property
     def _stored(self) -> StoredSession:
-        return StoredSession(self._runtime.executor, self._request.keys, self._how, self._runtime.ended)
+        runtime, request = self._runtime, self._request
+        return StoredSession(runtime.executor, request.keys, self._how, runtime.ended, runtime.observer, request.label)
 
     async def expire(self, ttl: float) -> bool:
         return await self._stored.expire(ttl)

@@ -19,7 +19,7 @@ from ..session.data import SessionFormat
 from ..session.mapping import Session
 from ..transport.tasks import fetch_error
 from .holders import Handle, LockBody, lease_of
-from .observed import acquire_observed
+from .observed import acquire_observed, tell_refused
 from .refusals import lease_lost, not_saved, note
 from .request import LockRequest, OnWait
 from .runtime import Runtime
@@ -56,14 +56,14 @@ class LockBlock(Handle):
         self._entered = True
         runtime = self._runtime = self._find_runtime()
         request = self._request
-        acquisition = runtime.topology.acquisition(runtime, request, self._on_wait)
         if runtime.observer is None:
             runtime.holders.check(request)
+            asked, acquisition = request, runtime.topology.acquisition(runtime, request, self._on_wait)
             granted = await acquisition.run()
         else:
-            granted = await acquire_observed(runtime.observer, request, runtime.holders, acquisition)
+            asked, acquisition, granted = await acquire_observed(runtime, runtime.observer, request, self._on_wait)
         lease = self._lease = lease_of(request, acquisition.token, granted, runtime.observer)
-        body = self._body = LockBody(runtime.holders, request.keys.lock, lease, request.label, runtime.loop)
+        body = self._body = LockBody(runtime.holders, request.keys.lock, lease, asked.label, runtime.loop)
         runtime.holders.add(body)
         runtime.watchdog.watch(lease, request)
         body.enter_context()
@@ -258,7 +258,7 @@ class SessionLockBlock(LockBlock, Actions):
                 await self._save_and_release()
         elif ended_by_loss:
             fence = await self._without_saving()
-            raise self._loss(fence) from None
+            raise tell_refused(self._runtime.observer, self._request, self._loss(fence)) from None
         else:
             try:
                 if self._save_on_error and isinstance(error, Exception):
@@ -298,6 +298,7 @@ class SessionLockBlock(LockBlock, Actions):
                 self._merge(outcome)
             raise session.data.changed_too_often(MOST_MERGES)
         except Exception as error:
+            tell_refused(self._runtime.observer, self._request, error)
             if kept and (not isinstance(error, RedisUnavailable) or error.refused):
                 await self._without_saving()  # nothing was saved and the lock is still ours to give up
             raise

@@ -20,6 +20,7 @@ from ..errors import ReentrantLock
 from ..lease import Lease
 from ..observe import Observer
 from ..protocol.keys import SessionKeys
+from ..protocol.labels import told_apart
 from ..protocol.replies import Granted
 from ..session.mapping import Session
 from ..transport.clients import place_of
@@ -350,7 +351,9 @@ class Holders:
     def token_of(self, keys: SessionKeys, label: str) -> str | None:
         """By which token that lock is held under that label. Any thread may ask."""
         body = self._held.get(keys.lock)
-        return body.lease.token if body is not None and body.label == label and self.are_ours else None
+        if body is None or told_apart(body.label)[0] != label or not self.are_ours:
+            return None
+        return body.lease.token
 
 
 def reentrant(request: LockRequest, body: LockBody, asker: asyncio.Task[Any] | None) -> ReentrantLock:

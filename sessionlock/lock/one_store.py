@@ -8,6 +8,7 @@ from typing import Any
 from ..checkup.findings import Capabilities
 from ..checkup.targets import checkup_of_store
 from ..checkup.vetting import Vetting
+from ..observe import Observers
 from ..policies import Replicated
 from ..protocol.keys import new_token
 from ..transport.clients import close_client, own_client
@@ -16,6 +17,7 @@ from ..transport.cluster_pushes import ClusterPushes
 from ..transport.executor import RedisExecutor
 from ..transport.one_server import ServerRoute
 from ..transport.pushes import ProcessChannel, Pushes
+from ..transport.telling import TellingExecutor
 from .acquire import Acquisition
 from .topology import Background
 
@@ -24,7 +26,8 @@ __all__ = ["OneStore"]
 
 class OneStore:
     """``check``: whether to look once at the server, and to refuse calls to one that is unfit. ``background`` is what
-    every topology is given; this one needs none.
+    every topology is given; this one needs none. ``observer``: hears of repeated calls, of outages, and of each call if
+    it wants to.
     """
 
     acquisition = Acquisition
@@ -38,6 +41,7 @@ class OneStore:
         retry_for: float,
         durability: Replicated | None,
         check: bool,
+        observer: Observers | None = None,
         background: Background,
         on_break: Callable[[], None],
     ) -> None:
@@ -45,8 +49,15 @@ class OneStore:
         self._prefix = prefix
         self._reply_within = reply_within
         self.client: Any = own_client(client)
-        self.executor: RedisExecutor = RedisExecutor(
-            self.client, reply_within=reply_within, retry_for=retry_for, durability=durability, on_break=on_break
+        hears_calls = observer is not None and observer.hears_calls
+        open_executor: Any = TellingExecutor if hears_calls else RedisExecutor
+        self.executor: RedisExecutor = open_executor(
+            self.client,
+            reply_within=reply_within,
+            retry_for=retry_for,
+            durability=durability,
+            on_break=on_break,
+            observer=observer,
         )
         checkup = checkup_of_store(self.client, self.executor, prefix=prefix, reply_within=reply_within)
         self.vetting: Vetting = Vetting(checkup)

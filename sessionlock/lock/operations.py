@@ -99,7 +99,8 @@ class GuardOperations:
                 )
             draft = Session(chosen, keys.digest, EMPTY, how)
             draft.update(data or {})
-            stored = StoredSession(self.runtime().executor, keys, how)
+            runtime = self.runtime()
+            stored = StoredSession(runtime.executor, keys, how, observer=runtime.observer)
             try:
                 snapshot, safety = await stored.create(draft.data.changes())
             except SessionConflict as error:
@@ -143,7 +144,7 @@ class GuardOperations:
 
     def _stored_at(self, keys: SessionKeys) -> StoredSession:
         runtime = self.runtime()
-        return StoredSession(runtime.executor, keys, self.format_of(), runtime.ended)
+        return StoredSession(runtime.executor, keys, self.format_of(), runtime.ended, runtime.observer)
 
     async def destroy(self, sid: str) -> bool:
         """End the session at once, whoever holds its lock: waiters are told, a late save is refused.

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import anyio
 
 from ..errors import RedisUnavailable
-from ..observe import Observer
+from ..observe import Observers
 from ..protocol.calls import Abandon
 from ..protocol.keys import SessionKeys
 from ..protocol.numbers import Numbers
@@ -43,7 +43,7 @@ class Runtime:
         self,
         open_topology: OpenTopology,
         open_engine: Callable[[Any, Executor], Engine],
-        observer: Observer | None = None,
+        observer: Observers | None = None,
     ) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.observer = observer

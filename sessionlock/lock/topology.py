@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..checkup.findings import Capabilities
-from ..protocol.replies import Granted
+from ..protocol.replies import Granted, Holder
 from ..transport.calling import Executor
 from ..transport.pushes import Pushes
 
@@ -29,6 +29,10 @@ class Acquiring(Protocol):
 
     @property
     def token(self) -> str: ...
+
+    @property
+    def waits_for(self) -> Holder | None:
+        """Who holds the lock, or held it when last heard of, while this one waited; None: it has not had to wait."""
 
     async def run(self) -> Granted:
         """Wait for the grant. Whatever ends it early leaves neither a lock nor a queue entry behind."""

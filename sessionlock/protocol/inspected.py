@@ -40,7 +40,7 @@ def inspected(reply: Reply) -> Inspected:
         who = Holder("another client", None)
         match holder.split(b" ", 4) if holder else ():
             case [owner, _, since, _, label] if owner == token:
-                who = Holder(label.decode(errors="replace"), (int(now_us) - int(since)) / 1e6)
+                who = Holder.of(label.decode(errors="replace"), (int(now_us) - int(since)) / 1e6)
     return Inspected(
         token=None if token is None else token.decode(errors="replace"),
         left=None if token is None else seconds(left_ms),
@@ -56,4 +56,4 @@ def inspected(reply: Reply) -> Inspected:
 
 
 def _waiter(record: bytes | None) -> Holder | None:
-    return None if record is None else Holder(record.split(b" ", 4)[4].decode(errors="replace"), None)
+    return None if record is None else Holder.of(record.split(b" ", 4)[4].decode(errors="replace"), None)

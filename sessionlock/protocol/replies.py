@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
 from ..errors import CodecError, SessionDestroyed, SessionNotFound
 from ..policies import Replication
 from .keys import SessionKeys
+from .labels import told_apart
 from .records import created_in, id_in
 
 __all__ = [
@@ -57,10 +58,19 @@ EMPTY = Snapshot({}, 0, "")  # of a lock without a session
 
 
 class Holder(NamedTuple):
-    """Who holds the lock, as far as Redis knows; ``age`` in seconds, None for a foreign Redlock client."""
+    """Who holds the lock, as far as Redis knows; ``age`` in seconds, None for a foreign Redlock client. ``trace``: of
+    its request, as W3C ``traceparent``, "" where it tells none.
+    """
 
     label: str
     age: float | None
+    trace: str = ""
+
+    @classmethod
+    def of(cls, said: str, age: float | None) -> Holder:
+        """``said``: its label as it stands in Redis, with the trace."""
+        label, trace = told_apart(said)
+        return cls(label, age, trace)
 
 
 @dataclass(slots=True)
@@ -238,7 +248,7 @@ def seconds(milliseconds: int) -> float | None:
 
 def _holder(label: bytes, age_us: bytes) -> Holder:
     age = int(age_us)
-    return Holder(label.decode(errors="replace"), None if age < 0 else age / 1e6)
+    return Holder.of(label.decode(errors="replace"), None if age < 0 else age / 1e6)
 
 
 def kind_of(reply: Reply) -> str:

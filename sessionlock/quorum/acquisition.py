@@ -21,7 +21,7 @@ from ..lock.runtime import Runtime
 from ..lock.waiting import LATEST_AFTER_EXPIRY, soon_after_expiry
 from ..protocol.calls import Abandon
 from ..protocol.quorum_calls import Install, RaiseFence
-from ..protocol.replies import EMPTY, Granted, Refused
+from ..protocol.replies import EMPTY, Granted, Holder, Refused
 from .ballot import Won
 from .poll import Contest, Election
 from .router import CallRouter, ElectionResult, lock_keys
@@ -72,6 +72,11 @@ class QuorumAcquisition:
     @property
     def token(self) -> str:
         return self._election.token
+
+    @property
+    def waits_for(self) -> Holder | None:
+        """As :attr:`.Acquiring.waits_for`: by any of the masters."""
+        return self._election.poll.ballot.heard_of
 
     async def run(self) -> Granted:
         """Wait for the grant.

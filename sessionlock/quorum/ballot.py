@@ -119,6 +119,7 @@ class Ballot:
 
     def __init__(self, masters: Sequence[str], *, claim: float, draw: Callable[[], float] = _some_time) -> None:
         self.majority: int = len(masters) // 2 + 1
+        self.heard_of: Holder | None = None  # who any master said last that it is held by
         self._votes = {master: _Vote() for master in masters}
         self._least = claim / 2
         self._longest_hold = claim / 2
@@ -146,10 +147,12 @@ class Ballot:
                 vote.held = _by_push(*vote.held.told, queued)
             return
         vote.held, vote.queued, vote.holder = None, queued, queued.holder
+        self.heard_of = queued.holder
 
     def busy(self, master: str, busy: Busy) -> None:
         vote = self._heard(master)
         vote.held, vote.queued, vote.holder = None, None, busy.holder
+        self.heard_of = busy.holder
 
     def taken(self, master: str) -> None:
         """Not granted; by whom it is held was not told."""

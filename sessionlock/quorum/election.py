@@ -17,9 +17,9 @@ import asyncio
 from functools import partial
 from typing import Any
 
-from .. import observe
 from ..clock import monotonic
 from ..errors import SessionLockError
+from ..lock.observed import tell_queued
 from ..lock.patience import Patience, left_of
 from ..lock.refusals import queue_full, refused
 from ..lock.waiting import HEARD_OF_EVERY, LATEST_AFTER_EXPIRY, SUBSCRIBED_WITHIN, Room, soon_after_expiry
@@ -215,11 +215,10 @@ class NativeElection:
                     await self._look()
 
     def _tell_queued(self) -> None:
-        observer, request, ballot = self._contest.runtime.observer, self._contest.request, self.poll.ballot
+        observer, ballot = self._contest.runtime.observer, self.poll.ballot
         if observer is not None and self._ticket != UNKNOWN:
-            holder = ballot.holder()
-            ahead, who = ballot.position() or 0, None if holder is None else holder.label
-            observer(observe.LockQueued(request.digest, request.label, int(self._ticket), ahead, who))
+            ahead = ballot.position() or 0
+            tell_queued(observer, self._contest.request, self._ticket, ahead, ballot.holder())
 
     async def _queue_up(self) -> None:
         """Into all queues at the same place: the ticket of the first master that answers is shown to the others."""

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from ..clock import monotonic
 from ..errors import QuorumNotReached, RedisUnavailable
+from ..observe import Observer, OutageBegan, OutageEnded
 from ..policies import Replication
 from ..protocol.calls import Abandon, Call, Release, Renew
 from ..protocol.inspected import Inspected
@@ -32,6 +33,7 @@ __all__ = ["CallRouter", "ElectionResult", "lock_keys"]
 
 T = TypeVar("T")
 ALONE = "locks alone"
+MAJORITY = "a majority of masters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,8 @@ class CallRouter:
     """Runs calls where they belong: what is about the session at its store, what is about the lock also at the masters.
 
     ``store``: whose route, and so what is known of the server, is this one's. ``background``: runs what nobody waits
-    for. ``retry_for``: seconds for which a majority that does not answer is tried again.
+    for. ``retry_for``: seconds for which a majority that does not answer is tried again. ``observer``: is told of
+    outages of the masters.
     """
 
     def __init__(
@@ -64,8 +67,10 @@ class CallRouter:
         background: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
         *,
         retry_for: float,
+        observer: Observer | None = None,
     ) -> None:
         self.store = store
+        self._observer = observer
         self.masters = masters
         self.retry_for = retry_for
         self._background = background
@@ -123,6 +128,8 @@ class CallRouter:
             log.error(
                 "no session can be locked: %s. Every lock fails at once until they are back; this is told once", error
             )
+            if self._observer is not None:
+                self._observer(OutageBegan("", "", MAJORITY, str(error)))
         return self._breaker.refuses()
 
     def reached(self) -> None:
@@ -132,6 +139,8 @@ class CallRouter:
             log.error(
                 "a majority of masters is back after %.1f s; meanwhile %d locks failed", down, self._breaker.refused
             )
+            if self._observer is not None:
+                self._observer(OutageEnded("", "", MAJORITY, down or 0.0, self._breaker.refused))
 
     async def ready(self, timeout: float) -> None:
         """As :meth:`Executor.ready`; and a majority of masters must answer.

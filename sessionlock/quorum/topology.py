@@ -13,6 +13,7 @@ from ..checkup.vetting import Vetting
 from ..lock.request import LockRequest, OnWait
 from ..lock.runtime import Runtime
 from ..lock.topology import Acquiring, Background, OpenTopology, Topology
+from ..observe import Observers
 from ..transport.executor import RedisExecutor
 from ..transport.pushes import Pushes
 from .acquisition import QuorumAcquisition
@@ -38,13 +39,16 @@ class QuorumTopology:
         lease_ttl: float,
         retry_for: float,
         check: bool,
+        observer: Observers | None = None,
         background: Background,
         on_break: Callable[[], None],
     ) -> None:
         self._store: Topology = open_store(background=background, on_break=on_break)
         self.client: Any = self._store.client
         self._masters = Masters(quorum, prefix=prefix, lease_ttl=lease_ttl)
-        self.executor: CallRouter = CallRouter(self._store.executor, self._masters, background, retry_for=retry_for)
+        self.executor: CallRouter = CallRouter(
+            self._store.executor, self._masters, background, retry_for=retry_for, observer=observer
+        )
         self._election: Callable[[Contest], Election] = (
             PotteryElection if quorum.engine == "pottery" else NativeElection
         )

@@ -6,13 +6,15 @@ The session inside a block, the guard, and the Django face all use these; each o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import wraps
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from ..codecs.base import keeps_counters
-from ..errors import ConfigurationError, SessionConflict, SessionTooLarge, StaleFencingToken
+from ..errors import ConfigurationError, SessionConflict, SessionLockError, SessionTooLarge, StaleFencingToken
 from ..lease import Lease
+from ..observe import ChangesRefused, Observer
 from ..policies import Replication, check_seconds
 from ..protocol.calls import Change
 from ..protocol.keys import SessionKeys, keys_for, renewed_sid
@@ -36,17 +38,42 @@ class NewId(NamedTuple):
     safety: Replication | None
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def told(
+    work: Callable[Concatenate[StoredSession, P], Awaitable[R]],
+) -> Callable[Concatenate[StoredSession, P], Coroutine[Any, Any, R]]:
+    """What it is refused is told to the observer."""
+
+    @wraps(work)
+    async def doing(stored: StoredSession, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await work(stored, *args, **kwargs)
+        except SessionLockError as error:
+            if stored.observer is not None and not isinstance(error, ConfigurationError):
+                stored.observer(ChangesRefused(stored.keys.digest, stored.label, error))
+            raise
+
+    return doing
+
+
 @dataclass(frozen=True, slots=True)
 class StoredSession:
     """One session in the store, and what is needed to change it there. ``lease``: under which a method is called.
-    ``on_end`` is told when it was destroyed, and the digest of whose it was.
+    ``on_end`` is told when it was destroyed, and the digest of whose it was; ``observer`` of what was refused to whom
+    has that ``label``.
     """
 
     executor: Executor
     keys: SessionKeys
     how: SessionFormat
     on_end: Callable[[SessionKeys, str], None] | None = None
+    observer: Observer | None = None
+    label: str = ""
 
+    @told
     async def create(self, changes: list[Change]) -> tuple[Snapshot, Replication | None]:
         """Store a new record.
 
@@ -59,6 +86,7 @@ class StoredSession:
             raise SessionConflict(f"session {digest} exists already; it was not overwritten").about(digest)
         return outcome, safety
 
+    @told
     async def increment(self, key: str, by: int, *, lease: Lease | None = None, created: str = "") -> Committed:
         """Add ``by`` to an integer, in Redis. ``created``: the stamp of the record that was loaded, or :data:`NEW`.
 
@@ -104,6 +132,7 @@ class StoredSession:
             f"session {digest}: {what}; nothing was changed", keys=(key,), size=size, limit=limit
         ).about(digest)
 
+    @told
     async def regenerate(
         self, grace: float, *, lease: Lease | None = None, loss: Callable[[int], Exception] | None = None
     ) -> NewId:
@@ -130,6 +159,7 @@ class StoredSession:
         grace_ms = math.ceil(grace * 1000)
         await self.executor.run(Regenerate(self.keys, self.keys.proof, grace_ms, _holder(lease)))
 
+    @told
     async def expire(self, ttl: float) -> bool:
         """Let the record end ``ttl`` seconds from now, sooner or later than it would. Returns whether the id is the
         current one.
@@ -142,6 +172,7 @@ class StoredSession:
             raise refusal(self.keys.digest, outcome.kind)
         return outcome.current
 
+    @told
     async def destroy(self, *, replaced: bool = False, durably: bool = True) -> tuple[bool, Replication | None]:
         """End the session at once, whoever holds its lock. Returns whether there was one.
 

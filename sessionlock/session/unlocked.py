@@ -51,12 +51,18 @@ class Unlocked:
 
     async def load(self) -> Snapshot:
         """Raises :class:`~sessionlock.SessionDestroyed`, :class:`~sessionlock.SessionNotFound`."""
-        outcome = await self.guard.runtime().engine.load(Load(self.keys, self.how.policy))
-        if isinstance(outcome, Snapshot):
-            return outcome
-        if outcome.kind == "missing" and self.missing == "create" and self.mode != "read":
-            return EMPTY
-        raise refusal(self.keys.digest, outcome.kind)
+        runtime = self.guard.runtime()
+        try:
+            outcome = await runtime.engine.load(Load(self.keys, self.how.policy))
+            if isinstance(outcome, Snapshot):
+                return outcome
+            if outcome.kind == "missing" and self.missing == "create" and self.mode != "read":
+                return EMPTY
+            raise refusal(self.keys.digest, outcome.kind)
+        except SessionLockError as error:
+            if runtime.observer is not None:
+                runtime.observer(observe.LoadRefused(self.keys.digest, "", error))
+            raise
 
     def session(self, snapshot: Snapshot, actions: Actions | None = None) -> Session:
         read_only = "was loaded for reading only" if self.mode == "read" else None
@@ -212,7 +218,7 @@ class UnlockedContext:
     def _stored(self) -> StoredSession:
         wanted = self._wanted
         runtime = wanted.guard.runtime()
-        return StoredSession(runtime.executor, wanted.keys, wanted.how, runtime.ended)
+        return StoredSession(runtime.executor, wanted.keys, wanted.how, runtime.ended, runtime.observer)
 
     # --- for the faces
 

@@ -116,6 +116,10 @@ class ClusterRoute:
 
     # --- calls
 
+    @property
+    def command(self) -> str:
+        return next((link.command for link in self._links.values()), "FCALL")
+
     def batch_calls(self, wanted: bool) -> None:
         self._batches = wanted
         for link in self._links.values():

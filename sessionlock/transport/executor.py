@@ -20,6 +20,7 @@ from tenacity import AsyncRetrying, stop_after_delay
 
 from ..clock import monotonic
 from ..errors import OutcomeUnknown, RedisUnavailable, ScriptsForbidden
+from ..observe import CallRepeated, Observer
 from ..policies import Replicated, Replication
 from ..protocol.calls import Abandon, Call
 from ..protocol.keys import SessionKeys
@@ -47,7 +48,7 @@ class RedisExecutor:
     ``client``: a ``redis.asyncio`` client. ``reply_within``: seconds to wait for one reply. ``retry_for``: seconds
     within which a call is done, its repetitions after a lost connection or "not now" included (one repetition is always
     allowed). ``durability``: what saves wait for. ``on_break``: called when a connection was lost: what else is
-    connected to that server should not be trusted either.
+    connected to that server should not be trusted either. ``observer``: is told of repetitions and outages.
 
     Raises (from :meth:`run`):
         RedisUnavailable: no answer in that time, or a refusal such as NOPERM; or at once, in an outage.
@@ -61,11 +62,13 @@ class RedisExecutor:
         retry_for: float,
         durability: Replicated | None = None,
         on_break: Callable[[], None] = lambda: None,
+        observer: Observer | None = None,
     ) -> None:
         if durability is not None:
             reply_within += durability.within
         self.route: Route = _route(client, reply_within, on_break)
-        self.circuit: Circuit = Circuit(server_name(client), self._knock)
+        self.circuit: Circuit = Circuit(server_name(client), self._knock, observer)
+        self._observer = observer
         self._durability = durability
         self._at_once_within = 2 * reply_within  # a connection breaks before, where calls stay unanswered
         self._retry_for = retry_for
@@ -217,7 +220,7 @@ class RedisExecutor:
         if first is not None and not worth_repeating(first):
             raise self._given_up(where, first, began_at, call)
         trouble = self.circuit.doubt(where, began_at)
-        repetition = _Repetition(send, args, first)
+        repetition = _Repetition(send, args, first, self._tell_repeated(call))
         left = max(0.0, began_at + self._retry_for - monotonic())
         retrying = self._retrying.copy(stop=stop_after_delay(left))
         ended = await repetition.run(retrying, trouble.opened, left if self._cuts else None)
@@ -229,6 +232,12 @@ class RedisExecutor:
         if not isinstance(met, FAILURES):
             met = RedisTimeoutError(f"no answer within {self._retry_for:g} s")
         raise self._given_up(where, met, began_at, call, sent=repetition.sent)
+
+    def _tell_repeated(self, call: Call[Any]) -> Callable[[int], object]:
+        observer = self._observer
+        if observer is None:
+            return lambda tries: None
+        return lambda tries: observer(CallRepeated(call.keys.digest, "", call.script, tries))
 
     async def _wait_for_end(self, trouble: Trouble, call: Call[Any], first: Exception | None) -> None:
         """In an outage. Giving up a lock or a place takes nobody's time. It must be done however late: a server that
@@ -360,16 +369,27 @@ class RedisExecutor:
 
 class _Repetition:
     """Tries of one call, after its ``first``. ``sent``: whether any of them had a connection; ``last``: what the last
-    one that ended met.
+    one that ended met. ``on_again``: called before each but the first, with how many there were.
     """
 
-    def __init__(self, send: Callable[..., Awaitable[Any]], args: tuple[Any, ...], first: Exception | None) -> None:
+    def __init__(
+        self,
+        send: Callable[..., Awaitable[Any]],
+        args: tuple[Any, ...],
+        first: Exception | None,
+        on_again: Callable[[int], object],
+    ) -> None:
         self.sent = first is not None and not was_unsent(first)
         self.last = first
+        self._tries = 0 if first is None else 1
+        self._on_again = on_again
         self._send = send
         self._args = args
 
     async def _again(self) -> Any:
+        if self._tries:
+            self._on_again(self._tries)
+        self._tries += 1
         try:
             return await self._send(*self._args)
         except asyncio.CancelledError as error:

@@ -38,6 +38,11 @@ class Link:
         self._dropped = 0
         self._scripting = Scripting()
 
+    @property
+    def command(self) -> str:
+        """As :attr:`.Route.command`."""
+        return self._scripting.command
+
     def batch_calls(self, wanted: bool) -> None:
         """As :meth:`.Route.batch_calls`."""
         self._batches = wanted

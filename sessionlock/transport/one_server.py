@@ -33,6 +33,10 @@ class ServerRoute:
         self._reply_within = reply_within
         self._is_split = False
 
+    @property
+    def command(self) -> str:
+        return self.link.command
+
     def batch_calls(self, wanted: bool) -> None:
         self.link.batch_calls(wanted)
 

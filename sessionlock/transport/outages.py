@@ -16,6 +16,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_r
 
 from ..clock import monotonic
 from ..errors import RedisUnavailable
+from ..observe import Observer, OutageBegan, OutageEnded
 from ..protocol.keys import SessionKeys
 from .advice import NO_RESP3, NOT_LET_IN, NOTHING_NOW, with_advice
 from .breaker import Breaker
@@ -67,6 +68,7 @@ class Trouble:
         self.breaker: Breaker = Breaker()
         self.reason = ""
         self.parked: int = 0  # calls that wait for the end
+        self.told_at: float = 0.0  # monotonic: when the log had a line about it
         loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[None] = loop.create_future()
         self.over: asyncio.Future[None] = loop.create_future()
@@ -107,11 +109,17 @@ class Trouble:
 
 class Circuit:
     """``server``: for people. ``knock``: asks that server, once, for nothing; raises unless it answers. It gets the
-    keys of the call that failed (None: none in particular).
+    keys of the call that failed (None: none in particular). ``observer``: is told of begin and end.
     """
 
-    def __init__(self, server: str, knock: Callable[[SessionKeys | None], Awaitable[object]]) -> None:
+    def __init__(
+        self,
+        server: str,
+        knock: Callable[[SessionKeys | None], Awaitable[object]],
+        observer: Observer | None = None,
+    ) -> None:
         self.server = server
+        self._observer = observer
         self.troubles: dict[str | None, Trouble] = {}
         self._knock = knock
         self._complaints: dict[str, float] = {}
@@ -137,10 +145,14 @@ class Circuit:
         said = (str(error) or type(error).__name__).rstrip(".?")
         trouble.reason = with_advice(said, error, connecting=was_unsent(error))
         log.error(
-            "Redis at %s cannot be used: %s. Every use of a session fails at once until it is back; this is told once",
+            "Redis at %s cannot be used: %s. Every use of a session fails at once until it is back",
             trouble.server,
             trouble.reason,
+            extra={"server": trouble.server, "reason": trouble.reason},
         )
+        trouble.told_at = monotonic()
+        if self._observer is not None:
+            self._observer(OutageBegan("", "", trouble.server, trouble.reason))
         trouble.opened.set_result(None)
         if not self._closed:
             self._look(where, trouble, keys)
@@ -157,7 +169,10 @@ class Circuit:
                 trouble.server,
                 down,
                 trouble.breaker.refused,
+                extra={"server": trouble.server, "seconds": down, "refused": trouble.breaker.refused},
             )
+            if self._observer is not None:
+                self._observer(OutageEnded("", "", trouble.server, down, trouble.breaker.refused))
         trouble.stop()
 
     def complain(self, error: BaseException) -> None:
@@ -194,10 +209,26 @@ class Circuit:
             return
         trouble.knocking = None
         if down:
+            self._remind(trouble)
             loop = asyncio.get_running_loop()
             trouble.timer = loop.call_later(trouble.breaker.silent(), self._look, where, trouble, keys)
         else:
             self.answered(where)
+
+    def _remind(self, trouble: Trouble) -> None:
+        """A long outage is in the last page of the log, too."""
+        now = monotonic()
+        if now - trouble.told_at >= TOLD_AGAIN_AFTER:
+            trouble.told_at = now
+            lasted, refused = now - trouble.breaker.since, trouble.breaker.refused
+            log.error(
+                "Redis at %s cannot be used, for %.0f s now: %s. So far %d calls were refused at once",
+                trouble.server,
+                lasted,
+                trouble.reason,
+                refused,
+                extra={"server": trouble.server, "reason": trouble.reason, "seconds": lasted, "refused": refused},
+            )
 
     async def aclose(self) -> None:
         self._closed = True

@@ -29,6 +29,10 @@ class NotNow(Exception):
 class Route(Protocol):
     """How calls reach their server. What it raises is what redis-py and hiredis raise, and :class:`NotNow`."""
 
+    @property
+    def command(self) -> str:
+        """By which a script is tried first now."""
+
     def batch_calls(self, wanted: bool) -> None:
         """Others of this process wait, so a tick is likely to have more than one call to send."""
 

@@ -77,6 +77,10 @@ class Scripting:
         """In which a call is tried first."""
         self._loading: Wire | None = None
 
+    @property
+    def command(self) -> str:
+        return "FCALL" if self.way is by_function else "EVALSHA"
+
     def begin_anew(self) -> None:
         """A new connection may lead to another server, or to one that was changed."""
         self.way, self._loading = by_function, None

@@ -184,7 +184,8 @@ async def test_lost(guard: SessionGuard, other: SessionGuard, told: Told) -> Non
     lost = told.only(LockLost)
     assert lost.fencing_token == session.lease.fencing_token
     assert lost.because == session.lease.lost_because
-    assert told.kinds()[-2:] == [LockLost, LockReleased]
+    assert told.kinds()[-3:] == [LockLost, LockReleased, ChangesRefused]
+    assert isinstance(told.only(ChangesRefused).error, LeaseLost)
 
 
 async def test_merged_under_the_lock(guard: SessionGuard, other: SessionGuard, told: Told) -> None:
@@ -257,7 +258,7 @@ async def test_a_counter_of_lost_leases(redis_url: str, other: SessionGuard) -> 
 
     def count(event: Event) -> None:
         if isinstance(event, LockLost):
-            lost[event.label] += 1
+            lost[event.node] += 1
 
     async with SessionGuard.from_url(redis_url, label="n1", observer=count) as guard:
         with pytest.raises(LeaseLost):

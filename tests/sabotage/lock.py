@@ -666,8 +666,8 @@ SABOTAGE: Table = [
         "a parent's holds are taken for the child's",
         "self-call",
         "lock/holders.py",
-        "body.label == label and self.are_ours else",
-        "body.label == label else",
+        "!= label or not self.are_ours:",
+        "!= label:",
         SELF + "test_what_is_held_here",
     ),
     (

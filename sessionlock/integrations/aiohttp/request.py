@@ -32,7 +32,7 @@ from ..web.problems import may_still_read, tell
 from ..web.request_session import RequestSession, RunAgain
 from ..web.rules import SAFE_METHODS, RoutePolicy, label_of
 from .body import Body
-from .settings import Life, Settings, route_of
+from .settings import Life, Settings, template_of
 
 __all__ = ["Handler", "SessionOfRequest", "of_request", "run"]
 
@@ -154,7 +154,7 @@ class SessionOfRequest:
             replace(policy, mode="read") if reads or off else policy,
             None if off else usable_sid(request.cookies.get(how.cookie.name)),
             method=request.method,
-            path=route_of(request),
+            path=template_of(request),
             https=request.secure,
             client=partial(client_of_transport, request),
             rules=how.face.rules,
@@ -291,7 +291,7 @@ class SessionOfRequest:
 
     def _tell(self, error: SessionLockError) -> None:
         """In the log, also where the application makes an answer of its own of it."""
-        tell(error, label_of(self._request.method, route_of(self._request)))
+        tell(error, label_of(self._request.method, template_of(self._request)))
 
     def _take_over(self, answer: web.Response) -> None:
         """The headers and cookies that others have put into the answer which is not sent. What was prepared has been

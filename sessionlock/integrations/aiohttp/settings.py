@@ -18,7 +18,7 @@ from ..settings.options import FaceSettings
 if TYPE_CHECKING:
     from .request import SessionOfRequest
 
-__all__ = ["Life", "Settings", "route_of"]
+__all__ = ["Life", "Settings", "template_of"]
 
 log: logging.Logger = logging.getLogger("sessionlock.web")
 
@@ -71,7 +71,7 @@ class Settings:
             log.error("%s", what)
 
 
-def route_of(request: web.Request) -> str:
+def template_of(request: web.Request) -> str:
     """Its path as the routes have it: `/item/{id}`."""
     route = request.match_info.route
     return request.path if route.resource is None else route.resource.canonical

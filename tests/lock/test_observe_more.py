@@ -1,0 +1,329 @@
+"""Who is waited for and why something was refused; calls and outages; several observers at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import pytest
+
+from sessionlock import (
+    LeaseLost,
+    LeasePolicy,
+    QueueFull,
+    RedisUnavailable,
+    SessionConflict,
+    SessionDestroyed,
+    SessionGuard,
+    SessionNotFound,
+    SessionTooLarge,
+    WaitPolicy,
+)
+from sessionlock.observe import (
+    CallAnswered,
+    CallRepeated,
+    ChangesRefused,
+    Event,
+    LoadRefused,
+    LockGranted,
+    LockQueued,
+    LockRefused,
+    LockReleased,
+    LockTimedOut,
+    OutageBegan,
+    OutageEnded,
+    node_of,
+    route_of,
+)
+from sessionlock.policies import SessionPolicy
+from sessionlock.protocol.keys import keys_for
+from sessionlock.protocol.labels import told_apart, with_trace
+from tests.harness.commands import connect
+from tests.harness.deployments import MakeGuard
+from tests.harness.faulty import FaultyServer
+from tests.harness.polling import eventually
+from tests.harness.proxy import FaultyProxy
+from tests.harness.scripts import calls_of
+
+pytestmark = pytest.mark.anyio
+
+E = TypeVar("E", bound=Event)
+TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
+OTHER = f"00-{'c' * 32}-{'d' * 16}-01"
+
+
+class Told(list[Event]):
+    """All events, in order; of a request that is part of ``trace``."""
+
+    def __init__(self, trace: str = "") -> None:
+        super().__init__()
+        self.trace = trace
+
+    def __call__(self, event: Event) -> None:
+        self.append(event)
+
+    def traceparent(self) -> str:
+        return self.trace
+
+    def of(self, kind: type[E]) -> list[E]:
+        return [event for event in self if isinstance(event, kind)]
+
+    def only(self, kind: type[E]) -> E:
+        (found,) = self.of(kind)
+        return found
+
+
+def holder_of(url: str, sid: str) -> str:
+    """As it stands in Redis, behind the channel."""
+    with connect(url) as client:
+        record: bytes = client.hget(keys_for("sl", sid).session, "#holder")
+        return record.decode().split(" ", 4)[4]
+
+
+# --- who is waited for
+
+
+@pytest.mark.parametrize("waiters", [1, 12])
+async def test_a_wait_is_put_down_to_its_holder(redis_url: str, waiters: int) -> None:
+    """By route, node and trace; whether the holder is of the same process, and however many wait."""
+    theirs, ours = Told(TRACE), Told(OTHER)
+    async with (
+        SessionGuard.from_url(redis_url, label="n1", observer=theirs) as holder,
+        SessionGuard.from_url(redis_url, label="n2", observer=ours) as guard,
+    ):
+
+        async def wait() -> None:
+            async with guard.session_lock("s", label="GET /cart", wait=30):
+                pass
+
+        async with holder.session_lock("s", label="POST /pay/{id}"):
+            assert holder_of(redis_url, "s") == f"n1 POST /pay/{{id}} traceparent={TRACE}"
+            tasks = [asyncio.ensure_future(wait()) for _ in range(waiters)]
+            await eventually(lambda: len(ours.of(LockQueued)) == waiters, "all wait")
+        await asyncio.gather(*tasks)
+    first = ours.of(LockQueued)[0]
+    assert (first.holder, first.trace) == ("n1 POST /pay/{id}", TRACE)
+    assert (node_of(first.holder or ""), route_of(first.holder or "")) == ("n1", "POST /pay/{id}")
+    granted = ours.of(LockGranted)
+    assert [event.trace in (TRACE, OTHER) for event in granted] == [True] * waiters
+    assert {event.holder for event in granted} <= {"n1 POST /pay/{id}", "n2 GET /cart"}
+    assert theirs.only(LockGranted).holder is None
+    assert {(event.node, event.route) for event in ours} == {("n2", "GET /cart")}
+
+
+async def test_nobody_else_sees_the_trace(redis_url: str) -> None:
+    """It is for machines: errors, inspect and those who take a lock by force are told the label."""
+    async with (
+        SessionGuard.from_url(redis_url, label="n1", observer=Told(TRACE)) as holder,
+        SessionGuard.from_url(redis_url, label="n2", observer=Told()) as guard,
+        holder.session_lock("s", label="POST /pay"),
+    ):
+        waiting = asyncio.ensure_future(holder.session_lock("s", label="GET /x", wait=30).__aenter__())
+        seen = await guard.inspect("s")
+        while not seen.waiters:
+            seen = await guard.inspect("s")
+        assert seen.holder is not None
+        assert (seen.holder.label, seen.waiters) == ("n1 POST /pay", ("n1 GET /x",))
+        with pytest.raises(QueueFull) as error:
+            async with guard.session_lock("s", wait=WaitPolicy.seconds(1, max_waiters=1)):
+                pass
+        assert error.value.holder == "n1 POST /pay"
+        assert "traceparent" not in str(error.value)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+
+async def test_without_a_trace_not_a_byte_more(redis_url: str) -> None:
+    async with (
+        SessionGuard.from_url(redis_url, label="n1", observer=[Told(), print_nothing]) as guard,
+        guard.session_lock("s", label="POST /pay"),
+    ):
+        assert holder_of(redis_url, "s") == "n1 POST /pay"
+
+
+def print_nothing(event: Event) -> None:
+    """Traces nothing."""
+
+
+def test_what_stands_in_a_label() -> None:
+    assert told_apart(with_trace("n1 POST /pay", TRACE)) == ("n1 POST /pay", TRACE)
+    assert told_apart(with_trace("n1", "")) == ("n1", "")
+    for said in ("n1 traceparent=", "n1 traceparent=00-zz", f"n1 GET /?x=traceparent={TRACE}", f"n1{TRACE}"):
+        assert told_apart(said) == (said, "")
+
+
+async def test_a_node_is_one_word(redis_url: str) -> None:
+    """Or its second word would be taken for the route."""
+    told = Told()
+    guard = SessionGuard.from_url(redis_url, label="shop 1", observer=told)
+    async with guard, guard.session_lock("s", label="POST /pay"):
+        pass
+    assert {(event.node, event.route) for event in told} == {("shop_1", "POST /pay")}
+
+
+async def test_who_does_not_wait_is_told_the_holder(redis_url: str, elsewhere: SessionGuard) -> None:
+    told = Told()
+    async with SessionGuard.from_url(redis_url, observer=told) as guard, elsewhere.session_lock("s", label="GET /x"):
+        with pytest.raises(Exception, match="does not wait"):
+            async with guard.session_lock("s", wait=0):
+                pass
+    assert route_of(told.only(LockTimedOut).holder or "") == "GET /x"
+
+
+# --- each refused request
+
+
+async def test_under_the_lock(redis_url: str, elsewhere: SessionGuard) -> None:
+    """What becomes 409 or 413, with its error; once each."""
+    told = Told()
+    policy = SessionPolicy(max_field=50)
+    async with SessionGuard.from_url(redis_url, session=policy, observer=told) as guard:
+        with pytest.raises(SessionConflict):
+            async with guard.session_lock("s") as session:
+                session["n"] = session.get("n", 0) + 1
+                async with elsewhere.session_lock("s", mode="optimistic") as theirs:
+                    theirs["n"] = 7
+        with pytest.raises(SessionTooLarge):
+            async with guard.session_lock("s") as session:
+                session["pad"] = "x" * 100
+        with pytest.raises(SessionTooLarge):
+            async with guard.session_lock("s") as session:
+                await session.incr("x" * 100)
+        with pytest.raises(SessionDestroyed):
+            async with guard.session_lock("s") as session:
+                session["n"] = 8
+                await elsewhere.destroy("s")
+        with pytest.raises(LeaseLost):
+            async with guard.session_lock("t", lease=LeasePolicy(on_lost="flag")) as session:
+                session["n"] = 1
+                assert session.lease is not None
+                session.lease.mark_lost("a test says so")
+    kinds = [type(event.error) for event in told.of(ChangesRefused)]
+    assert kinds == [SessionConflict, SessionTooLarge, SessionTooLarge, SessionDestroyed, LeaseLost]
+
+
+async def test_an_immediate_save(redis_url: str, elsewhere: SessionGuard) -> None:
+    """Told once, also where the body asks for it and the end meets it no more."""
+    told = Told()
+    policy = SessionPolicy(save="immediate")
+    async with SessionGuard.from_url(redis_url, session=policy, observer=told) as guard:
+        with pytest.raises(SessionConflict):
+            async with guard.session_lock("s") as session:
+                session.get("n")
+                async with elsewhere.session_lock("s", mode="optimistic") as theirs:
+                    theirs["n"] = 7
+                session["n"] = 1
+                await session.save()
+    assert isinstance(told.only(ChangesRefused).error, SessionConflict)
+
+
+async def test_without_the_lock(redis_url: str, elsewhere: SessionGuard) -> None:
+    told = Told()
+    async with SessionGuard.from_url(redis_url, observer=told) as guard:
+        with pytest.raises(SessionNotFound):
+            await guard.read("s")
+        await guard.create({"n": 1}, sid="s")
+        with pytest.raises(SessionConflict):
+            await guard.create({"n": 1}, sid="s")
+        with pytest.raises(SessionConflict):
+            async with guard.session_lock("s", mode="optimistic") as session:
+                await session.incr("n")
+                await elsewhere.destroy("s")
+                await elsewhere.create({"n": "a word"}, sid="t")
+                await guard.create({}, sid="t")
+    assert isinstance(told.only(LoadRefused).error, SessionNotFound)
+    assert [type(event.error) for event in told.of(ChangesRefused)] == [SessionConflict, SessionConflict]
+
+
+# --- Redis
+
+
+async def test_calls_that_are_sent_again(proxy: FaultyProxy, node: MakeGuard) -> None:
+    told = Told()
+    guard = node(proxy.url, observer=told)
+    await guard.inspect("s")
+    proxy.drop_next_reply(calls_of("release"))
+    async with guard.session_lock("s") as session:
+        session["n"] = 1
+    repeated = told.only(CallRepeated)
+    assert (repeated.script, repeated.tries, repeated.session) == ("release", 1, keys_for("sl", "s").digest)
+
+
+async def test_an_outage_has_a_beginning_and_an_end(
+    own_server: Callable[..., FaultyServer], node: MakeGuard, caplog: pytest.LogCaptureFixture
+) -> None:
+    told, server = Told(), own_server()
+    guard = node(server.url, retry_for=0.1, observer=told)
+    await guard.create({"n": 1}, sid="s")
+    server.kill()
+    for _ in range(3):
+        with pytest.raises(RedisUnavailable):
+            await guard.read("s")
+        with pytest.raises(RedisUnavailable):
+            async with guard.session_lock("s"):
+                pass
+    await asyncio.to_thread(server.restart)
+    await eventually(lambda: bool(told.of(OutageEnded)), "it is back")
+    began, ended = told.only(OutageBegan), told.only(OutageEnded)
+    assert began.server == ended.server
+    assert began.reason
+    assert ended.refused >= 4
+    assert ended.seconds > 0
+    assert len(told.of(LoadRefused)) == len(told.of(LockRefused)) == 3
+    records = [record for record in caplog.records if record.name == "sessionlock"]
+    assert [getattr(record, "server", None) for record in records] == [began.server, began.server]
+
+
+async def test_a_long_outage_is_told_again(
+    own_server: Callable[..., FaultyServer],
+    node: MakeGuard,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the last page of the log would be silent of what goes on."""
+    monkeypatch.setattr("sessionlock.transport.outages.TOLD_AGAIN_AFTER", 0.2)
+    server = own_server()
+    guard = node(server.url, retry_for=0.05)
+    await guard.create({"n": 1}, sid="s")
+    server.kill()
+    with pytest.raises(RedisUnavailable):
+        await guard.read("s")
+    await eventually(lambda: any("for 0 s now" in line for line in caplog.messages), "it is told again")
+    assert {record.levelno for record in caplog.records} == {logging.ERROR}
+
+
+async def test_each_call_for_who_asks_for_it(tcp_url: str) -> None:
+    class Hears(Told):
+        hears_calls = True
+
+    told = Hears()
+    async with SessionGuard.from_url(tcp_url, observer=told) as guard:
+        async with guard.session_lock("s") as session:
+            session["n"] = 1
+        with pytest.raises(SessionNotFound):
+            await guard.read("t")
+    acquire, release, load = told.of(CallAnswered)
+    assert [call.script for call in (acquire, release, load)] == ["acquire", "release", "load"]
+    assert acquire.commands in (("FCALL", "HGETALL"), ("EVALSHA", "HGETALL"))
+    assert acquire.words[1] == 2
+    assert release.commands == acquire.commands[:1]
+    assert tcp_url.split("@")[-1].removeprefix("redis://").startswith(acquire.server)
+    assert all(0 < call.seconds < 5 and call.error is None for call in (acquire, release, load))
+
+
+# --- several
+
+
+async def test_several_observers(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(event: Event) -> None:
+        if isinstance(event, LockGranted):
+            raise RuntimeError("no")
+
+    first, last = Told(), Told()
+    async with SessionGuard.from_url(redis_url, observer=[first, fail, last]) as guard, guard.session_lock("s"):
+        pass
+    assert first == last
+    assert isinstance(first[-1], LockReleased)
+    assert caplog.messages == ["an observer failed at LockGranted"]
