@@ -80,6 +80,8 @@ def _lines(info: SessionInfo) -> Iterator[tuple[str, str]]:
     yield "waiters", str(len(info.waiters)) if info.waiters else "none"
     for place, label in enumerate(info.waiters, 1):
         yield "", f"{place}. {one_line(label)}"
+    if info.riders:
+        yield "", f"and {info.riders} in the holder's process"
 
 
 def _record(info: SessionInfo) -> str:

@@ -6,11 +6,12 @@ Whatever ends it early (cancellation, giving up, an error) leaves neither a lock
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from ..clock import monotonic
 from ..errors import RedisUnavailable
 from ..protocol import replies as protocol
-from ..protocol.calls import Acquire
+from ..protocol.calls import Acquire, rider
 from ..protocol.replies import Busy, Granted, Handover, Holder, Queued
 from .observed import tell_handed_over, tell_queued
 from .patience import GRACE, Patience, leaves_within, left_of
@@ -18,7 +19,7 @@ from .refusals import not_granted, queue_full, refused, timed_out
 from .request import LockRequest, OnWait
 from .runtime import Runtime
 from .self_call import SelfCallCheck
-from .waiting import SUBSCRIBED_WITHIN, Waiter, was_missed
+from .waiting import FIRST_RIDER, SUBSCRIBED_WITHIN, Waiter, was_missed
 
 __all__ = ["Acquisition"]
 
@@ -56,22 +57,30 @@ class Acquisition:
             SessionNotFound, SessionDestroyed: there is nothing to lock.
             RedisUnavailable: whether the lock was granted is unknown; its TTL ends it.
         """
+        is_holder = False
         try:
             queues = self._request.wait.queues
-            outcome = await self._ask(queueing=queues and self._pushes.hears(self._request.keys))
-            if isinstance(outcome, Busy):
-                outcome = await self._again(outcome, queues)
-            granted = outcome if isinstance(outcome, Granted) else await self._wait(outcome)
+            seat = self._seat() if queues and self._wakeup.waiting >= FIRST_RIDER else None
+            if seat is not None:
+                granted = await self._wait(seat, rides=True)
+            else:
+                outcome = await self._ask(queueing=queues and self._pushes.hears(self._request.keys))
+                if isinstance(outcome, Busy):
+                    outcome = await self._again(outcome, queues)
+                granted = outcome if isinstance(outcome, Granted) else await self._wait(outcome)
             self._check(granted)
+            is_holder = True
             return granted
         except BaseException as error:
+            if self._waiter is not None:
+                self._waiter.rides_no_more()
             # Cancelled or failed anywhere: Redis may have granted or queued this token meanwhile.
             await self._abandon(leaves_within(error, self._request, self._began))
             self._runtime.numbers.acquisitions.end(self._request.digest, self.token)
             raise
         finally:
             if self._expecting:
-                self._expect_no_more()
+                self._expect_no_more(is_holder)
 
     def _check(self, granted: Granted) -> None:
         """What was true when this was queued may have changed until the lock was handed over."""
@@ -88,15 +97,16 @@ class Acquisition:
 
     async def _abandon(self, within: float) -> None:
         """Give up whatever Redis has under this token: a place in the queue, or the lock."""
-        if self._asked:
+        if self._asked or (self._waiter is not None and self._waiter.was_known):
             await self._runtime.see_through(self._runtime.abandon(self._request.keys, self.token), within=within)
 
-    def _expect_no_more(self) -> None:
+    def _expect_no_more(self, is_holder: bool) -> None:
         keys = self._request.keys
         self._wakeup.expect_no_more(self.token)
         self._pushes.no_more(keys, self.token)
         if self._waiter is not None:
-            self._wakeup.leave(keys, self._waiter)
+            held_here = is_holder or self._runtime.holders.holder_of(keys.lock) is not None
+            self._wakeup.leave(keys, self._waiter, held_here=held_here)
 
     # --- asking
 
@@ -181,10 +191,26 @@ class Acquisition:
 
     # --- waiting
 
-    async def _wait(self, queued: Queued) -> Granted:
+    def _seat(self) -> Queued | None:
+        """Where to wait without being in the queue, if that may be."""
+        request = self._request
+        if not self._pushes.hears(request.keys):
+            return None
+        return self._wakeup.seat(
+            request.keys, request.wait.most_waiters, self._runtime.holders.holder_of(request.keys.lock)
+        )
+
+    async def _wait(self, queued: Queued, *, rides: bool = False) -> Granted:
         request, holder = self._request, queued.holder
-        waiter = self._waiter = self._wakeup.join(request.keys, self.token, request.lease.claim_ms / 1000)
-        waiter.heard(queued)
+        keys = request.keys
+        waiter = self._waiter = self._wakeup.join(keys, self.token, request.lease.claim_ms / 1000)
+        if rides:
+            self._expecting = True
+            self._pushes.want(keys, self.token)
+            channel = self._pushes.channel(keys)
+            waiter.rides(queued, partial(rider, self.token, queued.ticket, request.lease, channel, request.label))
+        else:
+            waiter.heard(queued)
         if self._observer is not None:
             tell_queued(self._observer, request, queued.ticket, queued.position, holder)
         patience = Patience(request, self._began)
@@ -198,7 +224,7 @@ class Acquisition:
                 pause = await patience.next_pause()
                 if pause is None:
                     raise timed_out(request, waiter.last, patience.elapsed())
-                await waiter.pause(min(pause, patience.left()), deaf=not self._pushes.hears(request.keys))
+                await waiter.pause(min(pause, patience.left()), deaf=not self._pushes.hears(keys))
 
     async def _turn(self, waiter: Waiter) -> Granted | None:
         """One attempt in tenacity's sense: take what was pushed, or look if that is this waiter's business."""

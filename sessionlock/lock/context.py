@@ -23,6 +23,7 @@ from .observed import acquire_observed, tell_refused
 from .refusals import lease_lost, not_saved, note
 from .request import LockRequest, OnWait
 from .runtime import Runtime
+from .waiting import Waiter
 
 log: logging.Logger = logging.getLogger("sessionlock")
 
@@ -43,6 +44,7 @@ class LockBlock(Handle):
         self._request = request
         self._entered = False
         self._on_wait: OnWait | None = None
+        self._rider: Waiter | None = None  # who was named with the release
         self._runtime: Runtime
         self._body: LockBody
 
@@ -116,6 +118,7 @@ class LockBlock(Handle):
 
     async def _abandon_later(self, error: RedisUnavailable) -> None:
         """Released or not, this body is over. Once Redis is back nobody should wait for the end of its lease."""
+        self._rode(None)
         if not error.refused:
             request, runtime = self._request, self._runtime
             token = self._the_lease.token
@@ -126,6 +129,7 @@ class LockBlock(Handle):
         wakeup, keys = runtime.wakeup, request.keys
         carries = self._weight() <= request.push_limit
         wakeup.has_weight(keys.digest, large=not carries)
+        rider = self._rider = wakeup.rider(keys) if wakeup.waiting else None
         return Release(
             keys,
             lease.token,
@@ -139,7 +143,13 @@ class LockBlock(Handle):
             reads=carries and request.session is not None and wakeup.is_waited_for(keys),
             deaf=runtime.deaf,
             measured=self._measured(),
+            rider="" if rider is None else rider.is_named(),
         )
+
+    def _rode(self, outcome: Saved | None) -> None:
+        rider, self._rider = self._rider, None
+        if rider is not None:
+            self._runtime.wakeup.rode(rider, outcome)
 
     def _measured(self) -> int | None:
         """As :class:`~sessionlock.protocol.calls.Release` has it."""
@@ -151,6 +161,8 @@ class LockBlock(Handle):
 
     def _given_up(self, outcome: Saved) -> Saved:
         """What a release came to; the waiter of this process that was granted with it is told."""
+        if self._rider is not None:
+            self._rode(outcome)
         if isinstance(outcome, Conflict):
             if outcome.fence:
                 self._the_lease.refenced(outcome.fence)

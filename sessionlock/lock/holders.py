@@ -21,7 +21,7 @@ from ..lease import Lease
 from ..observe import Observer
 from ..protocol.keys import SessionKeys
 from ..protocol.labels import told_apart
-from ..protocol.replies import Granted
+from ..protocol.replies import Granted, Holder
 from ..session.mapping import Session
 from ..transport.clients import place_of
 from .awaiting import in_hands_of, waits_for
@@ -347,6 +347,11 @@ class Holders:
         # After a lost lease another task of this process may be the holder by now.
         if self._held.get(body.lock) is body:
             del self._held[body.lock]
+
+    def holder_of(self, lock: bytes) -> Holder | None:
+        """Who of this event loop has that lock."""
+        body = self._held.get(lock)
+        return None if body is None or body.is_over else Holder(body.label, body.lease.age())
 
     def token_of(self, keys: SessionKeys, label: str) -> str | None:
         """By which token that lock is held under that label. Any thread may ask."""

@@ -25,7 +25,10 @@ class HolderInfo:
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """What :meth:`SessionGuard.inspect` tells. ``waiters`` are labels in queue order; ``expires_in`` in seconds."""
+    """What :meth:`SessionGuard.inspect` tells. ``waiters`` are labels in queue order; ``expires_in`` in seconds.
+
+    ``riders``: how many more waited in the holder's process when it was granted the lock; those are not in the queue.
+    """
 
     name: str
     holder: HolderInfo | None
@@ -35,6 +38,7 @@ class SessionInfo:
     destroyed: bool
     version: int
     expires_in: float | None
+    riders: int = 0
 
 
 def session_info(keys: SessionKeys, seen: Inspected) -> SessionInfo:
@@ -50,4 +54,5 @@ def session_info(keys: SessionKeys, seen: Inspected) -> SessionInfo:
         destroyed=seen.destroyed,
         version=seen.version,
         expires_in=seen.record_left,
+        riders=seen.riders,
     )

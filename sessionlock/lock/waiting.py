@@ -3,6 +3,11 @@
 The releaser's script pushes the grant to the channel of the waiter's process. A push is only a hint: the foremost
 waiter of each session in this process also looks by itself now and then, and at the end of the lease it waits for;
 the others wait behind it in a :class:`Room` and cost Redis nothing.
+
+Where many of this process wait already, one more only takes a seat in the room: a *rider*. It is not in Redis' queue.
+Its ticket is Redis' clock as this process knows it, and each release from this process names the first rider: it is
+granted there and then, unless somebody in the queue has a lower ticket; then it joins the queue. So k requests cost k
+calls.
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ from typing import Generic, TypeVar
 from ..clock import call_later, monotonic
 from ..protocol.calls import PATIENCE
 from ..protocol.keys import SessionKeys
-from ..protocol.replies import Granted, Handover, Queued, pushed
+from ..protocol.replies import Committed, Conflict, Granted, Handover, Holder, Queued, Saved, pushed
 from ..transport.pushes import TRY_AGAIN_AFTER, Pushes, Rounds
 
 __all__ = [
@@ -38,6 +43,8 @@ LATEST_AFTER_EXPIRY = 0.05  # seconds, spread over the waiters that look when a 
 SOONEST_AFTER_EXPIRY = 0.005
 HEARD_OF_EVERY = PATIENCE / 3
 ON_ITS_WAY_US = 100_000  # microseconds that a push may take
+FIRST_RIDER = 8  # so many of a process wait in the queue, where all see them, before the next one rides
+RIDER_SHARE = 4  # of max_waiters that may wait: riders of one process are a part of this size at the most
 SUBSCRIBED_WITHIN = 0.5  # seconds; whoever waits then goes on without, and is told when it is done
 
 
@@ -93,11 +100,14 @@ class Room(Generic[W]):
     of the others; it never changes who is granted.
     """
 
-    __slots__ = ("lease_ends", "waiters")
+    __slots__ = ("clock", "lease_ends", "riders", "seen", "waiters")
 
     def __init__(self) -> None:
         self.waiters: OrderedDict[str, W] = OrderedDict()  # by token, first come first; a dict finds its first slowly
+        self.riders: OrderedDict[str, W] = OrderedDict()  # those of them that are not in the queue
         self.lease_ends: float = 0.0  # monotonic; inf when the lock was seen without an end
+        self.seen: Queued | None = None  # what one of them was answered last, or the seat of the last rider
+        self.clock: tuple[int, float] = (0, 0.0)  # Redis' (us), at some instant after that monotonic one
 
     def enter(self, token: str, waiter: W) -> None:
         self.waiters[token] = waiter
@@ -116,6 +126,9 @@ class WaitingRooms(Generic[W]):
         """The room to enter; it is there until the last has left it."""
         return self._rooms.setdefault(digest, Room())
 
+    def known(self, digest: str) -> Room[W] | None:
+        return self._rooms.get(digest)
+
     def leave(self, digest: str, token: str) -> W | None:
         """Returns who has become the foremost by that."""
         room = self._rooms.get(digest)
@@ -123,6 +136,7 @@ class WaitingRooms(Generic[W]):
             return None
         before = room.foremost()
         left = room.waiters.pop(token, None)
+        room.riders.pop(token, None)
         if not room.waiters:
             del self._rooms[digest]
         return room.foremost() if left is not None and left is before else None
@@ -140,10 +154,25 @@ class WaitingRooms(Generic[W]):
 class Waiter:
     """One queued acquisition of this process."""
 
-    __slots__ = ("_bell", "_look", "claim", "handover", "last", "last_heard", "room", "token")
+    __slots__ = (
+        "_bell",
+        "_look",
+        "claim",
+        "handover",
+        "last",
+        "last_heard",
+        "named_at",
+        "rides_as",
+        "room",
+        "token",
+        "was_known",
+    )
 
     def __init__(self, token: str, room: Room[Waiter], claim: float) -> None:
         self.token: str = token
+        self.rides_as: Callable[[int], str] | None = None  # None: it is in the queue
+        self.named_at: float = 0.0  # monotonic; 0: never
+        self.was_known = False  # whether Redis knows it, or may
         self.claim: float = claim  # seconds: looking once within each claim shows its end, whoever has it
         self.room: Room[Waiter] = room
         self.handover: Handover | None = None
@@ -154,10 +183,39 @@ class Waiter:
 
     def heard(self, queued: Queued) -> None:
         """Redis told where this waiter stands."""
-        self.last = queued
-        self.last_heard = monotonic()
+        self.last = self.room.seen = queued
+        self.was_known = True
+        self.room.clock = (queued.server_us, queued.asked_at)
         left = queued.left
+        self.queues()
         self.room.lease_ends = float("inf") if left is None else self.last_heard + left
+
+    def rides(self, seat: Queued, rides_as: Callable[[int], str]) -> None:
+        """It is not in the queue, and stands where ``seat`` says.
+
+        ``rides_as``: how a release names it, beside so many others.
+        """
+        self.last = self.room.seen = seat
+        self.last_heard = monotonic()
+        self.rides_as = rides_as
+        self.room.riders[self.token] = self
+
+    def queues(self) -> None:
+        """Redis has it in the queue, or as the holder."""
+        self.last_heard = monotonic()
+        self.rides_no_more()
+
+    def rides_no_more(self) -> None:
+        """No release is to name it."""
+        if self.rides_as:
+            self.rides_as = None
+            del self.room.riders[self.token]
+
+    def is_named(self) -> str:
+        """With a release that is about to be sent: Redis may know it from then on. Returns what the release says."""
+        self.named_at = monotonic()
+        self.was_known = True
+        return "" if self.rides_as is None else self.rides_as(len(self.room.riders) - 1)
 
     def take_push(self) -> Handover | None:
         """The push that came since it was last asked for."""
@@ -248,14 +306,51 @@ class Wakeup:
     def expect_no_more(self, token: str) -> None:
         self._expected.pop(token, None)
 
-    def leave(self, keys: SessionKeys, waiter: Waiter) -> None:
+    def leave(self, keys: SessionKeys, waiter: Waiter, *, held_here: bool) -> None:
+        """``held_here``: somebody of this process has the lock, and is to hand it on."""
         self._waiters.pop(waiter.token, None)
         self._on_crowd(bool(self._waiters))
         if not self._waiters:
             self._rounds.end()
+        room = waiter.room
         successor = self._rooms.leave(keys.digest, waiter.token)
-        if successor is not None:
+        if not held_here and waiter.was_known and len(room.riders) == len(room.waiters):
+            self.look_after(keys)  # nobody is left in the queue who could be handed the lock
+        elif successor is not None:
             successor.wake()
+
+    # --- riders
+
+    def seat(self, keys: SessionKeys, most_waiters: int, holder: Holder | None) -> Queued | None:
+        """Where one more may wait without being in the queue; None: it may not.
+
+        ``holder``: who of this process has the lock; None: nobody. Then one in the queue is needed, to be handed it.
+        """
+        room = self._rooms.known(keys.digest)
+        if room is None or len(room.waiters) < FIRST_RIDER or len(room.riders) >= most_waiters // RIDER_SHARE:
+            return None
+        seen, (server_us, at) = room.seen, room.clock
+        if seen is None or (holder is None and len(room.riders) == len(room.waiters)):
+            return None
+        # No earlier than the server's clock is now: nobody is passed by.
+        ticket = max(int(seen.ticket) + 1, server_us + int((monotonic() - at) * 1e6))
+        return Queued(f"{ticket:016d}", len(room.waiters), seen.left, holder or seen.holder, server_us, at)
+
+    def rider(self, keys: SessionKeys) -> Waiter | None:
+        """Who is to be named with the next release of that lock."""
+        room = self._rooms.known(keys.digest)
+        if room is None or not room.riders or not self.pushes.hears(keys):
+            return None
+        return next(iter(room.riders.values()))
+
+    def rode(self, rider: Waiter, outcome: Saved | None) -> None:
+        """It was named with a release, and that came to this; None: nobody knows."""
+        if isinstance(outcome, Conflict) or not rider.rides_as:
+            return
+        if not isinstance(outcome, Committed) or outcome.repeated:
+            rider.look()
+        elif outcome.handover is None or outcome.handover.kind == "M":
+            rider.queues()  # another process was first
 
     def has_weight(self, digest: str, *, large: bool) -> None:
         """Whether a session that was held here is too large to be pushed, or read before it is known who needs it."""
@@ -282,7 +377,8 @@ class Wakeup:
     def look_all(self, keys: SessionKeys) -> None:
         """All waiters of this session here may have lost their places; asking gives them back."""
         for waiter in self._rooms.of(keys.digest):
-            waiter.look()
+            if not waiter.rides_as:
+                waiter.look()
 
     @property
     def waiting(self) -> int:
@@ -302,6 +398,9 @@ class Wakeup:
             return
         waiter = self._waiters.get(push.token)
         if waiter is not None:
+            if waiter.rides_as:
+                waiter.room.clock = (push.server_us, waiter.named_at)
+                waiter.queues()
             waiter.handover = push
             waiter.wake()
         elif push.token in self._expected:
@@ -311,4 +410,5 @@ class Wakeup:
     def _on_gap(self) -> None:
         """Pushes may have been missed; and whoever could not be reached has been dropped from the queue."""
         for waiter in list(self._waiters.values()):
-            waiter.look()
+            if not waiter.rides_as:
+                waiter.look()

@@ -45,6 +45,7 @@ __all__ = [
     "Renew",
     "Word",
     "fingerprint",
+    "rider",
 ]
 
 C = TypeVar("C")
@@ -191,7 +192,8 @@ class Release(Call[Saved]):
 
     ``channel``: a waiter of this very process gets its grant with the reply, not by a push; ``reads``: and the session
     behind it. ``carries``: whether the session goes with a push. ``low``: as :meth:`.numbers.Lane.low` has it.
-    ``measured``: of a session of this version the changes were found to make none that is too large.
+    ``measured``: of a session of this version the changes were found to make none that is too large. ``rider``: who of
+    this process is next, where nobody else has waited longer, as :func:`rider` says it.
     """
 
     script = "release"
@@ -209,10 +211,11 @@ class Release(Call[Saved]):
     carries: bool = True
     reads: bool = False
     measured: int | None = None
+    rider: str = ""
 
     def words(self) -> Sequence[Word]:
         more = f"{life(self.session, self.measured)} {self.carries:d} {self.deaf:d} {self.channel} {self.keys.proof}"
-        head: list[Word] = [self.token, f"{self.fence:016d}{self.created or NO_STAMP}{self.low}", more]
+        head: list[Word] = [self.token, f"{self.fence:016d}{self.created or NO_STAMP}{self.low}{self.rider}", more]
         return with_changes(head, self.changes)
 
     def behind(self) -> tuple[Word, ...] | None:
@@ -220,6 +223,14 @@ class Release(Call[Saved]):
 
     def outcome(self, reply: Any) -> Saved:
         return replies.released(*reply) if self.reads else replies.released(reply)
+
+
+def rider(token: str, ticket: str, lease: LeasePolicy, channel: str, label: str, others: int) -> str:
+    """A waiter that is not in the queue, with what it takes to put it there, or to make it the holder. ``others``: how
+    many like it there are beside.
+    """
+    state = f"held+{others}" if others else "held"
+    return f"{ticket} {lease.ttl_ms} {lease.claim_ms} {PATIENCE_MS} {state} {token} {channel} {label}"
 
 
 @request

@@ -12,7 +12,9 @@ __all__ = ["Inspected", "inspected"]
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """``queue``: who waits, by token, in that order; None where nothing but the token is known."""
+    """``queue``: who waits, by token, in that order; None where nothing but the token is known. ``riders``: how many
+    waited in the holder's process beside it when it was granted.
+    """
 
     token: str | None
     left: float | None
@@ -24,6 +26,7 @@ class Inspected:
     holder: Holder | None
     queue: dict[str, Holder | None]
     record_left: float | None
+    riders: int = 0
 
     @property
     def waiters(self) -> list[Holder]:
@@ -35,11 +38,12 @@ def inspected(reply: Reply) -> Inspected:
     token, left_ms, now_us, state, order, records, record_left_ms = reply
     whole, version, destroyed, holder = state
     by_token = dict(zip(records[::2], records[1::2], strict=True))
-    who = None
+    who, riders = None, 0
     if token is not None:
         who = Holder("another client", None)
         match holder.split(b" ", 4) if holder else ():
-            case [owner, _, since, _, label] if owner == token:
+            case [owner, kind, since, _, label] if owner == token:
+                riders = int(kind.partition(b"+")[2] or 0)
                 who = Holder.of(label.decode(errors="replace"), (int(now_us) - int(since)) / 1e6)
     return Inspected(
         token=None if token is None else token.decode(errors="replace"),
@@ -52,6 +56,7 @@ def inspected(reply: Reply) -> Inspected:
         holder=who,
         queue={waiter.decode(errors="replace"): _waiter(by_token.get(waiter)) for waiter in order},
         record_left=seconds(record_left_ms),
+        riders=riders,
     )
 
 

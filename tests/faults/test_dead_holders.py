@@ -171,12 +171,12 @@ async def test_the_living_between_dead_ones(redis_url: str, node: MakeGuard, sto
     async with guard.lock("s"):
         async with Worker(redis_url, lease={"ttl": 30, "claim": 30}) as worker:
             tasks = []
-            for number in range(5):
+            for number in range(4):
                 worker.queue("s", 2)
                 await session.until(lambda s, n=number: len(s.waiting) == 3 * n + 2)  # type: ignore[misc]
                 tasks.append(asyncio.ensure_future(enter(number)))
                 await session.until(lambda s, n=number: len(s.waiting) == 3 * n + 3)  # type: ignore[misc]
         await session.until(lambda s: len(s.client.pubsub_channels()) == 2)
     await asyncio.wait_for(asyncio.gather(*tasks), 5)
-    assert order == [0, 1, 2, 3, 4]
+    assert order == [0, 1, 2, 3]
     assert session.free

@@ -29,7 +29,7 @@ from tenacity import (
 from sessionlock import CodecError, LeasePolicy, SessionPolicy
 from sessionlock.policies import seconds_until_stop
 from sessionlock.protocol import replies as protocol
-from sessionlock.protocol.calls import Abandon, Acquire, Call, Change, Release, Renew, fingerprint
+from sessionlock.protocol.calls import Abandon, Acquire, Call, Change, Release, Renew, fingerprint, rider
 from sessionlock.protocol.inspected import inspected
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.record_calls import Commit, Create, Destroy, ForceRelease, Increment, Inspect, Load, Save
@@ -540,6 +540,98 @@ TABLE: dict[str, Row] = {
         ("A release m=2", "saved 2"),
         ("data", "m=2 n=1"),
     ],
+    # --- riders: waiters of the releaser's process that are not in the queue
+    "a rider, when nobody else waits": [
+        ("A acquire", "granted #1"),
+        ("A release n=1 rider=B", "saved 1 and G B #2 -"),
+        ("holds", "B"),
+        ("left", "a lease"),
+        ("queue", ""),
+        ("inspect", "B holds and 3 ride, fence #2, version 1"),
+        ("B release rider=C", "clean"),
+        ("holds", "C"),
+        ("pushes", ""),
+    ],
+    "a rider that was here first": [
+        ("A acquire", "granted #1"),
+        ("C acquire", "queued 0 behind A"),
+        ("A release n=1 own rider=B:1", "saved 1 and G B #2 + n=1"),
+        ("holds", "B"),
+        ("left", "a lease"),
+        ("queue", "C"),
+        ("B release n=2", "saved 2"),
+        ("pushes", "G C #3 + n=2"),
+    ],
+    "a rider that came later": [
+        ("A acquire", "granted #1"),
+        ("C acquire", "queued 0 behind A"),
+        ("A release n=1 rider=B", "saved 1"),
+        ("holds", "C"),
+        ("pushes", "G C #2 + n=1"),
+        ("queue", "B"),
+        ("C release n=2", "saved 2"),
+        ("pushes", "G B #3 + n=2"),
+        ("left", "a claim"),
+        ("queue", ""),
+    ],
+    "a rider behind a waiter of its own process": [
+        ("A acquire", "granted #1"),
+        ("C acquire", "queued 0 behind A"),
+        ("A release n=1 own rider=B", "saved 1 and G C #2 + n=1"),
+        ("holds", "C"),
+        ("queue", ""),
+    ],
+    "a rider behind dead waiters": [
+        ("A acquire", "granted #1"),
+        ("c acquire", "queued 0 behind A"),
+        ("d acquire", "queued 1 behind A"),
+        ("A release n=1 rider=B", "saved 1 and G B #2 -"),
+        ("holds", "B"),
+        ("queue", ""),
+    ],
+    "the release that names a rider comes again": [
+        ("A acquire", "granted #1"),
+        ("A release n=1 rider=B", "saved 1 and G B #2 -"),
+        ("A release n=1 rider=B", "already 1"),
+        ("holds", "B"),
+        ("B acquire", "granted #2"),
+        ("B release n=2", "saved 2"),
+    ],
+    "the rider was over before the release came": [
+        ("A acquire", "granted #1"),
+        ("B abandon", "left"),
+        ("A release n=1 rider=B", "saved 1"),
+        ("holds", "nobody"),
+    ],
+    "the rider was over, and others wait": [
+        ("A acquire", "granted #1"),
+        ("B abandon", "left"),
+        ("C acquire", "queued 0 behind A"),
+        ("A release n=1 rider=B:1", "saved 1"),
+        ("holds", "C"),
+        ("queue", ""),
+    ],
+    "a rider and a save that is refused": [
+        ("A acquire", "granted #1"),
+        ("foreign write n=5", "ok"),
+        ("A release n=1 rider=B", "conflict n=5"),
+        ("holds", "A"),
+        ("A release rider=B", "clean"),
+        ("holds", "B"),
+    ],
+    "a rider, and the session was destroyed": [
+        ("A acquire", "granted #1"),
+        ("A save n=1", "saved 1"),
+        ("destroy", "destroyed"),
+        ("A release m=1 rider=B", "destroyed"),
+        ("holds", "nobody"),
+    ],
+    "a rider, and the lease was lost": [
+        ("A acquire", "granted #1"),
+        ("lapse", "ok"),
+        ("A release n=1 rider=B", "lost #1"),
+        ("holds", "nobody"),
+    ],
     # --- force-release
     "force-release compares the token": [
         ("A acquire", "granted #1"),
@@ -657,7 +749,7 @@ class World:
         changes = []
         for option in options:
             key, is_change, value = option.partition("=")
-            if is_change and key not in ("op", "most", "wait"):
+            if is_change and key not in ("op", "most", "wait", "rider"):
                 field = key.encode()
                 base = "*" if "over" in options else fingerprint(loaded.get(field))
                 changes.append(Change(kind, field, value.encode(), base))
@@ -739,11 +831,17 @@ class World:
             deaf="deaf" in options,
             channel="alive" if "own" in options else "-",
             reads="own" in options and "small" not in options,
+            rider=next((self._rider(option[6:]) for option in options if option.startswith("rider=")), ""),
         )
         outcome = outcome_of(self._redis, call)
         if isinstance(outcome, protocol.Conflict):
             self._fence_of[who] = outcome.fence
         return self._committed(outcome)
+
+    def _rider(self, option: str) -> str:
+        """ "name" or "name:ticket"; without a ticket it is behind all."""
+        who, _, ticket = option.partition(":")
+        return rider(token_of(who), f"{int(ticket or 1 << 52):016d}", LEASE, "alive", f"label of {who}", 3)
 
     def save(self, who: str, options: list[str]) -> str:
         token, fence, created = self._lease_of(who)
@@ -804,6 +902,8 @@ class World:
         seen = inspected(self._run(Inspect(KEYS)))
         assert (seen.left is None) == (seen.token is None)
         words = [f"{_label(seen.holder.label)} holds" if seen.holder is not None else "free"]
+        if seen.riders:
+            words[0] += f" and {seen.riders} ride"
         words.append(f"fence {self._fence(seen.fence)}")
         if seen.destroyed:
             words.append("destroyed")

@@ -17,6 +17,7 @@ TABLES = "tests/protocol/test_tables.py::"
 VOTE = "tests/protocol/test_vote.py::"
 DONE = "tests/protocol/test_done.py::"
 MISHAPS = "tests/faults/test_quorum_mishaps.py::"
+RIDERS = "tests/lock/test_riders.py::"
 IDS = "tests/conformance/test_ids.py::"
 
 RENEW_CHECK = "  if call('GET', lock) ~= token then\n"
@@ -33,6 +34,73 @@ WITHOUT_THEM = ("\n", "  local answer = nil\n")
 GONE_CHECK = " and not gone[channel]"
 
 SABOTAGE: Table = [
+    (
+        "a rider is granted although it is over",
+        2,
+        "protocol/lua/_release.lua",
+        (
+            "    if is_new(rider, state) then\n",
+            "  if rider and (repeated(rider, last.done) or exhausted(last.fence, now)) then\n",
+        ),
+        ("    if true then\n", "  if rider and exhausted(last.fence, now) then\n"),
+        TABLES + "test_row[the-rider-was-over-before-the-release-came]",
+    ),
+    (
+        "a rider passes by who came first",
+        2,
+        "protocol/lua/_release.lua",
+        "  if not rider or first and tonumber(first) < tonumber(ticket) then\n",
+        "  if not rider then\n",
+        (TABLES + "test_row[a-rider-that-came-later]", RIDERS + "test_nobody_is_passed_by"),
+    ),
+    (
+        "nobody of the releaser's riders stands in the queue after it",
+        2,
+        "protocol/lua/_release.lua",
+        "      join_queue(rider, ttl, claim, who, ticket, tonumber(patience), now, now_digits, last)\n",
+        "",
+        TABLES + "test_row[a-rider-that-came-later]",
+    ),
+    (
+        "who left the queue leaves its riders without anybody there",
+        2,
+        "lock/waiting.py",
+        "        if not held_here and waiter.was_known and len(room.riders) == len(room.waiters):\n",
+        "        if False:\n",
+        RIDERS + "test_all_that_stood_in_the_queue_leave",
+    ),
+    (
+        "a rider that was named waits for a reply that is lost",
+        2,
+        "lock/waiting.py",
+        "            rider.look()\n",
+        "            pass\n",
+        RIDERS + "test_the_holders_lease_is_lost",
+    ),
+    (
+        "a rider that was named is taken for unknown to Redis",
+        2,
+        "lock/acquire.py",
+        "        if self._asked or (self._waiter is not None and self._waiter.was_known):\n",
+        "        if self._asked:\n",
+        RIDERS + "test_a_rider_is_cancelled_when_it_was_named",
+    ),
+    (
+        "any number of riders",
+        2,
+        "lock/waiting.py",
+        " or len(room.riders) >= most_waiters // RIDER_SHARE:\n",
+        ":\n",
+        RIDERS + "test_how_many_ride",
+    ),
+    (
+        "a rider is let into a session that was destroyed",
+        2,
+        "protocol/lua/release.lua",
+        "  as_granted = '' -- whoever rides is to ask, and to learn that\n",
+        "",
+        TABLES + "test_row[a-rider,-and-the-session-was-destroyed]",
+    ),
     (
         "who is passed over is told of a grant all the same",
         "cluster",
@@ -142,7 +210,7 @@ SABOTAGE: Table = [
     (
         "the waiter asking again goes last",
         5,
-        "protocol/lua/_acquire.lua",
+        "protocol/lua/_queue.lua",
         "call('ZADD', QUEUE, 'NX', ticket, token)",
         "call('ZADD', QUEUE, ticket, token)",
         REPLIES + "test_a_queued_acquire_keeps_one_place",

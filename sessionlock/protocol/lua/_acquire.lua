@@ -41,32 +41,6 @@ local function drop_expired_waiters(now)
   end
 end
 
--- A newcomer gets the next ticket. A waiter that was here before keeps its ticket, even if it was dropped meanwhile.
-local function join_queue(token, ttl, claim, who, ticket, patience, now, now_digits, last)
-  local asked = ticket
-  if ticket == '0' then
-    local highest = call('ZRANGE', QUEUE, -1, -1, 'WITHSCORES')
-    local number = next_number(highest[2], now, 'TICKET')
-    ticket = number == now and now_digits or digits(number)
-  end
-  if call('ZADD', QUEUE, 'NX', ticket, token) == 0 and asked == '0' then
-    ticket = digits(tonumber(call('ZSCORE', QUEUE, token)))
-  end
-  call('HSET', WAITERS, token, digits(now + patience * 1000) .. ' ' .. ttl .. ' ' .. claim .. ' ' .. who)
-  if call('PTTL', QUEUE) < patience then
-    call('PEXPIRE', QUEUE, patience * 2)
-    call('PEXPIRE', WAITERS, patience * 2)
-  end
-  if not last.queued then
-    last.queued = true
-    call('HSET', SESSION, '#state', joined(last))
-    if not last.created then
-      keep_mortal(patience * 2)
-    end
-  end
-  return ticket
-end
-
 local function queue_is_full(token, ticket, max_waiters, now)
   if ticket ~= '0' or call('ZCARD', QUEUE) < max_waiters or call('ZSCORE', QUEUE, token) then
     return false

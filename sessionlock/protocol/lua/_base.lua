@@ -9,7 +9,8 @@
 --                               what finished last (_done.lua)
 --                     #version  number of commits                      #expires  absolute end (us)
 --                     #old      "proof@until_us ...": ids in their grace
---                     #holder   "token state since_us channel label", state = held | claim
+--                     #holder   "token state since_us channel label", state = held | claim | held+n: n riders
+--                               wait in the holder's process (_release.lua)
 --                     #refused  "token fence": the holder's save was refused, and it has this fence from then on
 --                     #forced   the holder that was taken out by force last
 --                     #destroyed  tombstone                            #replaced  another session took its place

@@ -39,6 +39,32 @@ local function leave_queue(token)
   return call('ZREM', QUEUE, token)
 end
 
+-- A newcomer gets the next ticket. A waiter that was here before keeps its ticket, even if it was dropped meanwhile.
+local function join_queue(token, ttl, claim, who, ticket, patience, now, now_digits, last)
+  local asked = ticket
+  if ticket == '0' then
+    local highest = call('ZRANGE', QUEUE, -1, -1, 'WITHSCORES')
+    local number = next_number(highest[2], now, 'TICKET')
+    ticket = number == now and now_digits or digits(number)
+  end
+  if call('ZADD', QUEUE, 'NX', ticket, token) == 0 and asked == '0' then
+    ticket = digits(tonumber(call('ZSCORE', QUEUE, token)))
+  end
+  call('HSET', WAITERS, token, digits(now + patience * 1000) .. ' ' .. ttl .. ' ' .. claim .. ' ' .. who)
+  if call('PTTL', QUEUE) < patience then
+    call('PEXPIRE', QUEUE, patience * 2)
+    call('PEXPIRE', WAITERS, patience * 2)
+  end
+  if not last.queued then
+    last.queued = true
+    call('HSET', SESSION, '#state', joined(last))
+    if not last.created then
+      keep_mortal(patience * 2)
+    end
+  end
+  return ticket
+end
+
 -- The session as a grant carries it.
 local function packed_session()
   local fields = call('HGETALL', SESSION)
@@ -47,6 +73,11 @@ local function packed_session()
     sizes[i] = #fields[i]
   end
   return ' +\n' .. table.concat(sizes, ',') .. '\n' .. table.concat(fields)
+end
+
+-- As a waiter is told of its grant.
+local function granted_to(token, fence, now_digits, lasts_ms, session)
+  return 'G ' .. token .. ' ' .. fence .. ' ' .. now_digits .. ' ' .. lasts_ms .. (session or ' -\n')
 end
 
 -- The lock is free: make the next live waiter its holder. `asking` needs no push, its reply carries the grant; nor does
@@ -80,11 +111,10 @@ local function hand_over(asking, own, carries, deaf, now, now_digits, last)
       end
       if tonumber(deadline) > now and not gone[channel] then
         local fence = grant(head, claim, 'claim', who, now, now_digits, last)
-        local message = 'G ' .. head .. ' ' .. fence .. ' ' .. now_digits .. ' ' .. claim
         if channel == own then
-          return head, fence, message .. ' -\n'
+          return head, fence, granted_to(head, fence, now_digits, claim)
         end
-        push(channel, message .. (carries and packed_session() or ' -\n'))
+        push(channel, granted_to(head, fence, now_digits, claim, carries and packed_session()))
         return head, fence
       end
     end

@@ -1,0 +1,238 @@
+"""Riders: of many waiters of one process most are not in the queue; the release of the one before grants each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+from tenacity import stop_after_delay, wait_fixed
+
+from sessionlock import LeaseLost, LeasePolicy, SessionDestroyed, SessionGuard, SessionInfo, WaitPolicy, WaitTimedOut
+from sessionlock.lock.waiting import FIRST_RIDER
+from tests.harness.commands import CommandCounter
+from tests.harness.deployments import MakeGuard
+from tests.harness.proxy import FaultyProxy
+from tests.harness.scripts import calls_of
+from tests.harness.stored import Look, Stored
+
+pytestmark = pytest.mark.anyio
+
+# Nobody looks by itself for long, so a grant that comes soon was handed over.
+MANY = WaitPolicy(stop=stop_after_delay(20), wait=wait_fixed(60), max_waiters=500)
+LEASE = LeasePolicy(ttl=30, claim=20)
+
+
+class Crowd:
+    """Requests for session ``s`` that each count, and the order in which they were granted."""
+
+    def __init__(self, session: Stored) -> None:
+        self.order: list[str] = []
+        self.fences: list[int] = []
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+        self.on_grant: Callable[[], Awaitable[SessionInfo]] | None = None
+        self.seen: list[SessionInfo] = []
+        self._session = session
+
+    def enter(self, guard: SessionGuard, *names: str, wait: WaitPolicy | float = MANY) -> None:
+        for name in names:
+            self.tasks[name] = asyncio.ensure_future(self._enter(guard, name, wait))
+
+    async def queue(self, guard: SessionGuard, *names: str) -> None:
+        """Return when they are in the queue; in this order."""
+        for name in names:
+            before = len(self._session.waiting)
+            self.enter(guard, name)
+            await self._session.until(lambda s, n=before: len(s.waiting) == n + 1)  # type: ignore[misc]
+
+    async def ride(self, guard: SessionGuard, *names: str) -> None:
+        """Return when they wait and Redis does not know of it."""
+        queued, waiting = self._session.waiting, guard.runtime().wakeup.waiting
+        self.enter(guard, *names)
+        while guard.runtime().wakeup.waiting < waiting + len(names):
+            await asyncio.sleep(0)
+        assert self._session.waiting == queued
+
+    async def over(self, within: float = 8) -> list[str]:
+        """The order, when all have ended. Sooner than anybody looks by itself."""
+        await asyncio.wait_for(asyncio.gather(*self.tasks.values()), within)
+        assert self.fences == sorted(set(self.fences))
+        return self.order
+
+    async def end(self) -> None:
+        for task in self.tasks.values():
+            task.cancel()
+        await asyncio.gather(*self.tasks.values(), return_exceptions=True)
+
+    async def _enter(self, guard: SessionGuard, name: str, wait: WaitPolicy | float) -> None:
+        async with guard.session_lock("s", wait=wait, lease=LEASE) as session:
+            self.order.append(name)
+            if self.on_grant is not None:
+                self.seen.append(await self.on_grant())
+            assert session.lease is not None
+            self.fences.append(session.lease.fencing_token)
+            session["n"] = session.get("n", 0) + 1
+
+
+@pytest.fixture
+async def crowd(stored: Look) -> AsyncIterator[Crowd]:
+    crowd = Crowd(stored("s"))
+    yield crowd
+    await crowd.end()
+
+
+QUEUED = [f"q{n}" for n in range(FIRST_RIDER)]
+
+
+async def test_a_crowd_costs_one_call_each(redis_url: str, node: MakeGuard, stored: Look, crowd: Crowd) -> None:
+    """Forty requests wait in one process: each is one call, which saves, hands on and loads; in order."""
+    guard, riders = node(), [f"r{n}" for n in range(40)]
+    async with guard.session_lock("s", lease=LEASE):
+        await crowd.queue(guard, *QUEUED)
+        await crowd.ride(guard, *riders)
+    with CommandCounter(redis_url) as ran:
+        assert await crowd.over() == [*QUEUED, *riders]
+    assert ran.script_calls <= len(QUEUED) + len(riders)
+    assert stored("s").data == {"n": len(QUEUED) + len(riders)}
+    assert stored("s").free
+
+
+async def test_nobody_is_passed_by(node: MakeGuard, crowd: Crowd) -> None:
+    """Riders of two processes, and waiters of a third: who came first is first, in the queue or not."""
+    one, other, third = node(), node(), node()
+    async with one.session_lock("s", lease=LEASE):
+        await crowd.queue(one, *QUEUED)
+        await crowd.ride(one, "r0", "r1")
+        await crowd.queue(third, "third")
+        await crowd.ride(one, "r2", "r3")
+        await crowd.queue(other, "other")
+        await crowd.ride(one, "r4")
+    assert await crowd.over() == [*QUEUED, "r0", "r1", "third", "r2", "r3", "other", "r4"]
+
+
+async def test_the_holder_is_elsewhere(node: MakeGuard, crowd: Crowd) -> None:
+    """While another process holds, somebody of this one stands in the queue, and is handed the lock."""
+    one, other = node(), node()
+    async with AsyncExitStack() as held:
+        await held.enter_async_context(other.session_lock("s", lease=LEASE))
+        await crowd.queue(one, *QUEUED)
+        await crowd.ride(one, *[f"r{n}" for n in range(5)])
+        await crowd.queue(other, "other")
+    assert await crowd.over() == [*QUEUED, *[f"r{n}" for n in range(5)], "other"]
+
+
+async def test_all_that_stood_in_the_queue_leave(node: MakeGuard, stored: Look, crowd: Crowd) -> None:
+    """Another process holds, and all of this one that were in the queue give up: the first rider takes a place."""
+    one, other = node(), node()
+    async with other.session_lock("s", lease=LEASE):
+        await crowd.queue(one, *QUEUED)
+        await crowd.ride(one, "r0", "r1")
+        for name in QUEUED:
+            crowd.tasks.pop(name).cancel()
+        await stored("s").until(lambda s: len(s.waiting) == 1)
+    assert await crowd.over() == ["r0", "r1"]
+
+
+async def test_a_rider_gives_up(redis_url: str, node: MakeGuard, stored: Look, crowd: Crowd) -> None:
+    """A rider whose time is over, or that is cancelled, leaves without a word to Redis; the others keep their order."""
+    guard = node()
+    async with guard.session_lock("s", lease=LEASE):
+        await crowd.queue(guard, *QUEUED)
+        await crowd.ride(guard, "r0", "r1", "r2")
+        with CommandCounter(redis_url) as ran:
+            crowd.tasks.pop("r1").cancel()
+            crowd.enter(guard, "late", wait=WaitPolicy.seconds(0.05, max_waiters=500))
+            with pytest.raises(WaitTimedOut, match="still held after"):
+                await crowd.tasks.pop("late")
+        assert ran.script_calls == 0
+    assert await crowd.over() == [*QUEUED, "r0", "r2"]
+
+
+async def test_a_rider_is_cancelled_when_it_was_named(
+    proxy: FaultyProxy, node: MakeGuard, stored: Look, crowd: Crowd
+) -> None:
+    """The release that names it is under way: what it is granted goes on to the next one."""
+    guard = node(proxy.url)
+    async with guard.session_lock("s", lease=LEASE) as session:
+        session["n"] = 0
+        await crowd.queue(guard, *QUEUED)
+        await crowd.ride(guard, "r0", "r1", "r2")
+        for name in QUEUED:
+            crowd.tasks.pop(name).cancel()
+        await stored("s").until(lambda s: not s.waiting)
+        under_way = proxy.hold_requests(calls_of("release"))
+        leaving = asyncio.ensure_future(session.release())
+        await under_way.wait()
+        crowd.tasks.pop("r0").cancel()
+        await asyncio.sleep(0)
+        await proxy.let_go()
+        await leaving
+    assert await crowd.over() == ["r1", "r2"]
+    assert stored("s").free
+
+
+async def test_the_reply_that_names_it_is_lost(proxy: FaultyProxy, node: MakeGuard, stored: Look, crowd: Crowd) -> None:
+    """The release was done and its reply lost: the rider that it granted finds out by asking, at once."""
+    guard = node(proxy.url)
+    async with guard.session_lock("s", lease=LEASE) as session:
+        await crowd.queue(guard, *QUEUED)
+        await crowd.ride(guard, "r0", "r1")
+        for name in QUEUED:
+            crowd.tasks.pop(name).cancel()
+        await stored("s").until(lambda s: not s.waiting)
+        dropped = proxy.drop_next_reply(calls_of("release"))
+        session["n"] = 10
+    await dropped.wait()
+    assert await crowd.over() == ["r0", "r1"]
+    assert stored("s").data == {"n": 12}
+
+
+async def test_the_holders_lease_is_lost(node: MakeGuard, stored: Look, crowd: Crowd) -> None:
+    """Its release names a rider and is refused: the rider asks for itself."""
+    guard, session = node(), stored("s")
+    held = guard.session_lock("s", lease=LEASE)
+    await held.__aenter__()
+    await crowd.queue(guard, *QUEUED)
+    await crowd.ride(guard, "r0", "r1")
+    for name in QUEUED:
+        crowd.tasks.pop(name).cancel()
+    await session.until(lambda s: not s.waiting)
+    session.client.delete(session.keys.lock)
+    with pytest.raises(LeaseLost):
+        await held.__aexit__(None, None, None)
+    assert await crowd.over() == ["r0", "r1"]
+
+
+async def test_the_session_is_destroyed(node: MakeGuard, crowd: Crowd) -> None:
+    """Those in the queue are told; riders learn it when the holder leaves."""
+    guard = node()
+    async with guard.session_lock("s", lease=LEASE) as session:
+        session["n"] = 1
+        await session.save()
+        await crowd.queue(guard, *QUEUED)
+        await crowd.ride(guard, "r0", "r1")
+        await session.destroy()
+    ended = await asyncio.wait_for(asyncio.gather(*crowd.tasks.values(), return_exceptions=True), 8)
+    assert {type(error) for error in ended} == {SessionDestroyed}
+    crowd.tasks.clear()
+
+
+async def test_how_many_ride(node: MakeGuard, stored: Look, crowd: Crowd) -> None:
+    """A quarter of those that may wait; the others stand in the queue, where ``max_waiters`` counts them."""
+    guard = node()
+    async with guard.session_lock("s", lease=LEASE):
+        await crowd.queue(guard, *QUEUED)
+        crowd.enter(guard, *[f"r{n}" for n in range(12)], wait=WaitPolicy.seconds(20, max_waiters=40))
+        await stored("s").until(lambda s: len(s.waiting) == len(QUEUED) + 2)
+    assert len(await crowd.over()) == len(QUEUED) + 12
+
+
+async def test_inspect_tells_of_riders(node: MakeGuard, crowd: Crowd) -> None:
+    guard = node()
+    async with guard.session_lock("s", lease=LEASE):
+        await crowd.queue(guard, *QUEUED)
+        await crowd.ride(guard, "r0", "r1", "r2")
+        crowd.on_grant = lambda: guard.inspect("s")
+    await crowd.over()
+    assert [(len(seen.waiters), seen.riders) for seen in crowd.seen[-4:]] == [(0, 0), (0, 2), (0, 1), (0, 0)]
