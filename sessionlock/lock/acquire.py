@@ -193,12 +193,9 @@ class Acquisition:
 
     def _seat(self) -> Queued | None:
         """Where to wait without being in the queue, if that may be."""
-        request = self._request
-        if not self._pushes.hears(request.keys):
-            return None
-        return self._wakeup.seat(
-            request.keys, request.wait.most_waiters, self._runtime.holders.holder_of(request.keys.lock)
-        )
+        keys = self._request.keys
+        held_by = self._runtime.holders.holder_of(keys.lock)
+        return self._wakeup.seat(keys, self._request.wait.most_waiters, held_by) if self._pushes.hears(keys) else None
 
     async def _wait(self, queued: Queued, *, rides: bool = False) -> Granted:
         request, holder = self._request, queued.holder

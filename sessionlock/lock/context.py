@@ -11,7 +11,8 @@ from .. import observe
 from ..errors import LeaseLost, RedisUnavailable, SessionLockError
 from ..lease import Lease
 from ..observe import Event
-from ..protocol.calls import Change, Release
+from ..protocol.calls import Release
+from ..protocol.changes import Change
 from ..protocol.keys import SessionKeys
 from ..protocol.replies import Committed, Conflict, Refused, Saved, Snapshot, outdated
 from ..session.block import Actions, used_twice, used_up

@@ -351,7 +351,7 @@ class Holders:
     def holder_of(self, lock: bytes) -> Holder | None:
         """Who of this event loop has that lock."""
         body = self._held.get(lock)
-        return None if body is None or body.is_over else Holder(body.label, body.lease.age())
+        return None if body is None or body.is_over else Holder.of(body.label, body.lease.age())
 
     def token_of(self, keys: SessionKeys, label: str) -> str | None:
         """By which token that lock is held under that label. Any thread may ask."""

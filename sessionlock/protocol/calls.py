@@ -16,14 +16,13 @@ Every call may be repeated when its reply was lost: its token, or its ``op``, te
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import KW_ONLY, dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from ..policies import LeasePolicy, SessionPolicy
 from . import replies
+from .changes import Change, Word, in_one_word, life, with_changes
 from .keys import SessionKeys
 from .replies import Abandoned, Acquired, Saved
 
@@ -40,11 +39,8 @@ __all__ = [
     "Abandon",
     "Acquire",
     "Call",
-    "Change",
     "Release",
     "Renew",
-    "Word",
-    "fingerprint",
     "rider",
 ]
 
@@ -53,37 +49,7 @@ T_co = TypeVar("T_co", covariant=True)
 PATIENCE = 30.0  # seconds after which a waiter that was not heard of is taken for dead
 NO_STAMP = "-" * 16  # instead of that of a record: there was none
 PATIENCE_MS = int(PATIENCE * 1000)
-SHORT = 64  # bytes; longer values are compared by their SHA-1
-MOST_APART = 500  # changes that are sent as words of their own; more travel in one
 PUSH_LIMIT = 65536  # bytes of a session that still travels with a push
-Word: TypeAlias = "bytes | str | int"
-
-
-class Change(NamedTuple):
-    """One changed field: ``op`` is ``s`` set, ``d`` delete or ``i`` increment; or a condition: ``c`` the field is as it
-    was read, ``n`` there are ``value`` fields, ``f`` nobody holds the lock; or ``e``: the record ends if this leaves it
-    empty.
-
-    ``base`` is the :func:`fingerprint` of the bytes that were read, ``"*"`` for "whatever is there". The store
-    refuses the whole commit when a base does not match.
-    """
-
-    op: str
-    field: bytes
-    value: bytes
-    base: bytes | str
-
-
-def fingerprint(raw: bytes | None) -> bytes | str:
-    """What a commit is compared by: a field's bytes when short, else their SHA-1; ``""`` if absent.
-
-    Content instead of a counter, so that changes by HINCRBY and by foreign writers are noticed too.
-    """
-    if raw is None:
-        return ""
-    if len(raw) <= SHORT:
-        return b"=" + raw
-    return "#" + hashlib.sha1(raw, usedforsecurity=False).hexdigest()
 
 
 class Call(Generic[T_co]):
@@ -167,7 +133,7 @@ class Acquire(Call[Acquired]):
     def words(self) -> Sequence[Word]:
         lease, session = self.lease, self.session
         idle_ms, refresh_ms = (session.idle_ms, session.refresh_ms) if session is not None else (0, 0)
-        policy = _policy(
+        policy = in_one_word(
             self.missing, self.queueing, self.max_waiters, lease.claim_ms, idle_ms, refresh_ms, PATIENCE_MS, self.deaf
         )
         who = f"{self.channel} {self.label}"
@@ -279,38 +245,3 @@ class Renew(Call[list[int]]):
 
     def outcome(self, reply: Any) -> list[int]:
         return list(reply)
-
-
-@lru_cache(maxsize=256)
-def _policy(*given: Word) -> str:
-    """In one word: scripts take it apart seldom."""
-    return " ".join(str(int(one)) if isinstance(one, bool) else str(one) for one in given)
-
-
-def life(session: SessionPolicy | None, measured: int | None = None) -> str:
-    """How long a record lives and how large it may be, in one word: scripts need it seldom. ``measured``: with a record
-    of this version the caller has compared the changes already; None: with none.
-    """
-    version = "-" if measured is None else measured
-    if session is None:
-        return f"0 0 0 0 {version}"
-    return f"{_policy(session.idle_ms, session.absolute_ms, session.refresh_ms, session.max_session)} {version}"
-
-
-def with_changes(head: list[Word], changes: Collection[Change]) -> list[Word]:
-    """Three words a change; of many changes one word in all, for some servers take 3,999 a request at the most."""
-    if len(changes) > MOST_APART:
-        head.append(_in_one_word(changes))
-        return head
-    for op, field, value, base in changes:
-        head += (op.encode() + (base if isinstance(base, bytes) else base.encode()), field, value)
-    return head
-
-
-def _in_one_word(changes: Collection[Change]) -> bytes:
-    """As _commit.lua takes it apart."""
-    packed = []
-    for op, field, value, base in changes:
-        kind = op.encode() + (base if isinstance(base, bytes) else base.encode())
-        packed.append(b"%d %d %d:%b%b%b" % (len(kind), len(field), len(value), kind, field, value))
-    return b"".join(packed)

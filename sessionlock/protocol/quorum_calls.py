@@ -8,7 +8,8 @@ from typing import Any
 
 from ..policies import LeasePolicy, SessionPolicy
 from . import replies
-from .calls import Call, Word, request
+from .calls import Call, request
+from .changes import Word
 from .keys import SessionKeys
 from .replies import Acquired, Voted
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from ..policies import SessionPolicy
 from . import replies
-from .calls import Call, Change, Word, life, request, with_changes
+from .calls import Call, request
+from .changes import Change, Word, life, with_changes
 from .inspected import Inspected, inspected
 from .keys import SessionKeys
 from .replies import Bound, Destroyed, Kept, Refused, Saved, Snapshot

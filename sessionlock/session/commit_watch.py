@@ -17,7 +17,7 @@ from ..clock import monotonic
 from ..errors import CodecError, RedisUnavailable, SessionConflict
 from ..policies import SessionPolicy
 from ..protocol import records
-from ..protocol.calls import Change, fingerprint
+from ..protocol.changes import Change, fingerprint
 from ..protocol.keys import SessionKeys, key_of_field
 from ..protocol.record_calls import Commit, Load
 from ..protocol.replies import Committed, Conflict, Refused, Saved, Snapshot, admitted, ended, not_admitted, snapshot_of

@@ -13,7 +13,7 @@ from typing import Any, cast
 from ..codecs.base import Codec, Sealing
 from ..errors import CodecError, SessionConflict, SessionTooLarge
 from ..policies import SessionPolicy
-from ..protocol.calls import Change, fingerprint
+from ..protocol.changes import Change, fingerprint
 from ..protocol.keys import field_name, key_of_field
 from ..protocol.replies import Committed, Conflict, Snapshot
 from .merge import MAY_CLASH, MISSING, Clash, last_write_wins, strategy_for

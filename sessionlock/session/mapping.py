@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from ..errors import ReadOnlySession
 from ..lease import Lease
 from ..policies import Replication, SessionPolicy
-from ..protocol.calls import Change
+from ..protocol.changes import Change
 from ..protocol.replies import Committed, Snapshot
 from .block import Actions
 from .data import SessionData, SessionFormat

@@ -16,7 +16,7 @@ from ..errors import ConfigurationError, SessionConflict, SessionLockError, Sess
 from ..lease import Lease
 from ..observe import ChangesRefused, Observer
 from ..policies import Replication, check_seconds
-from ..protocol.calls import Change
+from ..protocol.changes import Change
 from ..protocol.keys import SessionKeys, keys_for, renewed_sid
 from ..protocol.record_calls import Create, Destroy, Expire, Increment, Regenerate
 from ..protocol.replies import Committed, Conflict, Refused, Snapshot, refusal

@@ -13,7 +13,7 @@ from typing import Literal
 
 from .. import observe
 from ..errors import ConfigurationError, ReadOnlySession, SessionConflict, SessionLockError
-from ..protocol.calls import Change
+from ..protocol.changes import Change
 from ..protocol.keys import SessionKeys
 from ..protocol.record_calls import Commit, Load
 from ..protocol.replies import EMPTY, Committed, Conflict, Refused, Snapshot, outdated, refusal

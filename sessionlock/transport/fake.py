@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 from redis.exceptions import NoScriptError, ResponseError
 
-from ..protocol.calls import fingerprint
+from ..protocol.changes import fingerprint
 from .tasks import detached
 
 if TYPE_CHECKING:

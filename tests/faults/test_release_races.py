@@ -24,7 +24,8 @@ from sessionlock import (
     StaleFencingToken,
     WaitPolicy,
 )
-from sessionlock.protocol.calls import Abandon, Acquire, Call, Change, Release, Renew
+from sessionlock.protocol.calls import Abandon, Acquire, Call, Release, Renew
+from sessionlock.protocol.changes import Change
 from sessionlock.protocol.commands import in_full
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.record_calls import ForceRelease

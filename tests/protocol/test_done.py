@@ -11,7 +11,8 @@ from redis import Redis
 
 from sessionlock import LeasePolicy, SessionPolicy
 from sessionlock.protocol import records
-from sessionlock.protocol.calls import Abandon, Acquire, Call, Change, Release
+from sessionlock.protocol.calls import Abandon, Acquire, Call, Release
+from sessionlock.protocol.changes import Change
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.numbers import Lane
 from sessionlock.protocol.record_calls import Commit, Create, Increment, Save

@@ -11,7 +11,8 @@ import pytest
 
 from sessionlock import LeasePolicy, SessionPolicy
 from sessionlock.lock.watchdog import MOST_PER_CALL
-from sessionlock.protocol.calls import Abandon, Acquire, Call, Change, Release, Renew
+from sessionlock.protocol.calls import Abandon, Acquire, Call, Release, Renew
+from sessionlock.protocol.changes import Change
 from sessionlock.protocol.commands import in_full
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.quorum_calls import Adopt, Dismiss, Install, RaiseFence, Vote

@@ -9,7 +9,8 @@ from redis import Redis
 
 from sessionlock import LeasePolicy, SessionPolicy
 from sessionlock.protocol import replies as protocol
-from sessionlock.protocol.calls import Abandon, Acquire, Change, Release
+from sessionlock.protocol.calls import Abandon, Acquire, Release
+from sessionlock.protocol.changes import Change
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.quorum_calls import Adopt, Install
 from sessionlock.protocol.record_calls import Destroy

@@ -29,7 +29,8 @@ from tenacity import (
 from sessionlock import CodecError, LeasePolicy, SessionPolicy
 from sessionlock.policies import seconds_until_stop
 from sessionlock.protocol import replies as protocol
-from sessionlock.protocol.calls import Abandon, Acquire, Call, Change, Release, Renew, fingerprint, rider
+from sessionlock.protocol.calls import Abandon, Acquire, Call, Release, Renew, rider
+from sessionlock.protocol.changes import Change, fingerprint
 from sessionlock.protocol.inspected import inspected
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.record_calls import Commit, Create, Destroy, ForceRelease, Increment, Inspect, Load, Save

@@ -31,7 +31,7 @@ SABOTAGE: Table = [
     (
         "many changes travel as words of their own",
         "limits",
-        "protocol/calls.py",
+        "protocol/changes.py",
         "MOST_APART = 500",
         "MOST_APART = 50_000",
         "tests/protocol/test_headers.py::test_no_request_has_more_words_than_any_server_takes",

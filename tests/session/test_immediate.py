@@ -20,7 +20,7 @@ from sessionlock import (
     SessionTooLarge,
 )
 from sessionlock.protocol import replies as protocol
-from sessionlock.protocol.calls import Change
+from sessionlock.protocol.changes import Change
 from sessionlock.protocol.record_calls import Save
 from tests.harness.deployments import MakeGuard
 from tests.harness.proxy import FaultyProxy
