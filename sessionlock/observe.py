@@ -261,7 +261,10 @@ class Observers:
     """
 
     def __init__(self, observers: Iterable[Observer]) -> None:
-        self.each: tuple[Observer, ...] = tuple(observers)
+        each: list[Observer] = []
+        for observer in observers:
+            each.extend(observer.each if isinstance(observer, Observers) else (observer,))
+        self.each: tuple[Observer, ...] = tuple(each)
         traced: list[Any] = [getattr(observer, "traceparent", None) for observer in self.each]
         self._traceparent: Callable[[], str] | None = next((one for one in traced if one is not None), None)
         self.hears_calls: bool = any(getattr(observer, "hears_calls", False) for observer in self.each)

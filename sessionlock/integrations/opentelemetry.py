@@ -1,31 +1,42 @@
-"""Spans of sessions and locks, for OpenTelemetry or whatever has tracers like its.
+"""Metrics and spans of sessions and locks, for OpenTelemetry.
 
 ::
 
-    from opentelemetry import trace
-    from sessionlock.integrations.opentelemetry import spans
+    from sessionlock.integrations.opentelemetry import telemetry
 
-    guard = SessionGuard.from_url("redis://localhost:6379/0", observer=spans(trace.get_tracer("shop")))
+    guard = SessionGuard.from_url("redis://localhost:6379/0", observer=telemetry())
 
 What instruments redis-py sees nothing of a guarded block: many requests share one connection, which is not redis-py's
-to use, and a waiter's grant comes without a command of its own. So the guard's own steps are told: one span for the
-wait, one for the time that the lock is held, with what happens meanwhile as events. Their parent is the span in which
-the block is used. A save without a lock is a span without length.
+to use, and a waiter's grant comes without a command of its own. So the guard's own steps are told: a span for a wait,
+one for the time that the lock is held, with what happens meanwhile as events. Their parent is the span in which the
+block is used. The span of a wait has a *link* to the trace of the request that held the lock, wherever that runs, and
+its route and node as attributes.
+
+What is short and uneventful makes no span and no record of a histogram, see :data:`SHORTEST`; it is counted all the
+same. Needs ``sessionlock[opentelemetry]``: the API alone; what becomes of it is the application's choice of an SDK.
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from time import time_ns
 from typing import Any
 
+from opentelemetry import context, trace
+from opentelemetry import metrics as otel_metrics
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, Tracer, TracerProvider
+
 from ..observe import (
+    CallAnswered,
     ChangesMerged,
     ChangesRefused,
     ChangesSaved,
     Event,
+    LoadRefused,
     LockAbandoned,
     LockAsked,
     LockGranted,
@@ -34,78 +45,309 @@ from ..observe import (
     LockQueued,
     LockRefused,
     LockReleased,
+    LockRenewed,
     LockTimedOut,
+    Observers,
+    WaitOver,
+    node_of,
+    route_of,
 )
+from ..version import __version__
+from .measures import MEASURES, Measure, Measuring, outcome_of
 
-__all__ = ["spans"]
+__all__ = ["SHORTEST", "Spans", "metrics", "spans", "telemetry"]
+
+# Seconds. A record costs the SDK some 70,000 instructions, a span 150,000; a guarded cycle without a wait has 500,000
+# in all: what lasts less than this is only counted.
+SHORTEST = 0.005
 
 
-def spans(tracer: Any) -> Callable[[Event], None]:
-    """An observer that makes spans. ``tracer``: as ``opentelemetry.trace.get_tracer(name)`` returns it.
+def telemetry(
+    *,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+    shortest: float = SHORTEST,
+    calls: bool = False,
+) -> Observers:
+    """An observer that makes :func:`spans` and :func:`metrics`, by default with the global providers.
 
-    Give each guard one of its own.
+    ``calls``: a span also for each call to Redis.
     """
-    return _Spans(tracer).observe
+    tracer = trace.get_tracer("sessionlock", __version__, tracer_provider)
+    meter = otel_metrics.get_meter("sessionlock", __version__, meter_provider)
+    return Observers([spans(tracer, shortest=shortest, calls=calls), metrics(meter, shortest=shortest)])
 
 
-class _Spans:
-    def __init__(self, tracer: Any) -> None:
+def spans(tracer: Tracer, *, shortest: float = SHORTEST, calls: bool = False) -> Spans:
+    """An observer that makes spans; give each guard one of its own. ``calls``: also of each call to Redis.
+
+    ``shortest``: seconds. A wait or hold that is shorter, in which nothing else happened, makes none.
+    """
+    return Spans(tracer, shortest, calls)
+
+
+def metrics(meter: otel_metrics.Meter, *, shortest: float = SHORTEST) -> OpenTelemetryMetrics:
+    """An observer that measures. Call it once for a meter, and give all guards the same.
+
+    ``shortest``: seconds; histograms have no record of what is shorter. Counters have all.
+    """
+    return OpenTelemetryMetrics(meter, shortest)
+
+
+# --- metrics
+
+
+class OpenTelemetryMetrics(Measuring):
+    """Counts are kept here and told when they are collected: that is cheap. Histograms have no such way."""
+
+    def __init__(self, meter: otel_metrics.Meter, shortest: float) -> None:
+        super().__init__()
+        self._shortest = shortest
+        self._lock = threading.Lock()
+        self._counts: dict[Measure, dict[tuple[str, ...], float]] = {}
+        self._histograms: dict[Measure, otel_metrics.Histogram] = {}
+        for measure in MEASURES:
+            about = {"unit": measure.unit, "description": measure.meaning}
+            if measure.kind == "histogram":
+                self._histograms[measure] = meter.create_histogram(
+                    measure.name, **about, explicit_bucket_boundaries_advisory=measure.buckets
+                )
+                continue
+            self._counts[measure] = {}
+            create: Any = meter.create_observable_counter
+            if measure.kind == "gauge":
+                create = meter.create_observable_up_down_counter
+            create(measure.name, callbacks=[self._teller(measure)], **about)
+
+    def add(self, measure: Measure, values: tuple[str, ...], by: float = 1) -> None:
+        counts = self._counts[measure]
+        with self._lock:
+            counts[values] = counts.get(values, 0) + by
+
+    def record(self, measure: Measure, values: tuple[str, ...], value: float) -> None:
+        if measure.unit != "s" or value >= self._shortest:
+            self._histograms[measure].record(value, _attributes(measure, values))
+
+    def _teller(self, measure: Measure) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        counts = self._counts[measure]
+
+        def tell(options: CallbackOptions) -> Iterable[Observation]:
+            with self._lock:
+                known = list(counts.items())
+            return [Observation(count, _attributes(measure, values)) for values, count in known]
+
+        return tell
+
+
+def _attributes(measure: Measure, values: tuple[str, ...]) -> dict[str, str]:
+    return {
+        name if name == "error.type" else f"sessionlock.{name}": value
+        for name, value in zip(measure.attributes, values, strict=True)
+    }
+
+
+# --- spans
+
+
+class _Story:
+    """A wait or a hold that may become a span: when and where it began, and what happened since."""
+
+    __slots__ = ("began", "events", "links", "parent", "telling")
+
+    def __init__(self) -> None:
+        self.began: int = time_ns()
+        self.parent: context.Context = context.get_current()
+        self.events: list[tuple[str, dict[str, Any], int]] = []
+        self.links: dict[str, Link] = {}
+        self.telling = False
+
+    def note(self, event: Event, facts: dict[str, Any]) -> None:
+        """``event`` is worth a span, however short it is."""
+        self.telling = True
+        self.events.append((type(event).__name__, facts, time_ns()))
+
+    def link(self, traceparent: str, label: str | None) -> None:
+        """To the holder's trace."""
+        if traceparent and traceparent not in self.links:
+            link = _link(traceparent, label or "")
+            if link is not None:
+                self.links[traceparent] = link
+
+
+class Spans:
+    """An observer. Waits are known by the task that waits; holds by what is held: with threads who gives back is not
+    who took.
+    """
+
+    def __init__(self, tracer: Tracer, shortest: float, calls: bool) -> None:
+        self.hears_calls: bool = calls
         self._tracer = tracer
-        self._waits: dict[tuple[object, str], Any] = {}  # by who asks, and for what
-        # By what is locked: with threads who gives back is not who took. One, but for the moments after a loss.
-        self._holds: dict[str, deque[Any]] = {}
+        self._shortest = shortest
+        self._waits: dict[tuple[object, str], _Story] = {}
+        self._holds: dict[str, deque[_Story]] = {}  # one, but for the moments after a loss
+        self._tells: dict[type[Event], Callable[[Any], None]] = {
+            LockAsked: self._asked,
+            LockQueued: self._queued,
+            LockHandedOver: self._noted_in_wait,
+            LockGranted: self._granted,
+            LockTimedOut: self._over,
+            LockRefused: self._over,
+            LockAbandoned: self._over,
+            LockReleased: self._released,
+            LockRenewed: self._noted_in_hold,
+            LockLost: self._noted_in_hold,
+            ChangesMerged: self._noted_in_hold,
+            ChangesSaved: self._saved,
+            ChangesRefused: self._noted_in_hold,
+            LoadRefused: self._noted_in_hold,
+            CallAnswered: self._called,
+        }
 
-    def observe(self, event: Event) -> None:
-        if isinstance(event, LockAsked):
-            self._waits[_asker(), event.session] = self._begun("sessionlock.wait", event)
-        elif isinstance(event, (LockQueued, LockHandedOver)):
-            self._note(self._waits.get((_asker(), event.session)), event)
-        elif isinstance(event, (LockGranted, LockTimedOut, LockRefused, LockAbandoned)):
-            self._over(self._waits.pop((_asker(), event.session), None), event)
-            if isinstance(event, LockGranted):
-                hold = self._begun("sessionlock.hold", event, fencing_token=event.fencing_token)
-                self._holds.setdefault(event.session, deque()).append(hold)
-        elif isinstance(event, LockReleased):
-            holds = self._holds.get(event.session, deque())
-            if holds:
-                self._over(holds.popleft(), event)
-            if not holds:
-                self._holds.pop(event.session, None)
-        elif event.session in self._holds and event.label:
-            hold = self._holds[event.session][0]
-            self._note(hold, event)
-            if isinstance(event, LockLost):
-                hold.record_exception(RuntimeError(f"the lock was lost: {event.because}"))
-                hold.set_attribute("sessionlock.lost", True)
-        elif isinstance(event, (ChangesSaved, ChangesMerged, ChangesRefused)):
-            self._over(self._begun("sessionlock.save", event), event)
+    def __call__(self, event: Event) -> None:
+        tell = self._tells.get(type(event))
+        if tell is not None:
+            tell(event)
 
-    def _begun(self, name: str, event: Event, **more: Any) -> Any:
-        attributes = {"sessionlock.session": event.session, "sessionlock.label": event.label}
-        attributes.update((f"sessionlock.{key}", value) for key, value in more.items())
-        return self._tracer.start_span(name, attributes=attributes)
+    def traceparent(self) -> str:
+        """Of the span that is current, as W3C Trace Context has it; "" outside of any."""
+        here = trace.get_current_span().get_span_context()
+        if not here.is_valid:
+            return ""
+        return f"00-{here.trace_id:032x}-{here.span_id:016x}-{here.trace_flags:02x}"
 
-    def _note(self, span: Any, event: Event) -> None:
-        if span is not None:
-            span.add_event(type(event).__name__, {key: value for key, value in _facts(event) if value is not None})
+    # --- waits
 
-    def _over(self, span: Any, event: Event) -> None:
-        if span is None:
-            return
-        for key, value in _facts(event):
-            span.set_attribute(f"sessionlock.{key}", value)
+    def _asked(self, event: LockAsked) -> None:
+        self._waits[asyncio.current_task(), event.session] = _Story()
+
+    def _wait_of(self, event: Event) -> _Story | None:
+        return self._waits.get((asyncio.current_task(), event.session))
+
+    def _queued(self, event: LockQueued) -> None:
+        story = self._wait_of(event)
+        if story is not None:
+            story.link(event.trace, event.holder)
+            story.note(event, _of_holder(event.holder) | {"sessionlock.queue.length": event.ahead + 1})
+
+    def _noted_in_wait(self, event: Event) -> None:
+        story = self._wait_of(event)
+        if story is not None:
+            story.note(event, {})
+
+    def _granted(self, event: LockGranted) -> None:
+        self._over(event)
+        self._holds.setdefault(event.session, deque()).append(_Story())
+
+    def _over(self, event: WaitOver) -> None:
+        story = self._waits.pop((asyncio.current_task(), event.session), None)
         error = getattr(event, "error", None)
-        if error is not None:
-            span.record_exception(error)
-            span.set_attribute("error.type", type(error).__name__)
-        span.set_attribute("sessionlock.outcome", type(event).__name__)
+        if story is None or not (story.telling or error is not None or event.waited >= self._shortest):
+            return
+        story.link(event.trace, event.holder)
+        about = _about(event) | _of_holder(event.holder) | {"sessionlock.outcome": outcome_of(event)}
+        if isinstance(event, LockGranted):
+            about["sessionlock.fencing_token"] = event.fencing_token
+        self._end(self._begun("sessionlock.wait", story, about), story, error)
+
+    # --- holds and saves
+
+    def _hold_of(self, event: Event) -> _Story | None:
+        holds = self._holds.get(event.session) if event.label else None
+        return holds[0] if holds else None
+
+    def _saved(self, event: ChangesSaved) -> None:
+        """Nothing unusual under a lock. Without one it is over with it, and how long it took nobody knows."""
+        story = self._hold_of(event)
+        if story is not None:
+            facts = {"sessionlock.keys": event.keys, "sessionlock.version": event.version}
+            story.events.append((type(event).__name__, facts, time_ns()))
+
+    def _noted_in_hold(self, event: Event) -> None:
+        error, story = getattr(event, "error", None), self._hold_of(event)
+        facts: dict[str, Any] = {} if error is None else {"error.type": type(error).__name__}
+        if isinstance(event, LockLost):
+            facts["sessionlock.because"] = event.because
+        if story is not None:
+            story.note(event, facts)
+        elif not isinstance(event, (LockLost, LockRenewed)):
+            story = _Story()
+            story.note(event, facts)
+            self._end(self._begun("sessionlock.save", story, _about(event)), story, error)
+
+    def _released(self, event: LockReleased) -> None:
+        holds = self._holds.get(event.session)
+        if not holds:
+            return
+        story = holds.popleft()
+        if not holds:
+            del self._holds[event.session]
+        if story.telling or event.held >= self._shortest:
+            lost = any(name == LockLost.__name__ for name, _, _ in story.events)
+            about = _about(event) | {"sessionlock.lost": lost}
+            self._end(self._begun("sessionlock.hold", story, about), story, None)
+
+    # --- calls
+
+    def _called(self, event: CallAnswered) -> None:
+        """As redis-py's instrumentations name it; its words are never told, for they have the session in them."""
+        statement = "\n".join(
+            " ".join([name, *"?" * (words - 1)]) for name, words in zip(event.commands, event.words, strict=True)
+        )
+        host, colon, port = event.server.rpartition(":")
+        about: dict[str, Any] = {
+            "db.system": "redis",
+            "db.system.name": "redis",
+            "db.statement": statement,
+            "db.query.text": statement,
+            "db.operation.name": " ".join(event.commands),
+            "db.stored_procedure.name": event.script,
+            "server.address": host if colon and port.isdigit() else event.server,
+            "sessionlock.session": event.session,
+        }
+        if colon and port.isdigit():
+            about["server.port"] = int(port)
+        ended = time_ns()
+        span = self._tracer.start_span(
+            " ".join(event.commands),
+            kind=SpanKind.CLIENT,
+            attributes=about,
+            start_time=ended - int(event.seconds * 1e9),
+        )
+        _failed(span, event.error)
+        span.end(ended)
+
+    # --- parts
+
+    def _begun(self, name: str, story: _Story, about: dict[str, Any]) -> trace.Span:
+        return self._tracer.start_span(
+            name, story.parent, attributes=about, links=list(story.links.values()), start_time=story.began
+        )
+
+    def _end(self, span: trace.Span, story: _Story, error: BaseException | None) -> None:
+        for name, facts, at in story.events:
+            span.add_event(name, facts, at)
+        _failed(span, error)
         span.end()
 
 
-def _asker() -> object:
-    return asyncio.current_task()
+def _about(event: Event) -> dict[str, Any]:
+    return {"sessionlock.session": event.session, "sessionlock.node": event.node, "sessionlock.route": event.route}
 
 
-def _facts(event: Event) -> list[tuple[str, Any]]:
-    names = (field.name for field in dataclasses.fields(event))
-    return [(name, getattr(event, name)) for name in names if name not in ("session", "label", "error")]
+def _of_holder(label: str | None) -> dict[str, Any]:
+    if label is None:
+        return {}
+    return {"sessionlock.holder.node": node_of(label), "sessionlock.holder.route": route_of(label)}
+
+
+def _failed(span: trace.Span, error: BaseException | None) -> None:
+    if error is not None:
+        span.record_exception(error)
+        span.set_attribute("error.type", type(error).__name__)
+        span.set_status(Status(StatusCode.ERROR, str(error)))
+
+
+def _link(traceparent: str, label: str) -> Link | None:
+    _, trace_id, span_id, flags = traceparent.split("-")
+    there = SpanContext(int(trace_id, 16), int(span_id, 16), True, trace.TraceFlags(int(flags, 16)))
+    return Link(there, _of_holder(label)) if there.is_valid else None

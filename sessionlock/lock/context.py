@@ -197,13 +197,13 @@ class LockBlock(Handle):
         lease, runtime, body = self._the_lease, self._runtime, self._body
         runtime.watchdog.forget(lease)
         runtime.holders.remove(body)
+        if runtime.observer is not None and not lease.released:  # after a refused save it is left once more
+            self._tell(observe.LockReleased, lease.age())
         lease.mark_released()
         body.leave_context()
         runtime.numbers.acquisitions.end(lease.digest, lease.token)
         # Session and block refer to each other; a guard that is dropped then should not wait for the garbage collector.
         self._find_runtime = used_up
-        if self._runtime.observer is not None:
-            self._tell(observe.LockReleased, lease.age())
 
     def _tell(self, event: Callable[..., Event], *about: object) -> None:
         observer = self._runtime.observer

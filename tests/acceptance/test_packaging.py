@@ -33,6 +33,7 @@ NOT_ASKED_FOR = (
     "opentelemetry",
     "orjson",
     "pottery",
+    "prometheus_client",
     "quart",
     "redis_lock",
     "starlette",

@@ -1,0 +1,248 @@
+"""What is measured of sessions and their locks, once for every library of metrics: names, units, meaning.
+
+Attributes are few-valued: routes, outcomes and kinds of errors, never a session or a path. What comes beyond
+:data:`MOST_ROUTES` routes is counted as "other".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..errors import QueueFull, RedisUnavailable, ReentrantLock, SessionLockError, SessionNotFound
+from ..observe import (
+    CallRepeated,
+    ChangesMerged,
+    ChangesRefused,
+    ChangesSaved,
+    Event,
+    LoadRefused,
+    LockAbandoned,
+    LockAsked,
+    LockGranted,
+    LockHandedOver,
+    LockLost,
+    LockQueued,
+    LockRefused,
+    LockReleased,
+    LockRenewed,
+    LockTimedOut,
+    OutageBegan,
+    OutageEnded,
+    WaitOver,
+    route_of,
+)
+
+__all__ = ["DURATIONS", "LENGTHS", "MEASURES", "MOST_ROUTES", "OTHER", "Measure", "Measuring", "outcome_of"]
+
+MOST_ROUTES = 200
+OTHER = "other"
+UNNAMED = "-"
+
+# Seconds: from a round trip to the longest that a request waits or holds by default (10 s, 60 s).
+DURATIONS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024)  # up to beyond the 64 that may wait by default
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measure:
+    """``name``, ``unit``: as OpenTelemetry has them. ``attributes``: without their namespace ``sessionlock``, but for
+    ``error.type``, which is everybody's.
+    """
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    unit: str
+    meaning: str
+    attributes: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+ACQUISITIONS = Measure(
+    "sessionlock.lock.acquisitions",
+    "counter",
+    "{acquisition}",
+    "Requests for a lock, by what became of them",
+    ("route", "outcome"),
+)
+WAIT = Measure(
+    "sessionlock.lock.wait.duration",
+    "histogram",
+    "s",
+    "How long those waited that found the lock taken",
+    ("route", "outcome"),
+    DURATIONS,
+)
+BLOCKED = Measure(
+    "sessionlock.lock.blocked.time",
+    "counter",
+    "s",
+    "The same time, put down to who held the lock",
+    ("route", "holder.route"),
+)
+QUEUE = Measure(
+    "sessionlock.lock.queue.length",
+    "histogram",
+    "{request}",
+    "How long the queue was, over all nodes, for each that joined it, itself included",
+    (),
+    tuple(map(float, LENGTHS)),
+)
+HOLD = Measure(
+    "sessionlock.lock.hold.duration",
+    "histogram",
+    "s",
+    "How long a lock was held",
+    ("route",),
+    DURATIONS,
+)
+HELD_TIME = Measure(
+    "sessionlock.lock.held.time", "counter", "s", "Seconds for which locks were held, all together", ("route",)
+)
+WAITING = Measure("sessionlock.lock.waiting", "gauge", "{request}", "Requests of this process that ask for a lock now")
+HELD = Measure("sessionlock.lock.held", "gauge", "{lock}", "Locks that this process holds now")
+HANDOVERS = Measure(
+    "sessionlock.lock.handovers", "counter", "{handover}", "Locks that a holder passed on to a waiter here"
+)
+RENEWALS = Measure("sessionlock.lock.renewals", "counter", "{renewal}", "Leases that were renewed")
+LOST = Measure(
+    "sessionlock.lock.lost", "counter", "{lease}", "Leases that ended before their holder gave them up", ("route",)
+)
+SAVED = Measure("sessionlock.changes.saved", "counter", "{save}", "Saves that took effect", ("route",))
+MERGED = Measure(
+    "sessionlock.changes.merged", "counter", "{merge}", "Changes that were merged with somebody else's", ("route",)
+)
+REFUSED = Measure(
+    "sessionlock.changes.refused",
+    "counter",
+    "{save}",
+    "Saves that were refused; conflicts are those with the error SessionConflict",
+    ("route", "error.type"),
+)
+UNLOADED = Measure(
+    "sessionlock.loads.refused", "counter", "{load}", "Sessions that could not be read without a lock", ("error.type",)
+)
+REPEATS = Measure(
+    "sessionlock.redis.repeats", "counter", "{call}", "Calls to Redis that were sent once more", ("script",)
+)
+OUTAGES = Measure("sessionlock.redis.outages", "counter", "{outage}", "Outages of Redis that this process found out")
+DOWN = Measure("sessionlock.redis.down", "gauge", "{server}", "Servers that this process cannot use now")
+
+MEASURES: tuple[Measure, ...] = (
+    ACQUISITIONS,
+    WAIT,
+    BLOCKED,
+    QUEUE,
+    HOLD,
+    HELD_TIME,
+    WAITING,
+    HELD,
+    HANDOVERS,
+    RENEWALS,
+    LOST,
+    SAVED,
+    MERGED,
+    REFUSED,
+    UNLOADED,
+    REPEATS,
+    OUTAGES,
+    DOWN,
+)
+
+
+def outcome_of(event: WaitOver) -> str:
+    """What became of a wait, in one word."""
+    if isinstance(event, LockGranted):
+        return "granted"
+    if isinstance(event, LockTimedOut):
+        return "timed_out"
+    if isinstance(event, LockRefused):
+        return _outcome_of(event.error)
+    return "abandoned"
+
+
+def _outcome_of(error: SessionLockError) -> str:
+    outcomes: tuple[tuple[type[SessionLockError], str], ...] = (
+        (QueueFull, "queue_full"),
+        (SessionNotFound, "not_found"),
+        (RedisUnavailable, "unavailable"),
+        (ReentrantLock, "reentrant"),
+    )
+    return next((word for kind, word in outcomes if isinstance(error, kind)), "refused")
+
+
+class Measuring:
+    """An observer that measures; how a measurement is kept is its subclass' business."""
+
+    def __init__(self) -> None:
+        self._routes: set[str] = set()
+        self._measures: dict[type[Event], Callable[[Any], None]] = {
+            LockAsked: self._asked,
+            LockQueued: self._queued,
+            LockHandedOver: lambda event: self.add(HANDOVERS, ()),
+            LockGranted: self._granted,
+            LockTimedOut: self._over,
+            LockRefused: self._over,
+            LockAbandoned: self._over,
+            LockRenewed: lambda event: self.add(RENEWALS, ()),
+            LockLost: lambda event: self.add(LOST, (self._route(event.label),)),
+            LockReleased: self._released,
+            LoadRefused: lambda event: self.add(UNLOADED, (type(event.error).__name__,)),
+            ChangesMerged: lambda event: self.add(MERGED, (self._route(event.label),)),
+            ChangesSaved: lambda event: self.add(SAVED, (self._route(event.label),)),
+            ChangesRefused: lambda event: self.add(REFUSED, (self._route(event.label), type(event.error).__name__)),
+            CallRepeated: lambda event: self.add(REPEATS, (event.script,)),
+            OutageBegan: self._began,
+            OutageEnded: lambda event: self.add(DOWN, (), -1),
+        }
+
+    def __call__(self, event: Event) -> None:
+        measure = self._measures.get(type(event))
+        if measure is not None:
+            measure(event)
+
+    def add(self, measure: Measure, values: tuple[str, ...], by: float = 1) -> None:
+        """Of a counter or gauge; ``values``: of its attributes."""
+        raise NotImplementedError
+
+    def record(self, measure: Measure, values: tuple[str, ...], value: float) -> None:
+        """Of a histogram."""
+        raise NotImplementedError
+
+    def _asked(self, event: LockAsked) -> None:
+        self.add(WAITING, ())
+
+    def _queued(self, event: LockQueued) -> None:
+        self.record(QUEUE, (), event.ahead + 1)
+
+    def _granted(self, event: LockGranted) -> None:
+        self._over(event)
+        self.add(HELD, ())
+
+    def _over(self, event: WaitOver) -> None:
+        route, outcome = self._route(event.label), outcome_of(event)
+        self.add(WAITING, (), -1)
+        self.add(ACQUISITIONS, (route, outcome))
+        if event.holder is not None:
+            self.record(WAIT, (route, outcome), event.waited)
+            self.add(BLOCKED, (route, self._route(event.holder)), event.waited)
+
+    def _released(self, event: LockReleased) -> None:
+        route = self._route(event.label)
+        self.add(HELD, (), -1)
+        self.add(HELD_TIME, (route,), event.held)
+        self.record(HOLD, (route,), event.held)
+
+    def _began(self, event: OutageBegan) -> None:
+        self.add(OUTAGES, ())
+        self.add(DOWN, ())
+
+    def _route(self, label: str) -> str:
+        """Of a label; whoever names his holders by something that has many values does not fill the memory."""
+        route = route_of(label) or UNNAMED
+        if route not in self._routes:
+            if len(self._routes) >= MOST_ROUTES:
+                return OTHER
+            self._routes.add(route)
+        return route
