@@ -15,6 +15,7 @@ from ..clock import monotonic
 from ..transport.clients import ClientKind
 from .findings import WRITES, Capabilities, Finding
 from .probe import Ask, Server, judge, probe
+from .settings import findings_among
 
 __all__ = [
     "WRITES",
@@ -131,11 +132,11 @@ def tell(seen: Mapping[str, Capabilities]) -> None:
         for finding in found.findings:
             if _is_news(server, finding.code):
                 about.setdefault(finding, []).append(server)
+    for finding in findings_among(seen):
+        if _is_news(" ".join(seen), finding.code):
+            about[finding] = list(seen)
     for finding, servers in about.items():
         log.log(levels[finding.level], "%s: %s", ", ".join(servers), finding)
-    for server, found in seen.items():
-        if found.unknown and found.because and _is_news(server, "unknown"):
-            log.info("%s: unknown: %s (%s)", server, ", ".join(found.unknown), "; ".join(found.because))
 
 
 def _is_news(server: str, code: str) -> bool:

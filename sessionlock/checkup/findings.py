@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ..errors import RedisUnavailable, ScriptsForbidden, SessionLockError
 from ..transport.clients import ClientKind
+from .services import Service
 
 __all__ = ["UNNAMED", "WRITES", "Capabilities", "Finding", "Level", "dotted"]
 
 Level = Literal["refuse", "warn", "info"]
 
 UNNAMED = "a server"
+OF_SCRIPTS = ("scripts", "scripts-checked", "lua", "push")  # codes of findings that are about scripts alone
 WRITES = ("DEL", "PEXPIRE", "HDEL", "ZREM", "ZPOPMIN")  # what the trial script does to keys, besides reading them
 
 
@@ -43,7 +45,10 @@ class Capabilities:
 
     ``maxmemory`` and ``used_memory`` in bytes (0: no limit). ``fsync`` is ``appendfsync`` when there is an
     append-only file, else "". ``clock_offset``: seconds by which the server's clock is ahead of ours.
-    ``trial``: command → what Redis said against it, "" when it worked.
+    ``trial``: command → what Redis said against it, "" when it worked. ``settings``: of CONFIG GET, as they stand.
+    ``service``: as what it is sold, where that shows; ``several_masters``: which kind of several masters it is one of,
+    "" where none shows. ``evicted``: keys, since it was started. ``slots``: of a Cluster, that some node serves.
+    ``round_trip``: seconds of a PING, where that was measured.
     """
 
     server: str
@@ -69,6 +74,14 @@ class Capabilities:
     loading: bool
     clock_offset: float | None
     trial: Mapping[str, str]
+    settings: Mapping[str, str] = field(default_factory=dict)
+    service: Service | None = None
+    several_masters: str = ""
+    evicted: int | None = None
+    clients: int | None = None
+    maxclients: int | None = None
+    slots: int | None = None
+    round_trip: float | None = None
     because: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
@@ -95,7 +108,7 @@ class Capabilities:
         refused = self.of_level("refuse")
         if not refused:
             return None
-        only_locks = all(finding.code in ("scripts", "push") for finding in refused)
+        only_locks = all(finding.code in OF_SCRIPTS for finding in refused)
         kind = ScriptsForbidden if only_locks else RedisUnavailable
         return kind("; ".join(map(str, refused)), refused=True)
 

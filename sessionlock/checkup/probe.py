@@ -13,10 +13,11 @@ from typing import Any, NamedTuple, TypeVar
 import hiredis
 from redis.exceptions import ResponseError
 
-from ..transport.advice import FORBIDDEN, KEY_FORBIDDEN, UNKNOWN
+from ..transport.advice import FORBIDDEN, KEY_FORBIDDEN, NO_LUA, SCRIPTS_CHECKED, UNKNOWN
 from ..transport.clients import ClientKind
 from .findings import UNNAMED, WRITES, Capabilities
 from .rules import findings_about
+from .services import several_masters, sold_as
 
 __all__ = ["Ask", "Server", "judge", "probe", "tags_of"]
 
@@ -45,7 +46,20 @@ def tags_of(owners: Collection[Owner], owner_of: Callable[[bytes], Owner | None]
     return found
 
 
-SETTINGS = ("save", "appendfsync", "min-replicas-*", "maxmemory", "maxmemory-policy")
+# One by one: before Redis 7.0 there is no other way, but for those that a pattern stands for.
+SETTINGS = (
+    "save",
+    "appendfsync",
+    "min-replicas-*",
+    "maxmemory",
+    "maxmemory-policy",
+    "timeout",
+    "tcp-keepalive",
+    "client-output-buffer-limit",
+    "lua-time-limit",
+    "notify-keyspace-events",
+    "proto-max-bulk-len",
+)
 
 MOST_TAGS = 1000  # that are tried
 
@@ -83,22 +97,38 @@ _NAMES = {
     "aof": "append-only file",
     "clock_offset": "clock",
 }
-_OTHER_NAMES = {"keydb": "KeyDB", "valkey": "Valkey", "redict": "Redict", "dragonfly": "Dragonfly", "garnet": "Garnet"}
+_OTHER_NAMES = {
+    "keydb": "KeyDB",
+    "valkey": "Valkey",
+    "redict": "Redict",
+    "dragonfly": "Dragonfly",
+    "garnet": "Garnet",
+    "kvrocks": "Kvrocks",
+}
 
 
-async def probe(ask: Ask, *, client: ClientKind = "single", prefix: str = "sl", tag: str = "probe") -> Capabilities:
-    """Ask a server with about a dozen plain commands, all at once: one round trip, so that it is done even in an event
+async def probe(
+    ask: Ask,
+    *,
+    client: ClientKind = "single",
+    prefix: str = "sl",
+    tag: str = "probe",
+    host: str = "",
+    round_trip: float | None = None,
+) -> Capabilities:
+    """Ask a server with some twenty plain commands, all at once: one round trip, so that it is done even in an event
     loop that ends after one request. Nothing is changed.
 
     ``client``: what the guard was given. ``prefix``: the guard's, so that permissions on its names are tried.
-    ``tag``: as of :class:`Server`.
+    ``tag``: as of :class:`Server`. ``host``: its name, by which services are known. ``round_trip``: in seconds.
 
     Raises:
         whatever ``ask`` raises for a lost connection.
     """
-    hello, info, trial, offset, *settings = await asyncio.gather(
+    hello, info, slots, trial, offset, *settings = await asyncio.gather(
         _answer(ask, "HELLO"),
         _answer(ask, "INFO"),
+        _answer(ask, "CLUSTER", "INFO"),
         _try(ask, prefix, tag),
         _clock_offset(ask),
         *(_answer(ask, "CONFIG", "GET", setting) for setting in SETTINGS),
@@ -112,6 +142,9 @@ async def probe(ask: Ask, *, client: ClientKind = "single", prefix: str = "sl", 
         clock_offset=offset,
         because=tuple(f"{asked}: {_short(said)}" for asked, said in refused.items() if isinstance(said, Exception)),
         client=client,
+        slots=_number(_parsed_info(slots).get("cluster_slots_assigned")),
+        host=host,
+        round_trip=round_trip,
     )
 
 
@@ -131,7 +164,7 @@ async def _try(ask: Ask, prefix: str, tag: str) -> dict[str, str]:
     trial = {"EVAL": _objection(said)}
     if isinstance(said, (list, tuple)):
         trial.update(_pairs(said))
-    trial["EVALSHA"] = "" if _text(by_hash).startswith("NOSCRIPT") else _objection(by_hash)
+    trial["EVALSHA"] = "" if "No matching script" in _text(by_hash) else _objection(by_hash)
     trial["WAITAOF"] = _objection(waited)
     for name, answer in (("FCALL", called), ("FUNCTION LOAD", loaded)):
         if isinstance(answer, Exception):
@@ -198,11 +231,15 @@ def judge(
     clock_offset: float | None = None,
     because: tuple[str, ...] = (),
     client: ClientKind = "single",
+    slots: int | None = None,
+    host: str = "",
+    round_trip: float | None = None,
 ) -> Capabilities:
     """What the answers mean. Each may be empty: what it would have told is then unknown, which is no error.
 
     ``info`` and ``config``: fields of INFO and CONFIG GET. ``hello``: those of HELLO (Redis 6), which any user may
     ask. ``trial``: command → objection, "" for none. ``because``: why some of it is missing, in the server's words.
+    ``slots``: that the cluster serves. ``host``, ``round_trip``: as of :func:`probe`.
     """
     greeting, tried = hello or {}, trial or {}
     server, version = _identity(info, greeting)
@@ -235,6 +272,14 @@ def judge(
         loading=info.get("loading") == "1",
         clock_offset=clock_offset,
         trial=tried,
+        settings=dict(config),
+        service=sold_as(host, info, greeting),
+        several_masters=several_masters(info, greeting),
+        evicted=_number(info.get("evicted_keys")),
+        clients=_number(info.get("connected_clients")),
+        maxclients=_number(info.get("maxclients")),
+        slots=slots,
+        round_trip=round_trip,
         because=because,
     )
     found = replace(found, unknown=tuple(name for field, name in _NAMES.items() if getattr(found, field) is None))
@@ -243,7 +288,7 @@ def judge(
 
 def _identity(info: Mapping[str, str], hello: Mapping[str, str]) -> tuple[str, tuple[int, ...] | None]:
     # Forks tell Redis' version, too, for the sake of clients that ask no further.
-    for fork in ("valkey", "dragonfly", "redict", "garnet"):
+    for fork in ("valkey", "dragonfly", "redict", "garnet", "kvrocks"):
         if f"{fork}_version" in info:
             return _OTHER_NAMES[fork], _version(info[f"{fork}_version"])
     greeted = hello.get("server", "")
@@ -289,6 +334,8 @@ def _says(trial: Mapping[str, str], *words: str) -> bool:
 
 def _scripts(trial: Mapping[str, str]) -> bool | None:
     """By their text, or as functions: one of the ways is enough."""
+    if any(NO_LUA.search(said) or SCRIPTS_CHECKED.search(said) for said in trial.values()):
+        return False
     by_text = _permitted(trial, "EVAL", "EVALSHA")
     return True if by_text is False and _permitted(trial, "FCALL", "FUNCTION LOAD") else by_text
 

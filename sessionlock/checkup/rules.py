@@ -2,16 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
-from ..transport.advice import FORBIDDEN, UNKNOWN
+from ..transport.advice import FORBIDDEN, NO_LUA, SCRIPTS_CHECKED, UNKNOWN
+from ..transport.clients import ClientKind
 from .findings import UNNAMED, WRITES, Capabilities, Finding, dotted
+from .settings import SETTINGS_RULES
 
 __all__ = ["OLDEST", "findings_about"]
 
 OLDEST = (5, 0)
 CLOCK_FAR_OFF = 10.0  # seconds
 NEARLY_FULL = 0.9
+
+WITHOUT_SCRIPTS: Mapping[ClientKind, str] = {
+    "single": "; mode='optimistic' works without",
+    "sentinel": "; mode='optimistic' works without",
+    "cluster": "; in a Cluster nothing works without",
+    "quorum": "",
+}
+TRY = "Run your own tests against it"
+OTHERS = {
+    "Dragonfly": ("it runs scripts with declared keys only, as ours are, and has no functions", TRY),
+    "KeyDB": (
+        "it has no functions; with active-replica several masters would grant one lock",
+        "Leave active-replica off",
+    ),
+    "Garnet": ("its scripts may not publish in all versions, and it has no functions", TRY),
+    "Kvrocks": (
+        "its data lie on disk, so each call takes longer; it calls itself Redis 4.0.0, which does not count",
+        TRY,
+    ),
+}
+# What it would mean that a field is not as it should be, which is not known.
+WHAT_IF = (
+    ("scripts", "whether scripts are permitted", "without scripts no lock works"),
+    ("role", "role", "a replica takes no writes"),
+    ("eviction", "eviction policy", "if it evicts, sessions and locks vanish when the memory is full"),
+    ("rdb", "snapshots", "if nothing is written to disk, all sessions end when it restarts"),
+    ("aof", "append-only file", "without one a crash loses what was saved lately"),
+    ("replicas", "replicas", "if there are some, a failover loses what they had not received"),
+    ("min_replicas_to_write", "min-replicas-to-write", "with 0, a master that was cut off goes on accepting saves"),
+)
 
 Rule = Callable[[Capabilities], Iterator[Finding]]
 
@@ -45,13 +77,27 @@ def _foreign(found: Capabilities) -> Iterator[Finding]:
             "Use it for quick tests only",
         )
     elif found.server not in ("Redis", "Valkey", UNNAMED):
+        why, advice = OTHERS.get(found.server, ("another server's scripts, expiry and pub/sub may differ", TRY))
         yield Finding(
             "warn",
             "other-server",
-            f"{found.title} is neither Redis nor Valkey",
-            "sessionlock is tested with these two; another server's scripts, expiry and pub/sub may differ",
-            "Run `sessionlock doctor` and your own tests against it",
+            f"{found.title} is neither Redis nor Valkey, which sessionlock is tested with",
+            why,
+            advice,
         )
+
+
+def _sold(found: Capabilities) -> Iterator[Finding]:
+    if found.several_masters:
+        yield Finding(
+            "refuse",
+            "active-active",
+            f"this is one of several masters ({found.several_masters})",
+            "each grants a lock that the others learn of later: two requests hold it at once, and a save is lost",
+            "Keep locks and sessions where there is one master",
+        )
+    elif found.service is not None:
+        yield Finding("info", "service", f"this is {found.service.name}", found.service.why, found.service.advice)
 
 
 def _not_a_master(found: Capabilities) -> Iterator[Finding]:
@@ -98,14 +144,32 @@ def _clustered(found: Capabilities) -> Iterator[Finding]:
 def _forbidden(found: Capabilities) -> Iterator[Finding]:
     if found.mode == "sentinel":
         return
-    if found.scripts is False:
+    if any(NO_LUA.search(said) for said in found.trial.values()):
+        yield Finding(
+            "refuse",
+            "lua",
+            f"{found.title} has no Lua",
+            "a lock is taken and given back by scripts, and they are written in it",
+            "Load its Lua module (libvalkeylua.so, a package of its own in some distributions)"
+            if found.server == "Valkey"
+            else "Switch it on where the server is started (Garnet: --lua)",
+        )
+    elif any(SCRIPTS_CHECKED.search(said) for said in found.trial.values()):
+        yield Finding(
+            "refuse",
+            "scripts-checked",
+            "a proxy reads scripts before it lets them pass, and refuses ours",
+            "it wants each key literally as KEYS[i]; a lock is taken and given back by scripts that name their keys",
+            "Set script_check_enable 0 at the service, or take an instance that is no cluster",
+        )
+    elif found.scripts is False:
         yield Finding(
             "refuse",
             "scripts",
             "scripts are not permitted here",
             "a lock is taken and given back by scripts, with or without a session",
             "Permit EVALSHA and EVAL (ACL SETUSER <user> +eval +evalsha), under these names"
-            + ("" if found.client == "quorum" else "; mode='optimistic' works without"),
+            + WITHOUT_SCRIPTS[found.client],
         )
     elif FORBIDDEN.search(found.trial.get("PUBLISH", "")):
         yield Finding(
@@ -113,7 +177,15 @@ def _forbidden(found: Capabilities) -> Iterator[Finding]:
             "push",
             "this user may not PUBLISH to the guard's channels",
             "the script that gives a lock back tells the next waiter so, and would fail",
-            "Permit it: ACL SETUSER <user> +publish +subscribe &<prefix>:push:*",
+            "Permit it: ACL SETUSER <user> +publish +subscribe +spublish +ssubscribe &<prefix>:*",
+        )
+    elif unpushed := found.trial.get("SPUBLISH" if found.client == "cluster" and found.sharded_pubsub else "PUBLISH"):
+        yield Finding(
+            "warn",
+            "no-push",
+            "scripts may not publish here",
+            f"who waits is not told of its turn, and looks for it up to once a second ({unpushed})",
+            "Where requests of one session often wait for each other take another server",
         )
     forbidden = [name for name in ("TIME", "HGETALL", *WRITES) if FORBIDDEN.search(found.trial.get(name, ""))]
     if forbidden:
@@ -122,7 +194,7 @@ def _forbidden(found: Capabilities) -> Iterator[Finding]:
             "keys",
             f"this user may not use {', '.join(forbidden)} on the guard's keys",
             "locks and sessions are stored under them, by scripts that use these commands",
-            "Permit it: ACL SETUSER <user> ~<prefix>:* +@read +@write +@scripting +time +publish +subscribe",
+            "Permit it: `sessionlock doctor --acl` prints the rule",
         )
 
 
@@ -198,7 +270,7 @@ def _splitting(found: Capabilities) -> Iterator[Finding]:
     if found.role in ("slave", "replica") or not replicated:
         return
     needed = found.min_replicas_to_write
-    if needed == 0:
+    if needed == 0 and not (found.service and found.service.keeps_all):
         yield Finding(
             "warn",
             "split-brain",
@@ -245,9 +317,26 @@ def _small_things(found: Capabilities) -> Iterator[Finding]:
         )
 
 
+def _unknown(found: Capabilities) -> Iterator[Finding]:
+    hidden = [(name, why) for field, name, why in WHAT_IF if getattr(found, field) is None]
+    if not hidden or found.server == "fakeredis" or found.loading:
+        return
+    yield Finding(
+        "info",
+        "unknown",
+        f"not known: {', '.join(name for name, _ in hidden)}"
+        + (f" ({'; '.join(found.because)})" if found.because else ""),
+        "; ".join(why for _, why in hidden),
+        f"See what {found.service.name} says about it"
+        if found.service
+        else "Permit INFO and CONFIG GET (ACL SETUSER <user> +info +config|get), or ask whoever runs the server",
+    )
+
+
 _RULES: tuple[Rule, ...] = (
     _old,
     _foreign,
+    _sold,
     _not_a_master,
     _clustered,
     _forbidden,
@@ -256,4 +345,6 @@ _RULES: tuple[Rule, ...] = (
     _unlasting,
     _splitting,
     _small_things,
+    *SETTINGS_RULES,
+    _unknown,
 )

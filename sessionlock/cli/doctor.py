@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import sys
 import textwrap
 import time
@@ -13,34 +14,37 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 from tenacity import stop_after_delay, wait_fixed
 
 from ..checkup.findings import Capabilities, Finding
 from ..checkup.probe import Ask, probe, tags_of
+from ..checkup.settings import findings_among
 from ..errors import EmbeddedServerUnavailable, SessionLockError
 from ..guard import SessionGuard
 from ..policies import LeasePolicy, WaitPolicy
 from ..protocol.keys import check_prefix, keys_for, new_sid
 from ..transport.advice import with_advice
-from ..transport.clients import client_kind
+from ..transport.clients import ClientKind, client_kind
 from ..transport.tasks import within
 from ..urls import MemoryStoreWarning, client_from_url
 from .failure import Failure, one_line, without_secrets
-from .terminal import Style, style_of
+from .terminal import Style, columns_of, spelled, style_of
 
 __all__ = ["run_doctor"]
 
 ANSWERS_WITHIN = 5.0  # seconds
+PINGS = 5
 CYCLES = 20
 WARM_UP = 3
 PUSHED_WITHIN = 0.75  # seconds; without a push the waiter would look by itself after a second at the soonest
 CLAIM = 5.0
 WIDTH = 17
-COLUMNS = 100
+CONTROLS = re.compile(r"\x1b\[[0-9;]*m")
 TIMED_OUT = (asyncio.TimeoutError, TimeoutError)  # the same from Python 3.11 on
 
 
@@ -67,6 +71,7 @@ class Examination:
         for node, capabilities in self.nodes.items():
             for finding in capabilities.findings:
                 found.setdefault(finding, []).append(node)
+        found.update({finding: list(self.nodes) for finding in findings_among(self.nodes)})
         return found
 
     @property
@@ -76,14 +81,18 @@ class Examination:
             return "unreachable"
         if self.failed or "refuse" in levels:
             return "refused"
-        return "warnings" if "warn" in levels or not all(step.ok for step in self.steps) else "fine"
+        if "warn" in levels or not all(step.ok for step in self.steps):
+            return "warnings"
+        return "unknown" if any(finding.code == "unknown" for finding in self.findings) else "fine"
 
 
-STATUS = {"fine": 0, "warnings": 1, "refused": 2, "unreachable": 2}
+STATUS = {"fine": 0, "unknown": 1, "warnings": 1, "refused": 2, "unreachable": 2}
 
 
 def run_doctor(arguments: argparse.Namespace) -> int:
-    """Print what was found. 0 fine; 1 something weakens a promise; 2 sessionlock does not work there, or no answer."""
+    """Print what was found. 0 fine; 1 something weakens a promise, or is hidden that might; 2 sessionlock does not work
+    there, or no answer.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MemoryStoreWarning)  # the page says so itself
         seen = asyncio.run(_examine(arguments.url, arguments.prefix))
@@ -92,7 +101,8 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     elif seen.verdict == "unreachable":
         raise Failure(f"{seen.url}: {seen.failed}")
     else:
-        print("\n".join(_page(seen, style_of(sys.stdout))))
+        page = "\n".join(_page(seen, style_of(sys.stdout), columns_of(sys.stdout)))
+        print(spelled(page, sys.stdout))
     return STATUS[seen.verdict]
 
 
@@ -130,12 +140,24 @@ async def _probe_all(client: Any, prefix: str, seen: Examination) -> None:
         masters = {str(node.name): node for node in client.get_primaries()}
         tags = tags_of(masters, lambda tag: str(client.get_node_from_key(tag).name))
         for name, node in masters.items():
-            tag = {"tag": tags[name]} if name in tags else {}
-            seen.nodes[name] = await probe(_in_turn(node.execute_command), client=kind, prefix=prefix, **tag)
+            seen.nodes[name] = await _probe(node.execute_command, kind, prefix, str(node.host), tags.get(name, "probe"))
         return
     if hasattr(client, "set_retry"):
         client.set_retry(Retry(NoBackoff(), 0))  # the reason at once, not after ten tries
-    seen.nodes[seen.url] = await probe(_in_turn(client.execute_command), client=kind, prefix=prefix)
+    seen.nodes[seen.url] = await _probe(client.execute_command, kind, prefix, urlsplit(seen.url).hostname or "")
+
+
+async def _probe(ask: Ask, kind: ClientKind, prefix: str, host: str, tag: str = "probe") -> Capabilities:
+    took = []
+    for _ in range(PINGS):
+        before = time.perf_counter()
+        try:
+            await ask("PING")
+        except ResponseError:
+            break  # not permitted, but answered; or it is loading
+        took.append(time.perf_counter() - before)
+    round_trip = min(took, default=None)
+    return await probe(_in_turn(ask), client=kind, prefix=prefix, tag=tag, host=host, round_trip=round_trip)
 
 
 def _in_turn(ask: Ask) -> Ask:
@@ -250,28 +272,35 @@ async def _left_over(client: Any, gone: tuple[bytes, ...], mortal: tuple[bytes, 
 # --- telling
 
 
-def _page(seen: Examination, style: Style) -> Iterator[str]:
+def _page(seen: Examination, style: Style, columns: int) -> Iterator[str]:
     for node, found in seen.nodes.items():
         yield f"{style.bold(found.title)} at {node}"
         for label, text in _facts(found):
-            yield f"  {label:<{WIDTH}}{text}"
+            yield _hung(f"  {label:<{WIDTH}}", text, columns)
     if seen.steps or seen.failed:
         yield ""
         yield style.bold("tried out")
     for step in seen.steps:
-        yield f"  {step.name:<{WIDTH}}{'' if step.ok else style.bad('no: ')}{step.detail}"
+        yield _hung(f"  {step.name:<{WIDTH}}{'' if step.ok else style.bad('no: ')}", step.detail, columns)
     if seen.failed:
-        yield f"  {'failed':<{WIDTH}}{style.bad(seen.failed)}"
+        yield _hung(f"  {style.bad('failed')}{'':<{WIDTH - len('failed')}}", seen.failed, columns)
     levels = {"refuse": style.bad("REFUSED"), "warn": style.bad("WARNING"), "info": style.dim("note")}
     for finding, nodes in seen.findings.items():
         yield ""
         where = f" ({', '.join(nodes)})" if len(seen.nodes) > 1 else ""
-        yield f"{levels[finding.level]}  {finding.what}{where}"
+        yield _hung(f"{levels[finding.level]}  ", f"{finding.what}{where}", columns, indent=2)
         for label, text in (("  why  ", finding.why), ("  do   ", finding.advice)):
-            indents: dict[str, Any] = {"initial_indent": label, "subsequent_indent": " " * len(label)}
-            yield textwrap.fill(f"{text}.", COLUMNS, **indents, break_on_hyphens=False)
+            yield _hung(label, f"{text}.", columns)
     yield ""
     yield _conclusion(seen, style)
+
+
+def _hung(label: str, text: str, columns: int, indent: int | None = None) -> str:
+    """``text`` behind ``label``, its further lines below it (or so far in)."""
+    width = len(CONTROLS.sub("", label))
+    further = " " * (width if indent is None else indent)
+    lines = textwrap.wrap("." * width + text, columns, subsequent_indent=further, break_on_hyphens=False)
+    return "\n".join([label + lines[0][width:], *lines[1:]]) if lines else label
 
 
 def _conclusion(seen: Examination, style: Style) -> str:
@@ -280,6 +309,8 @@ def _conclusion(seen: Examination, style: Style) -> str:
     if seen.verdict == "warnings":
         count = sum(finding.level == "warn" for finding in seen.findings) + sum(not step.ok for step in seen.steps)
         return style.bad(f"works, with {count} warning{'s' if count > 1 else ''}")
+    if seen.verdict == "unknown":
+        return style.bold("works; whether all is fine is not known, for this user may not see it")
     return style.good("fine")
 
 

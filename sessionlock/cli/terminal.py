@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from typing import TextIO
 
-__all__ = ["Progress", "Style", "style_of"]
+__all__ = ["Progress", "Style", "columns_of", "spelled", "style_of"]
 
 BAR = 28
+NARROWEST, WIDEST = 40, 100  # columns for text
+SPELLED = str.maketrans({"×": "x", "–": "-", "µ": "u", "…": "...", "─": "-"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class Style:
 
 
 def style_of(stream: TextIO) -> Style:
-    """Colours and live lines only on a terminal; no colours with NO_COLOR set."""
+    """Live lines only on a terminal; so too colours, but for NO_COLOR, which forbids them, and FORCE_COLOR."""
     live = stream.isatty() and os.environ.get("TERM") != "dumb"
     try:
         "█░×µ…─".encode(stream.encoding or "ascii")
@@ -44,7 +47,24 @@ def style_of(stream: TextIO) -> Style:
         rich = False
     else:
         rich = True
-    return Style(live, live and not os.environ.get("NO_COLOR"), rich)
+    forced = os.environ.get("FORCE_COLOR", "") not in ("", "0")
+    return Style(live, (live or forced) and not os.environ.get("NO_COLOR"), rich)
+
+
+def columns_of(stream: TextIO) -> int:
+    """For text: as many as the terminal has (or COLUMNS says), within reason."""
+    given = stream.isatty() or os.environ.get("COLUMNS")
+    return max(NARROWEST, min(WIDEST, shutil.get_terminal_size().columns if given else WIDEST))
+
+
+def spelled(text: str, stream: TextIO) -> str:
+    """As the stream's encoding can have it: in other words, or with ``?`` where there are none."""
+    encoding = stream.encoding or "ascii"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(SPELLED).encode(encoding, "replace").decode(encoding)
+    return text
 
 
 class Progress:

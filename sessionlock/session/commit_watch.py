@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from redis.exceptions import RedisError, WatchError
+from redis.exceptions import RedisClusterException, RedisError, WatchError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
 
 from ..clock import monotonic
@@ -86,6 +86,12 @@ class WatchEngine:
             raise SessionConflict(
                 f"session {keys.digest} was written by others {MOST_TRIES} times in a row; nothing was saved"
             ).about(keys.digest) from None
+        except RedisClusterException as error:
+            raise RedisUnavailable(
+                "in a Cluster the modes without a lock need scripts, too (redis-py has no WATCH there), and this user"
+                " may run none: permit EVALSHA and EVAL",
+                refused=True,
+            ) from error
         except (RedisError, *LOST) as error:
             raise RedisUnavailable(with_advice(f"Redis did not carry out the transaction: {error}", error)) from error
 

@@ -15,9 +15,12 @@ __all__ = [
     "NOT_HERE",
     "NOT_LET_IN",
     "NOT_NOW",
+    "NO_FUNCTIONS",
+    "NO_LUA",
     "NO_RESP3",
     "NO_SCRIPTS",
     "ONE_SLOT",
+    "SCRIPTS_CHECKED",
     "UNKNOWN",
     "advice_about",
     "with_advice",
@@ -40,17 +43,33 @@ NO_RESP3 = re.compile(r"unknown command\W+HELLO", re.IGNORECASE)
 # The user may not run scripts, or the administrator has given these commands other names. What a script itself meets
 # is another matter.
 _RUN = r"(?:evalsha|eval|script|fcall|function)(?:_ro)?\b"
+_REFUSED = "not (?:allowed|available|support|permitted)|disabled|denied|blocked|forbidden"
+# A server that has the commands, but no Lua: Valkey without its module, Garnet as it is when nobody asks for it.
+NO_LUA = re.compile(
+    r"could not find scripting engine|Engine '?lua'? not found|Lua scripting support disabled", re.IGNORECASE
+)
+_UNNAMED = r"^ERR unknown command\.?$"  # of servers that do not say which; of whoever asks for a script it is that
+# A proxy that reads scripts, and takes keys only where they stand literally as KEYS[i].
+SCRIPTS_CHECKED = re.compile(r"bad lua script for redis cluster", re.IGNORECASE)
 NO_SCRIPTS = re.compile(
     rf"^NOPERM .*?\b(?:run|execute|use|access)\W+(?:the\W+)?{_RUN}|^ERR (?:unknown|unsupported) command\W+{_RUN}"
-    rf"|^ERR (?:command\W+)?{_RUN}.*(?:not allowed|not supported|disabled)",
+    rf"|^ERR (?:command\W+)?{_RUN}.*(?:{_REFUSED})|^ERR (?:this )?command is (?:{_REFUSED})\W+{_RUN}"
+    rf"|{_UNNAMED}|^ERR .*(?:{NO_LUA.pattern})|^ERR {SCRIPTS_CHECKED.pattern}",
     re.IGNORECASE,
+)
+# Before Redis 7.0, behind some proxies, in fakeredis; and where ACLs permit scripts, but no functions.
+NO_FUNCTIONS = re.compile(
+    rf"^(?:ERR|NOPERM) (?=.*\bfcall\b).*(?:unknown|unsupported|permission|{_REFUSED})|{_UNNAMED}",
+    re.IGNORECASE | re.DOTALL,
 )
 # Once more for a command that a script calls.
 FORBIDDEN = re.compile(r"NOPERM|ACL failure|no permissions|user executing the script can't", re.IGNORECASE)
 KEY_FORBIDDEN = re.compile(
     r"permissions to access (?:a|one of the) keys?|keys? mentioned in the command", re.IGNORECASE
 )
-UNKNOWN = re.compile(r"unknown (redis )?(sub)?command|unsupported command|not supported", re.IGNORECASE)
+UNKNOWN = re.compile(
+    rf"unknown (redis )?(sub)?command|unsupported command|not supported|command is (?:{_REFUSED})", re.IGNORECASE
+)
 
 # --- what to do, by the first of these that was said; "{}" is what the pattern's group matched
 
@@ -85,13 +104,23 @@ _ADVICE = (
     ),
     # What that user may do
     (
+        NO_LUA.pattern,
+        "this server has no Lua, in which a lock's scripts are written: load Valkey's Lua module (a package of its own"
+        " in some distributions), or start Garnet with --lua; mode='optimistic' works without",
+    ),
+    (
+        SCRIPTS_CHECKED.pattern,
+        "this proxy reads scripts before it lets them pass: set script_check_enable 0 at the service;"
+        " mode='optimistic' works without",
+    ),
+    (
         NO_SCRIPTS.pattern,
         "a lock is taken and given back by scripts: permit them (ACL SETUSER <user> +eval +evalsha +script|load), and"
         " do not rename these commands; mode='optimistic' works without",
     ),
     (
         r"channels?\b.*(?:used as arguments|mentioned in the command)|permissions to access a channel",
-        "permit the guard's channels: ACL SETUSER <user> +publish +subscribe +spublish +ssubscribe &<prefix>:push:*",
+        "permit the guard's channels: ACL SETUSER <user> +publish +subscribe +spublish +ssubscribe &<prefix>:*",
     ),
     (
         KEY_FORBIDDEN.pattern,
@@ -103,8 +132,7 @@ _ADVICE = (
     ),
     (
         FORBIDDEN.pattern,
-        "permit it: ACL SETUSER <user> ~<prefix>:* &<prefix>:push:* +@read +@write +@scripting +time +publish"
-        " +subscribe",
+        "permit it: ACL SETUSER <user> ~<prefix>:* &<prefix>:* +@read +@write +@scripting +time +publish +subscribe",
     ),
     # Which server that is
     (

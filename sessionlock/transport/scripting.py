@@ -12,7 +12,6 @@ neither.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,14 +20,13 @@ import hiredis
 from ..protocol.calls import Call
 from ..protocol.commands import in_full as words_in_full
 from ..protocol.scripts import LIBRARY, SCRIPTS, script
+from .advice import NO_FUNCTIONS
 from .wire import Wire, pack
 
 __all__ = ["Packing", "Scripting", "Way"]
 
 Way = Callable[[Call[Any]], bytes]  # packs the command that runs a call
 
-# Before Redis 7.0, behind some proxies, in fakeredis; and where ACLs permit scripts, but no functions.
-NO_FUNCTIONS = re.compile(r"^(ERR|NOPERM) .*(unknown|unsupported|permission).*'?\bfcall\b", re.IGNORECASE | re.DOTALL)
 NOT_FOUND = "ERR Function not found"
 # A function is not even begun then. A script is, up to its first write, so that it tells what was done already and
 # can give a lock up.

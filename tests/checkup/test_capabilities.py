@@ -193,9 +193,15 @@ def test_who_it_is(info: dict[str, str], hello: dict[str, str], title: str) -> N
     assert judge(info, {}, hello=hello).title == title
 
 
-def test_what_is_unknown_is_listed_and_no_error() -> None:
+def test_what_is_unknown_is_told_with_what_it_would_mean_and_is_no_error() -> None:
     found = judge({}, {}, because=("INFO: NOPERM",))
-    assert found.findings == ()
+    (unknown,) = found.findings
+    assert (unknown.code, unknown.level) == ("unknown", "info")
+    assert "eviction policy" in unknown.what
+    assert "INFO: NOPERM" in unknown.what
+    assert "vanish when the memory is full" in unknown.why
+    assert "+config|get" in unknown.advice
+    assert found.refusal() is None
     assert {"version", "role", "eviction policy", "snapshots", "min-replicas-to-write", "clock"} <= set(found.unknown)
     assert found.because == ("INFO: NOPERM",)
 
@@ -208,7 +214,7 @@ def test_without_config_info_still_tells_whether_min_replicas_is_set() -> None:
 
 def test_without_info_a_refused_write_tells_that_it_is_a_replica() -> None:
     found = judge({}, {}, trial={**TRIAL, "DEL": "READONLY You can't write against a read only replica."})
-    assert [finding.code for finding in found.findings] == ["replica"]
+    assert [finding.code for finding in found.findings] == ["replica", "unknown"]
 
 
 def test_the_kind_of_refusal() -> None:
@@ -272,6 +278,7 @@ async def test_probe_writes_nothing_but_names_of_its_own() -> None:
     assert {words[0] for words in ask.asked} == {
         "HELLO",
         "INFO",
+        "CLUSTER",
         "CONFIG",
         "EVAL",
         "EVALSHA",

@@ -10,7 +10,7 @@ from sessionlock import SessionGuard
 from tests.conformance.topologies import TOPOLOGIES, Node, Record, Topology
 from tests.harness.deadline import pytest_pyfunc_call as pytest_pyfunc_call
 
-QUICK = ("tcp-resp2", "memory", "cluster")  # one of each kind, in the middle tier
+QUICK = ("tcp-resp2", "memory", "cluster", "flavour")  # one of each kind, in the middle tier
 
 
 def pytest_configure(config: pytest.Config) -> None:

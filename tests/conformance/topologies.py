@@ -7,6 +7,7 @@ To add a topology (a cluster, Sentinel, a quorum) or a face (blocking), write a 
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from abc import ABC, abstractmethod
@@ -25,6 +26,7 @@ from tests.harness.choice import NO_RESP3, by_default, in_chosen_protocol, speak
 from tests.harness.cluster import Cluster, slot_of
 from tests.harness.commands import connect
 from tests.harness.faulty import FaultyServer
+from tests.harness.flavours import FLAVOUR_VARIABLE, FLAVOURS, RestrictedServer
 from tests.harness.sentinels import Sentinels
 from tests.harness.stored import PATIENCE, Stored
 
@@ -132,6 +134,16 @@ class DecodingClient(OneServer):
         client = redis.asyncio.Redis.from_url(self.url, decode_responses=True, **self._options)
         self._stack.push_async_callback(client.aclose)
         return SessionGuard(client, **options)
+
+
+class OnFlavour(OneServer):
+    """A real server behind the rules of one that is sold."""
+
+    def __init__(self, server: FaultyServer, restricted: RestrictedServer) -> None:
+        super().__init__(server, restricted.url)
+        self.lacks = {"statistics": "a proxy answers in part", "monitor": "what a proxy answers does not show"}
+        if restricted.flavour.cluster:
+            self.lacks["watch"] = OnCluster.lacks["watch"]
 
 
 class Memory(Topology):
@@ -368,9 +380,19 @@ def _memory(request: pytest.FixtureRequest) -> Topology:
 
 
 # Started by the first test that needs them, for all.
+_FLAVOUR = pytest.StashKey[RestrictedServer]()
 _CLUSTER = pytest.StashKey[AllMasters]()
 _SENTINELS = pytest.StashKey[Sentinels]()
 _FOUR = pytest.StashKey[list[FaultyServer]]()
+
+
+def _flavour(request: pytest.FixtureRequest) -> Topology:
+    config, server = request.config, _server(request)
+    if _FLAVOUR not in config.stash:
+        restricted = RestrictedServer(FLAVOURS[os.environ[FLAVOUR_VARIABLE]], str(server.socket_path))
+        config.stash[_FLAVOUR] = restricted.__enter__()
+        config.add_cleanup(lambda: restricted.__exit__(None, None, None))
+    return OnFlavour(server, config.stash[_FLAVOUR])
 
 
 def _cluster(request: pytest.FixtureRequest) -> Topology:
@@ -404,7 +426,7 @@ def _on_quorum(engine: Literal["native", "pottery"]) -> Make:
     return make
 
 
-TOPOLOGIES: Mapping[str, Make] = {
+TOPOLOGIES: dict[str, Make] = {
     "tcp-resp3": _tcp(3),
     "tcp-resp2": _tcp(2),
     "unix": _unix,
@@ -415,3 +437,5 @@ TOPOLOGIES: Mapping[str, Make] = {
     "quorum-native": _on_quorum("native"),
     "quorum-pottery": _on_quorum("pottery"),
 }
+if FLAVOUR_VARIABLE in os.environ:  # that one alone
+    TOPOLOGIES = {"flavour": _flavour}

@@ -34,6 +34,7 @@ TABLES = (
     "session",
     "quorum",
     "transport",
+    "checkup",
     "selfcalls",
     "views",
     "web",

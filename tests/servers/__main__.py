@@ -7,6 +7,8 @@ import os
 import sys
 
 from .cache import ServerNotHad, cached, provide
+from .flavours import add_arguments as flavours_arguments
+from .flavours import run as run_flavours
 from .matrix import add_arguments as matrix_arguments
 from .matrix import run as run_matrix
 from .pythons import PYTHONS, provide_python
@@ -53,6 +55,12 @@ def _parser() -> argparse.ArgumentParser:
     matrix = commands.add_parser("matrix", help="run the tests that meet the server on each; print a table")
     matrix_arguments(matrix)
     matrix.set_defaults(do=run_matrix)
+
+    flavours = commands.add_parser(
+        "flavours", help="run the conformance suite behind the rules of servers that are sold"
+    )
+    flavours_arguments(flavours)
+    flavours.set_defaults(do=run_flavours)
     return parser
 
 

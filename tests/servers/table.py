@@ -10,8 +10,6 @@ from .recipes import RECIPES
 
 __all__ = ["put_into", "report", "short_table"]
 
-BEGIN, END = "<!-- matrix -->", "<!-- /matrix -->"
-
 
 def report(cells: Sequence[Cell], command: str, notes: Sequence[str] = ()) -> str:
     """The long form. ``command``: what printed it. ``notes``: what could not be run, and why."""
@@ -44,13 +42,13 @@ def short_table(cells: Sequence[Cell]) -> str:
     return "\n".join([*lines, ""])
 
 
-def put_into(readme: Path, table: str) -> None:
-    """In place of the table that stands between the two comments."""
+def put_into(readme: Path, table: str, name: str = "matrix") -> None:
+    """In place of the table that stands between the two comments of that name."""
     text = readme.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(f"{BEGIN}\n")
-    _, end, after = rest.partition(END)
+    before, begin, rest = text.partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition(f"<!-- /{name} -->")
     if not (begin and end):
-        raise ValueError(f"{readme.name} has no place for the table: {BEGIN} ... {END}")
+        raise ValueError(f"{readme.name} has no place for the table: <!-- {name} --> ... <!-- /{name} -->")
     readme.write_text(f"{before}{begin}{table}{end}{after}", encoding="utf-8")
 
 

@@ -155,9 +155,9 @@ def test_the_short_table(tmp_path: Path) -> None:
         "| Redis 7.0.15 | – | **1 red** | 5 |",
     ]
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{table.BEGIN}\n| old |\n{table.END}\nafter\n")
+    readme.write_text("before\n<!-- matrix -->\n| old |\n<!-- /matrix -->\nafter\n")
     table.put_into(readme, short)
-    assert readme.read_text() == f"before\n{table.BEGIN}\n{short}{table.END}\nafter\n"
+    assert readme.read_text() == f"before\n<!-- matrix -->\n{short}<!-- /matrix -->\nafter\n"
     readme.write_text("no place")
     with pytest.raises(ValueError, match="no place"):
         table.put_into(readme, short)
@@ -165,7 +165,7 @@ def test_the_short_table(tmp_path: Path) -> None:
 
 def test_the_docs_have_a_place_for_the_table() -> None:
     text = (ROOT / "docs" / "servers.md").read_text()
-    assert text.index(f"{table.BEGIN}\n") < text.index(f"{table.END}\n")
+    assert text.index("<!-- matrix -->\n") < text.index("<!-- /matrix -->\n")
 
 
 def test_what_was_green_is_not_run_again(offer: Offer, tmp_path: Path) -> None:
