@@ -6,12 +6,12 @@ Whatever ends it early (cancellation, giving up, an error) leaves neither a lock
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 
 from ..clock import monotonic
 from ..errors import RedisUnavailable
 from ..protocol import replies as protocol
-from ..protocol.calls import Acquire, rider
+from ..protocol.calls import Acquire
+from ..protocol.numbers import UNTOLD
 from ..protocol.replies import Busy, Granted, Handover, Holder, Queued
 from .observed import tell_handed_over, tell_queued
 from .patience import GRACE, Patience, leaves_within, left_of
@@ -19,7 +19,7 @@ from .refusals import not_granted, queue_full, refused, timed_out
 from .request import LockRequest, OnWait
 from .runtime import Runtime
 from .self_call import SelfCallCheck
-from .waiting import FIRST_RIDER, SUBSCRIBED_WITHIN, Waiter, was_missed
+from .waiting import SUBSCRIBED_WITHIN, Waiter, was_missed
 
 __all__ = ["Acquisition"]
 
@@ -59,12 +59,13 @@ class Acquisition:
         """
         is_holder = False
         try:
-            queues = self._request.wait.queues
-            seat = self._seat() if queues and self._wakeup.waiting >= FIRST_RIDER else None
+            request, wakeup = self._request, self._wakeup
+            queues = request.wait.queues
+            seat = wakeup.seat(request, self._runtime.holders) if queues and wakeup.is_crowded else None
             if seat is not None:
                 granted = await self._wait(seat, rides=True)
             else:
-                outcome = await self._ask(queueing=queues and self._pushes.hears(self._request.keys))
+                outcome = await self._ask(queueing=queues and self._pushes.hears(request.keys))
                 if isinstance(outcome, Busy):
                     outcome = await self._again(outcome, queues)
                 granted = outcome if isinstance(outcome, Granted) else await self._wait(outcome)
@@ -130,6 +131,8 @@ class Acquisition:
             keys = request.keys
             reads = not self._wakeup.is_large(keys.digest) and not self._wakeup.is_waited_for(keys)
         last = self._waiter.last if self._waiter is not None else None
+        now, deaf = monotonic(), self._runtime.deaf
+        clock = self._runtime.numbers.clock
         call = Acquire(
             request.keys,
             self.token,
@@ -141,9 +144,10 @@ class Acquisition:
             queueing=queueing,
             max_waiters=request.wait.most_waiters,
             ticket=last.ticket if last is not None else "0",
-            deaf=self._runtime.deaf,
+            deaf=deaf,
             reads=reads,
-            asked_at=monotonic(),
+            asked_at=now,
+            now=UNTOLD if deaf else clock.digits(now),
         )
         asked_before, self._asked = self._asked, True
         limit = left_of(request, self._began) if self._expecting else request.wait.longest + GRACE
@@ -165,7 +169,9 @@ class Acquisition:
                 return await self._under_another_token(outcome.number)
             raise refused(request, outcome.kind)
         if isinstance(outcome, Granted):
-            self._runtime.numbers.saw_time(outcome.server_us)
+            if call.now == UNTOLD:
+                clock.saw(outcome.server_us, monotonic())
+                self._runtime.numbers.saw_time(outcome.server_us)
             if outcome.snapshot is None:
                 return await self._ask(queueing=queueing, reads=True)
         return outcome
@@ -191,21 +197,12 @@ class Acquisition:
 
     # --- waiting
 
-    def _seat(self) -> Queued | None:
-        """Where to wait without being in the queue, if that may be."""
-        keys = self._request.keys
-        held_by = self._runtime.holders.holder_of(keys.lock)
-        return self._wakeup.seat(keys, self._request.wait.most_waiters, held_by) if self._pushes.hears(keys) else None
-
     async def _wait(self, queued: Queued, *, rides: bool = False) -> Granted:
-        request, holder = self._request, queued.holder
-        keys = request.keys
+        request, holder, keys = self._request, queued.holder, self._request.keys
         waiter = self._waiter = self._wakeup.join(keys, self.token, request.lease.claim_ms / 1000)
         if rides:
             self._expecting = True
-            self._pushes.want(keys, self.token)
-            channel = self._pushes.channel(keys)
-            waiter.rides(queued, partial(rider, self.token, queued.ticket, request.lease, channel, request.label))
+            self._wakeup.ride(waiter, request, queued)
         else:
             waiter.heard(queued)
         if self._observer is not None:

@@ -162,8 +162,7 @@ class LockBlock(Handle):
 
     def _given_up(self, outcome: Saved) -> Saved:
         """What a release came to; the waiter of this process that was granted with it is told."""
-        if self._rider is not None:
-            self._rode(outcome)
+        self._rode(outcome)
         if isinstance(outcome, Conflict):
             if outcome.fence:
                 self._the_lease.refenced(outcome.fence)

@@ -16,13 +16,16 @@ import asyncio
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Generic, TypeVar
 
 from ..clock import call_later, monotonic
-from ..protocol.calls import PATIENCE
+from ..protocol.calls import PATIENCE, rider
 from ..protocol.keys import SessionKeys
-from ..protocol.replies import Committed, Conflict, Granted, Handover, Holder, Queued, Saved, pushed
+from ..protocol.replies import Committed, Conflict, Granted, Handover, Queued, Saved, pushed
 from ..transport.pushes import TRY_AGAIN_AFTER, Pushes, Rounds
+from .holders import Holders
+from .request import LockRequest
 
 __all__ = [
     "HEARD_OF_EVERY",
@@ -196,7 +199,7 @@ class Waiter:
         ``rides_as``: how a release names it, beside so many others.
         """
         self.last = self.room.seen = seat
-        self.last_heard = monotonic()
+        self.last_heard = float("inf")  # nobody else waits to hear of it
         self.rides_as = rides_as
         self.room.riders[self.token] = self
 
@@ -207,7 +210,7 @@ class Waiter:
 
     def rides_no_more(self) -> None:
         """No release is to name it."""
-        if self.rides_as:
+        if self.rides_as is not None:
             self.rides_as = None
             del self.room.riders[self.token]
 
@@ -321,20 +324,27 @@ class Wakeup:
 
     # --- riders
 
-    def seat(self, keys: SessionKeys, most_waiters: int, holder: Holder | None) -> Queued | None:
-        """Where one more may wait without being in the queue; None: it may not.
-
-        ``holder``: who of this process has the lock; None: nobody. Then one in the queue is needed, to be handed it.
-        """
+    def seat(self, request: LockRequest, holders: Holders) -> Queued | None:
+        """Where one more may wait without being in the queue; None: it may not."""
+        keys, most = request.keys, request.wait.most_waiters // RIDER_SHARE
         room = self._rooms.known(keys.digest)
-        if room is None or len(room.waiters) < FIRST_RIDER or len(room.riders) >= most_waiters // RIDER_SHARE:
+        if room is None or len(room.waiters) < FIRST_RIDER or len(room.riders) >= most or not self.pushes.hears(keys):
             return None
-        seen, (server_us, at) = room.seen, room.clock
+        # If nobody of this process has the lock, one in the queue is needed, to be handed it.
+        seen, holder = room.seen, holders.holder_of(keys.lock)
         if seen is None or (holder is None and len(room.riders) == len(room.waiters)):
             return None
         # No earlier than the server's clock is now: nobody is passed by.
+        server_us, at = room.clock
         ticket = max(int(seen.ticket) + 1, server_us + int((monotonic() - at) * 1e6))
         return Queued(f"{ticket:016d}", len(room.waiters), seen.left, holder or seen.holder, server_us, at)
+
+    def ride(self, waiter: Waiter, request: LockRequest, seat: Queued) -> None:
+        """It waits there, and is not in the queue."""
+        keys, token = request.keys, waiter.token
+        self.pushes.want(keys, token)
+        channel = self.pushes.channel(keys)
+        waiter.rides(seat, partial(rider, token, seat.ticket, request.lease, channel, request.label))
 
     def rider(self, keys: SessionKeys) -> Waiter | None:
         """Who is to be named with the next release of that lock."""
@@ -379,6 +389,11 @@ class Wakeup:
         for waiter in self._rooms.of(keys.digest):
             if not waiter.rides_as:
                 waiter.look()
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether there may be a session for which so many wait that the next one rides."""
+        return len(self._waiters) >= FIRST_RIDER
 
     @property
     def waiting(self) -> int:

@@ -24,6 +24,7 @@ from ..policies import LeasePolicy, SessionPolicy
 from . import replies
 from .changes import Change, Word, in_one_word, life, with_changes
 from .keys import SessionKeys
+from .numbers import NAME_LENGTH, OP_LENGTH, UNTOLD
 from .replies import Abandoned, Acquired, Saved
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ def request(cls: type[C]) -> type[C]:
 class Acquire(Call[Acquired]):
     """``session`` None: only the lock. ``ticket``: a waiter's place as it was told, to get it back. ``reads``: whether
     to ask for the session as well, in case of a grant. ``asked_at``: the clock of leases before it is sent; what is
-    granted may be trusted from then on. ``doubtful``: whatever the answer was, an earlier try may be carried out later.
+    granted may be trusted from then on. ``now``: as :class:`.numbers.ServerClock` has it. ``doubtful``: whatever the
+    answer was, an earlier try may be carried out later.
     """
 
     script = "acquire"
@@ -125,6 +127,7 @@ class Acquire(Call[Acquired]):
     deaf: bool = False
     reads: bool = True
     asked_at: float = 0.0
+    now: str = UNTOLD
     doubtful: bool = False
 
     def may_come_late(self) -> None:
@@ -136,9 +139,10 @@ class Acquire(Call[Acquired]):
         policy = in_one_word(
             self.missing, self.queueing, self.max_waiters, lease.claim_ms, idle_ms, refresh_ms, PATIENCE_MS, self.deaf
         )
-        who = f"{self.channel} {self.label}"
+        held = f"held {self.now} {self.channel} {self.label}"
         always = " " if refresh_ms >= idle_ms > 0 else ""  # to be touched: see acquire.lua
-        return (self.token, lease.ttl_ms, who, f"{always}{self.keys.proof} {policy} {self.ticket}")
+        more = f"{always}{self.keys.proof}{self.token[:NAME_LENGTH]} {policy} {self.ticket}"
+        return (self.token, lease.ttl_ms, held, more)
 
     def behind(self) -> tuple[Word, ...] | None:
         return ("HGETALL", self.keys.session) if self.reads and self.session is not None else None
@@ -181,7 +185,8 @@ class Release(Call[Saved]):
 
     def words(self) -> Sequence[Word]:
         more = f"{life(self.session, self.measured)} {self.carries:d} {self.deaf:d} {self.channel} {self.keys.proof}"
-        head: list[Word] = [self.token, f"{self.fence:016d}{self.created or NO_STAMP}{self.low}{self.rider}", more]
+        granted = f"{self.fence:016d}{self.created or NO_STAMP}{self.token[:OP_LENGTH]}{self.low}{more}"
+        head: list[Word] = [self.token, f"{granted}\n{self.rider}" if self.rider else granted]
         return with_changes(head, self.changes)
 
     def behind(self) -> tuple[Word, ...] | None:

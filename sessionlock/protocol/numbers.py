@@ -11,7 +11,7 @@ import os
 import secrets
 from binascii import b2a_base64
 
-__all__ = ["Lane", "Numbers"]
+__all__ = ["UNTOLD", "Lane", "Numbers", "ServerClock"]
 
 NAME_BYTES = 9  # 12 characters
 RANDOM_BYTES = 6  # 8 characters, behind the number of a token
@@ -19,6 +19,8 @@ URL_SAFE = bytes.maketrans(b"+/", b"-_")
 NAME_LENGTH = 12
 MOST_BEHIND = 256  # calls that are begun after one that is not answered, before the name changes
 OP_LENGTH = 28  # the name, and 16 digits
+KNOWN_FOR = 10.0  # seconds for which a server's clock is carried on; longer, and the two might drift apart
+UNTOLD = "0" * 16  # instead of a clock that is not known
 
 
 class Lane:
@@ -89,12 +91,32 @@ class Lane:
             self._last = number
 
 
+class ServerClock:
+    """The clock of the one server that is asked, as its replies showed it; never older than :data:`KNOWN_FOR`."""
+
+    __slots__ = ("_at", "_us")
+
+    def __init__(self) -> None:
+        self._us = 0
+        self._at = float("-inf")
+
+    def saw(self, server_us: int, at: float) -> None:
+        """It showed that, some time before the monotonic instant ``at``."""
+        self._us, self._at = server_us, at
+
+    def digits(self, now: float) -> str:
+        """What it has shown already: the past, if only just."""
+        since = now - self._at
+        return f"{self._us + int(since * 1e6):016d}" if since < KNOWN_FOR else UNTOLD
+
+
 class Numbers:
     """Of one runtime: a fork makes its own."""
 
     def __init__(self) -> None:
         self.acquisitions: Lane = Lane()
         self.operations: Lane = Lane()
+        self.clock: ServerClock = ServerClock()
 
     def saw_time(self, server_us: int) -> None:
         """A server's clock: numbers that are no lower than it are above those of clients that were here long ago."""

@@ -42,9 +42,11 @@ class Crowd:
     async def queue(self, guard: SessionGuard, *names: str) -> None:
         """Return when they are in the queue; in this order."""
         for name in names:
-            before = len(self._session.waiting)
+            here, before = guard.runtime().wakeup.waiting, len(self._session.waiting)
             self.enter(guard, name)
             await self._session.until(lambda s, n=before: len(s.waiting) == n + 1)  # type: ignore[misc]
+            while guard.runtime().wakeup.waiting == here:
+                await asyncio.sleep(0)
 
     async def ride(self, guard: SessionGuard, *names: str) -> None:
         """Return when they wait and Redis does not know of it."""

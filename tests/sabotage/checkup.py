@@ -21,7 +21,7 @@ SABOTAGE: Table = [
     (
         "many changes are more words than the server takes",
         "flavours",
-        "protocol/calls.py",
+        "protocol/changes.py",
         "MOST_APART = 500",
         "MOST_APART = 50_000",
         HANDS_OVER + "[elasticache-serverless]",

@@ -277,8 +277,8 @@ SABOTAGE: Table = [
         "a conflict gives the lock up",
         "table",
         "protocol/lua/release.lua",
-        "    return with_next_fence(refusal, token, string.sub(as_granted, 1, 16), state)\n",
-        "    call('DEL', LOCK)\n    return with_next_fence(refusal, token, string.sub(as_granted, 1, 16), state)\n",
+        "    return with_next_fence(refusal, token, string.sub(granted, 1, 16), state)\n",
+        "    call('DEL', LOCK)\n    return with_next_fence(refusal, token, string.sub(granted, 1, 16), state)\n",
         TABLES + "test_row[a-conflict-keeps-the-lock]",
     ),
     (

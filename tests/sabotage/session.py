@@ -141,7 +141,7 @@ SABOTAGE: Table = [
         "a release that was refused is done already",
         "numbers",
         "protocol/lua/release.lua",
-        "with_finished(state, fence, token, low, LOST)",
+        "state_after(state, fence, granted, LOST)",
         "set[2]",
         ENDS + "test_a_release_that_was_refused_is_not_done_already",
     ),

@@ -52,6 +52,7 @@ end
 local function acquire_slowly(token, ttl, who, more, state, now, now_digits)
   local proof, missing, queueing, max_waiters, claim, idle, refresh, patience, deaf, ticket =
     string.match(more, '^ ?(%S+) (%S+) (%d) (%d+) (%d+) (%d+) (%d+) (%d+) (%d) (%d+)$')
+  proof = string.sub(proof, 1, DONE_AT - ID_AT)
   max_waiters, idle, refresh, patience = tonumber(max_waiters), tonumber(idle), tonumber(refresh), tonumber(patience)
   deaf = deaf == '1'
   local last = parts_of(state)

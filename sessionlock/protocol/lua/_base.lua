@@ -78,7 +78,7 @@ end
 
 -- A reserved field as a number; nil when it is absent, or not one that we wrote.
 local function number_in(text)
-  return text and #text <= 16 and string.match(text, '^%d+$') and tonumber(text) or nil
+  return text and #text <= 16 and not string.find(text, '%D') and tonumber(text) or nil
 end
 
 -- Whether a field is the application's. Reserved ones begin with '#'; one of its own that does begins with two.

@@ -117,8 +117,8 @@ end
 
 -- Whether a change by which the record grows makes it too large. `measured`: the version of which the client has found out
 -- that it does not; others may have changed it since, or it has not looked.
-local function too_large(packed_life, version, grown)
-  local limit, measured = string.match(packed_life, '^%d+ %d+ %d+ (%d+) (%S+)')
+local function too_large(packed_life, from, version, grown)
+  local limit, measured = string.match(packed_life, '^%d+ %d+ %d+ (%d+) (%S+)', from)
   if measured == (version or '0') then
     return false
   end
@@ -131,16 +131,16 @@ local function too_large(packed_life, version, grown)
   return size > tonumber(limit)
 end
 
--- "idle_ms absolute_ms refresh_ms limit_bytes measured"
-local function life_of(packed)
-  local idle, absolute, refresh = string.match(packed, '^(%d+) (%d+) (%d+)')
+-- "idle_ms absolute_ms refresh_ms limit_bytes measured", `from` a place on
+local function life_of(packed, from)
+  local idle, absolute, refresh = string.match(packed, '^(%d+) (%d+) (%d+)', from)
   return tonumber(idle), tonumber(absolute), tonumber(refresh)
 end
 
 -- A new record begins: its reserved fields join `set`, of which the first is #state; returns when it begins, and its life
 -- in ms. `proof`: of the id that it is for.
-local function begin_record(set, proof, packed_life)
-  local idle_ms, absolute_ms, refresh_ms = life_of(packed_life)
+local function begin_record(set, proof, packed_life, from)
+  local idle_ms, absolute_ms, refresh_ms = life_of(packed_life, from)
   local now, now_digits = server_time()
   local life, parts = idle_ms, parts_of(set[2])
   if absolute_ms > 0 then
@@ -155,12 +155,13 @@ local function begin_record(set, proof, packed_life)
 end
 
 -- Bring the changes into the record, with `set`, #state and its new value. `created`: the stamp of the record that was
--- loaded, NONE where there was none; then `proof` is that of the id that the new one is for. Returns a refusal (nothing was
+-- loaded, NONE where there was none; then `proof` is that of the id that the new one is for; nil: it is known to be this
+-- record. `packed_life` stands in its word `from` a place on, nil: from its beginning. Returns a refusal (nothing was
 -- changed), or nil, the new version, '0' if the record has ended because it was left empty (`token` is its holder's), and
 -- when the record came to be.
-local function commit_changes(first, fields, created, proof, packed_life, set, token)
+local function commit_changes(first, fields, created, proof, packed_life, set, token, from)
   local found, state = nil, fields[STATE] or ''
-  local stamp = string.sub(state, 17, 32)
+  local stamp = created and string.sub(state, 17, 32)
   if created == NONE then
     local id = parts_of(state).id
     if id and not belongs(proof, id, call('HGET', SESSION, '#old')) then
@@ -199,13 +200,13 @@ local function commit_changes(first, fields, created, proof, packed_life, set, t
   end
   if found then
     return {'conflict', fields[VERSION] or '0', found}
-  elseif grown > 0 and too_large(packed_life, fields[VERSION], grown) then
+  elseif grown > 0 and too_large(packed_life, from, fields[VERSION], grown) then
     return {'large'}
   end
   local version, life = (number_in(fields[VERSION]) or 0) + 1 .. '', nil
   set[size + 1], set[size + 2] = '#version', version
   if stamp == NONE or stamp == '' then
-    stamp, life = begin_record(set, proof, packed_life)
+    stamp, life = begin_record(set, proof, packed_life, from)
   end
   if #set <= AT_ONCE then
     call('HSET', SESSION, unpack(set))

@@ -62,13 +62,6 @@ local function done_in(state)
   return #state >= DONE_AT and string.sub(state, DONE_AT) or nil
 end
 
--- Whether nothing is known against the token; `state` is #state. Mostly its client had finished a smaller number last, and no
--- others. Where it was this very number, a digit of low stands against the dot behind the token's, and is the greater.
-local function is_new(token, state)
-  return #state == DONE_AT + 43 and string.find(state, string.sub(token, 1, 12), DONE_AT, true) == DONE_AT
-      and string.sub(state, DONE_AT, DONE_AT + 28) < token or not repeated(token, done_in(state))
-end
-
 -- Too many clients: forget the half that was here longest ago.
 local function drop_records()
   local all, records = call('HGETALL', RECEIPTS), {}

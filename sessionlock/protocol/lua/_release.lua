@@ -1,11 +1,34 @@
 -- What release does where something is not as it should be.
 
+-- `granted` is a word with fixed places: fence, created (dashes: there was no record), 16 digits each; op, low; and behind them
+-- "idle_ms absolute_ms refresh_ms limit_bytes measured carries deaf channel proof". measured: the version that the changes were
+-- found to leave below the limit; carries 1: the session goes with a push. In a second line there may be a *rider*, who waits
+-- in the releaser's process and is not in the queue: "ticket ttl_ms claim_ms patience_ms state token who". It is the next
+-- holder where nobody else has a lower ticket. Its state: held, or held+n: n others ride.
+local OP_AT, LOW_AT, MORE_AT = 33, 61, 77
+
+local function rider_of(granted, line_at)
+  return string.match(granted, '^\n(%d+) (%d+) (%d+) (%d+) (%S+) (%S+) (.*)$', line_at)
+end
+
+-- #state when this has finished.
+local function state_after(state, fence, granted, value)
+  local low = string.sub(granted, LOW_AT, MORE_AT - 1)
+  -- Mostly the one before was the same client's, and has been answered.
+  if #state == DONE_AT + 43 and not value
+      and string.find(granted, string.sub(state, DONE_AT, DONE_AT + 11), OP_AT, true) == OP_AT
+      and string.sub(state, DONE_AT + 12, DONE_AT + 27) < low then
+    return string.sub(state, 1, DONE_AT - 1) .. string.sub(granted, OP_AT, MORE_AT - 1)
+  end
+  return with_finished(state, fence, string.sub(granted, OP_AT, LOW_AT - 1), low, value)
+end
+
 -- The lock is not the token's any more. It is over: a late acquire of the token must not take it.
-local function too_late(token, fence, low)
-  local answer = not_holder(fence, token)
+local function too_late(token, granted)
+  local answer = not_holder(string.sub(granted, 1, 16), token)
   if answer[1] == 'lost' then
     local last = parts_of(call('HGET', SESSION, '#state'))
-    last.done = finish(token, low, last.done, LOST)
+    last.done = finish(token, string.sub(granted, LOW_AT, MORE_AT - 1), last.done, LOST)
     call('HSET', SESSION, '#state', joined(last))
     if not last.created then
       keep_mortal(SHELL_MS)
@@ -37,21 +60,13 @@ local function with_next_fence(refusal, token, fence, state)
   return refusal
 end
 
--- A *rider* waits in the releaser's process and is not in the queue: "ticket ttl_ms claim_ms patience_ms state token who" behind
--- `as_granted`. It is the next holder where nobody else has a lower ticket. `state`: held, or held+n: n others ride.
-local RIDER_AT = 48
-
-local function rider_of(as_granted)
-  return string.match(as_granted, '^(%d+) (%d+) (%d+) (%d+) (%S+) (%S+) (.*)$', RIDER_AT + 1)
-end
-
 -- Nobody waits in the queue, and the record need not be touched: the rider's grant joins `set`. Returns its token, ttl and
 -- fence, which is the clock; nil where that way is closed.
-local function ride_on(as_granted, set)
+local function ride_on(granted, line_at, set)
   local state, now = set[2], clock()
   if state < now and now < string.sub(state, 33, 48) then
-    local _, ttl, _, _, held, rider, who = rider_of(as_granted)
-    if is_new(rider, state) then
+    local _, ttl, _, _, held, rider, who = rider_of(granted, line_at)
+    if not repeated(rider, done_in(state)) then
       set[2] = now .. string.sub(state, 17)
       set[3], set[4] = '#holder', rider .. ' ' .. held .. ' ' .. now .. ' ' .. who
       return rider, ttl, now
@@ -60,14 +75,17 @@ local function ride_on(as_granted, set)
 end
 
 -- Others may wait: the lock goes to the next of them. `state`: #state as it is now; false: not known.
-local function hand_on(reply, more, as_granted, state)
+local function hand_on(reply, granted, line_at, state)
   local now, now_digits = server_time()
   local last = parts_of(state or call('HGET', SESSION, '#state'))
-  local idle, refresh, carries, deaf, channel = string.match(more, '^(%d+) %d+ (%d+) %d+ %S+ (%d) (%d) (%S+)')
+  local idle, refresh, carries, deaf, channel = string.match(granted, '^(%d+) %d+ (%d+) %d+ %S+ (%d) (%d) (%S+)', MORE_AT)
   if last.created then
     look_after_life(last, tonumber(idle), tonumber(refresh), now)
   end
-  local ticket, ttl, claim, patience, held, rider, who = rider_of(as_granted)
+  local ticket, ttl, claim, patience, held, rider, who
+  if line_at then
+    ticket, ttl, claim, patience, held, rider, who = rider_of(granted, line_at)
+  end
   if rider and (repeated(rider, last.done) or exhausted(last.fence, now)) then
     rider = nil
   end
