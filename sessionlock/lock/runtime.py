@@ -82,23 +82,17 @@ class Runtime:
 
     async def abandon(self, keys: SessionKeys, token: str) -> None:
         """Give up whatever Redis has under this token: a place in the queue, or the lock."""
-        if await self._leave(keys, token):
+        if await self._leave(keys, token, self.numbers.acquisitions.low(keys.digest, token)):
             await self._hand_on(keys)
 
-    async def _leave(self, keys: SessionKeys, token: str) -> bool:
+    async def _leave(self, keys: SessionKeys, token: str, low: str) -> bool:
         """Whether the lock is free and others wait, behind dead waiters."""
-        low = self.numbers.acquisitions.low(keys.digest, token)
         return (await self.executor.run(Abandon(keys, token, low, deaf=self.deaf))).more
 
     async def _hand_on(self, keys: SessionKeys) -> None:
         """The lock is free, and dead waiters stood before the next one: go on, until one has it."""
-        lane, more = self.numbers.acquisitions, True
-        while more:
-            nobody = lane.begin_token(keys.digest)
-            try:
-                more = await self._leave(keys, nobody)
-            finally:
-                lane.end(keys.digest, nobody)
+        while await self._leave(keys, *self.numbers.nobody(keys.digest)):
+            pass
 
     def take_handover(self, keys: SessionKeys, handover: Handover) -> None:
         """What came with the reply to a release."""

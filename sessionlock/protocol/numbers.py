@@ -118,6 +118,13 @@ class Numbers:
         self.operations: Lane = Lane()
         self.clock: ServerClock = ServerClock()
 
+    def nobody(self, digest: str) -> tuple[str, str]:
+        """Token and low of an acquisition that never was: giving it up changes nothing of anybody's, but is a write."""
+        lane = self.acquisitions
+        token = lane.begin_token(digest)
+        lane.end(digest, token)
+        return token, lane.low(digest, token)
+
     def saw_time(self, server_us: int) -> None:
         """A server's clock: numbers that are no lower than it are above those of clients that were here long ago."""
         self.acquisitions.exceed(server_us)

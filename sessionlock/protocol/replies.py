@@ -176,12 +176,14 @@ class Handover:
 
 class Abandoned(NamedTuple):
     """``held``: it had the lock. If not, ``fence`` is the highest that was granted. ``more``: dead waiters were in the
-    way of the next one, and somebody must ask again.
+    way of the next one, and somebody must ask again. ``known``: ``done``, it had been before; ``forgotten``, it may have
+    been.
     """
 
     held: bool
     fence: int = 0
     more: bool = False
+    known: str = ""
 
 
 class Destroyed(NamedTuple):
@@ -384,8 +386,8 @@ def loaded(reply: Reply) -> Snapshot | Refused:
 
 def abandoned(reply: Reply) -> Abandoned:
     match reply:
-        case [b"left", fence, more]:
-            return Abandoned(False, int(fence) if fence.isdigit() else 0, more=more == b"more")
+        case [b"left", fence, more, known]:
+            return Abandoned(False, int(fence) if fence.isdigit() else 0, more == b"more", known.decode())
         case [_, more]:
             return Abandoned(True, more=more == b"more")
     return Abandoned(True)

@@ -151,22 +151,35 @@ class RedisExecutor:
             call.carry(op, lane.low(digest, op))
             try:
                 reply, doubtful, reached = await self._sent(call, durability)
+                if reply[0] != b"forgotten":
+                    outcome = _settled(call, reply, doubtful)
+                    if doubtful and isinstance(outcome, (Refused, Conflict)) and await self._was_done(call, op):
+                        reply, _, reached = await self._sent(call, durability)
+                        if reply[0] == b"forgotten":
+                            raise _unknown(call)
+                        outcome = _settled(call, reply, doubtful)
+                    return _told(outcome, None if durability is None else durability.judge(reached))
             finally:
                 lane.end(digest, op)
-            if reply[0] != b"forgotten":
-                safety = None if durability is None else durability.judge(reached)
-                outcome = _settled(call, reply, doubtful)
-                if doubtful and isinstance(outcome, (Refused, Conflict)):
-                    await self._never(call, op)
-                return _told(outcome, safety)
             if doubtful:
                 raise _unknown(call)
             lane.exceed(int(reply[1]))
 
-    async def _never(self, call: Call[Any], op: str) -> None:
-        """A call was refused, and an earlier try of it may still be under way: it must do nothing when it comes."""
-        lane, digest = self.numbers.operations, call.keys.digest
-        await self.run(Abandon(call.keys, op, lane.low(digest, op), deaf=True))
+    async def _was_done(self, call: Call[Any], op: str) -> bool:
+        """A call was refused, and an earlier try of it may still be under way: it must do nothing when it comes. Whether
+        it came meanwhile and was carried out: then to ask once more tells what it came to.
+
+        Raises OutcomeUnknown: that is not known.
+        """
+        never = Abandon(call.keys, op, self.numbers.operations.low(call.keys.digest, op), deaf=True)
+        giving_up = asyncio.ensure_future(self.run(never))  # in an outage it goes on, for longer than the caller waits
+        giving_up.add_done_callback(fetch_error)
+        await asyncio.wait([giving_up], timeout=self._longest)
+        if not giving_up.done() or giving_up.exception() is not None:
+            raise _unknown(call, "it was refused, and its first try, to which no reply came, may still be carried out")
+        if giving_up.result().known == "forgotten":
+            raise _unknown(call)
+        return giving_up.result().known == "done"
 
     async def _sent(self, call: Call[Any], durability: Replicated | None) -> tuple[Any, bool, Any]:
         """The reply; whether an earlier try may have been done; and how far the save came, if that is waited for."""
@@ -339,11 +352,7 @@ class RedisExecutor:
         await self.route.knock(None if keys is None else self._for_nothing(keys))
 
     def _for_nothing(self, keys: SessionKeys) -> Abandon:
-        """The end of an acquisition that never was: it changes nothing, but is a write."""
-        lane = self.numbers.acquisitions
-        token = lane.begin_token(keys.digest)
-        lane.end(keys.digest, token)
-        return Abandon(keys, token, lane.low(keys.digest, token), deaf=True)
+        return Abandon(keys, *self.numbers.nobody(keys.digest), deaf=True)
 
     @property
     def waits(self) -> bool:
@@ -436,10 +445,11 @@ def _settled(call: Call[T], reply: Any, doubtful: bool) -> T:
     return settled
 
 
-def _unknown(call: Call[Any]) -> OutcomeUnknown:
+def _unknown(
+    call: Call[Any], why: str = "it was sent, no reply came, and Redis has lost what would tell"
+) -> OutcomeUnknown:
     return OutcomeUnknown(
-        f"whether the {call.script} call took effect is not known: it was sent, no reply came, and Redis has lost what"
-        " would tell. It is not done again; load the session to see"
+        f"whether the {call.script} call took effect is not known: {why}. It is not done again; load the session to see"
     ).about(call.keys.digest)
 
 

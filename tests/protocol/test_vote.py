@@ -87,14 +87,14 @@ def test_given_back_while_others_wait(redis: Redis) -> None:
 
 def test_given_back_before_it_was_taken(redis: Redis) -> None:
     """The vote was held up on a connection that is lost: it takes nothing any more."""
-    assert leave(redis, "a") == [b"left", b"0", b""]
+    assert leave(redis, "a") == [b"left", b"0", b"", b""]
     assert vote(redis, "a") == Refused("already")
     assert redis.get(KEYS.lock) is None
 
 
 def test_given_back_by_somebody_else(redis: Redis) -> None:
     fence = granted(redis, "a")
-    assert leave(redis, "b") == [b"left", b"%d" % fence, b""]
+    assert leave(redis, "b") == [b"left", b"%d" % fence, b"", b""]
     assert redis.get(KEYS.lock) == token_of("a").encode()
 
 

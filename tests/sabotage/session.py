@@ -133,7 +133,7 @@ SABOTAGE: Table = [
         "a call that was refused may be done later",
         "numbers",
         "transport/executor.py",
-        "if doubtful and isinstance(outcome, (Refused, Conflict)):\n",
+        "if doubtful and isinstance(outcome, (Refused, Conflict)) and await self._was_done(call, op):\n",
         "if False:\n",
         ENDS + "test_a_refused_increment_is_never_done",
     ),

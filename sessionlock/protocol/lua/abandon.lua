@@ -5,7 +5,8 @@
 -- flags allow-oom
 -- KEYS  lock queue waiters session receipts
 -- ARGV  token low deaf once
--- reply left fence more | handed-on more       left: it had no lock here; fence: the highest granted; more: as of release
+-- reply left fence more known | handed-on more   left: it had no lock here; fence: the highest granted; more: as of release;
+--                             known: 'done' before, 'forgotten' (it may have been), or ''
 
 local token, low, deaf = ARGV[1], ARGV[2], ARGV[3] == '1'
 local holder = call('GET', LOCK)
@@ -15,7 +16,10 @@ if ARGV[4] == '1' and holder == token and call('EXISTS', QUEUE) == 0 then
 end
 leave_queue(token) -- as the first write it is allowed, and all after it, also when Redis is out of memory
 local last = parts_of(call('HGET', SESSION, '#state'))
-last.done = finish(token, low, last.done)
+local answer = repeated(token, last.done)
+if not answer or answer[1] == 'forgotten' then
+  last.done = finish(token, low, last.done)
+end
 call('HSET', SESSION, '#state', joined(last))
 if not last.created then
   keep_mortal(SHELL_MS)
@@ -29,4 +33,5 @@ end
 if holder == token then
   return {'handed-on', more}
 end
-return {'left', last.fence or '0', more}
+local known = answer and (answer[1] == 'forgotten' and 'forgotten' or answer[2] ~= REFUSED and 'done') or ''
+return {'left', last.fence or '0', more, known}
