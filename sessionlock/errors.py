@@ -235,8 +235,8 @@ class RedisUnavailable(SessionLockError):
 class OutcomeUnknown(RedisUnavailable):
     """A call was sent, its reply was lost, and whether it took effect cannot be told, or not yet.
 
-    It happens where the record or the server's state is gone meanwhile; and where a repetition was refused, and Redis then
-    stopped answering before the first try could be given up. Nothing is done twice.
+    It happens where the record or the server's state is gone meanwhile; and where a repetition was refused, and Redis
+    then stopped answering before the first try could be given up. Nothing is done twice.
     """
 
 

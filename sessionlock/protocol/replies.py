@@ -176,8 +176,8 @@ class Handover:
 
 class Abandoned(NamedTuple):
     """``held``: it had the lock. If not, ``fence`` is the highest that was granted. ``more``: dead waiters were in the
-    way of the next one, and somebody must ask again. ``known``: ``done``, it had been before; ``forgotten``, it may have
-    been.
+    way of the next one, and somebody must ask again. ``known``: ``done``, it had been before; ``forgotten``, it may
+    have been.
     """
 
     held: bool

@@ -166,8 +166,8 @@ class RedisExecutor:
             lane.exceed(int(reply[1]))
 
     async def _was_done(self, call: Call[Any], op: str) -> bool:
-        """A call was refused, and an earlier try of it may still be under way: it must do nothing when it comes. Whether
-        it came meanwhile and was carried out: then to ask once more tells what it came to.
+        """A call was refused, and an earlier try of it may still be under way: it must do nothing when it comes.
+        Whether it came meanwhile and was carried out: then to ask once more tells what it came to.
 
         Raises OutcomeUnknown: that is not known.
         """

@@ -220,6 +220,28 @@ async def test_the_fence_is_lost_while_somebody_holds(
     assert session.free
 
 
+@pytest.mark.parametrize("ends", ["by a save", "by leaving"])
+@pytest.mark.parametrize("meanwhile", ["nothing", "it came and went", "it came to be"])
+async def test_a_missing_session_is_evicted_while_it_is_held(
+    node: MakeGuard, stored: Look, ends: str, meanwhile: str
+) -> None:
+    """There was no record, and what told so is gone: one may have come and been ended since, so none is begun."""
+    session, other = stored("s"), node()
+    with pytest.raises(SessionNotFound):
+        async with node().session_lock("s", lease=LONG) as late:
+            if meanwhile == "it came and went":
+                await other.create({"theirs": 1}, sid="s")
+                await other.destroy("s")
+            delete(session)
+            if meanwhile == "it came to be":
+                await other.create({"theirs": 1}, sid="s")
+            late["late"] = 1
+            if ends == "by a save":
+                await late.save()
+    assert session.data == ({"theirs": 1} if meanwhile == "it came to be" else {})
+    assert session.free
+
+
 async def test_fences_only_grow_whatever_is_lost(node: MakeGuard, stored: Look) -> None:
     """Attack 12: several nodes, waiting for each other, while the fence is lost now and then."""
     session, highest = stored("s"), 0

@@ -391,4 +391,12 @@ SABOTAGE: Table = [
         "if true then\n  last.done",
         "tests/faults/test_refused_calls.py::test_it_is_carried_out_after_all",
     ),
+    (
+        "a release begins a session although all that was there is gone",
+        "eviction",
+        "protocol/lua/_release.lua",
+        "    return nil, true\n",
+        "    return nil, last.created ~= nil\n",
+        STATE + "test_a_missing_session_is_evicted_while_it_is_held[nothing-by leaving]",
+    ),
 ]

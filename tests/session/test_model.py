@@ -248,6 +248,7 @@ class Request:
         self.locked = mode == "lock"
         self.immediate = policy.save == "immediate" and self.locked
         self.generation: int | None = None
+        self.unfenced = False
         self.base: Data = {}
         self.local: Data = {}
         self.read: set[str] = set()
@@ -342,6 +343,8 @@ class Sessions(RuleBasedStateMachine):
         if not request.locked and request.sid in self.dead:
             return SessionNotFound
         if request.generation is not None and (self.data is None or request.generation != self.generation):
+            return SessionNotFound
+        if request.unfenced:
             return SessionNotFound
         store = {} if self.data is None else self.data
         conflicts = [
@@ -633,6 +636,8 @@ class Sessions(RuleBasedStateMachine):
         if rarely:
             self.run(self.guards[0]._client.delete(self.keys.session))
             self.data = None
+            for request in self.open:
+                request.unfenced = request.locked  # what it held the lock by is gone, too
 
     @rule()
     def looked_at(self) -> None:

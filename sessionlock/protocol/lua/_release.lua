@@ -37,15 +37,15 @@ local function too_late(token, granted)
   return answer
 end
 
--- The token has the lock, but not all is as it was granted. Returns why nothing can be saved; or nil, and whether what this
--- holder has read is gone with everything else but the lock.
+-- The token has the lock, but not all is as it was granted. Returns why nothing can be saved; or nil, and whether all that
+-- was there is gone but for the lock: then not even a session that was missing is begun, for it may have come and ended.
 local function not_as_granted(token, fence, fields)
   local last = parts_of(fields[STATE])
   local current = last.fence or NONE
   if current == fence then
     return nil, false
   elseif current < fence then
-    return nil, last.created ~= nil
+    return nil, true
   elseif call('HGET', SESSION, '#refused') == token .. ' ' .. current then
     return {'conflict', fields[VERSION] or '0', {}, current} -- as it was told; that reply was lost
   end
