@@ -175,10 +175,8 @@ class Handover:
 
 
 class Abandoned(NamedTuple):
-    """``held``: it had the lock. If not, ``fence`` is the highest that was granted. ``more``: dead waiters were in the
-    way of the next one, and somebody must ask again. ``known``: ``done``, it had been before; ``forgotten``, it may
-    have been.
-    """
+    """``held``: it had the lock; if not, ``fence`` is the highest granted. ``more``: dead waiters were in the way,
+    somebody must ask again. ``known``: ``done``, it had been before; ``forgotten``, it may have been."""
 
     held: bool
     fence: int = 0
