@@ -19,7 +19,7 @@ from .findings import UNNAMED, WRITES, Capabilities
 from .rules import findings_about
 from .services import several_masters, sold_as
 
-__all__ = ["Ask", "Server", "judge", "probe", "tags_of"]
+__all__ = ["Ask", "Server", "glance", "judge", "probe", "tags_of"]
 
 # Runs one plain command. An error that Redis replies is returned or raised; a lost connection is raised.
 Ask = Callable[..., Awaitable[Any]]
@@ -145,6 +145,21 @@ async def probe(
         slots=_number(_parsed_info(slots).get("cluster_slots_assigned")),
         host=host,
         round_trip=round_trip,
+    )
+
+
+def glance(info: Any, role: Any, slots: Any, *, client: ClientKind = "single") -> Capabilities:
+    """What the replies to INFO, ROLE and CLUSTER INFO tell, or the errors: whether a server takes writes now."""
+    refused = {"INFO": info, "ROLE": role}
+    told, state = _parsed_info(info), _parsed_info(slots)
+    if "role" not in told and isinstance(role, (list, tuple)) and role:
+        told["role"] = _text(role[0])
+    return judge(
+        told,
+        {},
+        because=tuple(f"{name}: {_short(said)}" for name, said in refused.items() if isinstance(said, Exception)),
+        client=client,
+        slots=_number(state.get("cluster_slots_assigned")),
     )
 
 

@@ -28,8 +28,8 @@ COMMANDS = {
         "what a Redis is and how it is set up, what that means for sessions, and whether all works there",
         "Look at a Redis (version, permissions, eviction, persistence, replicas, cluster), say what that means for"
         " sessions and locks and what to do about it; then lock, hand over and save one session of its own, and"
-        " leave nothing behind. Exit status: 0 fine, 1 there are warnings, 2 sessionlock does not work there, or"
-        " no answer.",
+        " leave nothing behind. Exit status: 0 fine, 1 there are warnings, or things that this user may not see,"
+        " 2 sessionlock does not work there, or no answer. With --probe: 0 ready, 1 not known, 2 not ready.",
     ),
     "inspect": (
         "who holds a session, for how long already, and who waits",
@@ -73,12 +73,24 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
 
         return run_demo
     if name == "doctor":
-        from .doctor import run_doctor
-
-        return run_doctor
+        return _doctor
     from .inspect import run_inspect, run_release
 
     return run_release if name == "release" else run_inspect
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    if arguments.acl:
+        from .acl import print_rules
+
+        return print_rules(arguments)
+    if arguments.probe:
+        from .readiness import run_probe
+
+        return run_probe(arguments)
+    from .doctor import run_doctor
+
+    return run_doctor(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,6 +111,11 @@ def _parser() -> argparse.ArgumentParser:
     option = added["doctor"].add_argument
     local = "redis://localhost:6379/0"
     option("url", nargs="?", default=local, metavar="URL", help=f"default: {local}")
+    option(
+        "--probe", action="store_true", help="only whether it takes sessions now, in one line; reads, changes nothing"
+    )
+    option("--within", type=float, default=1.0, metavar="SECONDS", help="for --probe: how long to wait (default: 1)")
+    option("--acl", action="store_true", help="only print what a Redis user must be permitted; asks no server")
 
     for name in ("inspect", "release"):
         option = added[name].add_argument

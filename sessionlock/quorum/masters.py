@@ -39,6 +39,7 @@ class Masters:
     """All of them, for one event loop. ``quorum``: as :meth:`Quorum.connected` returns it."""
 
     def __init__(self, quorum: Quorum, *, prefix: str, lease_ttl: float) -> None:
+        self.prefix: str = prefix
         self._voters: dict[str, Voter] = {}
         self._rooms: WaitingRooms[Voter] = WaitingRooms()
         self._settling: set[asyncio.Future[list[Any]]] = set()

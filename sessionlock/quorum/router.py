@@ -158,7 +158,7 @@ class CallRouter:
             raise error
 
     async def _asked_masters(self, timeout: float) -> dict[str, Any]:
-        nobody = keys_for("ready", new_sid())
+        nobody = keys_for(self.masters.prefix, new_sid())
         try:
             return await within(self.masters.ask(Inspect(lock_keys(nobody)), self._a_majority), timeout)
         except asyncio.TimeoutError:
