@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["ALONGSIDE", "CONNECTING", "MODES", "Mode", "Rule", "rule_for"]
+__all__ = ["ALONGSIDE", "CONNECTING", "PURPOSES", "Purpose", "Rule", "rule_for"]
 
-Mode = Literal["lock", "optimistic", "quorum master", "quorum store"]
-MODES: Mapping[Mode, str] = {
+Purpose = Literal["lock", "optimistic", "quorum master", "quorum store"]
+PURPOSES: Mapping[Purpose, str] = {
     "lock": "locks and sessions, in every mode (scripts)",
     "optimistic": "sessions without a lock and without scripts (optimistic, last_write_wins, merge, read; by WATCH)",
     "quorum master": "a master of a quorum: locks alone (scripts)",
@@ -61,15 +61,15 @@ class Rule:
         return Rule(tuple(one for one in self.commands if one != command), self.prefix)
 
 
-def rule_for(mode: Mode, prefix: str = "sl", *, functions: bool = True, cluster: bool = False) -> Rule:
+def rule_for(purpose: Purpose, prefix: str = "sl", *, functions: bool = True, cluster: bool = False) -> Rule:
     """What is enough for that. ``functions``: scripts run as functions (Redis 7.0 and newer), else by their text."""
-    if mode == "optimistic":
+    if purpose == "optimistic":
         wanted = {"ping", *WITH_WATCH}
     else:
         ways = BY_FUNCTION if functions else BY_TEXT
         heard = PUSHING_IN_CLUSTER if cluster else PUSHING
         wanted = {*CONNECTING, *IN_SCRIPTS, *ways, *heard}
-        if mode == "quorum master":
+        if purpose == "quorum master":
             wanted |= {"info"} if functions else {"info", "script|load"}
         else:
             wanted |= set(OF_A_USER)

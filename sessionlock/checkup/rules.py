@@ -255,6 +255,20 @@ def _unlasting(found: Capabilities) -> Iterator[Finding]:
         )
 
 
+def _too_few(found: Capabilities) -> Iterator[Finding]:
+    needed, good = found.min_replicas_to_write, found.good_replicas
+    # Where CONFIG tells nothing: that they are counted says that at least one is wanted.
+    if good is not None and good < (1 if needed is None else needed) and found.role not in ("slave", "replica"):
+        wanted = "" if needed is None else f"{needed} "
+        yield Finding(
+            "warn",
+            "too-few-replicas",
+            f"{good} of the {wanted}replicas of min-replicas-to-write are there",
+            "the server refuses every write (NOREPLICAS)",
+            "See why the replicas are away, or set min-replicas-to-write 0 where there are to be none",
+        )
+
+
 def _splitting(found: Capabilities) -> Iterator[Finding]:
     if found.client == "quorum":
         if found.replicas:
@@ -269,23 +283,13 @@ def _splitting(found: Capabilities) -> Iterator[Finding]:
     replicated = bool(found.replicas) or found.client != "single" or found.mode == "cluster"
     if found.role in ("slave", "replica") or not replicated:
         return
-    needed = found.min_replicas_to_write
-    if needed == 0 and not (found.service and found.service.keeps_all):
+    if found.min_replicas_to_write == 0 and not (found.service and found.service.keeps_all):
         yield Finding(
             "warn",
             "split-brain",
             "there may be a failover, and min-replicas-to-write is 0",
             "a master that was cut off and replaced goes on accepting locks and saves, which are lost afterwards",
             "Set min-replicas-to-write 1 and min-replicas-max-lag 1 (or a few seconds) on every server",
-        )
-    good = found.good_replicas
-    if needed and good is not None and good < needed:
-        yield Finding(
-            "warn",
-            "too-few-replicas",
-            f"{good} of the {needed} replicas of min-replicas-to-write are there",
-            "the server refuses every write (NOREPLICAS)",
-            "See why the replicas are away",
         )
 
 
@@ -343,6 +347,7 @@ _RULES: tuple[Rule, ...] = (
     _evicting,
     _full,
     _unlasting,
+    _too_few,
     _splitting,
     _small_things,
     *SETTINGS_RULES,

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ..checkup.permissions import ALONGSIDE, MODES, Mode, Rule, rule_for
+from ..checkup.permissions import ALONGSIDE, PURPOSES, Purpose, Rule, rule_for
 from ..errors import ConfigurationError
 from ..protocol.keys import check_prefix
 from .failure import Failure
@@ -17,7 +17,7 @@ __all__ = ["print_rules"]
 
 class _Shown(NamedTuple):
     what: str
-    mode: Mode
+    purpose: Purpose
     functions: bool
     cluster: bool
     rule: Rule
@@ -42,16 +42,16 @@ def print_rules(arguments: argparse.Namespace) -> int:
 
 
 def _rules(prefix: str) -> Iterator[_Shown]:
-    for mode, what in MODES.items():
-        if mode == "optimistic":
-            yield _Shown(what, mode, False, False, rule_for(mode, prefix))
+    for purpose, what in PURPOSES.items():
+        if purpose == "optimistic":
+            yield _Shown(what, purpose, False, False, rule_for(purpose, prefix))
             continue
         ways = ((True, "as functions: Redis 7.0 and newer"), (False, "by their text"))
-        for cluster in (False, True) if mode == "lock" else (False,):
+        for cluster in (False, True) if purpose == "lock" else (False,):
             for functions, how in ways:
                 where = "; in a Cluster" if cluster else ""
-                rule = rule_for(mode, prefix, functions=functions, cluster=cluster)
-                yield _Shown(f"{what}, {how}{where}", mode, functions, cluster, rule)
+                rule = rule_for(purpose, prefix, functions=functions, cluster=cluster)
+                yield _Shown(f"{what}, {how}{where}", purpose, functions, cluster, rule)
 
 
 def _more() -> dict[str, list[str]]:
@@ -59,4 +59,4 @@ def _more() -> dict[str, list[str]]:
 
 
 def _as_json(one: _Shown) -> dict[str, object]:
-    return {"mode": one.mode, "functions": one.functions, "cluster": one.cluster, "rule": one.rule.words()}
+    return {"purpose": one.purpose, "functions": one.functions, "cluster": one.cluster, "rule": one.rule.words()}

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisClusterException, RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisClusterException, RedisError
 from tenacity import stop_after_delay, wait_fixed
 
 from ..checkup.findings import Capabilities, Finding
@@ -29,7 +29,7 @@ from ..guard import SessionGuard
 from ..policies import LeasePolicy, WaitPolicy
 from ..protocol.keys import check_prefix, keys_for, new_sid
 from ..transport.advice import with_advice
-from ..transport.clients import ClientKind, client_kind
+from ..transport.clients import ClientKind, client_kind, close_client
 from ..transport.tasks import within
 from ..urls import MemoryStoreWarning, client_from_url
 from .failure import Failure, one_line, without_secrets
@@ -115,7 +115,7 @@ async def _examine(url: str, prefix: str) -> Examination:
         try:
             check_prefix(prefix)
             client = client_from_url(url)
-            stack.push_async_callback(client.aclose)
+            stack.push_async_callback(close_client, client)
             await within(_probe_all(client, prefix, seen), ANSWERS_WITHIN)
         except TIMED_OUT as error:
             seen.nodes.clear()
@@ -123,8 +123,8 @@ async def _examine(url: str, prefix: str) -> Examination:
         except (SessionLockError, EmbeddedServerUnavailable, RedisError, RedisClusterException, OSError) as error:
             seen.nodes.clear()
             seen.failed = with_advice(one_line(error), error, connecting=True)
-        if seen.verdict in ("unreachable", "refused"):
-            return seen
+        if seen.verdict in ("unreachable", "refused") or any(one.code == "too-few-replicas" for one in seen.findings):
+            return seen  # nothing could be written
         try:
             async for step in _try_out(url, prefix, client):
                 seen.steps.append(step)
@@ -153,8 +153,8 @@ async def _probe(ask: Ask, kind: ClientKind, prefix: str, host: str, tag: str = 
         before = time.perf_counter()
         try:
             await ask("PING")
-        except ResponseError:
-            break  # not permitted, but answered; or it is loading
+        except NoPermissionError:
+            break  # but an answer
         took.append(time.perf_counter() - before)
     round_trip = min(took, default=None)
     return await probe(_in_turn(ask), client=kind, prefix=prefix, tag=tag, host=host, round_trip=round_trip)

@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from redis.exceptions import RedisClusterException, RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisClusterException, RedisError
 
 from ..checkup.findings import Capabilities
 from ..checkup.probe import glance
 from ..errors import EmbeddedServerUnavailable, SessionLockError
 from ..transport.advice import with_advice
-from ..transport.clients import client_kind
+from ..transport.clients import client_kind, close_client
 from ..transport.tasks import within
 from ..urls import client_from_url
 from .failure import one_line, without_secrets
@@ -75,7 +75,7 @@ async def _readiness(url: str, seconds: float) -> Readiness:
         return Readiness("not ready", shown, "", _ms(before), why)
     finally:
         if client is not None:
-            await client.aclose()
+            await close_client(client)
     return judged(found, shown, took * 1000)
 
 
@@ -84,9 +84,10 @@ async def _glance(client: Any) -> tuple[Capabilities, float]:
     if kind == "cluster":
         await client.initialize()
         ask = next(iter(client.get_primaries())).execute_command
-        answers = [await _answer(ask, *words) for words in QUESTIONS]
+        answers = await asyncio.gather(*(ask(*words) for words in QUESTIONS), return_exceptions=True)
     else:
         ask = client.execute_command
+        await _answer(ask, "PING")  # where connecting fails, this tells why
         async with client.pipeline(transaction=False) as pipe:
             for words in QUESTIONS:
                 pipe.execute_command(*words)
@@ -99,7 +100,7 @@ async def _glance(client: Any) -> tuple[Capabilities, float]:
 async def _answer(ask: Callable[..., Awaitable[Any]], *words: str) -> Any:
     try:
         return await ask(*words)
-    except ResponseError as error:
+    except NoPermissionError as error:
         return error
 
 

@@ -139,6 +139,11 @@ _ADVICE = (
         r"\b(?:MOVED|ASK) \d|SELECT is not allowed in cluster mode|CROSSSLOT",
         "this is a node of a Redis Cluster: use redis+cluster://host:port, or a RedisCluster client",
     ),
+    (
+        "slots are not covered",
+        "some slots of this cluster belong to no node: give them to one (redis-cli --cluster fix), or bring the node"
+        " back that had them",
+    ),
     (r"cluster support disabled|CLUSTER command.*disabled", "this is no Redis Cluster: use redis://host:port"),
     (
         r"READONLY|read only replica",

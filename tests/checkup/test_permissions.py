@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sessionlock import Quorum, SessionGuard, SessionLockError
-from sessionlock.checkup.permissions import IN_SCRIPTS, Mode, Rule, rule_for
+from sessionlock.checkup.permissions import IN_SCRIPTS, Purpose, Rule, rule_for
 from sessionlock.cli import main
 from sessionlock.protocol.scripts import SCRIPTS
 from tests.harness.cluster import Cluster
@@ -25,7 +25,7 @@ from tests.harness.scripts import forget_scripts
 pytestmark = pytest.mark.anyio
 
 Use = Callable[..., Coroutine[Any, Any, None]]
-WAYS: dict[str, tuple[Mode, bool, Use]] = {
+WAYS: dict[str, tuple[Purpose, bool, Use]] = {
     "lock-functions": ("lock", True, by_scripts),
     "lock-scripts": ("lock", False, by_scripts),
     "optimistic-watch": ("optimistic", False, by_watch),
@@ -142,7 +142,7 @@ async def test_in_a_cluster(cluster: Cluster) -> None:
 def test_of_a_quorum(own_server: Callable[..., FaultyServer], functions: bool) -> None:
     users = [User(own_server()) for _ in range(4)]
     *masters, store = users
-    roles: tuple[Mode, Mode] = ("quorum master", "quorum store")
+    roles: tuple[Purpose, Purpose] = ("quorum master", "quorum store")
     rules: dict[str, Rule] = {role: rule_for(role, functions=functions) for role in roles}
 
     def open_guard(**options: Any) -> SessionGuard:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import redis.asyncio
 from sessionlock.checkup.findings import Capabilities
 from sessionlock.checkup.probe import probe
 from sessionlock.cli import doctor, main
+from tests.harness import import_path
 from tests.harness.cluster import Cluster
 from tests.harness.commands import CommandCounter, connect
 from tests.harness.faulty import FaultyServer
@@ -99,6 +101,24 @@ def test_the_page_is_for_people(redis_url: str) -> None:
     assert "\x1b" not in done.stdout
     for expected in ("eviction policy noeviction", "GET + SET", "no lock, no queue", "  why  ", "  do   ", "\nfine\n"):
         assert expected in done.stdout
+
+
+@pytest.mark.parametrize("columns", ["40", "60", "100", "300"])
+def test_narrow_ascii_and_coloured(redis_url: str, columns: str) -> None:
+    """As a terminal or a build log may be: no traceback, no line that it would break, colours where forced."""
+    done = subprocess.run(
+        [sys.executable, "-m", "sessionlock", "doctor", redis_url],
+        env={"PYTHONIOENCODING": "ascii", "COLUMNS": columns, "FORCE_COLOR": "1", "PYTHONPATH": import_path()},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\x1b[1;32mfine\x1b[0m" in done.stdout
+    assert " x GET + SET" in " ".join(done.stdout.split())
+    longest = max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in done.stdout.splitlines()[1:])
+    assert longest <= min(100, int(columns))
 
 
 def test_nobody_there(examine: Examine, capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,6 +72,7 @@ class RestrictedServer:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # the transports close their sockets in the loop's next turn
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -90,8 +91,8 @@ class RestrictedServer:
                 for way in ways:
                     way.cancel()
                 await asyncio.gather(*ways, return_exceptions=True)
-                upstream[1].close()
-                writer.close()
+                upstream[1].transport.abort()
+                writer.transport.abort()
         except asyncio.CancelledError:
             pass  # the server is closed; nobody waits for this task's end but that
         finally:
@@ -232,6 +233,12 @@ class _Passage:
     # --- what the server sends
 
     def answered(self, frame: bytes) -> None:
+        if self._flavour.delay:
+            asyncio.get_running_loop().call_later(self._flavour.delay, self._tell, frame)
+        else:
+            self._tell(frame)
+
+    def _tell(self, frame: bytes) -> None:
         if is_push(frame, self._subscribed) or not self._due:
             self._client.write(frame)
             if b"message\r\n" in frame[:40]:
