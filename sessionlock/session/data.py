@@ -6,8 +6,7 @@ load and save it, work with it directly.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import filterfalse
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from ..codecs.base import Codec, Sealing
@@ -20,8 +19,8 @@ from .merge import MAY_CLASH, MISSING, Clash, last_write_wins, strategy_for
 
 __all__ = ["ALL_KEYS", "SessionData", "SessionFormat", "field_of", "listed"]
 
-OURS = frozenset(b"#" + name for name in b"fence version created expires holder done due id".split())  # in most
 MOST_CHANGES = 50_000  # a single call must not occupy Redis for long
+AFTER_OURS = b"$"  # the names of reserved fields come before
 ALL_KEYS = b"#keys"  # stands for the set of keys where a commit compares it
 # A value of these types cannot change in place: no need to encode it again to see whether it did.
 SCALARS = frozenset({str, int, float, bool, type(None), bytes})
@@ -30,11 +29,12 @@ SCALARS = frozenset({str, int, float, bool, type(None), bytes})
 class SessionFormat:
     """How a session is written."""
 
-    __slots__ = ("codec", "policy", "sealing")
+    __slots__ = ("codec", "policy", "saves_at_once", "sealing")
 
     def __init__(self, codec: Codec, policy: SessionPolicy) -> None:
         self.codec: Codec = codec
         self.policy: SessionPolicy = policy
+        self.saves_at_once: bool = policy.save == "immediate"
         self.sealing: Sealing | None = cast(Sealing, codec) if hasattr(codec, "unseal") else None
 
     def encoded_if_changed(self, key: str, value: Any, before: bytes | None) -> bytes | None:
@@ -79,8 +79,9 @@ class SessionData:
         # What is stored, as far as this request knows: loaded, saved, or told with a conflict.
         self._stand = (snapshot.version, True)  # and whether that is all that this version has
         self.created: str = snapshot.created
-        self._raw = _own_fields(digest, snapshot)
-        self._had_keys = bool(self._raw)
+        # By field, with those by which a record is administered: most requests look at a few keys of many.
+        self._stored = dict(snapshot.fields)
+        self._had_keys = _has_keys(digest, self._stored)
         # What the application has: values decoded or assigned, keys with an assigned value, keys that it took out.
         self._values: dict[str, Any] = {}
         self._assigned: set[str] = set()
@@ -113,8 +114,18 @@ class SessionData:
             return self._values[key]
         if key in self._deleted:
             raise KeyError(key)
-        value = self._values[key] = self.how.codec.decode(key, self._raw[key])
+        raw = self._raw(key)
+        if raw is None:
+            raise KeyError(key)
+        value = self._values[key] = self.how.codec.decode(key, raw)
         return value
+
+    def _raw(self, key: Any) -> bytes | None:
+        """What is stored under a key."""
+        try:
+            return self._stored.get(field_name(key))
+        except (AttributeError, UnicodeEncodeError):
+            return None  # no str, or none that can be stored
 
     def assign(self, key: str, value: Any) -> None:
         if type(key) is not str:
@@ -129,7 +140,7 @@ class SessionData:
             raise KeyError(key)
         self._values.pop(key, None)
         self._assigned.discard(key)
-        if key in self._raw:
+        if self._raw(key) is not None:
             self._deleted.add(key)
 
     def asked_for(self, key: object) -> bool:
@@ -139,27 +150,30 @@ class SessionData:
         return self._has(key)
 
     def _has(self, key: object) -> bool:
-        return key in self._values or (key in self._raw and key not in self._deleted)
+        return key in self._values or (key not in self._deleted and self._raw(key) is not None)
 
     def read_all(self) -> None:
         """The application looked at which keys there are."""
         self._read.add(ALL_KEYS)
 
     def keys(self) -> Iterator[str]:
-        for key in list(self._raw):
+        for key in own_keys(list(self._stored)):
             if key not in self._deleted:
                 yield key
         for key in list(self._values):  # reading while iterating decodes more of them
-            if key not in self._raw:
+            if self._raw(key) is None:
                 yield key
 
     def size(self) -> int:
-        return len(self._raw) - len(self._deleted) + sum(key not in self._raw for key in self._values)
+        return self._count() - len(self._deleted) + sum(self._raw(key) is None for key in self._values)
+
+    def _count(self) -> int:
+        return sum(1 for _ in own_keys(list(self._stored)))
 
     @property
     def weight(self) -> int:
         """About how many bytes the stored values have."""
-        return sum(map(len, self._raw.values()))
+        return sum(map(len, self._stored.values()))
 
     def ends_when_empty(self) -> None:
         """See :meth:`Session.ends_when_empty`."""
@@ -184,7 +198,7 @@ class SessionData:
 
     def encoded(self) -> dict[str, bytes]:
         """What is stored under each key, as it was when it was loaded or saved last."""
-        return dict(self._raw)
+        return _own_fields(self._stored)
 
     def decoded(self, key: str, raw: bytes | None) -> Any:
         """``raw`` once more as a value, that nobody has in his hands; None where there is nothing."""
@@ -205,11 +219,13 @@ class SessionData:
         """
         how = self.how
         # Copies: threads of a request may change the session while it is being saved.
-        found = [Change("d", field_of(key), b"", how.base(key, self._raw[key])) for key in list(self._deleted)]
+        found: list[Change] = []
+        if self._deleted:
+            found += [Change("d", field_of(key), b"", how.base(key, self._raw(key))) for key in list(self._deleted)]
         for key, value in list(self._values.items()):
             if key not in self._assigned and (type(value) in SCALARS or not self._handed_out(key)):
                 continue
-            before = self._raw.get(key)
+            before = self._raw(key)
             raw = how.encoded_if_changed(key, value, before)
             if raw is not None:
                 self._check_field(key, raw)
@@ -234,7 +250,7 @@ class SessionData:
         """
         known = self._read | self._given
         if ALL_KEYS in self._read:
-            known |= self._raw.keys()
+            known |= set(own_keys(self._stored))
         written = {change.field for change in changes}
         found = [
             Change("c", field, b"", base)
@@ -242,10 +258,10 @@ class SessionData:
             if isinstance(key, str)  # and not ALL_KEYS
             and (field := _field_or_none(key)) is not None
             and field not in written
-            and (base := self.how.base(key, self._raw.get(key))) != "*"
+            and (base := self.how.base(key, self._raw(key))) != "*"
         ]
         if ALL_KEYS in self._read:
-            found.append(Change("n", ALL_KEYS, b"%d" % len(self._raw), "*"))
+            found.append(Change("n", ALL_KEYS, b"%d" % self._count(), "*"))
         return found
 
     def needs_the_lock(self, changes: list[Change]) -> bool:
@@ -264,12 +280,16 @@ class SessionData:
             what = f"{len(found)} keys were changed at once, more than {MOST_CHANGES}"
             raise self._too_large(what, (), len(found), MOST_CHANGES)
         limit = self.how.policy.max_session
-        size = self.weight + sum(map(len, self._raw))
+        sent = 0
         for change in found:
-            size += len(change.field) + len(change.value)
+            sent += len(change.field) + len(change.value)
+        if self.weight + sum(map(len, self._stored)) + sent <= limit:
+            return  # even with what is not counted
+        own = _own_fields(self._stored)
+        size = sent + sum(map(len, own)) + sum(map(len, own.values()))
         if size <= limit:
             return
-        size -= sum(len(change.field) + len(self._raw.get(key_of_field(change.field) or "", b"")) for change in found)
+        size -= sum(len(change.field) + len(self._stored.get(change.field, b"")) for change in found)
         if size > limit:
             keys = _largest(found)
             most = f"; of what was changed {keys[0][:80]!r} is the largest" if keys else ""
@@ -295,10 +315,10 @@ class SessionData:
             if key is None:
                 continue  # a condition
             if change.op == "d":
-                self._raw.pop(key, None)
+                self._stored.pop(change.field, None)
                 self._deleted.discard(key)
                 continue
-            self._raw[key] = change.value
+            self._stored[change.field] = change.value
             if key not in self._values:
                 self._deleted.add(key)  # deleted while the save was under way
             elif self.how.encoded_if_changed(key, self._values[key], change.value) is None:
@@ -313,7 +333,7 @@ class SessionData:
 
     def was_counted(self, key: str, value: int) -> None:
         """An increment was committed."""
-        self._raw[key] = b"%d" % value
+        self._stored[field_name(key)] = b"%d" % value
         self._values[key] = value
         self._assigned.discard(key)
         self._deleted.discard(key)
@@ -333,7 +353,7 @@ class SessionData:
                 self._take(key, raw, here)
                 continue
             try:
-                merged = strategy_for(how.policy.merge, key)(how.decoded(key, self._raw.get(key)), here, there)
+                merged = strategy_for(how.policy.merge, key)(how.decoded(key, self._raw(key)), here, there)
             except Clash:
                 clashes[key] = there
                 continue
@@ -360,9 +380,9 @@ class SessionData:
     def _take(self, key: str, raw: bytes | None, merged: Any) -> None:
         """``raw`` is in the store now, and ``merged`` is to be."""
         if raw is None:
-            self._raw.pop(key, None)
+            self._stored.pop(field_name(key), None)
         else:
-            self._raw[key] = raw
+            self._stored[field_name(key)] = raw
         self._deleted.discard(key)
         if merged is MISSING:
             self._values.pop(key, None)
@@ -379,8 +399,8 @@ class SessionData:
         decoded = self.how.decoded
         found = {key: decoded(key, raw) for f, raw in conflict.theirs.items() if (key := key_of_field(f))}
         if ALL_KEYS in conflict.theirs and conflict.snapshot is not None:
-            now = _own_fields(self.digest, conflict.snapshot)
-            for key in now.keys() ^ self._raw.keys():
+            now, before = _own_fields(conflict.snapshot.fields), _own_fields(self._stored)
+            for key in now.keys() ^ before.keys():
                 found[key] = decoded(key, now.get(key))
         return found
 
@@ -410,21 +430,34 @@ def _largest(changes: list[Change]) -> tuple[str, ...]:
     return tuple(key for change in grown if change.value and (key := key_of_field(change.field)) is not None)
 
 
-def _own_fields(digest: str, snapshot: Snapshot) -> dict[str, bytes]:
-    """The application's keys, without the fields by which a record is administered."""
-    found: dict[str, bytes] = {}
-    fields = snapshot.fields
-    for field in filterfalse(OURS.__contains__, fields):
-        try:
-            key = key_of_field(field)
-        except UnicodeDecodeError:
-            raise CodecError(
-                f"the stored session {digest} has a field whose name is not UTF-8: {field[:40]!r};"
-                " it was not written by this library. Nothing was changed"
-            ) from None
-        if key is not None:
-            found[key] = fields[field]
-    return found
+def own_keys(fields: Iterable[bytes]) -> Iterator[str]:
+    """The application's keys among the fields of a record."""
+    return (key for field in fields if (key := key_of_field(field)) is not None)
+
+
+def _own_fields(fields: Mapping[bytes, bytes]) -> dict[str, bytes]:
+    """What a record has, without the fields by which it is administered."""
+    return {key: raw for field, raw in list(fields.items()) if (key := key_of_field(field)) is not None}
+
+
+def _has_keys(digest: str, fields: Mapping[bytes, bytes]) -> bool:
+    """Whether any of these is the application's.
+
+    Raises:
+        CodecError: one has a name that nobody writes through this library.
+    """
+    if not fields:
+        return False
+    try:
+        b"\0".join(fields).decode()  # a look at all of them at once
+    except UnicodeDecodeError as error:
+        before, after = error.object[: error.start], error.object[error.start :]
+        field = before.rpartition(b"\0")[2] + after.partition(b"\0")[0]
+        raise CodecError(
+            f"the stored session {digest} has a field whose name is not UTF-8: {field[:40]!r};"
+            " it was not written by this library. Nothing was changed"
+        ) from None
+    return max(fields) >= AFTER_OURS or next(own_keys(fields), None) is not None
 
 
 def _in_place(held: Any, merged: Any) -> Any:

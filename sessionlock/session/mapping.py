@@ -71,7 +71,6 @@ class Session(MutableMapping[str, Any]):
         digest: str,
         snapshot: Snapshot,
         how: SessionFormat,
-        *,
         actions: Actions | None = None,
         at_home: AtHome | None = None,
         lease: Lease | None = None,
@@ -100,15 +99,18 @@ class Session(MutableMapping[str, Any]):
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._used()
-        self._check_open()
+        if self._closed is not None:
+            self._check_open()
         self.data.assign(key, value)
-        self._changed()
+        if self.data.how.saves_at_once:
+            self._changed()
 
     def __delitem__(self, key: str) -> None:
         self._used()
         self._check_open()
         self.data.delete(key)
-        self._changed()
+        if self.data.how.saves_at_once:
+            self._changed()
 
     def __contains__(self, key: object) -> bool:
         self._used()
@@ -212,7 +214,7 @@ class Session(MutableMapping[str, Any]):
             raise ReadOnlySession(f"session {self.digest} {self._closed}; this change would be lost")
 
     def _changed(self) -> None:
-        if self.policy.save == "immediate" and self._actions is not None:
+        if self._actions is not None:
             self._actions.changed()
 
     # --- moments
