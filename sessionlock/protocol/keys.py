@@ -81,6 +81,8 @@ class SessionKeys:
     receipts: bytes
     sent: bytes
     """All of them, as they stand in a command."""
+    read: bytes
+    """The command that reads the session, as it is sent."""
 
     @property
     def all(self) -> tuple[bytes, ...]:
@@ -113,7 +115,9 @@ def _keys_for_digest(prefix: str, digest: str, proof: str) -> SessionKeys:
     stem = f"{prefix}:{{{digest}}}:".encode()
     parts = (b"lock", b"queue", b"waiters", b"session", b"receipts")
     keys = [stem + part for part in parts]
-    keys.append(b"".join(b"$%d\r\n%b\r\n" % (len(key), key) for key in keys))
+    sent = [b"$%d\r\n%b\r\n" % (len(key), key) for key in keys]
+    read = b"*2\r\n$7\r\nHGETALL\r\n" + sent[parts.index(b"session")]
+    keys += (b"".join(sent), read)
     return SessionKeys(prefix, digest, proof, *keys)
 
 

@@ -14,7 +14,7 @@ import hiredis
 
 from ..protocol.calls import Call
 from .reply import Reply
-from .scripting import Scripting, Way
+from .scripting import Scripting, Way, behind
 from .tasks import fetch_error
 from .wire import Wire, unsent
 
@@ -54,7 +54,7 @@ class Link:
         wire = self._wire
         if wire is None or wire.closed or not wire.wakes:
             return None
-        return wire.begin(self._scripting.way(call), call.behind(), self._batches)
+        return wire.begin(self._scripting.way(call), behind(call), self._batches)
 
     async def otherwise(self, call: Call[Any], refusal: hiredis.ReplyError, *, asking: bool = False) -> Any:
         """The reply to a call whose script was not found, or not run in this way. Raises as :meth:`evaluate` does."""
@@ -62,7 +62,7 @@ class Link:
         while isinstance(reply, hiredis.ReplyError):
             wire = await self.wire()
             way = self._instead(wire, way, reply)
-            reply = await wire.post(way(call), behind=call.behind(), asking=asking)
+            reply = await wire.post(way(call), behind=behind(call), asking=asking)
         return reply
 
     async def evaluate(self, call: Call[Any], *, asking: bool = False) -> Any:
@@ -74,7 +74,7 @@ class Link:
         wire = self._wire
         if wire is None or wire.closed:
             wire = await self.wire()
-        reply = await wire.post(self._scripting.way(call), behind=call.behind(), asking=asking, soon=self._batches)
+        reply = await wire.post(self._scripting.way(call), behind=behind(call), asking=asking, soon=self._batches)
         return await self.otherwise(call, reply, asking=asking) if isinstance(reply, hiredis.ReplyError) else reply
 
     def _instead(self, wire: Wire, way: Way, refusal: hiredis.ReplyError) -> Way:
@@ -92,7 +92,7 @@ class Link:
         wire = await self._waiting_wire()
         way = self._scripting.way
         while True:
-            evaluated = wire.post(way(call), behind=call.behind())
+            evaluated = wire.post(way(call), behind=behind(call))
             waited = wire.call(wait)
             reply, reached = await evaluated, await waited
             if not isinstance(reply, hiredis.ReplyError):

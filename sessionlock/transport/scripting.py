@@ -23,7 +23,7 @@ from ..protocol.scripts import LIBRARY, SCRIPTS, script
 from .advice import NO_FUNCTIONS
 from .wire import Wire, pack
 
-__all__ = ["Packing", "Scripting", "Way"]
+__all__ = ["Packing", "Scripting", "Way", "behind"]
 
 Way = Callable[[Call[Any]], bytes]  # packs the command that runs a call
 
@@ -56,6 +56,14 @@ def _without_count(packed: bytes) -> bytes:
 
 by_function: Way = _command("FCALL", {name: script.function for name, script in SCRIPTS.items()})
 by_hash: Way = _command("EVALSHA", {name: script.sha for name, script in SCRIPTS.items()})
+
+
+def behind(call: Call[Any]) -> bytes | None:
+    """The command that is sent right behind it."""
+    words = call.behind()
+    if words is None:
+        return None
+    return call.keys.read if words == ("HGETALL", call.keys.session) else pack(*words)
 
 
 def in_full(call: Call[Any]) -> bytes:

@@ -136,31 +136,31 @@ class Wire(asyncio.Protocol):
         return self.post(pack(*words))
 
     def post(
-        self, packed: bytes, *, behind: tuple[Any, ...] | None = None, asking: bool = False, soon: bool = False
+        self, packed: bytes, *, behind: bytes | None = None, asking: bool = False, soon: bool = False
     ) -> asyncio.Future[Any]:
         """As :meth:`call`, of a packed command.
 
-        ``behind``: another command in the same write; then the result is both replies, or the error reply that one of
-        them got. ``asking``: both for a Cluster's node that takes the slot over. ``soon``: not at once but at the end
-        of this tick, together with what else there is to send.
+        ``behind``: another packed command in the same write; then the result is both replies, or the error reply that
+        one of them got. ``asking``: both for a Cluster's node that takes the slot over. ``soon``: not at once but at
+        the end of this tick, together with what else there is to send.
         """
         future: asyncio.Future[Any] = asyncio.Future(loop=self._loop)
         heard: tuple[Hears, ...] = (future,)
         if behind is not None:
-            packed += pack(*behind) if not asking else ASKING + pack(*behind)
+            packed += behind if not asking else ASKING + behind
             heard = (_KEEP, future)
         if asking:
             packed, heard = ASKING + packed, tuple(one for hears in heard for one in (_ignore, hears))
         self.send(packed, *heard, soon=soon)
         return future
 
-    def begin(self, packed: bytes, behind: tuple[Any, ...] | None, soon: bool) -> Reply:
+    def begin(self, packed: bytes, behind: bytes | None, soon: bool) -> Reply:
         """As :meth:`post`, for one task that waits for the reply at once. Not of fakeredis."""
         reply = Reply(self._loop)
         if behind is None:
             self.send(packed, reply, soon=soon)
         else:
-            self.send(packed + pack(*behind), _KEEP, reply, soon=soon)
+            self.send(packed + behind, _KEEP, reply, soon=soon)
         return reply
 
     def send(self, packed: bytes, *answered: Hears, soon: bool = False) -> None:
@@ -280,15 +280,22 @@ class Wire(asyncio.Protocol):
         hears = self._waiting.popleft()[0]
         if hears is None:
             self._kept = reply
-        elif isinstance(hears, (Reply, asyncio.Future)):
+        elif isinstance(hears, Reply):
+            hears.answer(reply if self._kept is _NOTHING else self._both(reply))
+        elif isinstance(hears, asyncio.Future):
             if self._kept is not _NOTHING:
-                reply, self._kept = _both(self._kept, reply), _NOTHING
-            if isinstance(hears, Reply):
-                hears.answer(reply)
-            elif not hears.done():
+                reply = self._both(reply)
+            if not hears.done():
                 hears.set_result(reply)
         else:
             hears(reply)
+
+    def _both(self, reply: Any) -> Any:
+        """The replies to a call and to the command behind it, for one who waits for both; or the error one met."""
+        first, self._kept = self._kept, _NOTHING
+        if isinstance(first, hiredis.ReplyError):
+            return first
+        return reply if isinstance(reply, hiredis.ReplyError) else (first, reply)
 
     def eof_received(self) -> bool:
         return False
@@ -309,13 +316,6 @@ class Wire(asyncio.Protocol):
             _tell(self._waiting.popleft()[0], error)
         if self._on_close is not None:
             self._on_close()
-
-
-def _both(first: Any, second: Any) -> Any:
-    """The replies to a call and to the command behind it, for one who waits for both; or the error that one met."""
-    if isinstance(first, hiredis.ReplyError):
-        return first
-    return second if isinstance(second, hiredis.ReplyError) else (first, second)
 
 
 def _tell(hears: Hears, error: Exception) -> None:

@@ -307,16 +307,16 @@ SABOTAGE: Table = [
         "ASKING before the first command only",
         "behind",
         "transport/wire.py",
-        "ASKING + pack(*behind)",
-        'pack("PING") + pack(*behind)',  # as many replies
+        "ASKING + behind",
+        'pack("PING") + behind',  # as many replies
         BEHIND + "test_a_slot_that_is_being_moved",
     ),
     (
         "an error reply to the command behind is handed out",
         "behind",
         "transport/wire.py",
-        "return second if isinstance(second, hiredis.ReplyError) else (first, second)",
-        "return (first, second)",
+        "return reply if isinstance(reply, hiredis.ReplyError) else (first, reply)",
+        "return (first, reply)",
         BEHIND + "test_what_is_refused_behind_it_is_refused",
     ),
     (
