@@ -36,26 +36,19 @@ class Watched:
 
     __slots__ = ("due", "forgotten", "keys", "label", "lease", "policy")
 
-    def __init__(self, lease: Lease, request: LockRequest) -> None:
+    def __init__(self, lease: Lease, request: LockRequest, due: float) -> None:
         self.lease: Lease = lease
         self.keys: SessionKeys = request.keys
         self.label: str = request.label
         self.policy: LeasePolicy = request.lease
         self.forgotten: bool = False
-        self.due: float = self.next_look(monotonic())
+        self.due: float = due
 
     def next_look(self, now: float) -> float:
-        """A third of what is left from now; the very end when nothing is to be renewed any more."""
-        ends = self.lease.ends
-        return min(now + (ends - now) / RENEWALS_PER_LEASE, ends) if self._is_renewed else ends
-
-    @property
-    def _is_renewed(self) -> bool:
-        # A claim is confirmed whatever `renew` says: that is how a handed-over lease gets its full time.
-        return self.policy.renew or not self.lease.confirmed
+        return next_look(self.lease, self.policy, now)
 
     def renewable(self, now: float) -> bool:
-        return self._is_renewed and self.lease.renewal(now) > 0
+        return is_renewed(self.lease, self.policy) and self.lease.renewal(now) > 0
 
     def ttl_ms(self, now: float) -> int:
         return max(1, math.ceil(self.lease.renewal(now) * 1000))
@@ -71,28 +64,35 @@ class Watched:
         return math.ceil(1000 * max(least, lease.renewal(now) if renewed else wanted))
 
 
-class Agenda:
-    """The leases that were there when somebody looked, in the order in which they are due.
+def is_renewed(lease: Lease, policy: LeasePolicy) -> bool:
+    # A claim is confirmed whatever `renew` says: that is how a handed-over lease gets its full time.
+    return policy.renew or not lease.confirmed
 
-    Most leases are over before anybody looks at them. They stand in no order, and cost none.
-    """
+
+def next_look(lease: Lease, policy: LeasePolicy, now: float) -> float:
+    """A third of what is left from now; the very end when nothing is to be renewed any more."""
+    ends = lease.ends
+    return now + (ends - now) / RENEWALS_PER_LEASE if now < ends and is_renewed(lease, policy) else ends
+
+
+class Agenda:
+    """The leases that were there when somebody looked, in the order in which they are due."""
 
     def __init__(self) -> None:
-        self._fresh: dict[str, Watched] = {}  # by token; since the last look
         self._sorted: list[tuple[float, int, Watched]] = []
         self._number = count()
         self._living = 0  # of those that are sorted
 
     def add(self, watched: Watched) -> None:
-        self._fresh[watched.lease.token] = watched
+        self._living += 1
+        self.put(watched)
 
     def forget(self, watched: Watched) -> None:
         watched.forgotten = True
-        if self._fresh.pop(watched.lease.token, None) is None:
-            self._living -= 1
-            if len(self._sorted) > 2 * self._living + MOST_LEFT_BEHIND:
-                self._sorted = [entry for entry in self._sorted if _counts(entry)]
-                heapify(self._sorted)
+        self._living -= 1
+        if len(self._sorted) > 2 * self._living + MOST_LEFT_BEHIND:
+            self._sorted = [entry for entry in self._sorted if _counts(entry)]
+            heapify(self._sorted)
 
     def put(self, watched: Watched) -> None:
         """When it is due has changed."""
@@ -100,10 +100,6 @@ class Agenda:
 
     def first(self) -> Watched | None:
         """Which is due first."""
-        for watched in self._fresh.values():
-            self.put(watched)
-        self._living += len(self._fresh)
-        self._fresh.clear()
         while self._sorted:
             entry = self._sorted[0]
             if _counts(entry):
@@ -131,6 +127,8 @@ class Watchdog:
         self._observer = observer
         self._executor = executor
         self._background = background
+        # By token. Most leases are over before anybody looks at them: those are only noted, with when they are due.
+        self._fresh: dict[str, tuple[Lease, LockRequest, float]] = {}
         self._watched: dict[str, Watched] = {}
         self._agenda = Agenda()
         self._timer: asyncio.TimerHandle | None = None
@@ -141,14 +139,24 @@ class Watchdog:
         self._late: dict[object, list[Watched]] = {}
 
     def watch(self, lease: Lease, request: LockRequest) -> None:
-        watched = self._watched[lease.token] = Watched(lease, request)
-        self._agenda.add(watched)
-        self._arm(watched.due)
+        due = next_look(lease, request.lease, monotonic())
+        self._fresh[lease.token] = (lease, request, due)
+        if self._timer is None or due < self._looks_at:
+            self._arm(due)
 
     def forget(self, lease: Lease) -> None:
-        watched = self._watched.pop(lease.token, None)
-        if watched is not None:
-            self._agenda.forget(watched)
+        if self._fresh.pop(lease.token, None) is None:
+            watched = self._watched.pop(lease.token, None)
+            if watched is not None:
+                self._agenda.forget(watched)
+
+    def _known(self) -> dict[str, Watched]:
+        """All that are watched."""
+        for token, fresh in self._fresh.items():
+            watched = self._watched[token] = Watched(*fresh)
+            self._agenda.add(watched)
+        self._fresh.clear()
+        return self._watched
 
     async def extend(self, lease: Lease, seconds: float | None) -> bool:
         """Renew it now, and let it last ``seconds`` from now (None: as a new one), but never less than it does already.
@@ -158,7 +166,7 @@ class Watchdog:
         Raises:
             RedisUnavailable: no answer; a lease that is renewed may last so long all the same.
         """
-        watched = self._watched.get(lease.token)
+        watched = self._known().get(lease.token)
         if watched is None:
             return False
         group = self._executor.group(watched.keys, lease.token)
@@ -182,14 +190,14 @@ class Watchdog:
 
     def taken(self, token: str) -> None:
         """A push told that this lease was taken away by force."""
-        watched = self._watched.get(token)
+        watched = self._known().get(token)
         if watched is not None:
             self.forget(watched.lease)
             watched.lease.mark_lost("it was force-released")
 
     def close(self) -> None:
         """Stop, unless a request is still inside a block: its lease is renewed to its end."""
-        if self._timer is not None and not self._watched:
+        if self._timer is not None and not self._known():
             self._timer.cancel()
             self._timer = None
 
@@ -206,6 +214,7 @@ class Watchdog:
     def _look(self) -> None:
         """Timer: declare lost what ran out, renew what is due, set the timer for the rest."""
         self._timer = None
+        self._known()
         now = monotonic()
         due: dict[object, list[Watched]] = {}
         looked_at = 0

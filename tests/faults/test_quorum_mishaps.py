@@ -87,7 +87,7 @@ async def test_renewed_while_it_is_given_up(three: Place, proxy: FaultyProxy, mo
 
     def and_renew(*args: Any) -> Any:
         giving_up = give_up(*args)
-        for watched in watchdog._watched.values():
+        for watched in watchdog._known().values():
             watched.due = 0.0
         watchdog._look()
         return giving_up

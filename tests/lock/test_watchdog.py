@@ -78,7 +78,7 @@ async def steps_of(many: int) -> int:
     sys.setprofile(note)
     try:
         for _ in range(2):
-            for watched in list(dog._watched.values()):
+            for watched in list(dog._known().values()):
                 dog._look_again(watched, monotonic())
             wanted = len(cluster.calls) + many
             while len(cluster.calls) < wanted or cluster.tasks:
@@ -102,7 +102,7 @@ async def test_others_have_their_turn_between_the_renewals() -> None:
     cluster = Cluster()
     dog = Watchdog(cluster, cluster.background)  # type: ignore[arg-type]
     leases = [hold(dog, number, LeasePolicy(ttl=60, max_hold=600)) for number in range(1000)]
-    for watched in list(dog._watched.values()):
+    for watched in list(dog._known().values()):
         dog._look_again(watched, monotonic())
     at_once, before = 0, 0
     while len(cluster.calls) < 1000:
@@ -132,11 +132,11 @@ async def test_leases_that_are_over_leave_nothing_behind() -> None:
     hold(dog, -1, LeasePolicy(ttl=60, max_hold=600))
     for number in range(5):
         leases = [hold(dog, number * 200 + n, LeasePolicy(ttl=600, max_hold=6000)) for n in range(200)]
-        dog._agenda.first()  # somebody looks while they are held
+        dog._known()  # somebody looks while they are held
         for lease in leases:
             dog.forget(lease)
     assert len(dog._agenda._sorted) <= 3 * module.MOST_LEFT_BEHIND
-    assert len(dog._watched) == 1
+    assert len(dog._known()) == 1
 
 
 class Slow:
