@@ -28,7 +28,6 @@ class Lease:
         "_latest",
         "_longest",
         "_on_lost",
-        "_released",
         "_safety_margin",
         "_tell_loss",
         "confirmed",
@@ -39,6 +38,7 @@ class Lease:
         "leaving",
         "lost_because",
         "name",
+        "released",
         "token",
         "ttl",
         "user",
@@ -49,7 +49,6 @@ class Lease:
         name: str,
         token: str,
         fencing_token: int,
-        *,
         granted_at: float,
         granted_for: float,
         ttl: float,
@@ -68,15 +67,15 @@ class Lease:
         self._began = granted_at
         # Until when it may be trusted: moved by each renewal, never beyond the longest that it is held. Not confirmed:
         # handed over, and not yet renewed.
-        self._longest = granted_at + max_hold
-        self._latest = self._longest - min(safety_margin, max_hold / 2)
+        self._longest = longest = granted_at + max_hold
+        self._latest = longest - (safety_margin if safety_margin < max_hold / 2 else max_hold / 2)
         self._safety_margin = safety_margin
         self.confirmed: bool = confirmed
         self.ends: float = self._trusted(granted_at, granted_for)
         # How it ended. A lease that was lost is released, too, when its block ends.
         self.lost_because: str | None = None
         self.leaving: bool = False
-        self._released = False
+        self.released: bool = False
         # Who is told of its loss: the event only if somebody asked for it.
         self._event: anyio.Event | None = None
         self._on_lost: Callable[[], object] | None = None
@@ -86,7 +85,7 @@ class Lease:
         self.user: asyncio.Task[Any] | None = None
 
     def __repr__(self) -> str:
-        state = "lost" if self.is_lost else "released" if self._released else f"{self.remaining():.3f} s left"
+        state = "lost" if self.is_lost else "released" if self.released else f"{self.remaining():.3f} s left"
         return f"<Lease {self.name} fence={self.fencing_token} {state}>"
 
     def remaining(self) -> float:
@@ -124,10 +123,6 @@ class Lease:
     def is_lost(self) -> bool:
         """Whether the lease ended before its holder gave it up."""
         return self.lost_because is not None
-
-    @property
-    def released(self) -> bool:
-        return self._released
 
     @property
     def lost(self) -> anyio.Event:
@@ -181,9 +176,9 @@ class Lease:
         """The running task uses what this lease protects: perhaps it is the one to be told of a loss."""
         loop = asyncio._get_running_loop()
         if loop is not None and not self.leaving:
-            self.user = asyncio.current_task(loop)
+            user = self.user = asyncio.current_task(loop)
             if self.first_user is None:
-                self.first_user = self.user
+                self.first_user = user
 
     @property
     def is_over(self) -> bool:
@@ -199,7 +194,9 @@ class Lease:
         """Until when, of what Redis was asked for at that instant. No later than after the last renewal, which ends at
         the longest hold, sent or not: Redis may have had it without our being told.
         """
-        return min(asked_at + seconds - min(self._safety_margin, seconds / 2), self._latest)
+        margin, latest = self._safety_margin, self._latest
+        until = asked_at + seconds - (margin if margin < seconds / 2 else seconds / 2)
+        return until if until < latest else latest
 
     def renewal(self, now: float) -> float:
         """Seconds to ask Redis for; 0 when that would gain nothing."""
@@ -226,7 +223,7 @@ class Lease:
         self.fencing_token = fence
 
     def mark_lost(self, because: str) -> None:
-        if self._released or self.lost_because is not None:
+        if self.released or self.lost_because is not None:
             return
         self.lost_because = because
         if self._event is not None:
@@ -241,7 +238,7 @@ class Lease:
         self.leaving = True
 
     def mark_released(self) -> None:
-        self.leaving = self._released = True
+        self.leaving = self.released = True
         self._on_lost = self.user = self.first_user = None
 
 

@@ -28,13 +28,13 @@ class Acquisition:
     """One try to become the holder. ``token`` names it in Redis."""
 
     def __init__(self, runtime: Runtime, request: LockRequest, on_wait: OnWait | None = None) -> None:
-        self.token: str = runtime.numbers.acquisitions.begin_token(request.keys.digest)
+        self.token: str = runtime.executor.numbers.acquisitions.begin_token(request.keys.digest)
         self._runtime = runtime
         self._request = request
         self._on_wait = on_wait
         self._observer = runtime.observer
-        self._wakeup = runtime.wakeup
-        self._pushes = runtime.wakeup.pushes
+        wakeup = self._wakeup = runtime.wakeup
+        self._pushes = wakeup.pushes
         # Whether Redis may have something under this token, and this process may be sent a push for it.
         self._asked = False
         self._expecting = False
@@ -88,7 +88,8 @@ class Acquisition:
         request = self._request
         if request.session is None:
             return
-        snapshot = granted.loaded
+        snapshot = granted.snapshot
+        assert snapshot is not None
         if not protocol.admitted(request.keys, snapshot.fields, granted.server_us):
             raise protocol.refusal(
                 request.digest, protocol.not_admitted(request.keys, snapshot.fields, granted.server_us)
@@ -127,34 +128,34 @@ class Acquisition:
     async def _ask(self, *, queueing: bool, reads: bool | None = None) -> Granted | Queued | Busy:
         """``reads`` None: the session is read at once where a grant is likely, and it is not large."""
         request = self._request
+        keys, wait = request.keys, request.wait
         if reads is None:
-            keys = request.keys
-            reads = not self._wakeup.is_large(keys.digest) and not self._wakeup.is_waited_for(keys)
+            reads = not self._wakeup.reads_late(keys)
         last = self._waiter.last if self._waiter is not None else None
-        now, deaf = monotonic(), self._runtime.deaf
-        clock = self._runtime.numbers.clock
+        now, deaf, numbers = monotonic(), self._runtime.deaf, self._runtime.executor.numbers
+        clock = numbers.clock
         call = Acquire(
-            request.keys,
+            keys,
             self.token,
             request.lease,
             request.session,
-            channel=self._pushes.channel(request.keys),
-            label=request.label,
-            missing=request.missing,
-            queueing=queueing,
-            max_waiters=request.wait.most_waiters,
-            ticket=last.ticket if last is not None else "0",
-            deaf=deaf,
-            reads=reads,
-            asked_at=now,
-            now=UNTOLD if deaf else clock.digits(now),
+            self._pushes.channel(keys),
+            request.label,
+            request.missing,
+            queueing,
+            wait.most_waiters,
+            "0" if last is None else last.ticket,
+            deaf,
+            reads,
+            now,
+            UNTOLD if deaf else clock.digits(now),
         )
         asked_before, self._asked = self._asked, True
-        limit = left_of(request, self._began) if self._expecting else request.wait.longest + GRACE
+        limit = left_of(request, self._began) if self._expecting else wait.longest + GRACE
         if queueing:
             self._expecting = True
             self._wakeup.expect(self.token)
-            self._pushes.want(request.keys, self.token)
+            self._pushes.want(keys, self.token)
         try:
             outcome = await self._runtime.executor.run(call, limit)
         except RedisUnavailable as error:
@@ -162,18 +163,19 @@ class Acquisition:
             raise
         except asyncio.TimeoutError:
             raise timed_out(request, last, monotonic() - self._began) from None
+        if isinstance(outcome, Granted):
+            if call.now == UNTOLD:
+                clock.saw(outcome.server_us, monotonic())
+                numbers.saw_time(outcome.server_us)
+            if outcome.snapshot is None:
+                return await self._ask(queueing=queueing, reads=True)
+            return outcome
         # Else Redis has nothing under this token, and no earlier try will come.
-        self._asked = asked_before or call.doubtful or isinstance(outcome, (Granted, Queued))
+        self._asked = asked_before or call.doubtful or isinstance(outcome, Queued)
         if isinstance(outcome, protocol.Refused):
             if outcome.kind == "forgotten":
                 return await self._under_another_token(outcome.number)
             raise refused(request, outcome.kind)
-        if isinstance(outcome, Granted):
-            if call.now == UNTOLD:
-                clock.saw(outcome.server_us, monotonic())
-                self._runtime.numbers.saw_time(outcome.server_us)
-            if outcome.snapshot is None:
-                return await self._ask(queueing=queueing, reads=True)
         return outcome
 
     async def _under_another_token(self, floor: int) -> Granted | Queued | Busy:

@@ -35,7 +35,7 @@ class LockContext(LockBlock):
         Raises:
             LeaseLost, RedisUnavailable.
         """
-        lease = self._the_lease
+        lease = self._lease
         extended = await self._runtime.watchdog.extend(lease, seconds)
         if lease.is_lost:
             raise self._loss(0)
@@ -49,7 +49,7 @@ class LockContext(LockBlock):
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         ended_by_loss = self._body.ended(error)
-        lease = self._the_lease
+        lease = self._lease
         if lease.released or (error is not None and self._is_closed(error)):
             return
         failed = error is not None
@@ -94,14 +94,14 @@ class SessionContext(SessionLockBlock):
 
     async def discard(self) -> None:
         """Release without saving; any task may do it, and more than once."""
-        if not self._the_lease.released:
+        if not self._lease.released:
             self._body.ended(None)
             await self._without_saving()
 
     # --- what the session asks for
 
     async def release(self) -> None:
-        if not self._the_lease.released:
+        if not self._lease.released:
             self._body.ended(None)
             await self._save_and_release()
 
@@ -127,7 +127,7 @@ class SessionContext(SessionLockBlock):
 
     async def _save_all(self) -> None:
         """Save until nothing is left: what is changed meanwhile follows in the next call, in order."""
-        session, lease = self._session, self._the_lease
+        session, lease = self._session, self._lease
         merges = 0
         while changes := session.data.changes():
             if lease.is_lost:
@@ -156,11 +156,11 @@ class SessionContext(SessionLockBlock):
     async def incr(self, key: str, by: int) -> int:
         await self._saved_so_far()
         session = self._session
-        outcome = await self._stored.increment(key, by, lease=self._the_lease, created=session.created)
+        outcome = await self._stored.increment(key, by, lease=self._lease, created=session.created)
         return session.was_counted(key, outcome)
 
     async def regenerate(self, grace: float) -> str:
-        new = await self._stored.regenerate(grace, lease=self._the_lease, loss=self._loss)
+        new = await self._stored.regenerate(grace, lease=self._lease, loss=self._loss)
         self._request = replace(self._request, keys=new.keys)
         self._session.was_renewed(new.sid, new.safety)
         return new.sid
@@ -174,12 +174,12 @@ class SessionContext(SessionLockBlock):
         return await self._stored.expire(ttl)
 
     async def end_old_ids(self, grace: float) -> None:
-        await self._stored.end_old_ids(grace, lease=None if self._the_lease.released else self._the_lease)
+        await self._stored.end_old_ids(grace, lease=None if self._lease.released else self._lease)
 
     async def destroy(self, *, replaced: bool = False) -> None:
         _, safety = await self._stored.destroy(replaced=replaced)
         self._body.ended(None)
-        if not self._the_lease.released:
+        if not self._lease.released:
             await self._without_saving()
         self._session.close("was destroyed")
         if safety is not None:

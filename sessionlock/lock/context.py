@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from types import TracebackType
+from weakref import proxy
 
 from .. import observe
 from ..errors import LeaseLost, RedisUnavailable, SessionLockError
@@ -38,14 +39,13 @@ MOST_MERGES = 100
 class LockBlock(Handle):
     """What ``async with guard.lock`` and ``guard.session_lock`` have in common: one acquisition, one lease."""
 
-    _lease: Lease | None = None
-
     def __init__(self, runtime: Callable[[], Runtime], request: LockRequest) -> None:
         self._find_runtime = runtime
         self._request = request
         self._entered = False
         self._on_wait: OnWait | None = None
         self._rider: Waiter | None = None  # who was named with the release
+        self._lease: Lease
         self._runtime: Runtime
         self._body: LockBody
 
@@ -75,17 +75,17 @@ class LockBlock(Handle):
         return lease, granted.loaded
 
     def gives_back(self, lease: Lease) -> bool:
-        return self._lease is lease
+        return getattr(self, "_lease", None) is lease
 
     def __del__(self) -> None:
         # Entered, dropped, and left by nobody: then nobody else can give the lock back any more.
-        lease = self._lease
+        lease: Lease | None = getattr(self, "_lease", None)
         if lease is not None and not lease.released:
             log.warning("the block that held the lock of %s was dropped and never left", self._request.digest)
             self._runtime.give_back(self._drop)
 
     async def _drop(self) -> None:
-        if not self._the_lease.released:
+        if not self._lease.released:
             self._body.ended(None)
             try:
                 await self._give_up([], "", cancelled=True)
@@ -102,7 +102,7 @@ class LockBlock(Handle):
     async def _give_up(self, changes: list[Change], created: str, *, cancelled: bool = False) -> Saved:
         """One release call, seen through to its end even when this task is cancelled meanwhile."""
         call = self._release(changes, created)
-        self._the_lease.mark_leaving()
+        self._lease.mark_leaving()
         if cancelled:
             return await self._runtime.see_through(self._to_the_end(call)) or Committed(None)
         try:
@@ -122,29 +122,33 @@ class LockBlock(Handle):
         self._rode(None)
         if not error.refused:
             request, runtime = self._request, self._runtime
-            token = self._the_lease.token
+            token = self._lease.token
             await runtime.see_through(runtime.abandon(request.keys, token), wait=False)
 
     def _release(self, changes: list[Change], created: str) -> Release:
-        lease, request, runtime = self._the_lease, self._request, self._runtime
-        wakeup, keys = runtime.wakeup, request.keys
-        carries = self._weight() <= request.push_limit
+        lease, request, runtime = self._lease, self._request, self._runtime
+        wakeup, keys, token = runtime.wakeup, request.keys, lease.token
+        weight, measured = self._size()
+        carries = weight <= request.push_limit
         wakeup.has_weight(keys.digest, large=not carries)
-        rider = self._rider = wakeup.rider(keys) if wakeup.waiting else None
+        rider, reads = None, False
+        if wakeup.waiting:
+            rider = self._rider = wakeup.rider(keys)
+            reads = carries and request.session is not None and wakeup.is_waited_for(keys)
         return Release(
             keys,
-            lease.token,
+            token,
             lease.fencing_token,
-            runtime.numbers.acquisitions.low(keys.digest, lease.token),
+            runtime.executor.numbers.acquisitions.low(keys.digest, token),
             created,
             request.session,
             changes,
-            channel=wakeup.pushes.channel(keys),
-            carries=carries,
-            reads=carries and request.session is not None and wakeup.is_waited_for(keys),
-            deaf=runtime.deaf,
-            measured=self._measured(),
-            rider="" if rider is None else rider.is_named(),
+            runtime.deaf,
+            wakeup.pushes.channel(keys),
+            carries,
+            reads,
+            measured,
+            "" if rider is None else rider.is_named(),
         )
 
     def _rode(self, outcome: Saved | None) -> None:
@@ -152,20 +156,18 @@ class LockBlock(Handle):
         if rider is not None:
             self._runtime.wakeup.rode(rider, outcome)
 
-    def _measured(self) -> int | None:
-        """As :class:`~sessionlock.protocol.calls.Release` has it."""
-        return None
-
-    def _weight(self) -> int:
-        """About how many bytes of a session a push would have to carry."""
-        return 0
+    def _size(self) -> tuple[int, int | None]:
+        """About how many bytes of a session a push would have to carry; and ``measured``, as
+        :class:`~sessionlock.protocol.calls.Release` has it.
+        """
+        return 0, None
 
     def _given_up(self, outcome: Saved) -> Saved:
         """What a release came to; the waiter of this process that was granted with it is told."""
         self._rode(outcome)
         if isinstance(outcome, Conflict):
             if outcome.fence:
-                self._the_lease.refenced(outcome.fence)
+                self._lease.refenced(outcome.fence)
             return outcome
         if outcome.handover is not None:
             self._runtime.take_handover(self._request.keys, outcome.handover)
@@ -187,20 +189,15 @@ class LockBlock(Handle):
             raise
         return outcome
 
-    @property
-    def _the_lease(self) -> Lease:
-        assert self._lease is not None
-        return self._lease
-
     def _finish(self) -> None:
-        lease, runtime, body = self._the_lease, self._runtime, self._body
+        lease, runtime, body = self._lease, self._runtime, self._body
         runtime.watchdog.forget(lease)
         runtime.holders.remove(body)
         if runtime.observer is not None and not lease.released:  # after a refused save it is left once more
             self._tell(observe.LockReleased, lease.age())
         lease.mark_released()
         body.leave_context()
-        runtime.numbers.acquisitions.end(lease.digest, lease.token)
+        runtime.executor.numbers.acquisitions.end(lease.digest, lease.token)
         # Session and block refer to each other; a guard that is dropped then should not wait for the garbage collector.
         self._find_runtime = used_up
 
@@ -210,7 +207,7 @@ class LockBlock(Handle):
             observer(event(self._request.digest, self._request.label, *about))
 
     def _loss(self, fence: int) -> LeaseLost:
-        lease = self._the_lease
+        lease = self._lease
         lease.mark_lost(lease.lost_because or "Redis does not know it any more")
         return lease_lost(lease, fence)
 
@@ -241,9 +238,7 @@ class SessionLockBlock(LockBlock, Actions):
     async def __aenter__(self) -> Session:
         lease, snapshot = await self._enter()
         try:
-            session = Session(
-                self._sid, lease.name, snapshot, self._how, actions=self, at_home=self._runtime.at_home, lease=lease
-            )
+            session = Session(self._sid, lease.name, snapshot, self._how, self, self._runtime.at_home, lease)
         except BaseException:
             await self._give_up([], "", cancelled=True)
             self._finish()
@@ -261,32 +256,33 @@ class SessionLockBlock(LockBlock, Actions):
         ended_by_loss = self._body.ended(error)
         if error is not None:
             self._session.forget_what_nobody_awaited()
-        if self._the_lease.released or (error is not None and self._is_closed(error)):
-            return
-        if error is None:
-            if self._session.is_owed:
-                await self._session.do_what_nobody_awaited()
-            if not self._the_lease.released:
-                await self._save_and_release()
-        elif ended_by_loss:
-            fence = await self._without_saving()
-            raise tell_refused(self._runtime.observer, self._request, self._loss(fence)) from None
-        else:
-            try:
-                if self._save_on_error and isinstance(error, Exception):
+        try:
+            if self._lease.released or (error is not None and self._is_closed(error)):
+                return
+            if error is None:
+                if self._session.is_owed:
+                    await self._session.do_what_nobody_awaited()
+                if not self._lease.released:
                     await self._save_and_release()
-                else:
-                    await self._without_saving()
-            except SessionLockError as trouble:
-                note(error, trouble)
+            elif ended_by_loss:
+                fence = await self._without_saving()
+                raise tell_refused(self._runtime.observer, self._request, self._loss(fence)) from None
+            else:
+                try:
+                    if self._save_on_error and isinstance(error, Exception):
+                        await self._save_and_release()
+                    else:
+                        await self._without_saving()
+                except SessionLockError as trouble:
+                    note(error, trouble)
+        finally:
+            if self._lease.released:
+                # They refer to each other. Who uses the session still has it; else it need not wait for the collector.
+                self._session = proxy(self._session)
 
-    def _weight(self) -> int:
+    def _size(self) -> tuple[int, int | None]:
         session: Session | None = getattr(self, "_session", None)  # not yet, where what was loaded is not readable
-        return 0 if session is None else session.data.weight
-
-    def _measured(self) -> int | None:
-        session: Session | None = getattr(self, "_session", None)
-        return None if session is None else session.data.measured
+        return (0, None) if session is None else (session.data.weight, session.data.measured)
 
     # --- the last moment
 
@@ -295,7 +291,7 @@ class SessionLockBlock(LockBlock, Actions):
         session = self._session
         kept = True
         try:
-            if self._the_lease.is_lost:
+            if self._lease.lost_because is not None:
                 kept = False
                 raise self._loss(await self._without_saving())
             if self._saving is not None:

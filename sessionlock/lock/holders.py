@@ -71,19 +71,19 @@ def _node_name(pid: int) -> str:
 
 def lease_of(request: LockRequest, token: str, granted: Granted, observer: Observer | None) -> Lease:
     """What the holder knows of its lock."""
-    policy = request.lease
+    policy, digest, granted_for = request.lease, request.keys.digest, granted.trusted_for
     return Lease(
-        request.name or request.digest,
+        request.name or digest,
         token,
         granted.fence,
-        digest=request.digest,
-        granted_at=granted.asked_at,
-        granted_for=granted.trusted_for,
-        ttl=policy.ttl,
-        safety_margin=policy.margin,
-        max_hold=policy.longest,
-        confirmed=granted.trusted_for >= policy.ttl,
-        tell_loss=None if observer is None else partial(_tell_loss, observer, request),
+        granted.asked_at,
+        granted_for,
+        policy.ttl,
+        policy.margin,
+        policy.longest,
+        digest,
+        granted_for >= policy.ttl,
+        None if observer is None else partial(_tell_loss, observer, request),
     )
 
 
@@ -129,7 +129,7 @@ class LockBody:
         self.label: str = label
         # Who entered the block: a thread, or a task.
         self.thread: object = on_behalf_of.get(None)
-        self.task: asyncio.Task[Any] | None = asyncio.current_task()
+        self.task: asyncio.Task[Any] | None = asyncio.current_task(loop)
         # For the moment of a loss.
         self._loop = loop
         self._over = False
@@ -146,13 +146,16 @@ class LockBody:
     def enter_context(self) -> None:
         """From here on the running code belongs to it, and what it begins."""
         held = _bodies.get()
-        go_on_in((*held, self)) if held else _bodies.set((self,))
+        if held:
+            go_on_in((*held, self))
+        else:
+            _bodies.set((self,))
 
     def leave_context(self) -> None:
         """Elsewhere it is found to be over by who looks."""
         held = _bodies.get()
         if held and held[-1] is self:
-            _bodies.set(held[:-1])
+            _bodies.set(held[:-1] if len(held) > 1 else ())
         elif self in held:
             go_on_in(held)
 

@@ -371,8 +371,9 @@ class Wakeup:
         elif self._large:
             self._large.discard(digest)
 
-    def is_large(self, digest: str) -> bool:
-        return digest in self._large
+    def reads_late(self, keys: SessionKeys) -> bool:
+        """Whether a session is not to be read before it is known who needs it: it is large, or others wait for it."""
+        return keys.digest in self._large or (bool(self._waiters) and self.is_waited_for(keys))
 
     def is_waited_for(self, keys: SessionKeys) -> bool:
         """Whether anybody of this process waits for that session."""

@@ -117,7 +117,6 @@ class Acquire(Call[Acquired]):
     token: str
     lease: LeasePolicy
     session: SessionPolicy | None
-    _: KW_ONLY
     channel: str = "-"
     label: str = ""
     missing: str = "create"
@@ -175,7 +174,6 @@ class Release(Call[Saved]):
     created: str
     session: SessionPolicy | None
     changes: Collection[Change] = ()
-    _: KW_ONLY
     deaf: bool = False
     channel: str = "-"
     carries: bool = True

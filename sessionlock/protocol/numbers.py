@@ -70,6 +70,8 @@ class Lane:
     def low(self, digest: str, op: str) -> str:
         """All calls under this op's name about that session with smaller numbers have been answered."""
         for other in self._outstanding.get(digest, ()):
+            if other is op:
+                break
             if other[:NAME_LENGTH] == op[:NAME_LENGTH]:
                 return min(other, op)[NAME_LENGTH:OP_LENGTH]
         return op[NAME_LENGTH:OP_LENGTH]
@@ -78,12 +80,11 @@ class Lane:
         """Its caller has the answer, or asks for none any more."""
         self._open.pop(op, None)
         outstanding = self._outstanding.get(digest)
-        if outstanding is None or op not in outstanding:
-            return
-        if len(outstanding) == 1:
-            del self._outstanding[digest]
-        else:
-            outstanding.remove(op)
+        if outstanding is not None and op in outstanding:
+            if len(outstanding) == 1:
+                del self._outstanding[digest]
+            else:
+                outstanding.remove(op)
 
     def exceed(self, number: int) -> None:
         """The next numbers are higher."""
