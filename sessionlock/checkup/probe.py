@@ -51,8 +51,7 @@ SETTINGS = (
     "save",
     "appendfsync",
     "min-replicas-*",
-    "maxmemory",
-    "maxmemory-policy",
+    "max*",  # maxclients, maxmemory, maxmemory-policy
     "timeout",
     "tcp-keepalive",
     "client-output-buffer-limit",
@@ -292,7 +291,7 @@ def judge(
         several_masters=several_masters(info, greeting),
         evicted=_number(info.get("evicted_keys")),
         clients=_number(info.get("connected_clients")),
-        maxclients=_number(info.get("maxclients")),
+        maxclients=_number(info.get("maxclients") or config.get("maxclients")),
         slots=slots,
         round_trip=round_trip,
         because=because,

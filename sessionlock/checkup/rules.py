@@ -41,6 +41,7 @@ WHAT_IF = (
     ("eviction", "eviction policy", "if it evicts, sessions and locks vanish when the memory is full"),
     ("rdb", "snapshots", "if nothing is written to disk, all sessions end when it restarts"),
     ("aof", "append-only file", "without one a crash loses what was saved lately"),
+    ("fsync", "appendfsync", "with no, a crash of the machine loses half a minute of saves"),
     ("replicas", "replicas", "if there are some, a failover loses what they had not received"),
     ("min_replicas_to_write", "min-replicas-to-write", "with 0, a master that was cut off goes on accepting saves"),
 )
@@ -322,7 +323,8 @@ def _small_things(found: Capabilities) -> Iterator[Finding]:
 
 
 def _unknown(found: Capabilities) -> Iterator[Finding]:
-    hidden = [(name, why) for field, name, why in WHAT_IF if getattr(found, field) is None]
+    lasting = {"fsync"} if not found.aof else {"rdb"}  # of no interest then
+    hidden = [(name, why) for field, name, why in WHAT_IF if getattr(found, field) is None and field not in lasting]
     if not hidden or found.server == "fakeredis" or found.loading:
         return
     yield Finding(

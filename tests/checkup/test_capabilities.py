@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
+from fnmatch import fnmatch
 from typing import Any
 
 import hiredis
@@ -250,7 +251,7 @@ class Answering:
             lines = "".join(f"{name}:{value}\r\n" for name, value in INFO.items())
             return dict(INFO) if self.mapped else f"# Server\r\n{lines}".encode()
         if words[0] == "CONFIG":
-            pairs = {name: value for name, value in CONFIG.items() if name == words[2] or words[2] == "min-replicas-*"}
+            pairs = {name: value for name, value in CONFIG.items() if fnmatch(name, words[2])}
             return pairs if self.mapped else [word.encode() for pair in pairs.items() for word in pair]
         if words[0] == "EVAL":
             return [word.encode() for name, said in TRIAL.items() if name[0] != "E" for word in (name, said)]
@@ -324,7 +325,7 @@ async def test_findings_are_logged_once(caplog: pytest.LogCaptureFixture) -> Non
         ("INFO", "sessionlock"),
     ]
     assert "scripts are not permitted" in caplog.messages[0]
-    assert "snapshots" in caplog.messages[2]
+    assert "not known: appendfsync" in caplog.messages[2]
     await Checkup(ask, "b:1").run()
     assert len(caplog.records) == 6
 

@@ -16,6 +16,7 @@ from sessionlock import Quorum, SessionGuard, SessionLockError
 from sessionlock.checkup.permissions import IN_SCRIPTS, Purpose, Rule, rule_for
 from sessionlock.cli import main
 from sessionlock.protocol.scripts import SCRIPTS
+from tests.harness import ROOT
 from tests.harness.cluster import Cluster
 from tests.harness.commands import connect
 from tests.harness.faulty import FaultyServer
@@ -171,6 +172,8 @@ def test_it_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     rule = " ".join(rule_for("lock", "shop").words())
     assert f"ACL SETUSER sessionlock on >PASSWORD {rule}" in lines
+    usual = " ".join(rule_for("lock").words())
+    assert f"\nACL SETUSER sessionlock on >PASSWORD {usual}\n" in (ROOT / "docs" / "servers.md").read_text("utf-8")
     assert main(["doctor", "--acl", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert rule_for("optimistic").words() in [one["rule"] for one in told["rules"]]

@@ -151,6 +151,7 @@ def test_a_password(spare: FaultyServer, raw: redis.Redis, examine: Examine) -> 
     try:
         forgotten, wrong = examine(spare.tcp_url), examine(spare.tcp_url.replace("redis://", "redis://:falsch@"))
     finally:
+        raw.execute_command("AUTH", "geheim")  # type: ignore[no-untyped-call]
         raw.config_set("requirepass", "")
     assert "the server wants a password" in forgotten["failed"]
     assert "password is wrong" in wrong["failed"]
