@@ -124,7 +124,8 @@ class WaitPolicy:
     no pause goes beyond the end of the lease that is waited for. ``before_sleep`` is called as tenacity calls it
     before each pause. ``max_waiters``: more than that many in the queue are refused with
     :class:`~sessionlock.QueueFull`; None: 64 for one session, whose visitor has no use for more, and 10,000 for a lock
-    alone, for which workers line up. Of each process a quarter of that may wait beside the queue.
+    alone, for which workers line up. Of each process half of that may wait beside the queue, where it
+    counts for that process only.
     """
 
     stop: Any = field(default_factory=_default_stop)

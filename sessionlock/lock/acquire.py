@@ -143,7 +143,7 @@ class Acquisition:
             request.label,
             request.missing,
             queueing,
-            wait.most_waiters,
+            self._wakeup.most_in_queue(request),
             "0" if last is None else last.ticket,
             deaf,
             reads,

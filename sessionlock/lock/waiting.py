@@ -47,7 +47,7 @@ SOONEST_AFTER_EXPIRY = 0.005
 HEARD_OF_EVERY = PATIENCE / 3
 ON_ITS_WAY_US = 100_000  # microseconds that a push may take
 FIRST_RIDER = 8  # so many of a process wait in the queue, where all see them, before the next one rides
-RIDER_SHARE = 4  # of max_waiters that may wait: riders of one process are a part of this size at the most
+RIDER_SHARE = 2  # riders of one process are this part of max_waiters at the most
 SUBSCRIBED_WITHIN = 0.5  # seconds; whoever waits then goes on without, and is told when it is done
 
 
@@ -103,13 +103,14 @@ class Room(Generic[W]):
     of the others; it never changes who is granted.
     """
 
-    __slots__ = ("clock", "lease_ends", "riders", "seen", "waiters")
+    __slots__ = ("clock", "last_ticket", "lease_ends", "riders", "seen", "waiters")
 
     def __init__(self) -> None:
         self.waiters: OrderedDict[str, W] = OrderedDict()  # by token, first come first; a dict finds its first slowly
         self.riders: OrderedDict[str, W] = OrderedDict()  # those of them that are not in the queue
         self.lease_ends: float = 0.0  # monotonic; inf when the lock was seen without an end
         self.seen: Queued | None = None  # what one of them was answered last, or the seat of the last rider
+        self.last_ticket: int = 0  # of the riders: they grow, as those in the queue do
         self.clock: tuple[int, float] = (0, 0.0)  # Redis' (us), at some instant after that monotonic one
 
     def enter(self, token: str, waiter: W) -> None:
@@ -317,8 +318,10 @@ class Wakeup:
             self._rounds.end()
         room = waiter.room
         successor = self._rooms.leave(keys.digest, waiter.token)
-        if not held_here and waiter.was_known and len(room.riders) == len(room.waiters):
-            self.look_after(keys)  # nobody is left in the queue who could be handed the lock
+        if not held_here and waiter.was_known and room.riders:
+            next(
+                iter(room.riders.values())
+            ).look()  # perhaps nobody of them is left in the queue, to be handed the lock
         elif successor is not None:
             successor.wake()
 
@@ -326,9 +329,11 @@ class Wakeup:
 
     def seat(self, request: LockRequest, holders: Holders) -> Queued | None:
         """Where one more may wait without being in the queue; None: it may not."""
-        keys, most = request.keys, request.wait.most_waiters // RIDER_SHARE
+        keys, most = request.keys, request.wait.most_waiters
         room = self._rooms.known(keys.digest)
-        if room is None or len(room.waiters) < FIRST_RIDER or len(room.riders) >= most or not self.pushes.hears(keys):
+        if room is None or not self.pushes.hears(keys):
+            return None
+        if not FIRST_RIDER <= len(room.waiters) < most or len(room.riders) >= most // RIDER_SHARE:
             return None
         # If nobody of this process has the lock, one in the queue is needed, to be handed it.
         seen, holder = room.seen, holders.holder_of(keys.lock)
@@ -336,7 +341,7 @@ class Wakeup:
             return None
         # No earlier than the server's clock is now: nobody is passed by.
         server_us, at = room.clock
-        ticket = max(int(seen.ticket) + 1, server_us + int((monotonic() - at) * 1e6))
+        ticket = room.last_ticket = max(room.last_ticket + 1, server_us + int((monotonic() - at) * 1e6))
         return Queued(f"{ticket:016d}", len(room.waiters), seen.left, holder or seen.holder, server_us, at)
 
     def ride(self, waiter: Waiter, request: LockRequest, seat: Queued) -> None:
@@ -345,6 +350,11 @@ class Wakeup:
         self.pushes.want(keys, token)
         channel = self.pushes.channel(keys)
         waiter.rides(seat, partial(rider, token, seat.ticket, request.lease, channel, request.label))
+
+    def most_in_queue(self, request: LockRequest) -> int:
+        """How many of ``max_waiters`` the riders of this process leave."""
+        most, room = request.wait.most_waiters, self._rooms.known(request.keys.digest)
+        return most if room is None else max(0, most - len(room.riders))
 
     def rider(self, keys: SessionKeys) -> Waiter | None:
         """Who is to be named with the next release of that lock."""

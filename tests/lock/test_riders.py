@@ -9,7 +9,16 @@ from contextlib import AsyncExitStack
 import pytest
 from tenacity import stop_after_delay, wait_fixed
 
-from sessionlock import LeaseLost, LeasePolicy, SessionDestroyed, SessionGuard, SessionInfo, WaitPolicy, WaitTimedOut
+from sessionlock import (
+    LeaseLost,
+    LeasePolicy,
+    QueueFull,
+    SessionDestroyed,
+    SessionGuard,
+    SessionInfo,
+    WaitPolicy,
+    WaitTimedOut,
+)
 from sessionlock.lock.waiting import FIRST_RIDER
 from tests.harness.commands import CommandCounter
 from tests.harness.deployments import MakeGuard
@@ -221,13 +230,34 @@ async def test_the_session_is_destroyed(node: MakeGuard, crowd: Crowd) -> None:
 
 
 async def test_how_many_ride(node: MakeGuard, stored: Look, crowd: Crowd) -> None:
-    """A quarter of those that may wait; the others stand in the queue, where ``max_waiters`` counts them."""
-    guard = node()
+    """Half of those that may wait; the others stand in the queue. ``max_waiters`` counts both."""
+    guard, most = node(), 2 * FIRST_RIDER + 4
+    few = WaitPolicy.seconds(20, max_waiters=most)
     async with guard.session_lock("s", lease=LEASE):
         await crowd.queue(guard, *QUEUED)
-        crowd.enter(guard, *[f"r{n}" for n in range(12)], wait=WaitPolicy.seconds(20, max_waiters=40))
-        await stored("s").until(lambda s: len(s.waiting) == len(QUEUED) + 2)
-    assert len(await crowd.over()) == len(QUEUED) + 12
+        crowd.enter(guard, *[f"r{n}" for n in range(most - FIRST_RIDER)], wait=few)
+        await stored("s").until(lambda s: len(s.waiting) == most // 2)
+        while guard.runtime().wakeup.waiting < most:
+            await asyncio.sleep(0)
+        crowd.enter(guard, "one too many", wait=few)
+        with pytest.raises(QueueFull):
+            await crowd.tasks.pop("one too many")
+    assert len(await crowd.over()) == most
+
+
+async def test_who_came_first_elsewhere_is_first(node: MakeGuard, stored: Look, crowd: Crowd) -> None:
+    """Another process holds, and who of this one stood in the queue leaves: riders that came before others' waiters are
+    before them all the same."""
+    one, other = node(), node()
+    async with other.session_lock("s", lease=LEASE):
+        await crowd.queue(one, *QUEUED)
+        await crowd.ride(one, "r0", "r1")
+        await crowd.queue(other, "other")
+        await crowd.queue(node(), "last")
+        for name in QUEUED:
+            crowd.tasks.pop(name).cancel()
+        await stored("s").until(lambda s: len(s.waiting) == 3)
+    assert await crowd.over() == ["r0", "r1", "other", "last"]
 
 
 async def test_inspect_tells_of_riders(node: MakeGuard, crowd: Crowd) -> None:

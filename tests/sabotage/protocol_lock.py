@@ -82,9 +82,9 @@ SABOTAGE: Table = [
         "who left the queue leaves its riders without anybody there",
         2,
         "lock/waiting.py",
-        "        if not held_here and waiter.was_known and len(room.riders) == len(room.waiters):\n",
+        "        if not held_here and waiter.was_known and room.riders:\n",
         "        if False:\n",
-        RIDERS + "test_all_that_stood_in_the_queue_leave",
+        (RIDERS + "test_all_that_stood_in_the_queue_leave", RIDERS + "test_who_came_first_elsewhere_is_first"),
     ),
     (
         "a rider that was named waits for a reply that is lost",
@@ -106,8 +106,8 @@ SABOTAGE: Table = [
         "any number of riders",
         2,
         "lock/waiting.py",
-        " or len(room.riders) >= most or not",
-        " or not",
+        " < most or len(room.riders) >= most // RIDER_SHARE:\n",
+        ":\n",
         RIDERS + "test_how_many_ride",
     ),
     (
