@@ -319,8 +319,7 @@ class SessionGuard(GuardOperations):
     ) -> LockRequest:
         if missing not in MISSING:
             one_of("missing", missing, MISSING)
-        node = self._label or node_name()
-        label = check_label(label)
+        node, label = self._label or node_name(), check_label(label)
         leases = self.lease_policy if lease is None else given_lease(lease)
         waits = self.wait_policy if wait is None else given_wait(wait)
         return LockRequest(
@@ -332,6 +331,7 @@ class SessionGuard(GuardOperations):
             missing=missing,
             push_limit=self._push_limit,
             name="" if session is not None else sid,
+            longest=waits.longest if waits.queues else self._reply_within,
         )
 
     # --- without the lock

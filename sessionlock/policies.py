@@ -149,7 +149,7 @@ class WaitPolicy:
 
     @classmethod
     def seconds(cls, wait: float, *, max_waiters: int | None = None) -> WaitPolicy:
-        """Give up after ``wait`` seconds; 0 means: do not queue at all."""
+        """Give up after ``wait`` seconds; 0 means: do not queue at all, as :meth:`never` has it."""
         if wait == 0 and not isinstance(wait, bool):
             return cls.never(max_waiters=max_waiters)
         check_seconds("wait", wait)
@@ -157,7 +157,9 @@ class WaitPolicy:
 
     @classmethod
     def never(cls, *, max_waiters: int | None = None) -> WaitPolicy:
-        """Take the lock if it is free; otherwise raise at once, without entering the queue."""
+        """Take the lock if it is free; otherwise raise at once, without entering the queue. Redis is given the time of
+        one reply (``SessionGuard(reply_within=)``) to tell.
+        """
         return cls(stop=stop_after_attempt(1), max_waiters=max_waiters)
 
     @cached_property

@@ -151,7 +151,7 @@ class Acquisition:
             UNTOLD if deaf else clock.digits(now),
         )
         asked_before, self._asked = self._asked, True
-        limit = left_of(request, self._began) if self._expecting else wait.longest + GRACE
+        limit = left_of(request, self._began) if self._expecting else request.longest + GRACE
         if queueing:
             self._expecting = True
             self._wakeup.expect(self.token)

@@ -31,7 +31,7 @@ A_DAY = 86_400.0  # not every event loop has timers that never end
 
 def left_of(request: LockRequest, began: float, most: float = A_DAY) -> float:
     """Seconds that are left of a wait that began then, with its grace."""
-    return min(most, max(0.0, began + request.wait.longest + GRACE - monotonic()))
+    return min(most, max(0.0, began + request.longest + GRACE - monotonic()))
 
 
 async def in_time(answer: Awaitable[T], request: LockRequest, began: float, last: Queued | None) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,8 @@ __all__ = ["LockRequest", "OnWait", "Question", "check_label"]
 @dataclass(frozen=True, slots=True)
 class LockRequest:
     """``label``: what others see of the holder. ``session`` None: only the lock, for storage of one's own; then with
-    its ``name``, which is no secret as a session's id is.
+    its ``name``, which is no secret as a session's id is. ``longest``: seconds for the whole wait, inf where its kind
+    does not tell; for who does not wait, for one reply.
 
     ``missing``: whether a session without a record is begun or refused. ``push_limit``: a larger session is not pushed
     with a grant. ``for_itself``: it may wait although the caller holds that lock. ``began``: when the wait did, by the
@@ -33,6 +35,7 @@ class LockRequest:
     push_limit: int
     for_itself: bool = False
     name: str = ""
+    longest: float = math.inf
     began: float | None = None
 
     @property

@@ -59,7 +59,7 @@ class Contest:
         self.runtime.numbers.acquisitions.end(self.request.digest, token)
 
     def poll(self) -> Poll:
-        return Poll(self.masters, self.request.lease.claim_ms / 1000, self.began + self.request.wait.longest + GRACE)
+        return Poll(self.masters, self.request.lease.claim_ms / 1000, self.began + self.request.longest + GRACE)
 
     def self_call(self, wake: Callable[[], object]) -> SelfCallCheck:
         return SelfCallCheck(self.runtime, self.request, self.on_wait, wake)

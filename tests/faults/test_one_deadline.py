@@ -78,6 +78,20 @@ async def test_redis_hangs(server_of_ours: FaultyServer, node: MakeGuard, wait: 
         await session.until(lambda s: s.free, within=LeasePolicy().ttl / 2)
 
 
+@pytest.mark.parametrize("connected", [True, False])
+async def test_redis_hangs_and_nobody_waits(server_of_ours: FaultyServer, node: MakeGuard, connected: bool) -> None:
+    """Who does not queue gives Redis the time of one reply, not that of a repetition."""
+    guard = node(server_of_ours.url, reply_within=WAIT)
+    if connected:
+        await enter(guard)
+    server_of_ours.pause()
+    with ends_in_time(RedisUnavailable):
+        await enter(guard, 0)
+    server_of_ours.resume()
+    with Stored(server_of_ours.url, "s") as session:
+        await session.until(lambda s: s.free, within=LeasePolicy().ttl / 2)
+
+
 async def test_redis_hangs_before_there_is_a_connection(tcp_url: str, node: MakeGuard) -> None:
     async with FaultyProxy(tcp_url) as proxy:
         proxy.blackhole()

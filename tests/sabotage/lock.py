@@ -356,7 +356,7 @@ SABOTAGE: Table = [
         "a reply is waited for longer than the lock",
         "deadline",
         "lock/acquire.py",
-        "limit = left_of(request, self._began) if self._expecting else wait.longest + GRACE",
+        "limit = left_of(request, self._began) if self._expecting else request.longest + GRACE",
         "limit = 1000.0",
         (
             DEADLINE + "test_redis_hangs",
@@ -393,7 +393,7 @@ SABOTAGE: Table = [
         "a wait has no grace",
         "deadline",
         "lock/patience.py",
-        "began + request.wait.longest + GRACE - monotonic()",
+        "began + request.longest + GRACE - monotonic()",
         "began + request.wait.longest - monotonic()",
         DEADLINE + "test_a_short_wait_is_no_shorter_than_a_round_trip",
     ),
@@ -728,5 +728,13 @@ SABOTAGE: Table = [
         "self._runtime.watchdog.forget(lease)  # a renewal",
         "# a renewal",
         MISHAPS + "test_renewed_while_it_is_given_up",
+    ),
+    (
+        "who does not queue waits for a hung Redis as long as a call is repeated",
+        "deadline",
+        "guard.py",
+        "longest=waits.longest if waits.queues else self._reply_within,",
+        "longest=waits.longest,",
+        "tests/faults/test_one_deadline.py::test_redis_hangs_and_nobody_waits",
     ),
 ]
