@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from redis.exceptions import RedisClusterException, RedisError, WatchError
@@ -34,6 +35,7 @@ T = TypeVar("T")
 SHELL_MS = 60_000
 # What makes a shell a record (see lua/_base.lua): a record that ends loses it.
 OF_A_RECORD = (b"#version", b"#expires", b"#user", b"#indexed", b"#old")
+AS_LOADED = (b"#state", b"#destroyed", b"#expires")
 MOST_TRIES = 100  # a WATCH is undone by any write to the record, a lock's grant included
 
 
@@ -126,9 +128,24 @@ class WatchEngine:
         if _has_ended(snapshot, _microseconds(time)):
             return Refused("missing")
         if left < policy.refresh_ms or policy.refresh_ms == policy.idle_ms:
-            await self._client.pexpire(keys.session, _idle_ms(snapshot, policy, _microseconds(time)))
-            return snapshot._replace(touched=True)
+            life = _idle_ms(snapshot, policy, _microseconds(time))
+            return snapshot._replace(touched=await self._touched(keys, snapshot, life))
         return snapshot
+
+    async def _touched(self, keys: SessionKeys, snapshot: Snapshot, life_ms: int) -> bool:
+        """Begin the idle time of a record that is as it was loaded anew. Who changes it meanwhile looks after its life;
+        and where it was destroyed or has another end, that stays so.
+        """
+        async with self._client.pipeline(transaction=True) as pipe:
+            await pipe.watch(keys.session)
+            if await _raw(pipe, "HMGET", keys.session, *AS_LOADED) != [snapshot.fields.get(name) for name in AS_LOADED]:
+                return False
+            pipe.multi()
+            pipe.pexpire(keys.session, life_ms)
+            with suppress(WatchError):
+                await pipe.execute()
+                return True
+        return False
 
     async def _commit(self, call: Commit) -> Saved:
         keys, changes = call.keys, list(call.changes)

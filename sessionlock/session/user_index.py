@@ -1,7 +1,9 @@
 """Which sessions a user has: an index beside the records, in a slot of its own, that can always be built anew.
 
-The record says whose it is (``#user``); the index is a sorted set of record names. An entry is written before its
-record and checked against it when read, so a crash in between leaves a stale entry, never a missing one.
+The record says whose it is (``#user``); the index is a sorted set of record names by when they were entered. An entry
+is written before its record and checked against it when read, so a crash in between leaves a stale entry, never a
+missing one. Sessions that expire leave theirs behind: with each entry some old ones are looked at, so that these do not
+pile up.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from ..transport.route import LOST
 from ..transport.tasks import within
 
 __all__ = ["UserIndex", "leave_index"]
+
+LOOKED_AT = 2  # old entries, with each that is written: the dead become fewer, however many they were
 
 
 async def leave_index(client: Any, keys: SessionKeys, user: str) -> None:
@@ -76,14 +80,15 @@ class UserIndex:
         """The records that are this user's now; stale entries are removed."""
         digest = user_digest(user)
         index = user_key(self._prefix, digest)
-        found = []
-        for name in await self._command("ZRANGE", index, 0, -1):
-            keys = keys_of_record(self._prefix, _text(name))
-            if await self._user_of(keys.session) == digest:
-                found.append(keys)
-            else:
-                await self._command("ZREM", index, name)
-        return found
+        names = await self._command("ZRANGE", index, 0, -1)
+        return [keys_of_record(self._prefix, _text(name)) for name in names if await self._is_kept(digest, name)]
+
+    async def _is_kept(self, user: str, name: Any) -> bool:
+        """Whether the record of an entry is this user's now; one that is not is stale, and removed."""
+        kept = await self._user_of(keys_of_record(self._prefix, _text(name)).session) == user
+        if not kept:
+            await self._command("ZREM", user_key(self._prefix, user), name)
+        return kept
 
     async def _user_of(self, record: bytes) -> str:
         """The digest of a record's user; "" when it is bound to nobody, or is no record of ours."""
@@ -109,10 +114,15 @@ class UserIndex:
             await self._command("DEL", index)
 
     async def _enter(self, user: str, record: str) -> None:
-        index = user_key(self._prefix, user)
-        await self._command("ZADD", index, 0, record)
+        index, now = user_key(self._prefix, user), int(time.time())
+        await self._command("ZADD", index, now, record)
         # A session that is loaded at all is entered again after half its idle time.
         await self._command("PEXPIRE", index, 2 * self._policy.idle_ms)
+        # No clock decides what is removed, it only says where to look.
+        long_ago = now - self._policy.idle
+        for name in await self._command("ZRANGEBYSCORE", index, "-inf", long_ago, "LIMIT", 0, LOOKED_AT):
+            if await self._is_kept(user, name):
+                await self._command("ZADD", index, "XX", now, name)
 
     async def _command(self, *words: Any) -> Any:
         def asked() -> Any:

@@ -13,6 +13,8 @@ SESSION = "session/data.py"
 
 ENDS = "tests/session/test_ends_and_limits.py::"
 DONE = "tests/protocol/test_done.py::"
+LIFE_CYCLE = "tests/session/test_life_cycle.py::"
+ENGINES = "tests/session/test_engines.py::"
 COMMIT = "protocol/lua/_commit.lua"
 PREVIOUS = "if previous ~= proof or "
 
@@ -192,5 +194,29 @@ SABOTAGE: Table = [
         "        if outcome.user and self.on_end is not None:\n",
         "        if False:\n",
         ENDS + "test_the_index_of_a_user_loses_what_was_destroyed",
+    ),
+    (
+        "what expired stays in its user's index",
+        "index",
+        "session/user_index.py",
+        "            if await self._is_kept(user, name):\n",
+        "            if True:\n",
+        LIFE_CYCLE + "test_entries_of_sessions_that_have_expired",
+    ),
+    (
+        "a load by WATCH prolongs whatever is there meanwhile",
+        "load",
+        "session/commit_watch.py",
+        "            await pipe.watch(keys.session)\n            if",
+        "            if",
+        ENGINES + "test_a_load_that_is_late_does_not_prolong_what_came_instead[PEXPIRE-True]",
+    ),
+    (
+        "a load by WATCH does not look again",
+        "load",
+        "session/commit_watch.py",
+        "!= [snapshot.fields.get(name) for name in AS_LOADED]:",
+        "is None:",
+        ENGINES + "test_a_load_that_is_late_does_not_prolong_what_came_instead",
     ),
 ]

@@ -466,6 +466,27 @@ async def test_a_redis_that_stops_answering_within_a_transaction(
     assert stored("s").data == {"n": 5}
 
 
+@pytest.mark.parametrize(("parked", "ends"), [(b"WATCH", True), (b"PEXPIRE", True), (b"PEXPIRE", False)])
+async def test_a_load_that_is_late_does_not_prolong_what_came_instead(
+    proxy: FaultyProxy, node: MakeGuard, stored: Look, parked: bytes, ends: bool
+) -> None:
+    """Between its looking and its touching the session was destroyed, or given an end by somebody else."""
+    loads, other, session = node(proxy.url, commit_by="watch"), node(), stored("s")
+    await other.create({"n": 1}, sid="s")
+    await loads.read("s")
+    aged(session.client, session.keys.session, 1_000_000)
+    proxy.hold_requests(parked)
+    reading = asyncio.ensure_future(loads.read("s"))
+    await proxy.held.wait()
+    if ends:
+        await other.destroy("s")
+    else:
+        aged(session.client, session.keys.session, 250_000)
+    await proxy.let_go()
+    assert dict(await reading) == {"n": 1}
+    assert session.client.pttl(session.keys.session) <= 300_000
+
+
 # --- at once
 
 

@@ -656,6 +656,18 @@ async def test_entries_of_sessions_that_are_gone(indexed: SessionGuard, stored: 
     assert not stored("a").client.exists(INDEX)
 
 
+async def test_entries_of_sessions_that_have_expired(indexed: SessionGuard, stored: Look) -> None:
+    """Nobody reads the index: with each new session it loses old ones that are gone, and none that lives."""
+    client, old = stored("a").client, [f"{n:014d}" for n in range(20)]
+    names = [keys_for("sl", sid).digest for sid in ("a", "b")]
+    client.zadd(INDEX, dict.fromkeys([*old, *names], 1.0))
+    for number in range(11):
+        await indexed.create({}, sid=f"new {number}")
+        await indexed.bind(f"new {number}", "user")
+    assert client.zcard(INDEX) == 2 + 11
+    assert len(await indexed.sessions_of("user")) == 2 + 11
+
+
 async def test_an_index_that_was_deleted_is_repaired(indexed: SessionGuard, stored: Look) -> None:
     stored("a").client.delete(INDEX)
     assert await indexed.sessions_of("user") == []
