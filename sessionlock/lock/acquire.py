@@ -128,7 +128,7 @@ class Acquisition:
     async def _ask(self, *, queueing: bool, reads: bool | None = None) -> Granted | Queued | Busy:
         """``reads`` None: the session is read at once where a grant is likely, and it is not large."""
         request = self._request
-        keys, wait = request.keys, request.wait
+        keys = request.keys
         if reads is None:
             reads = not self._wakeup.reads_late(keys)
         last = self._waiter.last if self._waiter is not None else None
