@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from fnmatch import fnmatch
@@ -234,8 +235,16 @@ def test_the_kind_of_refusal() -> None:
 class Answering:
     """Answers as a server would; ``raises`` as redis-py does, else error objects as our own connection returns them."""
 
-    def __init__(self, forbidden: tuple[str, ...] = (), *, raises: bool = False, mapped: bool = False) -> None:
+    def __init__(
+        self,
+        forbidden: tuple[str, ...] = (),
+        *,
+        raises: bool = False,
+        mapped: bool = False,
+        clock: float = 1_700_000_000,
+    ) -> None:
         self.forbidden = forbidden
+        self.clock = int(clock)
         self.raises = raises
         self.mapped = mapped
         self.asked: list[tuple[Any, ...]] = []
@@ -257,7 +266,7 @@ class Answering:
             return [word.encode() for name, said in TRIAL.items() if name[0] != "E" for word in (name, said)]
         if words[0] == "EVALSHA":
             return hiredis.ReplyError("NOSCRIPT No matching script.")
-        return [b"1700000000", b"0"] if words[0] == "TIME" else []
+        return [b"%d" % self.clock, b"0"] if words[0] == "TIME" else []
 
 
 @pytest.mark.parametrize("raises", [True, False])
@@ -382,6 +391,14 @@ async def test_several_masters_are_looked_at_at_once(caplog: pytest.LogCaptureFi
     assert split.startswith("m1, m3, m4: there may be a failover")
     assert missing == "m2: not looked at, for it did not answer: gone"
     assert found.refusal() is None, "m4 is fit: sessions there can be served"
+
+
+async def test_masters_whose_clocks_are_apart(caplog: pytest.LogCaptureFixture) -> None:
+    """It shows in no answer of one alone."""
+    caplog.set_level(logging.WARNING, "sessionlock")
+    now = time.time()
+    await at_once({"m1": Answering(clock=now), "m2": Answering(clock=now - 60)}).run()
+    assert any("the clock of m1 is 60.0 s ahead of that of m2" in message for message in caplog.messages)
 
 
 async def test_masters_that_are_all_unfit_are_refused() -> None:
