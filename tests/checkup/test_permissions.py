@@ -78,8 +78,13 @@ def tried(use: Use, guard: Callable[..., SessionGuard]) -> None:
     """Something is refused, and it fails or not: who is not told of his turn looks for it. In an event loop of its own,
     which ends whatever is left of it.
     """
+
+    async def quietly() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # of tasks that nobody waits for then
+        await asyncio.wait_for(use(guard, within=0.5), 2)
+
     with suppress(SessionLockError, asyncio.TimeoutError, TimeoutError):
-        asyncio.run(asyncio.wait_for(use(guard, within=0.5), 2))
+        asyncio.run(quietly())
 
 
 def test_what_scripts_call() -> None:
