@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["ALONGSIDE", "CONNECTING", "PURPOSES", "Purpose", "Rule", "rule_for"]
+__all__ = ["ALONGSIDE", "CONNECTING", "IN_SCRIPTS", "OF_A_USER", "PURPOSES", "Purpose", "Rule", "rule_for"]
 
 Purpose = Literal["lock", "optimistic", "quorum master", "quorum store"]
 PURPOSES: Mapping[Purpose, str] = {
@@ -29,7 +29,16 @@ PUSHING = ("publish", "pubsub|numsub", "subscribe")
 PUSHING_IN_CLUSTER = ("spublish", "pubsub|shardnumsub", "ssubscribe", "sunsubscribe")
 BY_FUNCTION = ("fcall", "function|load")
 BY_TEXT = ("eval", "evalsha")
-OF_A_USER = ("hget", "pexpire", "type", "zadd", "zrange", "zrem")  # an index of sessions, outside of scripts
+OF_A_USER = (
+    "del",
+    "hget",
+    "pexpire",
+    "type",
+    "zadd",
+    "zrange",
+    "zrangebyscore",
+    "zrem",
+)  # an index of sessions, outside of scripts
 WITH_WATCH = (
     *("exists", "hdel", "hget", "hgetall", "hset", "pexpire", "pttl", "time"),
     *("exec", "multi", "unwatch", "watch"),

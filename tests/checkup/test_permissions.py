@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import re
 from collections.abc import Callable, Coroutine, Iterator
@@ -13,9 +14,10 @@ from typing import Any
 import pytest
 
 from sessionlock import Quorum, SessionGuard, SessionLockError
-from sessionlock.checkup.permissions import IN_SCRIPTS, Purpose, Rule, rule_for
+from sessionlock.checkup.permissions import IN_SCRIPTS, OF_A_USER, Purpose, Rule, rule_for
 from sessionlock.cli import main
 from sessionlock.protocol.scripts import SCRIPTS
+from sessionlock.session import user_index
 from tests.harness import ROOT
 from tests.harness.cluster import Cluster
 from tests.harness.commands import connect
@@ -96,6 +98,11 @@ def test_what_scripts_call() -> None:
         if name
     }
     assert called - {"publish", "spublish", "pubsub"} == set(IN_SCRIPTS)
+
+
+def test_what_the_index_of_a_users_sessions_asks() -> None:
+    asked = {name.lower() for name in re.findall(r'_command\("([A-Z]+)"', inspect.getsource(user_index))}
+    assert asked == set(OF_A_USER)
 
 
 @pytest.mark.parametrize("way", WAYS)
