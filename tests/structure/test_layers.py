@@ -22,7 +22,7 @@ LAYERS = (
     "quorum",  # a topology: only the guard knows it
     "embedded urls",
     "guard",
-    "default selfcalls",
+    "default selfcalls operate",
     "views blocking",
     "decorator",
     "integrations",

@@ -1,0 +1,19 @@
+"""For whoever runs an application: see who holds which session's lock and who waits, and act on it.
+
+One layer for the command line, the framework commands and the admin page. It needs a Redis, and no guard.
+"""
+
+from .operator import Operator
+from .told import Inspection, LockHolder, LocksSeen, LockState, LockWaiter, SessionField, SessionsCounted, SessionState
+
+__all__ = [
+    "Inspection",
+    "LockHolder",
+    "LockState",
+    "LockWaiter",
+    "LocksSeen",
+    "Operator",
+    "SessionField",
+    "SessionState",
+    "SessionsCounted",
+]

@@ -1,0 +1,380 @@
+"""What whoever runs an application may see and do: held locks, queues, sessions; take a lock, log somebody out."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from ..codecs.base import Codec, default_codec
+from ..errors import ConfigurationError
+from ..guard import SessionGuard
+from ..policies import SessionPolicy
+from ..protocol.keys import SessionKeys, check_prefix, check_sid, field_name, key_of_field, user_digest, user_key
+from ..protocol.record_calls import Destroy, ForceRelease
+from ..session.user_index import leave_index
+from ..transport.calling import Executor
+from ..transport.clients import check_client, close_client
+from ..transport.executor import RedisExecutor
+from ..urls import client_from_url
+from .reading import (
+    about_lock,
+    about_session,
+    about_waiters,
+    digest_in,
+    digest_of_key,
+    digest_of_sid,
+    keys_named,
+    lock_state,
+    pattern,
+    session_state,
+    with_waiters,
+)
+from .shards import NOT_TOLD, Command, Shard, Shards, as_bytes
+from .told import Inspection, LocksSeen, LockState, SessionField, SessionsCounted, SessionState
+
+__all__ = ["Found", "Operator"]
+
+T = TypeVar("T")
+ANSWERS_WITHIN = 2.0  # seconds
+AT_ONCE = 100  # sessions that are read together
+MOST_FIELDS = 10_000
+ENTRIES = 500  # of a user's index in one reply
+
+
+class Found(NamedTuple):
+    """One step of a search: digests at ``shard``, and the ``share`` of all keys that was looked at so far. A digest
+    may come twice.
+    """
+
+    shard: Shard
+    digests: list[str]
+    share: float
+
+
+class Operator:
+    """Looks at the sessions and locks of one Redis (or what Sentinel names, or a Cluster), and acts on them by digest.
+
+    ``client``: a ``redis.asyncio`` client, which is not used itself: connections of its own are made like its. No guard
+    is needed, nor any process of the application. ``prefix``, ``codec``, ``policy``: as the application's guard has
+    them; the codec is needed for values only. For one event loop.
+
+    What only looks uses plain read commands, none of which takes Redis long, however many sessions there are. All
+    methods raise :class:`~sessionlock.RedisUnavailable` where there is no answer, or a refusal, with what to do;
+    :class:`~sessionlock.ConfigurationError` for what is no digest.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        *,
+        prefix: str = "sl",
+        codec: Codec | None = None,
+        policy: SessionPolicy | None = None,
+        reply_within: float = ANSWERS_WITHIN,
+        executor: Executor | None = None,
+    ) -> None:
+        check_client(client)
+        self.prefix: str = check_prefix(prefix)
+        self.codec: Codec = default_codec() if codec is None else codec
+        self._policy = SessionPolicy() if policy is None else policy
+        self._client = client
+        self._reply_within = reply_within
+        self._shards = Shards(client, reply_within=reply_within)
+        self._calls = executor
+        self._own_calls = executor is None
+        self._owned: list[Any] = []
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        prefix: str = "sl",
+        codec: Codec | None = None,
+        policy: SessionPolicy | None = None,
+        reply_within: float = ANSWERS_WITHIN,
+    ) -> Operator:
+        """With a client of its own, which :meth:`aclose` closes. Raises :class:`~sessionlock.ConfigurationError`."""
+        made = cls(client_from_url(url), prefix=prefix, codec=codec, policy=policy, reply_within=reply_within)
+        made._owned.append(made._client)
+        return made
+
+    @classmethod
+    def of(cls, guard: SessionGuard) -> Operator:
+        """For what this guard keeps, in the running event loop; the guard is not closed with it."""
+        runtime = guard.runtime()
+        return cls(
+            runtime.topology.client,
+            prefix=guard.prefix,
+            codec=guard.codec,
+            policy=guard.session_policy,
+            executor=runtime.executor,
+        )
+
+    @property
+    def name(self) -> str:
+        """Where it connects to, without a password."""
+        return self._shards.name
+
+    def digest(self, named: str, *, is_id: bool = False) -> str:
+        """The digest of the session that is named by its digest, by one of its keys, or by its id.
+
+        What looks like a digest is taken for one, unless it is said that it ``is_id``.
+        Raises :class:`~sessionlock.InvalidSessionId`.
+        """
+        return (None if is_id else digest_in(named)) or digest_of_sid(self.prefix, check_sid(named))
+
+    # --- searching
+
+    async def search(self, parts: str) -> AsyncIterator[Found]:
+        """Sessions that have keys of those ``parts`` (``"lock"``, ``"session"``, or a pattern), step by step."""
+        shards = await self._shards.all()
+        sizes = [await shard.size() for shard in shards]
+        total, before = max(1, sum(sizes)), 0
+        for shard, size in zip(shards, sizes, strict=True):
+            looked_at = 0
+            async for step in shard.scan(pattern(self.prefix, parts)):
+                looked_at += step.looked_at
+                digests = [digest for key in step.keys if (digest := digest_of_key(key)) is not None]
+                # SCAN tells no more of how far it came.
+                yield Found(shard, digests, min(0.99, (before + min(looked_at, size)) / total))
+            before += size
+        yield Found(shards[-1], [], 1.0)
+
+    async def locks(
+        self, *, within: float | None = None, most: int = 1000, on_step: Callable[[float], object] | None = None
+    ) -> LocksSeen:
+        """Who holds a lock, and who waits. Looks through all keys, for ``within`` seconds at the most, and until it
+        found ``most`` sessions. ``on_step`` is told the share of the keys that was looked at so far.
+        """
+        self._check_locks_are_here()
+        began_at, found, share = time.monotonic(), {}, 0.0
+        async for step in self.search("[lq]*"):
+            share = step.share
+            found.update(dict.fromkeys(step.digests, step.shard))
+            if on_step is not None:
+                on_step(share)
+            if len(found) >= most or (within is not None and time.monotonic() - began_at > within):
+                break
+        states = await self._lock_states(found)
+        seen = [state for state in states.values() if state.holder is not None or state.queue]
+        return LocksSeen(tuple(seen), share, await self._keys())
+
+    async def count(
+        self,
+        *,
+        within: float | None = None,
+        sample: int = 1000,
+        on_step: Callable[[float], object] | None = None,
+    ) -> SessionsCounted:
+        """How many sessions there are, how large and how old. Looks through all keys, for ``within`` seconds at the
+        most; sizes and ages are those of a random ``sample``. ``on_step``: as :meth:`locks` has it.
+        """
+        began_at, share, seen = time.monotonic(), 0.0, 0
+        chosen: list[tuple[str, Shard]] = []
+        async for step in self.search("session"):
+            share = step.share
+            for digest in step.digests:
+                seen += 1
+                place = len(chosen) if len(chosen) < sample else random.randrange(seen)
+                if place < sample:
+                    chosen[place : place + 1] = [(digest, step.shard)]
+            if on_step is not None:
+                on_step(share)
+            if within is not None and time.monotonic() - began_at > within:
+                break
+        states = await self._session_states(dict(chosen))
+        return SessionsCounted(seen, share, await self._keys(), tuple(states.values()))
+
+    async def _keys(self) -> int:
+        return sum([await shard.size() for shard in await self._shards.all()])
+
+    # --- sessions that are known
+
+    async def inspect(self, digest: str) -> Inspection:
+        """One session's lock, queue and record."""
+        keys = keys_named(self.prefix, digest)
+        at = {digest: await self._shards.of(keys.session)}
+        locks, sessions = await self._lock_states(at), await self._session_states(at)
+        if digest not in locks or digest not in sessions:
+            await self._shards.learn_anew()
+            at = {digest: await self._shards.of(keys.session)}
+            locks, sessions = await self._lock_states(at), await self._session_states(at)
+        nothing = LockState(digest, None, 0, 0, 0)
+        gone = SessionState(digest, False, False, 0, None, None, None, 0, None, "")
+        return Inspection(locks.get(digest, nothing), sessions.get(digest, gone))
+
+    async def lock_states(self, digests: Iterable[str]) -> dict[str, LockState]:
+        """The locks of these sessions now, also where nobody holds one."""
+        return await self._lock_states(await self._at(digests))
+
+    async def session_states(self, digests: Iterable[str]) -> dict[str, SessionState]:
+        """The records of these sessions, also where there is none."""
+        return await self._session_states(await self._at(digests))
+
+    async def sessions_of(self, user: str, *, is_digest: bool = False) -> tuple[SessionState, ...]:
+        """The live sessions of a user, as the application bound them; the youngest first."""
+        digest = user if is_digest else user_digest(user)
+        index = user_key(self.prefix, digest)
+        shard, names, place = await self._shards.of(index), list[str](), 0
+        while True:
+            [entries] = await shard.ask([("ZRANGE", index, place, place + ENTRIES - 1)])
+            if entries is NOT_TOLD or not entries:
+                break
+            names += [as_bytes(entry).decode(errors="replace") for entry in entries]
+            place += ENTRIES
+        states = await self.session_states(name for name in names if digest_in(name) == name)
+        theirs = [state for state in states.values() if state.exists and state.user == digest]
+        return tuple(sorted(theirs, key=lambda state: state.age or 0.0))
+
+    async def fields(self, digest: str) -> tuple[SessionField, ...]:
+        """The keys of a session and how large their values are, without the values; the first 10,000 of them."""
+        keys = keys_named(self.prefix, digest)
+        shard, cursor, found = await self._shards.of(keys.session), "0", dict[str, int]()
+        while len(found) < MOST_FIELDS:
+            [reply] = await shard.ask([("HSCAN", keys.session, cursor, "COUNT", AT_ONCE)])
+            if reply is NOT_TOLD:
+                break
+            cursor, fields = (
+                as_bytes(reply[0]).decode() if isinstance(reply[0], (str, bytes)) else str(reply[0]),
+                reply[1],
+            )
+            for name, value in _field_pairs(fields):
+                key = key_of_field(name)
+                if key is not None:
+                    found[key] = len(value)
+            if cursor == "0":
+                break
+        return tuple(SessionField(key, size) for key, size in sorted(found.items()))
+
+    async def values(self, digest: str, wanted: Sequence[str]) -> dict[str, Any]:
+        """These keys of a session with their values, read by the codec; those that it does not have are left out.
+
+        Raises:
+            CodecError: a value of another codec.
+        """
+        keys = keys_named(self.prefix, digest)
+        if not wanted:
+            return {}
+        shard = await self._shards.of(keys.session)
+        [found] = await shard.ask([("HMGET", keys.session, *(field_name(key) for key in wanted))])
+        if found is NOT_TOLD:
+            return {}
+        return {
+            key: self.codec.decode(key, as_bytes(value))
+            for key, value in zip(wanted, found, strict=True)
+            if value is not None
+        }
+
+    # --- acting
+
+    async def release(self, digest: str, token: str) -> bool:
+        """Take the lock from the holder with that token: the next waiter gets it, and that holder's late save is
+        refused. Returns False when that token does not hold it any more.
+        """
+        calls = self._executor()
+        return await calls.run(ForceRelease(keys_named(self.prefix, digest), token, deaf=calls.deaf)) == "released"
+
+    async def destroy(self, digest: str) -> bool:
+        """End a session at once, whoever holds its lock: its visitor is logged out, a late save is refused. Returns
+        whether there was one.
+        """
+        keys = keys_named(self.prefix, digest)
+        outcome = await self._executor().run(Destroy(keys, self._policy))
+        if outcome.user:
+            await leave_index(self._client, keys, outcome.user)
+        return outcome.existed
+
+    async def destroy_all(self, user: str, *, is_digest: bool = False) -> int:
+        """Log a user out everywhere; returns how many sessions were ended."""
+        theirs = await self.sessions_of(user, is_digest=is_digest)
+        return sum([await self.destroy(state.digest) for state in theirs])
+
+    def _executor(self) -> Executor:
+        if self._calls is None:
+            self._calls = RedisExecutor(self._client, reply_within=self._reply_within, retry_for=self._reply_within)
+        return self._calls
+
+    # --- life
+
+    async def aclose(self) -> None:
+        """Close what it opened."""
+        await self._shards.aclose()
+        if self._own_calls and self._calls is not None:
+            calls, self._calls = self._calls, None
+            await calls.aclose()
+        owned, self._owned = self._owned, []
+        for client in owned:
+            await close_client(client)
+
+    async def __aenter__(self) -> Operator:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    # --- reading many
+
+    def _check_locks_are_here(self) -> None:
+        if self._calls is not None and not isinstance(self._calls, RedisExecutor):
+            raise ConfigurationError(
+                "the locks of a quorum are at its masters, not in the store of the sessions: look at each of them"
+            )
+
+    async def _at(self, digests: Iterable[str]) -> dict[str, Shard]:
+        return {digest: await self._shards.of(keys_named(self.prefix, digest).session) for digest in digests}
+
+    async def _lock_states(self, at: dict[str, Shard]) -> dict[str, LockState]:
+        found: dict[str, LockState] = {}
+        for shard, digests in _batches(at):
+            replies = await self._ask_each(shard, digests, about_lock)
+            now = await shard.now()
+            waiting = {}
+            for digest in digests:
+                seen = lock_state(digest, replies[digest], now)
+                if seen is not None:
+                    found[digest], tokens = seen
+                    if tokens:
+                        waiting[digest] = tokens
+            records = await shard.ask(
+                [
+                    about_waiters(keys_named(self.prefix, digest), [token for token, _ in tokens])
+                    for digest, tokens in waiting.items()
+                ]
+            )
+            for (digest, tokens), record in zip(waiting.items(), records, strict=True):
+                found[digest] = with_waiters(found[digest], tokens, record)
+        return found
+
+    async def _session_states(self, at: dict[str, Shard]) -> dict[str, SessionState]:
+        found: dict[str, SessionState] = {}
+        for shard, digests in _batches(at):
+            replies = await self._ask_each(shard, digests, about_session)
+            now = await shard.now()
+            states = [session_state(digest, replies[digest], now) for digest in digests]
+            found.update({state.digest: state for state in states if state is not None})
+        return found
+
+    async def _ask_each(
+        self, shard: Shard, digests: Sequence[str], about: Callable[[SessionKeys], list[Command]]
+    ) -> dict[str, list[Any]]:
+        commands = [about(keys_named(self.prefix, digest)) for digest in digests]
+        replies = iter(await shard.ask([command for these in commands for command in these]))
+        return {digest: [next(replies) for _ in these] for digest, these in zip(digests, commands, strict=True)}
+
+
+def _batches(at: dict[str, Shard]) -> Iterable[tuple[Shard, list[str]]]:
+    by_shard: dict[Shard, list[str]] = {}
+    for digest, shard in at.items():
+        by_shard.setdefault(shard, []).append(digest)
+    for shard, digests in by_shard.items():
+        for begin in range(0, len(digests), AT_ONCE):
+            yield shard, digests[begin : begin + AT_ONCE]
+
+
+def _field_pairs(fields: Any) -> Iterable[tuple[bytes, bytes]]:
+    """Of a hash, as a client tells it: a mapping, or flat."""
+    pairs = fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=True)
+    return ((as_bytes(name), as_bytes(value)) for name, value in pairs)

@@ -1,0 +1,220 @@
+"""The way to every master that holds sessions: one, the one that Sentinel names, or all of a Cluster.
+
+What is asked is plain commands, each of which takes a server little time: SCAN in small steps, pipelines of bounded
+length. Nothing here writes, needs a script, or waits for a lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, NamedTuple
+
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AskError, RedisClusterException, RedisError, ResponseError, TryAgainError
+
+from ..errors import RedisUnavailable
+from ..transport.advice import with_advice
+from ..transport.clients import client_kind, close_client, own_client, server_name
+from ..transport.route import LOST
+from ..transport.tasks import within
+
+__all__ = ["NOT_TOLD", "Command", "Shard", "Shards", "Step", "as_bytes", "mapped"]
+
+Command = tuple[Any, ...]
+AT_ONCE = 500  # commands in one write
+FEWEST, MOST = 100, 2_000  # keys that one SCAN looks at
+LITTLE, MUCH = 0.001, 0.002  # seconds that it may take a server
+
+
+NICE_TO_KNOW = ("MEMORY", "DBSIZE")  # some servers have no such command, some users may not use it
+
+
+class NotTold(enum.Enum):
+    NOT_TOLD = enum.auto()
+
+
+NOT_TOLD = NotTold.NOT_TOLD
+
+
+class Step(NamedTuple):
+    """``looked_at``: about so many keys."""
+
+    keys: list[bytes]
+    looked_at: int
+
+
+class Shard:
+    """One server that holds sessions: all of them, or those of its slots."""
+
+    def __init__(self, client: Any, name: str, reply_within: float, *, owned: bool = True) -> None:
+        self.name: str = name
+        self._client = client
+        self._owned = owned
+        self._reply_within = reply_within
+
+    async def ask(self, commands: Sequence[Command]) -> list[Any]:
+        """The replies, in their order; :data:`NOT_TOLD` where a key is somebody else's or its slot is on its way to
+        another shard, and where what is only nice to know is not told.
+
+        Raises:
+            RedisUnavailable: no answer, or a refusal.
+        """
+        replies: list[Any] = []
+        waiting = iter(commands)
+        with mapped(self.name):
+            while batch := list(islice(waiting, AT_ONCE)):
+                async with self._client.pipeline(transaction=False) as pipe:
+                    for command in batch:
+                        pipe.execute_command(*command)
+                    answers = await within(pipe.execute(raise_on_error=False), self._reply_within)
+                for command, answer in zip(batch, answers, strict=True):
+                    if isinstance(answer, Exception):
+                        if command[0] not in NICE_TO_KNOW and not _is_elsewhere(answer):
+                            raise answer
+                        answer = NOT_TOLD
+                    replies.append(answer)
+        return replies
+
+    async def size(self) -> int:
+        """How many keys there are; 0 where that may not be asked."""
+        [count] = await self.ask([("DBSIZE",)])
+        return 0 if count is NOT_TOLD else int(count)
+
+    async def now(self) -> float:
+        """Its clock, in microseconds."""
+        [(seconds, rest)] = await self.ask([("TIME",)])
+        return int(seconds) * 1e6 + int(rest)
+
+    async def scan(self, pattern: bytes) -> AsyncIterator[Step]:
+        """All keys like that, in steps none of which takes the server long. A key may come twice.
+
+        Raises:
+            RedisUnavailable: no answer, or SCAN is not permitted.
+        """
+        cursor, count, fastest = 0, FEWEST, 1.0
+        while True:
+            before = time.perf_counter()
+            with mapped(self.name):
+                cursor, keys = await within(
+                    self._client.execute_command("SCAN", cursor, "MATCH", pattern, "COUNT", count), self._reply_within
+                )
+            took = time.perf_counter() - before
+            fastest = min(fastest, took)
+            yield Step([as_bytes(key) for key in keys], count)
+            if not int(cursor):
+                return
+            # The fastest call was little more than the way there and back.
+            if took - fastest < LITTLE:
+                count = min(MOST, 2 * count)
+            elif took - fastest > MUCH:
+                count = max(FEWEST, count // 2)
+                fastest *= 1.05  # it may have become a longer way
+
+    async def aclose(self) -> None:
+        if self._owned:
+            await close_client(self._client)
+
+
+class Shards:
+    """``client``: a ``redis.asyncio`` client; its settings are used, its connections are not. For one event loop."""
+
+    def __init__(self, client: Any, *, reply_within: float) -> None:
+        self._client = client
+        self._reply_within = reply_within
+        self._cluster: Any = None
+        self._open: dict[str, Shard] = {}
+
+    @property
+    def name(self) -> str:
+        """Where it connects to, without a password."""
+        return server_name(self._client)
+
+    async def all(self) -> list[Shard]:
+        """Raises :class:`~sessionlock.RedisUnavailable`."""
+        if client_kind(self._client) != "cluster":
+            return [self._only()]
+        cluster = await self._known_cluster()
+        return [self._at(node) for node in cluster.get_primaries()]
+
+    async def of(self, key: bytes) -> Shard:
+        """That which has the slot of this key.
+
+        Raises:
+            RedisUnavailable: no answer, or no shard has it.
+        """
+        if client_kind(self._client) != "cluster":
+            return self._only()
+        cluster = await self._known_cluster()
+        with mapped(self.name):
+            return self._at(cluster.get_node_from_key(as_bytes(key).decode(errors="replace")))
+
+    async def learn_anew(self) -> None:
+        """A slot has moved, or a master was replaced."""
+        cluster, self._cluster = self._cluster, None
+        if cluster is not None:
+            await cluster.aclose()
+
+    def _only(self) -> Shard:
+        if not self._open:
+            own = own_client(self._client)
+            owned = own is not self._client  # fakeredis' are shared
+            if owned:
+                _ask_plainly(own)
+            self._open[""] = Shard(own, self.name, self._reply_within, owned=owned)
+        return self._open[""]
+
+    async def _known_cluster(self) -> Any:
+        if self._cluster is None:
+            cluster = own_client(self._client)
+            with mapped(self.name):
+                await within(cluster.initialize(), self._reply_within)
+            self._cluster = cluster
+        return self._cluster
+
+    def _at(self, node: Any) -> Shard:
+        shard = self._open.get(node.name)
+        if shard is None:
+            pool = ConnectionPool(connection_class=node.connection_class, **node.connection_kwargs)
+            client = Redis(connection_pool=pool)
+            _ask_plainly(client)
+            shard = self._open[node.name] = Shard(client, node.name, self._reply_within)
+        return shard
+
+    async def aclose(self) -> None:
+        await self.learn_anew()
+        shards, self._open = list(self._open.values()), {}
+        for shard in shards:
+            await shard.aclose()
+
+
+def _ask_plainly(client: Any) -> None:
+    """Whoever looks is told the reason at once, not after ten tries; and gets bytes as they are stored."""
+    client.set_retry(Retry(NoBackoff(), 0))
+    if type(client.connection_pool) is ConnectionPool:
+        client.connection_pool.connection_kwargs["decode_responses"] = False
+
+
+def _is_elsewhere(error: Exception) -> bool:
+    return isinstance(error, (AskError, TryAgainError)) or str(error).startswith("WRONGTYPE")
+
+
+@contextmanager
+def mapped(where: str) -> Iterator[None]:
+    """What Redis, or the way to it, says is wrong, with what to do about it."""
+    try:
+        yield
+    except (RedisError, RedisClusterException, asyncio.TimeoutError, *LOST) as error:
+        connecting = not isinstance(error, ResponseError)
+        raise RedisUnavailable(with_advice(f"{where}: {error}", error, connecting=connecting)) from error
+
+
+def as_bytes(value: Any) -> bytes:
+    """As it is stored, whatever the client makes of replies."""
+    return value.encode() if isinstance(value, str) else value

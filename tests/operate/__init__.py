@@ -1,0 +1,1 @@
+"""What whoever runs an application sees and does."""
