@@ -254,7 +254,7 @@ class SessionGuard(GuardOperations):
             request = self._usual(sids[0])
         else:
             request = self._request(sids[0], how.policy, missing, lease, wait, name if label is None else label)
-        first = SessionContext(self.runtime, request, sids[0], how, save_on_error=save_on_error, on_load=self.on_load)
+        first = SessionContext(self.runtime, request, sids[0], how, save_on_error, self.on_load)
         if len(sids) == 1:
             return first
         return SessionsContext([first, *(first.sibling(sid, self.keys_of(sid)) for sid in sids[1:])])

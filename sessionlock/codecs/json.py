@@ -39,7 +39,7 @@ class JsonCodec:
             if kind is str:
                 return encode_basestring(value).encode()  # type: ignore[arg-type]
             if kind is int:
-                return b"%d" % value  # type: ignore[str-format]
+                return str(value).encode()
             if is_plain(value, _ROOM, PLAIN_TYPES):
                 text = _dump(value)
                 if '"~' not in text:

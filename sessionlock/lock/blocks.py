@@ -79,9 +79,7 @@ class SessionContext(SessionLockBlock):
         """The like for another session."""
         request = replace(self._request, keys=keys)
         how = self._how
-        return SessionContext(
-            self._find_runtime, request, sid, how, save_on_error=self._save_on_error, on_load=self._on_load
-        )
+        return SessionContext(self._find_runtime, request, sid, how, self._save_on_error, self._on_load)
 
     def waits_since(self, began: float) -> None:
         """Before entering: the time of the wait counts from then (monotonic)."""

@@ -221,7 +221,6 @@ class SessionLockBlock(LockBlock, Actions):
         request: LockRequest,
         sid: str,
         how: SessionFormat,
-        *,
         save_on_error: bool,
         on_load: Callable[[SessionKeys, Snapshot], None],
     ) -> None:
@@ -299,7 +298,7 @@ class SessionLockBlock(LockBlock, Actions):
             session.close("is being saved and released")
             for _ in range(MOST_MERGES):
                 changes = session.data.changes()
-                outcome = await self._give_up(changes, session.created)
+                outcome = await self._give_up(changes, session.data.created)
                 if not isinstance(outcome, Conflict):
                     kept = False
                     return self._saved(changes, outcome)

@@ -285,6 +285,8 @@ class Wakeup:
         self._on_taken = on_taken
         self._on_crowd = on_crowd
         self._waiters: dict[str, Waiter] = {}
+        self.waiting: int = 0
+        """How many."""
         self._expected: dict[str, Handover | None] = {}  # tokens being queued now -> the push that overtook the reply
         self._rooms: WaitingRooms[Waiter] = WaitingRooms()
         self._large: set[str] = set()
@@ -296,6 +298,7 @@ class Wakeup:
     def join(self, keys: SessionKeys, token: str, claim: float) -> Waiter:
         room = self._rooms.room(keys.digest)
         waiter = self._waiters[token] = Waiter(token, room, claim)
+        self.waiting = len(self._waiters)
         room.enter(token, waiter)
         waiter.handover = self._expected.pop(token, None)
         self._on_crowd(True)
@@ -313,6 +316,7 @@ class Wakeup:
     def leave(self, keys: SessionKeys, waiter: Waiter, *, held_here: bool) -> None:
         """``held_here``: somebody of this process has the lock, and is to hand it on."""
         self._waiters.pop(waiter.token, None)
+        self.waiting = len(self._waiters)
         self._on_crowd(bool(self._waiters))
         if not self._waiters:
             self._rounds.end()
@@ -383,7 +387,7 @@ class Wakeup:
 
     def reads_late(self, keys: SessionKeys) -> bool:
         """Whether a session is not to be read before it is known who needs it: it is large, or others wait for it."""
-        return keys.digest in self._large or (bool(self._waiters) and self.is_waited_for(keys))
+        return keys.digest in self._large or (self.waiting > 0 and self.is_waited_for(keys))
 
     def is_waited_for(self, keys: SessionKeys) -> bool:
         """Whether anybody of this process waits for that session."""
@@ -405,10 +409,6 @@ class Wakeup:
     def is_crowded(self) -> bool:
         """Whether there may be a session for which so many wait that the next one rides."""
         return len(self._waiters) >= FIRST_RIDER
-
-    @property
-    def waiting(self) -> int:
-        return len(self._waiters)
 
     # --- pushes
 

@@ -182,8 +182,9 @@ class Release(Call[Saved]):
     rider: str = ""
 
     def words(self) -> Sequence[Word]:
-        more = f"{life(self.session, self.measured)} {self.carries:d} {self.deaf:d} {self.channel} {self.keys.proof}"
-        granted = f"{self.fence:016d}{self.created or NO_STAMP}{self.token[:OP_LENGTH]}{self.low}{more}"
+        how = ("1 " if self.carries else "0 ") + ("1" if self.deaf else "0")
+        more = f"{life(self.session, self.measured)} {how} {self.channel} {self.keys.proof}"
+        granted = f"{str(self.fence).zfill(16)}{self.created or NO_STAMP}{self.token[:OP_LENGTH]}{self.low}{more}"
         head: list[Word] = [self.token, f"{granted}\n{self.rider}" if self.rider else granted]
         return with_changes(head, self.changes)
 

@@ -153,6 +153,7 @@ def user_key(prefix: str, digest: str) -> bytes:
     return f"{prefix}:user:{{{digest}}}".encode()
 
 
+@lru_cache(maxsize=4096)
 def field_name(key: str) -> bytes:
     """The hash field of a top-level session key; a key that begins like a reserved field is escaped."""
     name = key.encode()

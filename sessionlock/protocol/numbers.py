@@ -56,7 +56,7 @@ class Lane:
             self._begun = 0
             self._open.clear()
         self._last += 1
-        return f"{self.name}{self._last:016d}"
+        return f"{self.name}{str(self._last).zfill(16)}"
 
     def _note(self, digest: str, op: str) -> None:
         self._open[op] = self._begun
@@ -108,7 +108,7 @@ class ServerClock:
     def digits(self, now: float) -> str:
         """What it has shown already: the past, if only just."""
         since = now - self._at
-        return f"{self._us + int(since * 1e6):016d}" if since < KNOWN_FOR else UNTOLD
+        return str(self._us + int(since * 1e6)).zfill(16) if since < KNOWN_FOR else UNTOLD
 
 
 class Numbers:

@@ -31,6 +31,10 @@ NOT_FOUND = "ERR Function not found"
 # A function is not even begun then. A script is, up to its first write, so that it tells what was done already and
 # can give a lock up.
 PLIGHTS = ("OOM ", "MISCONF ", "NOREPLICAS ")
+# How a command of so many words begins, behind its name and a session's keys; and a word of so many bytes.
+MOST_COUNTED = 256
+COUNTS = [b"*%d\r\n" % (8 + count) for count in range(MOST_COUNTED)]
+SIZES = [b"$%d\r\n" % size for size in range(MOST_COUNTED)]
 LOAD = pack("FUNCTION", "LOAD", LIBRARY)
 
 
@@ -39,13 +43,17 @@ def _command(command: str, names: dict[str, str]) -> Way:
     heads = {name: _without_count(pack(command, named, 5)) for name, named in names.items()}
 
     def packed(call: Call[Any]) -> bytes:
-        words = call.words()
+        words, name = call.words(), call.script
         if not call.of_one or not words:
             keys = call.redis_keys
-            return pack(command, names[call.script], len(keys), *keys, *words)
-        tail: bytes = hiredis.pack_command(tuple(words))  # type: ignore[arg-type]
-        count = b"*%d\r\n" % (8 + len(words))
-        return count + heads[call.script] + call.keys.sent + tail[tail.index(b"$") :]
+            return pack(command, names[name], len(keys), *keys, *words)
+        count = len(words)
+        parts = [COUNTS[count] if count < MOST_COUNTED else b"*%d\r\n" % (8 + count), heads[name], call.keys.sent]
+        for word in words:  # as pack() has it, in half the time
+            raw = word if isinstance(word, bytes) else str(word).encode()
+            size = len(raw)
+            parts += (SIZES[size] if size < MOST_COUNTED else b"$%d\r\n" % size, raw, b"\r\n")
+        return b"".join(parts)
 
     return packed
 

@@ -156,11 +156,17 @@ class Wire(asyncio.Protocol):
 
     def begin(self, packed: bytes, behind: bytes | None, soon: bool) -> Reply:
         """As :meth:`post`, for one task that waits for the reply at once. Not of fakeredis."""
-        reply = Reply(self._loop)
-        if behind is None:
-            self.send(packed, reply, soon=soon)
-        else:
-            self.send(packed + behind, _KEEP, reply, soon=soon)
+        reply, waiting = Reply(self._loop), self._waiting
+        if behind is not None:
+            packed += behind
+        if soon or waiting or self._outbox or self._timer is None or self.closed:
+            self.send(packed, *((reply,) if behind is None else (_KEEP, reply)), soon=soon)
+            return reply
+        now = monotonic()  # as send() does, for most calls
+        if behind is not None:
+            waiting.append((_KEEP, now))
+        waiting.append((reply, now))
+        self._transport.write(packed)
         return reply
 
     def send(self, packed: bytes, *answered: Hears, soon: bool = False) -> None:
