@@ -323,8 +323,10 @@ def _small_things(found: Capabilities) -> Iterator[Finding]:
 
 
 def _unknown(found: Capabilities) -> Iterator[Finding]:
-    lasting = {"fsync"} if not found.aof else {"rdb"}  # of no interest then
-    hidden = [(name, why) for field, name, why in WHAT_IF if getattr(found, field) is None and field not in lasting]
+    idle = {"fsync"} if not found.aof else {"rdb"}  # of no interest then
+    if found.client == "quorum":  # it may forget, and is to have no replicas
+        idle |= {"rdb", "aof", "replicas", "min_replicas_to_write"}
+    hidden = [(name, why) for field, name, why in WHAT_IF if getattr(found, field) is None and field not in idle]
     if not hidden or found.server == "fakeredis" or found.loading:
         return
     yield Finding(

@@ -111,6 +111,8 @@ def _parser() -> argparse.ArgumentParser:
     option = added["doctor"].add_argument
     local = "redis://localhost:6379/0"
     option("url", nargs="?", default=local, metavar="URL", help=f"default: {local}")
+    one = "of a quorum's masters, whose store is URL then; once for each"
+    option("--master", action="append", default=[], dest="masters", metavar="URL", help=one)
     option(
         "--probe", action="store_true", help="only whether it takes sessions now, in one line; reads, changes nothing"
     )

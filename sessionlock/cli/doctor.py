@@ -10,7 +10,7 @@ import sys
 import textwrap
 import time
 import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -28,6 +28,7 @@ from ..errors import EmbeddedServerUnavailable, SessionLockError
 from ..guard import SessionGuard
 from ..policies import LeasePolicy, WaitPolicy
 from ..protocol.keys import check_prefix, keys_for, new_sid
+from ..quorum.config import Quorum
 from ..transport.advice import with_advice
 from ..transport.clients import ClientKind, client_kind, close_client
 from ..transport.tasks import within
@@ -95,7 +96,7 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MemoryStoreWarning)  # the page says so itself
-        seen = asyncio.run(_examine(arguments.url, arguments.prefix))
+        seen = asyncio.run(_examine(arguments.url, arguments.masters, arguments.prefix))
     if arguments.json:
         print(json.dumps(_as_json(seen), indent=2))
     elif seen.verdict == "unreachable":
@@ -109,14 +110,16 @@ def run_doctor(arguments: argparse.Namespace) -> int:
 # --- examining
 
 
-async def _examine(url: str, prefix: str) -> Examination:
+async def _examine(url: str, masters: Sequence[str], prefix: str) -> Examination:
     seen = Examination(without_secrets(url))
     async with AsyncExitStack() as stack:
         try:
             check_prefix(prefix)
+            quorum = Quorum(*masters, rejoin_after=0, reply_within=ANSWERS_WITHIN) if masters else None
             client = client_from_url(url)
             stack.push_async_callback(close_client, client)
             await within(_probe_all(client, prefix, seen), ANSWERS_WITHIN)
+            await asyncio.gather(*(_probe_master(master, prefix, seen) for master in masters))
         except TIMED_OUT as error:
             seen.nodes.clear()
             seen.failed = with_advice(str(error), error)
@@ -126,7 +129,7 @@ async def _examine(url: str, prefix: str) -> Examination:
         if seen.verdict in ("unreachable", "refused") or any(one.code == "too-few-replicas" for one in seen.findings):
             return seen  # nothing could be written
         try:
-            async for step in _try_out(url, prefix, client):
+            async for step in _try_out(url, quorum, prefix, client):
                 seen.steps.append(step)
         except (SessionLockError, RedisError, OSError) as error:
             seen.failed = one_line(error)
@@ -145,6 +148,19 @@ async def _probe_all(client: Any, prefix: str, seen: Examination) -> None:
     if hasattr(client, "set_retry"):
         client.set_retry(Retry(NoBackoff(), 0))  # the reason at once, not after ten tries
     seen.nodes[seen.url] = await _probe(client.execute_command, kind, prefix, urlsplit(seen.url).hostname or "")
+
+
+async def _probe_master(url: str, prefix: str, seen: Examination) -> None:
+    """Of a quorum. One that does not answer is done without, as long as most do."""
+    name, client = f"quorum master {without_secrets(url)}", client_from_url(url)
+    client.set_retry(Retry(NoBackoff(), 0))
+    host = urlsplit(without_secrets(url)).hostname or ""
+    try:
+        seen.nodes[name] = await within(_probe(client.execute_command, "quorum", prefix, host), ANSWERS_WITHIN)
+    except (RedisError, OSError, *TIMED_OUT) as error:
+        seen.steps.append(Step("master", False, f"{name}: {with_advice(one_line(error), error, connecting=True)}"))
+    finally:
+        await close_client(client)
 
 
 async def _probe(ask: Ask, kind: ClientKind, prefix: str, host: str, tag: str = "probe") -> Capabilities:
@@ -171,13 +187,13 @@ def _in_turn(ask: Ask) -> Ask:
     return asked
 
 
-async def _try_out(url: str, prefix: str, client: Any) -> AsyncIterator[Step]:
+async def _try_out(url: str, quorum: Quorum | None, prefix: str, client: Any) -> AsyncIterator[Step]:
     """Use the server as a request does, under one session id that nobody else can know; take all of it away again."""
     sid = new_sid()
     keys = keys_for(prefix, sid)
     plain = f"{prefix}:{{{keys.digest}}}:plain".encode()
     try:
-        async with _guard(url, prefix) as guard, _guard(url, prefix) as other:
+        async with _guard(url, quorum, prefix) as guard, _guard(url, quorum, prefix) as other:
             yield await _lock(guard, sid)
             yield await _hand_over(guard, other, sid)
             yield await _compare(guard, client, sid, plain)
@@ -188,9 +204,10 @@ async def _try_out(url: str, prefix: str, client: Any) -> AsyncIterator[Step]:
             await client.delete(key)
 
 
-def _guard(url: str, prefix: str) -> SessionGuard:
+def _guard(url: str, quorum: Quorum | None, prefix: str) -> SessionGuard:
     return SessionGuard.from_url(
         url,
+        quorum=quorum,
         prefix=prefix,
         lease=LeasePolicy(ttl=2 * CLAIM, claim=CLAIM),
         wait=WaitPolicy(stop=stop_after_delay(2 * CLAIM), wait=wait_fixed(CLAIM)),
@@ -365,5 +382,8 @@ def _as_json(seen: Examination) -> dict[str, Any]:
         "verdict": seen.verdict,
         "failed": seen.failed or None,
         "nodes": {node: {**asdict(found), "title": found.title} for node, found in seen.nodes.items()},
+        "findings": [
+            asdict(finding) for finding in findings_among(seen.nodes)
+        ],  # of what several servers tell together
         "tried": [asdict(step) for step in seen.steps],
     }

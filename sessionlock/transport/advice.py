@@ -39,7 +39,7 @@ ONE_SLOT = re.compile(r"^CROSSSLOT|must (?:be )?in (?:the )?same slot", re.IGNOR
 # A server reads no long command of somebody whom it does not know.
 NOT_LET_IN = re.compile(r"^(NOAUTH|WRONGPASS|DENIED)\b|unauthenticated (multi)?bulk")
 # redis-py takes a server that does not know HELLO for a lost connection.
-NO_RESP3 = re.compile(r"unknown command\W+HELLO", re.IGNORECASE)
+NO_RESP3 = re.compile(r"unknown command\W+HELLO|NOPROTO|unsupported protocol version", re.IGNORECASE)
 # The user may not run scripts, or the administrator has given these commands other names. What a script itself meets
 # is another matter.
 _RUN = r"(?:evalsha|eval|script|fcall|function)(?:_ro)?\b"

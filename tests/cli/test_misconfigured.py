@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from tests.harness.flavours import Flavour, RestrictedServer
 from tests.harness.sentinels import Sentinels
 
 OwnServer = Callable[..., FaultyServer]
-Examine = Callable[[str], dict[str, Any]]
+Examine = Callable[..., dict[str, Any]]
 
 
 OLD = Flavour("", "", info={"redis_version": "4.0.14", "valkey_version": None}, hello={"server": "redis"})
@@ -78,16 +79,26 @@ def raw(spare: FaultyServer) -> Iterator[redis.Redis]:
 def examine(capsys: pytest.CaptureFixture[str]) -> Examine:
     """What ``doctor --json`` printed, with its exit status."""
 
-    def run(url: str) -> dict[str, Any]:
-        status = main(["doctor", url, "--json"])
+    def run(url: str, *more: str) -> dict[str, Any]:
+        status = main(["doctor", url, "--json", *more])
         told: dict[str, Any] = json.loads(capsys.readouterr().out)
         return {**told, "status": status}
 
     return run
 
 
-def finding(told: dict[str, Any], code: str) -> dict[str, str]:
-    found = [one for node in told["nodes"].values() for one in node["findings"] if one["code"] == code]
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """Where nobody listens, and nobody can meanwhile."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+def finding(told: dict[str, Any], code: str, *, across: bool = False) -> dict[str, str]:
+    """``across``: one that shows where several servers are looked at."""
+    places = [told] if across else told["nodes"].values()
+    found = [one for place in places for one in place["findings"] if one["code"] == code]
     assert found, f"not found: {code}; but {told['nodes'] or told['failed']}"
     one: dict[str, str] = found[0]
     return one
@@ -238,6 +249,21 @@ def test_a_sentinel_and_a_service_that_it_does_not_know(examine: Examine) -> Non
 def test_a_server_on_another_continent() -> None:
     (far,) = judge({}, {}, round_trip=0.09).of_level("warn")
     assert (far.code, far.what) == ("latency", "a round trip to the server takes 90.0 ms")
+
+
+@pytest.mark.server
+def test_masters_of_a_quorum(spare: FaultyServer, own_server: OwnServer, examine: Examine, closed_port: int) -> None:
+    """A clock that is ahead, a master that evicts locks, one that is down: a majority of them works."""
+    own = own_server(tcp=True, config={"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"})
+    with RestrictedServer(Flavour("", "", clock=3600), str(spare.socket_path)) as ahead:
+        masters = [own.tcp_url, ahead.url, f"redis://127.0.0.1:{closed_port}/0"]
+        told = examine(own_server(tcp=True).tcp_url, *(word for url in masters for word in ("--master", url)))
+    assert "3600" in finding(told, "clocks-apart", across=True)["what"]
+    assert "so that another holder gets them" in finding(told, "eviction")["why"]
+    steps = {step["name"]: step for step in told["tried"]}
+    assert "nobody listens there" in steps["master"]["detail"]
+    assert [name for name, step in steps.items() if step["ok"]] == ["lock", "push", "cycle", "nothing left"]
+    assert (told["status"], told["verdict"]) == (1, "warnings")
 
 
 def test_clocks_of_masters_that_are_apart() -> None:

@@ -49,6 +49,7 @@ class Flavour:
     cluster: bool = False  # one node with all slots, by the cluster's protocol
     info: Mapping[str, str | None] = field(default_factory=dict)  # None: the field is not there
     hello: Mapping[str, str] = field(default_factory=dict)
+    clock: int = 0  # seconds by which TIME is ahead
     delay: float = 0.0  # seconds by which each answer is late
     messages_before_cut: int | None = None  # that a subscriber receives before it is cut off
 

@@ -198,6 +198,8 @@ class _Passage:
             return lambda reply: self._greeted(reply, wanted)
         if name == "info":
             return self._informed
+        if name == "time" and self._flavour.clock:
+            return self._another_time
         if full == "script|load":
             loaded = {ours: theirs for theirs, ours in self._server.scripts.items()}
             return lambda reply: re.sub(
@@ -229,6 +231,10 @@ class _Passage:
         kept = [line for line in lines if line.partition(":")[0] not in changes]
         added = [f"{name}:{value}" for name, value in changes.items() if value is not None]
         return _encoded("\r\n".join([*kept, *added, ""]).encode(), 2)
+
+    def _another_time(self, reply: bytes) -> bytes:
+        seconds, rest = _decoded(reply)
+        return _encoded([b"%d" % (int(seconds) + self._flavour.clock), rest], 2)
 
     # --- what the server sends
 
