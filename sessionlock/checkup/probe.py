@@ -58,6 +58,7 @@ SETTINGS = (
     "lua-time-limit",
     "notify-keyspace-events",
     "proto-max-bulk-len",
+    "client-query-buffer-limit",
 )
 
 MOST_TAGS = 1000  # that are tried

@@ -98,15 +98,16 @@ def _scripts(found: Capabilities) -> Iterator[Finding]:
             "a save of many keys, or a busy machine, makes others' calls fail and be repeated",
             "Set busy-reply-threshold 5000, as it is by default",
         )
-    largest = _number(found.settings, "proto-max-bulk-len")
-    if largest is not None and largest < SMALL_BULK:
-        yield Finding(
-            "warn",
-            "bulk-length",
-            f"the server takes no value above {largest} bytes (proto-max-bulk-len)",
-            "a save that is larger closes the connection, and with it the calls of other requests",
-            f"Set proto-max-bulk-len {SMALL_BULK} at least, or SessionPolicy.max_session below it",
-        )
+    for name in ("proto-max-bulk-len", "client-query-buffer-limit"):
+        largest = _number(found.settings, name)
+        if largest is not None and largest < SMALL_BULK:
+            yield Finding(
+                "warn",
+                "request-size",
+                f"the server takes no request above {largest} bytes ({name})",
+                "a save that is larger closes the connection, and with it the calls of other requests",
+                f"Set {name} {SMALL_BULK} at least, or SessionPolicy.max_session below it",
+            )
     if found.settings.get("notify-keyspace-events"):
         yield Finding(
             "info",

@@ -224,6 +224,11 @@ _ADVICE = (
         "check the files of ssl_ca_certs, ssl_certfile and ssl_keyfile",
     ),
     (
+        "invalid (?:multi)?bulk length|max request size|request (?:is )?too large",
+        "the server takes no request as large as this one: raise its proto-max-bulk-len, or lower"
+        " SessionPolicy.max_session, so that it is refused before anything is sent",
+    ),
+    (
         "not the Redis protocol|invalid response|protocol error",
         "something else than Redis listens there: check the port",
     ),

@@ -47,7 +47,10 @@ PLANTED: dict[str, Planted] = {
     "tcp-keepalive": Planted({"tcp-keepalive": 0}, "info", "tcp-keepalive 60"),
     "pubsub-buffer": Planted({"client-output-buffer-limit": "pubsub 65536 65536 1"}, "warn", "pubsub 32mb"),
     "script-time": Planted({"lua-time-limit": 10}, "warn", "busy-reply-threshold"),
-    "bulk-length": Planted({"proto-max-bulk-len": 1024 * 1024}, "warn", "proto-max-bulk-len"),
+    "request-size": Planted({"proto-max-bulk-len": 1024 * 1024}, "warn", "proto-max-bulk-len"),
+    "request-size of a client": Planted(
+        {"client-query-buffer-limit": 1024 * 1024}, "warn", "client-query-buffer-limit"
+    ),
     "notify": Planted({"notify-keyspace-events": "KEA"}, "info", "Switch off"),
     "too-few-replicas": Planted({"min-replicas-to-write": 1}, "warn", "replicas are away"),
     "maxclients": Planted({"maxclients": 40}, "warn", "CLIENT LIST"),
