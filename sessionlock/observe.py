@@ -17,21 +17,22 @@ It is called in the event loop, so it must not block; it should be quick, for th
 is logged and goes no further. The events of one block are told in the task that runs it; only :class:`LockRenewed`,
 :class:`LockLost`, :class:`CallRepeated` and the outages may come from elsewhere. Without an observer no event is made.
 
-Two attributes of an observer say that it wants more. ``traceparent()`` returns the trace of the request that runs, as
-W3C ``traceparent``, or "": it then stands in the holder's record, for those who wait. ``hears_calls = True``: each
-call to Redis is told, as :class:`CallAnswered`.
+Attributes of an observer say that it wants more, or less. ``traceparent()`` returns the trace of the request that
+runs, as W3C ``traceparent``, or "": it then stands in the holder's record, for those who wait. ``hears``: the kinds of
+events that it is called with; without it all, but for :class:`CallAnswered`, which has to be named.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from .errors import ConfigurationError, SessionLockError
+from .frozen import quickly_frozen
 
 __all__ = [
+    "KINDS",
     "CallAnswered",
     "CallRepeated",
     "ChangesMerged",
@@ -71,7 +72,7 @@ def route_of(label: str) -> str:
     return label.partition(" ")[2]
 
 
-@dataclass(frozen=True, slots=True)
+@quickly_frozen
 class Event:
     """``session``: the name of its record, never its id; empty where it is about none. ``label``: who does it, as
     others see it: the node, and the route behind a space, if there is one; empty in the modes without a lock.
@@ -95,12 +96,12 @@ Observer = Callable[[Event], object]
 # --- getting the lock
 
 
-@dataclass(frozen=True, slots=True)
+@quickly_frozen
 class LockAsked(Event):
     """Somebody wants the lock. One of LockGranted, LockTimedOut, LockRefused or LockAbandoned follows."""
 
 
-@dataclass(frozen=True, slots=True)
+@quickly_frozen
 class LockQueued(Event):
     """Others hold it, and this one waits. ``ticket``: its place in line, a number that grows with each waiter;
     ``ahead``: how many wait before it; ``holder``: the label of who holds the lock, None if a quorum's masters differ;
@@ -113,12 +114,12 @@ class LockQueued(Event):
     trace: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@quickly_frozen
 class LockHandedOver(Event):
     """The holder gave it up, and Redis passed it on to this waiter. LockGranted follows; a quorum tells only that."""
 
 
-@dataclass(frozen=True, slots=True)
+@quickly_frozen
 class WaitOver(Event):
     """How it ended. ``waited``: seconds since LockAsked. ``holder``, ``trace``: of whom it waited for, as last heard of
     (as in LockQueued); None where it did not wait for anybody.
@@ -129,28 +130,28 @@ class WaitOver(Event):
     trace: str
 
 
-@dataclass(frozen=True, slots=True)
+@quickly_frozen
 class LockGranted(WaitOver):
     """It has the lock."""
 
     fencing_token: int
 
 
-@dataclass(frozen=True, slots=True)
+@quickly_frozen
 class LockTimedOut(WaitOver):
     """Others held the lock for as long as this one was to wait."""
 
     error: SessionLockError
 
 
-@dataclass(frozen=True, slots=True)
+@quickly_frozen
 class LockRefused(WaitOver):
     """There was none to be had: no such session, too many wait, a request that waits for itself, no Redis."""
 
     error: SessionLockError
 
 
-@dataclass(frozen=True, slots=True)
+@quickly_frozen
 class LockAbandoned(WaitOver):
     """Who asked was cancelled before it came to anything."""
 
@@ -158,14 +159,14 @@ class LockAbandoned(WaitOver):
 # --- having it
 
 
-@dataclass(frozen=True, slots=True)
+@quickly_frozen
 class LockRenewed(Event):
     """The lease lasts ``ttl`` seconds longer."""
 
     ttl: float
 
 
-@dataclass(frozen=True, slots=True)
+@quickly_frozen
 class LockLost(Event):
     """The lease ended before its holder gave it up. ``because``: as the error says it."""
 
@@ -173,9 +174,9 @@ class LockLost(Event):
     because: str
 
 
-@dataclass(frozen=True, slots=True)
+@quickly_frozen
 class LockReleased(Event):
-    """It was given up, or found to be lost. ``held``: seconds since it was granted."""
+    """It was given up, or found to be lost. ``held``: seconds since the call was sent that it was granted to."""
 
     held: float
 
@@ -183,21 +184,21 @@ class LockReleased(Event):
 # --- reading and saving, with the lock or without
 
 
-@dataclass(frozen=True, slots=True)
+@quickly_frozen
 class LoadRefused(Event):
     """Without a lock: there is no such session, or no Redis. With it, LockRefused tells."""
 
     error: SessionLockError
 
 
-@dataclass(frozen=True, slots=True)
+@quickly_frozen
 class ChangesMerged(Event):
     """Others changed ``keys`` keys that this request changed too; by its policy both changes count."""
 
     keys: int
 
 
-@dataclass(frozen=True, slots=True)
+@quickly_frozen
 class ChangesSaved(Event):
     """``keys`` keys were changed. ``version`` of the session after it, 0 if it was left empty and has ended."""
 
@@ -205,7 +206,7 @@ class ChangesSaved(Event):
     version: int
 
 
-@dataclass(frozen=True, slots=True)
+@quickly_frozen
 class ChangesRefused(Event):
     """Nothing was saved: a commit clashed, the session is gone or became too large, the lock was lost, no Redis."""
 
@@ -215,7 +216,7 @@ class ChangesRefused(Event):
 # --- Redis
 
 
-@dataclass(frozen=True, slots=True)
+@quickly_frozen
 class CallRepeated(Event):
     """A call is tried once more: no reply came, or "not now". ``script``: which; ``tries``: how many there were."""
 
@@ -223,7 +224,7 @@ class CallRepeated(Event):
     tries: int
 
 
-@dataclass(frozen=True, slots=True)
+@quickly_frozen
 class CallAnswered(Event):
     """A call is over, after ``seconds``. ``commands``: what was sent for it in one write; ``words``: of how many words
     each; ``server``: host and port, or a path. ``error`` None: it was answered. Only for who asks for it.
@@ -237,7 +238,7 @@ class CallAnswered(Event):
     error: BaseException | None
 
 
-@dataclass(frozen=True, slots=True)
+@quickly_frozen
 class OutageBegan(Event):
     """``server`` cannot be used, because of ``reason``; from now on calls to it fail at once. Told once an outage."""
 
@@ -245,7 +246,7 @@ class OutageBegan(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@quickly_frozen
 class OutageEnded(Event):
     """It is back after ``seconds``; meanwhile ``refused`` calls failed at once."""
 
@@ -254,10 +255,35 @@ class OutageEnded(Event):
     refused: int
 
 
+KINDS: frozenset[type[Event]] = frozenset(
+    (
+        CallAnswered,
+        CallRepeated,
+        ChangesMerged,
+        ChangesRefused,
+        ChangesSaved,
+        LoadRefused,
+        LockAbandoned,
+        LockAsked,
+        LockGranted,
+        LockHandedOver,
+        LockLost,
+        LockQueued,
+        LockRefused,
+        LockReleased,
+        LockRenewed,
+        LockTimedOut,
+        OutageBegan,
+        OutageEnded,
+    )
+)
+UNASKED: frozenset[type[Event]] = KINDS - {CallAnswered}
+
+
 class Observers:
     """Several as one; what one raises is logged, and neither ends a request nor keeps it from the others.
 
-    ``traceparent``: of the first that has one; None: nobody traces. ``hears_calls``: whether any does.
+    ``hears``: the kinds of events that any of them wants.
     """
 
     def __init__(self, observers: Iterable[Observer]) -> None:
@@ -265,9 +291,12 @@ class Observers:
         for observer in observers:
             each.extend(observer.each if isinstance(observer, Observers) else (observer,))
         self.each: tuple[Observer, ...] = tuple(each)
+        self._of: dict[type[Event], tuple[Observer, ...]] = {
+            kind: tuple(observer for observer in each if kind in getattr(observer, "hears", UNASKED)) for kind in KINDS
+        }
+        self.hears: frozenset[type[Event]] = frozenset(kind for kind, those in self._of.items() if those)
         traced: list[Any] = [getattr(observer, "traceparent", None) for observer in self.each]
         self._traceparent: Callable[[], str] | None = next((one for one in traced if one is not None), None)
-        self.hears_calls: bool = any(getattr(observer, "hears_calls", False) for observer in self.each)
 
     @classmethod
     def of(cls, given: Observer | Sequence[Observer] | None) -> Observers | None:
@@ -287,7 +316,7 @@ class Observers:
         return cls(observers) if observers else None
 
     def __call__(self, event: Event) -> None:
-        for observer in self.each:
+        for observer in self._of[type(event)]:
             try:
                 observer(event)
             except Exception:

@@ -6,7 +6,8 @@ Attributes are few-valued: routes, outcomes and kinds of errors, never a session
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,7 +20,6 @@ from ..observe import (
     Event,
     LoadRefused,
     LockAbandoned,
-    LockAsked,
     LockGranted,
     LockHandedOver,
     LockLost,
@@ -34,7 +34,19 @@ from ..observe import (
     route_of,
 )
 
-__all__ = ["DURATIONS", "LENGTHS", "MEASURES", "MOST_ROUTES", "OTHER", "Measure", "Measuring", "outcome_of"]
+__all__ = [
+    "ACQUISITIONS",
+    "HELD",
+    "HELD_TIME",
+    "HOLD",
+    "MEASURES",
+    "MOST_ROUTES",
+    "OTHER",
+    "SAVED",
+    "Measure",
+    "Measuring",
+    "outcome_of",
+]
 
 MOST_ROUTES = 200
 OTHER = "other"
@@ -100,7 +112,7 @@ HOLD = Measure(
 HELD_TIME = Measure(
     "sessionlock.lock.held.time", "counter", "s", "Seconds for which locks were held, all together", ("route",)
 )
-WAITING = Measure("sessionlock.lock.waiting", "gauge", "{request}", "Requests of this process that ask for a lock now")
+WAITING = Measure("sessionlock.lock.waiting", "gauge", "{request}", "Requests of this process that wait for a lock now")
 HELD = Measure("sessionlock.lock.held", "gauge", "{lock}", "Locks that this process holds now")
 HANDOVERS = Measure(
     "sessionlock.lock.handovers", "counter", "{handover}", "Locks that a holder passed on to a waiter here"
@@ -177,8 +189,8 @@ class Measuring:
 
     def __init__(self) -> None:
         self._routes: set[str] = set()
+        self._waiting: set[tuple[object, str]] = set()  # by who waits, and for what
         self._measures: dict[type[Event], Callable[[Any], None]] = {
-            LockAsked: self._asked,
             LockQueued: self._queued,
             LockHandedOver: lambda event: self.add(HANDOVERS, ()),
             LockGranted: self._granted,
@@ -190,17 +202,16 @@ class Measuring:
             LockReleased: self._released,
             LoadRefused: lambda event: self.add(UNLOADED, (type(event.error).__name__,)),
             ChangesMerged: lambda event: self.add(MERGED, (self._route(event.label),)),
-            ChangesSaved: lambda event: self.add(SAVED, (self._route(event.label),)),
+            ChangesSaved: self._saved,
             ChangesRefused: lambda event: self.add(REFUSED, (self._route(event.label), type(event.error).__name__)),
             CallRepeated: lambda event: self.add(REPEATS, (event.script,)),
             OutageBegan: self._began,
             OutageEnded: lambda event: self.add(DOWN, (), -1),
         }
+        self.hears: Collection[type[Event]] = self._measures.keys()
 
     def __call__(self, event: Event) -> None:
-        measure = self._measures.get(type(event))
-        if measure is not None:
-            measure(event)
+        self._measures[type(event)](event)
 
     def add(self, measure: Measure, values: tuple[str, ...], by: float = 1) -> None:
         """Of a counter or gauge; ``values``: of its attributes."""
@@ -210,11 +221,10 @@ class Measuring:
         """Of a histogram."""
         raise NotImplementedError
 
-    def _asked(self, event: LockAsked) -> None:
-        self.add(WAITING, ())
-
     def _queued(self, event: LockQueued) -> None:
         self.record(QUEUE, (), event.ahead + 1)
+        self._waiting.add((asyncio.current_task(), event.session))
+        self.add(WAITING, ())
 
     def _granted(self, event: LockGranted) -> None:
         self._over(event)
@@ -222,17 +232,26 @@ class Measuring:
 
     def _over(self, event: WaitOver) -> None:
         route, outcome = self._route(event.label), outcome_of(event)
-        self.add(WAITING, (), -1)
         self.add(ACQUISITIONS, (route, outcome))
         if event.holder is not None:
+            self._no_longer_waits(event)
             self.record(WAIT, (route, outcome), event.waited)
             self.add(BLOCKED, (route, self._route(event.holder)), event.waited)
+
+    def _no_longer_waits(self, event: WaitOver) -> None:
+        who = asyncio.current_task(), event.session
+        if who in self._waiting:
+            self._waiting.discard(who)
+            self.add(WAITING, (), -1)
 
     def _released(self, event: LockReleased) -> None:
         route = self._route(event.label)
         self.add(HELD, (), -1)
         self.add(HELD_TIME, (route,), event.held)
         self.record(HOLD, (route,), event.held)
+
+    def _saved(self, event: ChangesSaved) -> None:
+        self.add(SAVED, (self._route(event.label),))
 
     def _began(self, event: OutageBegan) -> None:
         self.add(OUTAGES, ())

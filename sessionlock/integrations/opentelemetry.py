@@ -20,8 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from time import time_ns
 from typing import Any
 
@@ -38,7 +37,6 @@ from ..observe import (
     Event,
     LoadRefused,
     LockAbandoned,
-    LockAsked,
     LockGranted,
     LockHandedOver,
     LockLost,
@@ -53,7 +51,18 @@ from ..observe import (
     route_of,
 )
 from ..version import __version__
-from .measures import MEASURES, Measure, Measuring, outcome_of
+from .measures import (
+    ACQUISITIONS,
+    HELD,
+    HELD_TIME,
+    HOLD,
+    MEASURES,
+    MOST_ROUTES,
+    SAVED,
+    Measure,
+    Measuring,
+    outcome_of,
+)
 
 __all__ = ["SHORTEST", "Spans", "metrics", "spans", "telemetry"]
 
@@ -105,6 +114,7 @@ class OpenTelemetryMetrics(Measuring):
         self._shortest = shortest
         self._lock = threading.Lock()
         self._counts: dict[Measure, dict[tuple[str, ...], float]] = {}
+        self._cells: dict[str, _Cell] = {}  # by label
         self._histograms: dict[Measure, otel_metrics.Histogram] = {}
         for measure in MEASURES:
             about = {"unit": measure.unit, "description": measure.meaning}
@@ -113,30 +123,87 @@ class OpenTelemetryMetrics(Measuring):
                     measure.name, **about, explicit_bucket_boundaries_advisory=measure.buckets
                 )
                 continue
-            self._counts[measure] = {}
+            self._counts[measure] = {} if measure.attributes else {(): 0}
             create: Any = meter.create_observable_counter
             if measure.kind == "gauge":
                 create = meter.create_observable_up_down_counter
             create(measure.name, callbacks=[self._teller(measure)], **about)
 
     def add(self, measure: Measure, values: tuple[str, ...], by: float = 1) -> None:
-        counts = self._counts[measure]
         with self._lock:
-            counts[values] = counts.get(values, 0) + by
+            self._add(measure, values, by)
 
     def record(self, measure: Measure, values: tuple[str, ...], value: float) -> None:
         if measure.unit != "s" or value >= self._shortest:
             self._histograms[measure].record(value, _attributes(measure, values))
 
-    def _teller(self, measure: Measure) -> Callable[[CallbackOptions], Iterable[Observation]]:
-        counts = self._counts[measure]
+    # What each cycle has, once for each label.
 
+    def _granted(self, event: LockGranted) -> None:
+        if event.holder is not None:
+            return super()._granted(event)
+        with self._lock:
+            self._cell(event.label).granted += 1
+        return None
+
+    def _saved(self, event: ChangesSaved) -> None:
+        with self._lock:
+            self._cell(event.label).saved += 1
+
+    def _released(self, event: LockReleased) -> None:
+        held = event.held
+        with self._lock:
+            cell = self._cell(event.label)
+            cell.released += 1
+            cell.held += held
+        if held >= self._shortest:
+            self.record(HOLD, (self._route(event.label),), held)
+
+    def _cell(self, label: str) -> _Cell:
+        cell = self._cells.get(label)
+        if cell is None:
+            if len(self._cells) >= MOST_ROUTES:
+                self._fold()
+            cell = self._cells[label] = _Cell()
+        return cell
+
+    def _fold(self) -> None:
+        """What was counted by label becomes counts by route."""
+        for label, cell in self._cells.items():
+            values = (self._route(label),)
+            for measure, by in ((SAVED, cell.saved), (HELD_TIME, cell.held)):
+                if by:
+                    self._add(measure, values, by)
+            if cell.granted:
+                self._add(ACQUISITIONS, (*values, "granted"), cell.granted)
+            if cell.granted or cell.released:
+                self._add(HELD, (), cell.granted - cell.released)
+        self._cells.clear()
+
+    def _add(self, measure: Measure, values: tuple[str, ...], by: float) -> None:
+        counts = self._counts[measure]
+        counts[values] = counts.get(values, 0) + by
+
+    def _teller(self, measure: Measure) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def tell(options: CallbackOptions) -> Iterable[Observation]:
             with self._lock:
-                known = list(counts.items())
+                self._fold()
+                known = list(self._counts[measure].items())
             return [Observation(count, _attributes(measure, values)) for values, count in known]
 
         return tell
+
+
+class _Cell:
+    """Of one label, since it was last folded."""
+
+    __slots__ = ("granted", "held", "released", "saved")
+
+    def __init__(self) -> None:
+        self.granted: int = 0
+        self.saved: int = 0
+        self.released: int = 0
+        self.held: float = 0.0
 
 
 def _attributes(measure: Measure, values: tuple[str, ...]) -> dict[str, str]:
@@ -150,24 +217,26 @@ def _attributes(measure: Measure, values: tuple[str, ...]) -> dict[str, str]:
 
 
 class _Story:
-    """A wait or a hold that may become a span: when and where it began, and what happened since."""
+    """A wait or a hold that may become a span: where it began, and what happened since."""
 
-    __slots__ = ("began", "events", "links", "parent", "telling")
+    __slots__ = ("events", "links", "next", "parent", "telling")
 
     def __init__(self) -> None:
-        self.began: int = time_ns()
         self.parent: context.Context = context.get_current()
-        self.events: list[tuple[str, dict[str, Any], int]] = []
-        self.links: dict[str, Link] = {}
+        self.events: list[tuple[str, dict[str, Any], int]] | None = None
+        self.links: dict[str, Link] | None = None
         self.telling = False
+        self.next: _Story | None = None  # of the same session, and younger
 
-    def note(self, event: Event, facts: dict[str, Any]) -> None:
-        """``event`` is worth a span, however short it is."""
-        self.telling = True
+    def note(self, event: Event, facts: dict[str, Any], *, telling: bool = True) -> None:
+        """``telling``: it is worth a span, however short that is."""
+        self.telling = self.telling or telling
+        self.events = self.events or []
         self.events.append((type(event).__name__, facts, time_ns()))
 
     def link(self, traceparent: str, label: str | None) -> None:
         """To the holder's trace."""
+        self.links = self.links or {}
         if traceparent and traceparent not in self.links:
             link = _link(traceparent, label or "")
             if link is not None:
@@ -176,93 +245,90 @@ class _Story:
 
 class Spans:
     """An observer. Waits are known by the task that waits; holds by what is held: with threads who gives back is not
-    who took.
+    who took. What an uncontended cycle tells costs it little.
     """
 
     def __init__(self, tracer: Tracer, shortest: float, calls: bool) -> None:
-        self.hears_calls: bool = calls
         self._tracer = tracer
         self._shortest = shortest
         self._waits: dict[tuple[object, str], _Story] = {}
-        self._holds: dict[str, deque[_Story]] = {}  # one, but for the moments after a loss
+        self._holds: dict[str, _Story] = {}  # one, but for the moments after a loss
         self._tells: dict[type[Event], Callable[[Any], None]] = {
-            LockAsked: self._asked,
             LockQueued: self._queued,
-            LockHandedOver: self._noted_in_wait,
+            LockHandedOver: self._handed_over,
             LockGranted: self._granted,
             LockTimedOut: self._over,
             LockRefused: self._over,
             LockAbandoned: self._over,
             LockReleased: self._released,
-            LockRenewed: self._noted_in_hold,
-            LockLost: self._noted_in_hold,
-            ChangesMerged: self._noted_in_hold,
+            LockRenewed: self._noted,
+            LockLost: self._noted,
+            ChangesMerged: self._noted,
             ChangesSaved: self._saved,
-            ChangesRefused: self._noted_in_hold,
-            LoadRefused: self._noted_in_hold,
-            CallAnswered: self._called,
+            ChangesRefused: self._noted,
+            LoadRefused: self._noted,
         }
+        if calls:
+            self._tells[CallAnswered] = self._called
+        self.hears: Collection[type[Event]] = self._tells.keys()
 
     def __call__(self, event: Event) -> None:
-        tell = self._tells.get(type(event))
-        if tell is not None:
-            tell(event)
+        self._tells[type(event)](event)
 
     def traceparent(self) -> str:
-        """Of the span that is current, as W3C Trace Context has it; "" outside of any."""
+        """Of the current span, as W3C Trace Context has it; "" where there is none, or it is not recorded."""
         here = trace.get_current_span().get_span_context()
-        if not here.is_valid:
+        if not here.trace_flags & trace.TraceFlags.SAMPLED:
             return ""
         return f"00-{here.trace_id:032x}-{here.span_id:016x}-{here.trace_flags:02x}"
 
     # --- waits
 
-    def _asked(self, event: LockAsked) -> None:
-        self._waits[asyncio.current_task(), event.session] = _Story()
-
-    def _wait_of(self, event: Event) -> _Story | None:
-        return self._waits.get((asyncio.current_task(), event.session))
-
     def _queued(self, event: LockQueued) -> None:
-        story = self._wait_of(event)
-        if story is not None:
-            story.link(event.trace, event.holder)
-            story.note(event, _of_holder(event.holder) | {"sessionlock.queue.length": event.ahead + 1})
+        story = self._waits[asyncio.current_task(), event.session] = _Story()
+        story.link(event.trace, event.holder)
+        story.note(event, _of_holder(event.holder) | {"sessionlock.queue.length": event.ahead + 1})
 
-    def _noted_in_wait(self, event: Event) -> None:
-        story = self._wait_of(event)
+    def _handed_over(self, event: LockHandedOver) -> None:
+        story = self._waits.get((asyncio.current_task(), event.session))
         if story is not None:
             story.note(event, {})
 
     def _granted(self, event: LockGranted) -> None:
-        self._over(event)
-        self._holds.setdefault(event.session, deque()).append(_Story())
+        if event.holder is not None or event.waited >= self._shortest:
+            self._over(event)
+        story, first = _Story(), self._holds.get(event.session)
+        if first is None:
+            self._holds[event.session] = story
+            return
+        while first.next is not None:
+            first = first.next
+        first.next = story
 
     def _over(self, event: WaitOver) -> None:
-        story = self._waits.pop((asyncio.current_task(), event.session), None)
+        story = self._waits.pop((asyncio.current_task(), event.session), None) or _Story()
         error = getattr(event, "error", None)
-        if story is None or not (story.telling or error is not None or event.waited >= self._shortest):
+        if not story.telling and error is None and event.waited < self._shortest:
             return
         story.link(event.trace, event.holder)
         about = _about(event) | _of_holder(event.holder) | {"sessionlock.outcome": outcome_of(event)}
         if isinstance(event, LockGranted):
             about["sessionlock.fencing_token"] = event.fencing_token
-        self._end(self._begun("sessionlock.wait", story, about), story, error)
+        self._make("sessionlock.wait", story, about, event.waited, error)
 
     # --- holds and saves
 
     def _hold_of(self, event: Event) -> _Story | None:
-        holds = self._holds.get(event.session) if event.label else None
-        return holds[0] if holds else None
+        return self._holds.get(event.session) if event.label else None
 
     def _saved(self, event: ChangesSaved) -> None:
-        """Nothing unusual under a lock. Without one it is over with it, and how long it took nobody knows."""
+        """Nothing unusual. How long it took without a lock nobody knows."""
         story = self._hold_of(event)
         if story is not None:
             facts = {"sessionlock.keys": event.keys, "sessionlock.version": event.version}
-            story.events.append((type(event).__name__, facts, time_ns()))
+            story.note(event, facts, telling=False)
 
-    def _noted_in_hold(self, event: Event) -> None:
+    def _noted(self, event: Event) -> None:
         error, story = getattr(event, "error", None), self._hold_of(event)
         facts: dict[str, Any] = {} if error is None else {"error.type": type(error).__name__}
         if isinstance(event, LockLost):
@@ -272,19 +338,31 @@ class Spans:
         elif not isinstance(event, (LockLost, LockRenewed)):
             story = _Story()
             story.note(event, facts)
-            self._end(self._begun("sessionlock.save", story, _about(event)), story, error)
+            self._make("sessionlock.save", story, _about(event), 0.0, error)
 
     def _released(self, event: LockReleased) -> None:
-        holds = self._holds.get(event.session)
-        if not holds:
+        story = self._holds.pop(event.session, None)
+        if story is None:
             return
-        story = holds.popleft()
-        if not holds:
-            del self._holds[event.session]
+        if story.next is not None:
+            self._holds[event.session] = story.next
         if story.telling or event.held >= self._shortest:
-            lost = any(name == LockLost.__name__ for name, _, _ in story.events)
-            about = _about(event) | {"sessionlock.lost": lost}
-            self._end(self._begun("sessionlock.hold", story, about), story, None)
+            lost = any(name == LockLost.__name__ for name, _, _ in story.events or ())
+            self._make("sessionlock.hold", story, _about(event) | {"sessionlock.lost": lost}, event.held, None)
+
+    def _make(
+        self, name: str, story: _Story, about: dict[str, Any], seconds: float, error: BaseException | None
+    ) -> None:
+        """A span that ends now."""
+        ended = time_ns()
+        links = list((story.links or {}).values())
+        span = self._tracer.start_span(
+            name, story.parent, attributes=about, links=links, start_time=ended - int(seconds * 1e9)
+        )
+        for noted, facts, at in story.events or ():
+            span.add_event(noted, facts, at)
+        _failed(span, error)
+        span.end(ended)
 
     # --- calls
 
@@ -315,19 +393,6 @@ class Spans:
         )
         _failed(span, event.error)
         span.end(ended)
-
-    # --- parts
-
-    def _begun(self, name: str, story: _Story, about: dict[str, Any]) -> trace.Span:
-        return self._tracer.start_span(
-            name, story.parent, attributes=about, links=list(story.links.values()), start_time=story.began
-        )
-
-    def _end(self, span: trace.Span, story: _Story, error: BaseException | None) -> None:
-        for name, facts, at in story.events:
-            span.add_event(name, facts, at)
-        _failed(span, error)
-        span.end()
 
 
 def _about(event: Event) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from .. import observe
@@ -30,14 +29,15 @@ async def acquire_observed(
     Raises as :meth:`.Acquiring.run` does.
     """
     session, label = request.digest, request.label
-    observer(observe.LockAsked(session, label))
+    if observe.LockAsked in observer.hears:
+        observer(observe.LockAsked(session, label))
     began = monotonic()
     acquisition: Acquiring | None = None
     try:
         runtime.holders.check(request)
         trace = observer.traceparent()
         if trace:
-            request = replace(request, label=with_trace(label, trace))
+            request = request.labelled(with_trace(label, trace))
         acquisition = runtime.topology.acquisition(runtime, request, on_wait)
         granted = await acquisition.run()
     except BaseException as error:

@@ -8,7 +8,7 @@ from typing import Any
 from ..checkup.findings import Capabilities
 from ..checkup.targets import checkup_of_store
 from ..checkup.vetting import Vetting
-from ..observe import Observers
+from ..observe import CallAnswered, Observers
 from ..policies import Replicated
 from ..protocol.keys import new_token
 from ..transport.clients import close_client, own_client
@@ -49,7 +49,7 @@ class OneStore:
         self._prefix = prefix
         self._reply_within = reply_within
         self.client: Any = own_client(client)
-        hears_calls = observer is not None and observer.hears_calls
+        hears_calls = observer is not None and CallAnswered in observer.hears
         open_executor: Any = TellingExecutor if hears_calls else RedisExecutor
         self.executor: RedisExecutor = open_executor(
             self.client,

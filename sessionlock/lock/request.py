@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigurationError
+from ..frozen import quickly_frozen
 from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
 from ..protocol.keys import SessionKeys
 from ..protocol.replies import Holder
@@ -15,7 +15,7 @@ from ..protocol.replies import Holder
 __all__ = ["LockRequest", "OnWait", "Question", "check_label"]
 
 
-@dataclass(frozen=True, slots=True)
+@quickly_frozen
 class LockRequest:
     """``label``: what others see of the holder. ``session`` None: only the lock, for storage of one's own; then with
     its ``name``, which is no secret as a session's id is. ``longest``: seconds for the whole wait, inf where its kind
@@ -37,6 +37,21 @@ class LockRequest:
     name: str = ""
     longest: float = math.inf
     began: float | None = None
+
+    def labelled(self, label: str) -> LockRequest:
+        """The same under another label; quicker than :func:`dataclasses.replace`."""
+        return LockRequest(
+            self.keys,
+            label,
+            self.lease,
+            self.wait,
+            self.session,
+            self.missing,
+            self.push_limit,
+            self.for_itself,
+            self.name,
+            self.began,
+        )
 
     @property
     def title(self) -> str:

@@ -17,23 +17,16 @@ Every call may be repeated when its reply was lost: its token, or its ``op``, te
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from dataclasses import KW_ONLY
+from typing import Any, ClassVar, Generic, TypeVar
 
+from ..frozen import quickly_frozen
 from ..policies import LeasePolicy, SessionPolicy
 from . import replies
 from .changes import Change, Word, in_one_word, life, with_changes
 from .keys import SessionKeys
 from .numbers import NAME_LENGTH, OP_LENGTH, UNTOLD
 from .replies import Abandoned, Acquired, Saved
-
-if TYPE_CHECKING:
-    from typing_extensions import dataclass_transform
-else:
-
-    def dataclass_transform(**_: Any) -> Any:
-        return lambda decorator: decorator
-
 
 __all__ = [
     "PATIENCE",
@@ -45,7 +38,6 @@ __all__ = [
     "rider",
 ]
 
-C = TypeVar("C")
 T_co = TypeVar("T_co", covariant=True)
 PATIENCE = 30.0  # seconds after which a waiter that was not heard of is taken for dead
 NO_STAMP = "-" * 16  # instead of that of a record: there was none
@@ -98,13 +90,7 @@ class Call(Generic[T_co]):
         raise NotImplementedError
 
 
-@dataclass_transform(frozen_default=True)
-def request(cls: type[C]) -> type[C]:
-    """A dataclass that is frozen for the type checker only: at run time that would take three times as long to make."""
-    return dataclass(slots=True)(cls)
-
-
-@request
+@quickly_frozen
 class Acquire(Call[Acquired]):
     """``session`` None: only the lock. ``ticket``: a waiter's place as it was told, to get it back. ``reads``: whether
     to ask for the session as well, in case of a grant. ``asked_at``: the clock of leases before it is sent; what is
@@ -155,7 +141,7 @@ class Acquire(Call[Acquired]):
         return replies.acquired(reply, self.asked_at, ttl, None)
 
 
-@request
+@quickly_frozen
 class Release(Call[Saved]):
     """``created``: the stamp of the record that was loaded, ``""`` when there was none. ``session`` None: a lock alone.
 
@@ -203,7 +189,7 @@ def rider(token: str, ticket: str, lease: LeasePolicy, channel: str, label: str,
     return f"{ticket} {lease.ttl_ms} {lease.claim_ms} {PATIENCE_MS} {state} {token} {channel} {label}"
 
 
-@request
+@quickly_frozen
 class Abandon(Call[Abandoned]):
     """``once``: the token was in a single call before, which was not and will not be repeated."""
 
@@ -223,7 +209,7 @@ class Abandon(Call[Abandoned]):
         return replies.abandoned(reply)
 
 
-@request
+@quickly_frozen
 class Renew(Call[list[int]]):
     """Extend each (keys, token, ttl_ms). For each 0: it is lost; 1: extended; -1: so too, but its session is gone."""
 

@@ -6,9 +6,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import KW_ONLY
 from typing import Any
 
+from ..frozen import quickly_frozen
 from ..policies import LeasePolicy, SessionPolicy
 from . import replies
-from .calls import Call, request
+from .calls import Call
 from .changes import Word
 from .keys import SessionKeys
 from .replies import Acquired, Voted
@@ -16,7 +17,7 @@ from .replies import Acquired, Voted
 __all__ = ["Adopt", "Dismiss", "Install", "RaiseFence", "Vote"]
 
 
-@request
+@quickly_frozen
 class Install(Call[Acquired]):
     """What a quorum granted takes effect at the session's store. ``vector``: master and counter of each grant."""
 
@@ -43,7 +44,7 @@ class Install(Call[Acquired]):
         return replies.installed(reply, self.asked_at, self.ttl_ms / 1000)
 
 
-@request
+@quickly_frozen
 class Vote(Call[Voted]):
     """The lock of one master of a quorum, if it is free and nobody waits for it. For a token's very first call.
 
@@ -67,7 +68,7 @@ class Vote(Call[Voted]):
         return replies.voted(reply, self.asked_at, self.lease.ttl_ms)
 
 
-@request
+@quickly_frozen
 class RaiseFence(Call[bool]):
     """The highest of the counters that masters gave ``token`` becomes that of all. Whether it still held the lock."""
 
@@ -83,7 +84,7 @@ class RaiseFence(Call[bool]):
         return replies.kind_of(reply) == "raised"
 
 
-@request
+@quickly_frozen
 class Adopt(Call[Voted]):
     """The plain lock that somebody took for ``token`` becomes a grant, with a counter."""
 
@@ -102,7 +103,7 @@ class Adopt(Call[Voted]):
         return replies.voted(reply, self.asked_at)
 
 
-@request
+@quickly_frozen
 class Dismiss(Call[None]):
     """Tell the waiters at a master of a quorum that the session was destroyed."""
 

@@ -6,9 +6,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import KW_ONLY
 from typing import Any
 
+from ..frozen import quickly_frozen
 from ..policies import SessionPolicy
 from . import replies
-from .calls import Call, request
+from .calls import Call
 from .changes import Change, Word, life, with_changes
 from .inspected import Inspected, inspected
 from .keys import SessionKeys
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 
-@request
+@quickly_frozen
 class Save(Call[Saved]):
     """``measured``: as :class:`~.calls.Release` has it."""
 
@@ -62,7 +63,7 @@ class Save(Call[Saved]):
         return replies.committed(reply)
 
 
-@request
+@quickly_frozen
 class Load(Call[Snapshot | Refused]):
     script = "load"
     needs_no_script = True
@@ -76,7 +77,7 @@ class Load(Call[Snapshot | Refused]):
         return replies.loaded(reply)
 
 
-@request
+@quickly_frozen
 class Create(Call[Snapshot | Refused]):
     script = "create"
     numbered = True
@@ -93,7 +94,7 @@ class Create(Call[Snapshot | Refused]):
         return replies.loaded(reply)
 
 
-@request
+@quickly_frozen
 class Commit(Call[Saved]):
     """``expected_version`` None: any version whose fields are as they were read. ``measured``: as of a release."""
 
@@ -119,7 +120,7 @@ class Commit(Call[Saved]):
         return replies.committed(reply)
 
 
-@request
+@quickly_frozen
 class Increment(Call[Saved]):
     """``lease``: token and fence when it is done under the lock."""
 
@@ -143,7 +144,7 @@ class Increment(Call[Saved]):
         return replies.committed(reply)
 
 
-@request
+@quickly_frozen
 class Destroy(Call[Destroyed]):
     """``replaced``: a new session has taken its place, so whoever still comes with its id is to be told that."""
 
@@ -163,7 +164,7 @@ class Destroy(Call[Destroyed]):
         return replies.destroyed(reply)
 
 
-@request
+@quickly_frozen
 class Regenerate(Call[Refused | None]):
     """``lease``: token and fence when it is done under the lock. None: done."""
 
@@ -184,7 +185,7 @@ class Regenerate(Call[Refused | None]):
         return None if replies.kind_of(reply) in ("regenerated", "already") else replies.refused(reply)
 
 
-@request
+@quickly_frozen
 class Expire(Call[Kept | Refused]):
     """Let the record end ``ttl_ms`` from now, sooner or later than it would."""
 
@@ -202,7 +203,7 @@ class Expire(Call[Kept | Refused]):
         return replies.kept(reply)
 
 
-@request
+@quickly_frozen
 class Bind(Call[Bound | Refused]):
     script = "bind"
     numbered = True
@@ -218,7 +219,7 @@ class Bind(Call[Bound | Refused]):
         return replies.bound(reply)
 
 
-@request
+@quickly_frozen
 class Inspect(Call[Inspected]):
     """``waiters``: whether they are looked at, which takes the longer the more there are."""
 
@@ -234,7 +235,7 @@ class Inspect(Call[Inspected]):
         return inspected(reply)
 
 
-@request
+@quickly_frozen
 class ForceRelease(Call[str]):
     """``released``; ``not-holder``; ``over``: it was the holder, and was the last to be taken out by force."""
 

@@ -22,6 +22,7 @@ from sessionlock import (
     WaitPolicy,
 )
 from sessionlock.observe import (
+    KINDS,
     CallAnswered,
     CallRepeated,
     ChangesRefused,
@@ -296,7 +297,7 @@ async def test_a_long_outage_is_told_again(
 
 async def test_each_call_for_who_asks_for_it(tcp_url: str) -> None:
     class Hears(Told):
-        hears_calls = True
+        hears = KINDS
 
     told = Hears()
     async with SessionGuard.from_url(tcp_url, observer=told) as guard:
@@ -314,6 +315,18 @@ async def test_each_call_for_who_asks_for_it(tcp_url: str) -> None:
 
 
 # --- several
+
+
+async def test_an_observer_hears_what_it_asks_for(redis_url: str) -> None:
+    class Hears(Told):
+        hears = frozenset({LockGranted})
+
+    told, all_told = Hears(), Told()
+    guard = SessionGuard.from_url(redis_url, observer=[told, all_told])
+    async with guard, guard.session_lock("s") as session:
+        session["n"] = 1
+    assert [type(event) for event in told] == [LockGranted]
+    assert len(all_told) == 4
 
 
 async def test_several_observers(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:

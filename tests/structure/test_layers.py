@@ -11,7 +11,7 @@ from tests.structure.package import MODULES, tree
 
 # Within a line nobody imports another, but for what FOLLOWS allows.
 LAYERS = (
-    "version errors clock",
+    "version errors clock frozen",
     "observe",
     "policies",
     "protocol codecs lease",
