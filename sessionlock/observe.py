@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from .errors import ConfigurationError, SessionLockError
-from .frozen import quickly_frozen
+from .policies import quickly_frozen
 
 __all__ = [
     "KINDS",
@@ -104,7 +104,7 @@ class LockAsked(Event):
 @quickly_frozen
 class LockQueued(Event):
     """Others hold it, and this one waits. ``ticket``: its place in line, a number that grows with each waiter;
-    ``ahead``: how many wait before it; ``holder``: the label of who holds the lock, None if a quorum's masters differ;
+    ``ahead``: how many wait before it; ``holder``: the label of who holds the lock, None where that is not known;
     ``trace``: the holder's, as W3C ``traceparent``, "" where it has none.
     """
 

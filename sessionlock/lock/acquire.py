@@ -32,7 +32,7 @@ class Acquisition:
         self._runtime = runtime
         self._request = request
         self._on_wait = on_wait
-        self._observer = runtime.observer
+        self._found: Holder | None = None  # who held it before this one could queue
         wakeup = self._wakeup = runtime.wakeup
         self._pushes = wakeup.pushes
         # Whether Redis may have something under this token, and this process may be sent a push for it.
@@ -46,8 +46,7 @@ class Acquisition:
     @property
     def waits_for(self) -> Holder | None:
         """As :attr:`.Acquiring.waits_for`."""
-        waiter = self._waiter
-        return None if waiter is None or waiter.last is None else waiter.last.holder
+        return self._found if self._waiter is None else self._waiter.waits_for
 
     async def run(self) -> Granted:
         """Wait for the grant.
@@ -115,6 +114,7 @@ class Acquisition:
     async def _again(self, busy: Busy, queues: bool) -> Granted | Queued:
         if not queues or busy.full:
             return self._granted_or_queued(busy)
+        self._found = busy.holder
         # The first wait of this process. Subscribe before queueing: a releaser drops whom it cannot reach.
         await self._listen()
         return self._granted_or_queued(await self._ask(queueing=True))
@@ -207,8 +207,9 @@ class Acquisition:
             self._wakeup.ride(waiter, request, queued)
         else:
             waiter.heard(queued)
-        if self._observer is not None:
-            tell_queued(self._observer, request, queued.ticket, queued.position, holder)
+        if self._runtime.observer is not None:
+            known = holder if not rides else self._runtime.holders.holder_of(keys.lock)
+            tell_queued(self._runtime.observer, request, queued.ticket, queued.position, known)
         patience = Patience(request, self._began)
         with SelfCallCheck(self._runtime, request, self._on_wait, waiter.look) as self_call:
             self_call.consider(holder)
@@ -249,8 +250,8 @@ class Acquisition:
         """The lock was handed over by push. Start at once, unless there is something to ask Redis for."""
         if push.kind == "D":
             raise refused(self._request, "destroyed")
-        if self._observer is not None:
-            tell_handed_over(self._observer, self._request)
+        if self._runtime.observer is not None:
+            tell_handed_over(self._runtime.observer, self._request)
         now = monotonic()
         waiter.handed_over(push, now)
         snapshot = push.snapshot

@@ -148,7 +148,7 @@ class LockBlock(Handle):
             carries,
             reads,
             measured,
-            "" if rider is None else rider.is_named(),
+            "" if rider is None else rider.is_named(self._body.label),
         )
 
     def _rode(self, outcome: Saved | None) -> None:
@@ -170,7 +170,7 @@ class LockBlock(Handle):
                 self._lease.refenced(outcome.fence)
             return outcome
         if outcome.handover is not None:
-            self._runtime.take_handover(self._request.keys, outcome.handover)
+            self._runtime.take_handover(self._request.keys, outcome.handover, self._body.label)
         elif isinstance(outcome, Committed) and outcome.repeated:
             self._runtime.wakeup.look_after(self._request.keys)  # the first reply, with a grant perhaps, was lost
         return outcome

@@ -7,8 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from ..errors import ConfigurationError
-from ..frozen import quickly_frozen
-from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
+from ..policies import LeasePolicy, SessionPolicy, WaitPolicy, quickly_frozen
 from ..protocol.keys import SessionKeys
 from ..protocol.replies import Holder
 

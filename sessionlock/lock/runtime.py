@@ -94,12 +94,12 @@ class Runtime:
         while await self._leave(keys, *self.numbers.nobody(keys.digest)):
             pass
 
-    def take_handover(self, keys: SessionKeys, handover: Handover) -> None:
-        """What came with the reply to a release."""
+    def take_handover(self, keys: SessionKeys, handover: Handover, by: str) -> None:
+        """What came with the reply to a release of who has that label."""
         if handover.kind == "M":
             self.background(self._hand_on(keys)).add_done_callback(fetch_error)
         else:
-            self.wakeup.dispatch(handover)
+            self.wakeup.dispatch(handover, by)
 
     def ended(self, keys: SessionKeys, user: str) -> None:
         """A session of the user with this digest was destroyed: the index of users loses it, beside the request."""

@@ -22,7 +22,7 @@ from typing import Generic, TypeVar
 from ..clock import call_later, monotonic
 from ..protocol.calls import PATIENCE, rider
 from ..protocol.keys import SessionKeys
-from ..protocol.replies import Committed, Conflict, Granted, Handover, Queued, Saved, pushed
+from ..protocol.replies import Committed, Conflict, Granted, Handover, Holder, Queued, Saved, pushed
 from ..transport.pushes import TRY_AGAIN_AFTER, Pushes, Rounds
 from .holders import Holders
 from .request import LockRequest
@@ -161,6 +161,7 @@ class Waiter:
     __slots__ = (
         "_bell",
         "_look",
+        "behind",
         "claim",
         "handover",
         "last",
@@ -174,6 +175,7 @@ class Waiter:
 
     def __init__(self, token: str, room: Room[Waiter], claim: float) -> None:
         self.token: str = token
+        self.behind: str = ""  # who of this process gave the lock up last, by its label in Redis
         self.rides_as: Callable[[int], str] | None = None  # None: it is in the queue
         self.named_at: float = 0.0  # monotonic; 0: never
         self.was_known = False  # whether Redis knows it, or may
@@ -215,11 +217,22 @@ class Waiter:
             self.rides_as = None
             del self.room.riders[self.token]
 
-    def is_named(self) -> str:
-        """With a release that is about to be sent: Redis may know it from then on. Returns what the release says."""
-        self.named_at = monotonic()
+    def is_named(self, by: str) -> str:
+        """With a release that is about to be sent: Redis may know it from then on. Returns what the release says.
+
+        ``by``: the label of who gives the lock up.
+        """
+        self.named_at, self.behind = monotonic(), by
         self.was_known = True
         return "" if self.rides_as is None else self.rides_as(len(self.room.riders) - 1)
+
+    @property
+    def waits_for(self) -> Holder | None:
+        """Who has held the lock meanwhile, as last heard of."""
+        if self.behind:
+            return Holder.of(self.behind, None)
+        # Where somebody takes a seat, who was heard of before may be gone.
+        return None if self.last is None or self.rides_as is not None else self.last.holder
 
     def take_push(self) -> Handover | None:
         """The push that came since it was last asked for."""
@@ -417,8 +430,8 @@ class Wakeup:
         if push is not None:
             self.dispatch(push)
 
-    def dispatch(self, push: Handover) -> None:
-        """Wake whom this concerns."""
+    def dispatch(self, push: Handover, by: str = "") -> None:
+        """Wake whom this concerns. ``by``: who of this process gave it up."""
         if push.kind == "L":
             self._on_taken(push.token)
             return
@@ -427,7 +440,7 @@ class Wakeup:
             if waiter.rides_as:
                 waiter.room.clock = (push.server_us, waiter.named_at)
                 waiter.queues()
-            waiter.handover = push
+            waiter.handover, waiter.behind = push, by or waiter.behind
             waiter.wake()
         elif push.token in self._expected:
             self._expected[push.token] = push

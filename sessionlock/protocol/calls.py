@@ -20,8 +20,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import KW_ONLY
 from typing import Any, ClassVar, Generic, TypeVar
 
-from ..frozen import quickly_frozen
-from ..policies import LeasePolicy, SessionPolicy
+from ..policies import LeasePolicy, SessionPolicy, quickly_frozen
 from . import replies
 from .changes import Change, Word, in_one_word, life, with_changes
 from .keys import SessionKeys

@@ -6,8 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import KW_ONLY
 from typing import Any
 
-from ..frozen import quickly_frozen
-from ..policies import SessionPolicy
+from ..policies import SessionPolicy, quickly_frozen
 from . import replies
 from .calls import Call
 from .changes import Change, Word, life, with_changes

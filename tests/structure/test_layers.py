@@ -11,9 +11,9 @@ from tests.structure.package import MODULES, tree
 
 # Within a line nobody imports another, but for what FOLLOWS allows.
 LAYERS = (
-    "version errors clock frozen",
-    "observe",
+    "version errors clock",
     "policies",
+    "observe",
     "protocol codecs lease",
     "transport",
     "checkup",

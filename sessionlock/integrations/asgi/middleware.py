@@ -36,6 +36,7 @@ from ..web.starting import look_at_start
 from ..web.values import for_framework
 from .checks import around, is_mounted, layers, misplaced, outside, taken_by_another
 from .exchange import VISIT, App, Exchange, Message, Receive, Scope, Send, header_of
+from .routes import route_of_scope
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -136,6 +137,7 @@ class SessionLockMiddleware:
             self.cookie.find(cookies),
             method=method,
             path=path,
+            route=partial(route_of_scope, scope),
             https=scope.get("scheme") in ("https", "wss"),
             client=partial(client_of_scope, scope),
             rules=self.face.rules,

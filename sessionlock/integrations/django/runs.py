@@ -16,7 +16,7 @@ from ...clock import monotonic
 from ...views.cookies import usable_sid
 from ..web.bodies import Spool
 from ..web.learning import Learnt
-from ..web.rules import BODY_LIMIT, RequestMode, RoutePolicy, label_of
+from ..web.rules import BODY_LIMIT, NO_ROUTE, RequestMode, RoutePolicy, label_of
 from . import settings
 from .answers import take_over
 
@@ -40,6 +40,8 @@ class Run:
         self.mode: RequestMode = "read" if mode == "off" else mode  # Django has no requests without a session
         # By route, not by path: what one page of a kind does, the others do.
         route = self.label if match is None else f"{request.method} {match.route}"
+        self.seen_as: str = label_of(request.method, NO_ROUTE if match is None else _from_the_root(match.route))
+        """By those who wait for it: a path has many values, and may have a secret in it."""
         self._learn = partial(learnt.add, route)
         self._before: _Before | None = None
         self._began = monotonic()
@@ -147,6 +149,11 @@ def _policy(request: Any, match: Any) -> RoutePolicy:
     """What the request's view said about its session, else the settings for its path."""
     view = match.func if match is not None else None
     return settings.current().rules.policy_for(request.method, request.path_info, view)
+
+
+def _from_the_root(route: str) -> str:
+    """Django's routes begin without a slash, or, as regular expressions, with a ``^``."""
+    return route if route.startswith(("/", "^")) else f"/{route}"
 
 
 def _match(request: Any) -> Any:

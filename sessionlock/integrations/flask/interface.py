@@ -29,7 +29,7 @@ from ..flask_family.session import use_of
 from ..web.learning import Remembered
 from ..web.problems import tell
 from ..web.request_session import RequestSession, RunAgain
-from ..web.rules import RoutePolicy, label_of
+from ..web.rules import NO_ROUTE, RoutePolicy, label_of
 from .again import FlaskRun, prepare_body, receive_body, run_request
 from .session import FlaskUse, LockedSession, renew
 
@@ -207,6 +207,7 @@ class SessionLockInterface(SessionHooks, SessionInterface):
             policy,
             takes_over=takes_over,
             method=request.method,
+            route=lambda: NO_ROUTE if request.url_rule is None else request.url_rule.rule,
             https=request.is_secure,
             client=partial(client_of_environ, request.environ),
             rules=None if run is None else self.settings.rules,

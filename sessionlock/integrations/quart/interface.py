@@ -25,7 +25,7 @@ from ..flask_family.hooks import SessionHooks
 from ..flask_family.use import only_read
 from ..web.problems import may_still_read, tell
 from ..web.request_session import RequestSession, RunAgain
-from ..web.rules import Mode, RoutePolicy, label_of
+from ..web.rules import NO_ROUTE, Mode, RoutePolicy, label_of
 from ..web.starting import look_at_start
 from .again import QuartRun
 from .application import use_here
@@ -171,6 +171,7 @@ class SessionLockInterface(SessionHooks, SessionInterface):
             policy,
             takes_over=answers and run is not None,
             method=_method(request),
+            route=partial(_route, request),
             https=request.scheme in ("https", "wss"),
             client=partial(client_of_scope, request.scope),
             rules=None if run is None else self.settings.rules,
@@ -218,8 +219,19 @@ def _accept() -> str | None:
     return current_request.headers.get("Accept") if has_request_context() else None
 
 
+def _route(request: Any) -> str:
+    rule = _rule(request)
+    return NO_ROUTE if rule is None else str(rule.rule)
+
+
 def _endpoint(request: Any) -> str | None:
-    """Of the view. Quart looks for it only after it has opened the session."""
+    """Of the view."""
+    rule = _rule(request)
+    return None if rule is None else cast("str", rule.endpoint)
+
+
+def _rule(request: Any) -> Any:
+    """Which fits; None where none does. Quart looks for it only after it has opened the session."""
     context: Any = _cv_websocket.get(None) if isinstance(request, Websocket) else _cv_request.get(None)
     if context is None or context.url_adapter is None:
         return None
@@ -227,4 +239,4 @@ def _endpoint(request: Any) -> str | None:
         rule, _ = context.url_adapter.match(return_rule=True)
     except Exception:  # none, or a redirect, or a converter that needs what is not there yet: Quart tells in a moment
         return None
-    return cast("str | None", rule.endpoint)
+    return rule

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from ...views.cookies import CookieSettings
 from ..takeover.taking import Origin, TakeOver
 from .identity import IDENTITY
 from .learning import Learnt
-from .rules import SAFE_METHODS, RequestMode, RoutePolicy, Rules, label_of
+from .rules import SAFE_METHODS, RequestMode, RoutePolicy, Rules, label_of, shape_of
 
 __all__ = ["Asked"]
 
@@ -26,9 +26,10 @@ __all__ = ["Asked"]
 class Asked:
     """One request. ``sid``: what its cookie says, if it says anything usable; ``told``: the id that the browser has.
 
-    ``label``: the route, for logs and errors. ``client``: who sent it. ``learnt``: the face runs safe requests again
-    that met a conflict, and remembers their routes. ``identity``: keys whose change gives a new id. ``codec``,
-    ``lifetime``: others than the guard's. ``old``: where sessions are that visitors had before.
+    ``label``: method and path, for logs and errors. ``route``: finds what others see of the holder. ``client``: who
+    sent it. ``learnt``: the face runs safe requests again that met a conflict, and remembers their routes.
+    ``identity``: keys whose change gives a new id. ``codec``, ``lifetime``: others than the guard's. ``old``: where
+    sessions are that visitors had before.
     """
 
     guard: SessionGuard
@@ -38,6 +39,7 @@ class Asked:
     told: str | None
     method: str
     label: str
+    route: Callable[[], str | None] | None
     https: bool
     client: Client | None
     learnt: Learnt | None
@@ -56,6 +58,7 @@ class Asked:
         *,
         method: str = "GET",
         path: str = "/",
+        route: Callable[[], str | None] | None = None,
         https: bool = False,
         client: Client | None = None,
         rules: Rules | None = None,
@@ -65,8 +68,9 @@ class Asked:
         origin: Origin | None = None,
         old_cookie: str | None = None,
     ) -> Asked:
-        """What a face knows. ``rules`` None: it cannot run a request again. ``old_cookie``: what ``origin``'s cookie
-        says (see :mod:`..takeover`).
+        """What a face knows. ``route``: the pattern of its router that fits; None, or where that finds none: the path
+        without names and numbers. ``rules`` None: it cannot run a request again. ``old_cookie``: what ``origin``'s
+        cookie says (see :mod:`..takeover`).
         """
         lifetime = lifetime or guard.session_policy
         old = None
@@ -80,6 +84,7 @@ class Asked:
             told=sid,
             method=method.upper(),
             label=label_of(method, path),
+            route=route,
             https=https,
             client=client,
             learnt=rules.learnt if rules is not None else None,
@@ -92,6 +97,12 @@ class Asked:
     def under_the_lock(self, sid: str | None) -> Asked:
         """The same request once more."""
         return replace(self, policy=replace(self.policy, mode="lock"), sid=sid, learnt=None)
+
+    @property
+    def seen_as(self) -> str:
+        """By those who wait for this request: its route. A path has many values, and may have a secret in it."""
+        route = None if self.route is None else self.route()
+        return label_of(self.method, route or shape_of(self.label.partition(" ")[2]))
 
     @property
     def is_safe(self) -> bool:
@@ -116,7 +127,7 @@ class Asked:
         block: Any = self.guard.session_lock(
             sid,
             missing="reject",
-            label=self.label,
+            label=self.seen_as,
             session=self.lifetime,
             codec=self.codec,
             lease=replace(lease, on_lost="flag"),  # who changed nothing may go on

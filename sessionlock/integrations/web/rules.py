@@ -11,7 +11,17 @@ from ...errors import ConfigurationError
 from ...policies import LeasePolicy, WaitPolicy
 from .learning import Learnt
 
-__all__ = ["BODY_LIMIT", "SAFE_METHODS", "PolicyOptions", "RequestMode", "RoutePolicy", "Rules", "label_of"]
+__all__ = [
+    "BODY_LIMIT",
+    "NO_ROUTE",
+    "SAFE_METHODS",
+    "PolicyOptions",
+    "RequestMode",
+    "RoutePolicy",
+    "Rules",
+    "label_of",
+    "shape_of",
+]
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 OnConflict = Literal["again", "answer"]
@@ -22,6 +32,10 @@ MARK = "sessionlock_policy"  # the attribute by which a view says how it uses it
 BODY_LIMIT = 64 * 1_048_576
 _RULE = re.compile(r"(?:([A-Za-z|]+)\s+)?(/\S*|\*\*)")
 _WILD = re.compile(r"\*\*|\*|\{[^{}]*\}")
+
+NO_ROUTE = "(no route)"  # instead of one, where the router has none: it is answered 404
+MOST_PARTS = 8
+_WORD = re.compile(r"|[A-Za-z][A-Za-z_.-]{0,31}|\{.*\}")
 
 
 class PolicyOptions(TypedDict, total=False):
@@ -149,8 +163,15 @@ class Rules:
         return policy if own is None else own.over(policy)
 
 
+def shape_of(path: str) -> str:
+    """A path without what may be a name, a number or a secret: instead of a route, where there is no router to ask."""
+    parts = path.split("/")
+    kept = "/".join(part if _WORD.fullmatch(part) else "{}" for part in parts[:MOST_PARTS])
+    return kept if len(parts) <= MOST_PARTS else f"{kept}/**"
+
+
 def label_of(method: str, path: str) -> str:
-    """The route as others see it beside the node's name when they wait for this holder."""
+    """The request as logs and errors name it; with its route for the path, as others see it who wait for it."""
     printable = "".join(c if c.isprintable() else "?" for c in f"{method} {path}")
     return printable if len(printable) <= 100 else f"{printable[:99]}…"
 

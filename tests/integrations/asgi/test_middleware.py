@@ -187,7 +187,7 @@ async def test_the_holder_is_named_by_its_route(guard: SessionGuard, sid: str) -
         return PlainTextResponse(holder.label if holder else "nobody")
 
     async with browser(app_of(guard, view), sid) as client:
-        assert (await client.post("/checkout/7?card=secret")).text.endswith(" POST /checkout/7")
+        assert (await client.post("/checkout/7?card=secret")).text.endswith(" POST /{rest:path}")
         assert (await client.get("/checkout/7")).text == "nobody"
 
 
