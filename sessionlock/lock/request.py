@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Coroutine
+from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 from ..errors import ConfigurationError
@@ -39,18 +41,9 @@ class LockRequest:
 
     def labelled(self, label: str) -> LockRequest:
         """The same under another label; quicker than :func:`dataclasses.replace`."""
-        return LockRequest(
-            self.keys,
-            label,
-            self.lease,
-            self.wait,
-            self.session,
-            self.missing,
-            self.push_limit,
-            self.for_itself,
-            self.name,
-            self.began,
-        )
+        other = LockRequest(*_everything(self))
+        object.__setattr__(other, "label", label)
+        return other
 
     @property
     def title(self) -> str:
@@ -63,6 +56,7 @@ class LockRequest:
         return self.keys.digest
 
 
+_everything: Callable[[LockRequest], tuple[Any, ...]] = attrgetter(*(field.name for field in fields(LockRequest)))
 # What may speak against a wait: awaited beside it; what that raises ends the wait, unless the grant comes first.
 Question = Callable[[], Coroutine[Any, Any, None]]
 # Called once, as the wait begins, with who is waited for; None: there is no question.

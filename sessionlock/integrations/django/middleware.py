@@ -175,7 +175,7 @@ class SessionLockMiddleware(SessionMiddleware):  # type: ignore[misc]
     def _prepared(self, request: Any, run: Run, home: Home) -> SessionStore:
         session: SessionStore = self.SessionStore(run.key)
         client = partial(client_of_environ, request.META)
-        session.sessionlock.prepare(home, run.mode, run.policy.options(), run.seen_as, client, yields=run.may_run_again)
+        session.sessionlock.prepare(home, run.mode, run.policy.options(), run.label, client, yields=run.may_run_again)
         request.session = session
         request.sessionlock_run = run
         run.opened(session)

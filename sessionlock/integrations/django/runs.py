@@ -35,13 +35,12 @@ class Run:
         self.key: str | None = request.COOKIES.get(django_settings.SESSION_COOKIE_NAME)
         """The session's key: the cookie's, or the one that an earlier run gave it."""
         self.policy: RoutePolicy = _policy(request, match)
-        self.label: str = label_of(request.method, request.path)
+        self.label: str = label_of(request.method, NO_ROUTE if match is None else _from_the_root(match.route))
+        """For those who wait for it, and the log: its route. A path has many values, and may have a secret in it."""
         mode = self.policy.mode_for(request.method)
         self.mode: RequestMode = "read" if mode == "off" else mode  # Django has no requests without a session
         # By route, not by path: what one page of a kind does, the others do.
-        route = self.label if match is None else f"{request.method} {match.route}"
-        self.seen_as: str = label_of(request.method, NO_ROUTE if match is None else _from_the_root(match.route))
-        """By those who wait for it: a path has many values, and may have a secret in it."""
+        route = label_of(request.method, request.path) if match is None else f"{request.method} {match.route}"
         self._learn = partial(learnt.add, route)
         self._before: _Before | None = None
         self._began = monotonic()
