@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["ALONGSIDE", "CONNECTING", "IN_SCRIPTS", "OF_A_USER", "PURPOSES", "Purpose", "Rule", "rule_for"]
+__all__ = ["ALONGSIDE", "CONNECTING", "IN_SCRIPTS", "OF_A_USER", "OPERATING", "PURPOSES", "Purpose", "Rule", "rule_for"]
 
 Purpose = Literal["lock", "optimistic", "quorum master", "quorum store"]
 PURPOSES: Mapping[Purpose, str] = {
@@ -46,10 +46,12 @@ WITH_WATCH = (
 
 CONNECTING = ("ping", "role")
 """By which a connection shows that it lives, and leads to a master."""
+OPERATING = "looking at all locks and sessions (sessionlock top, locks, sessions)"
 ALONGSIDE: Mapping[str, tuple[str, ...]] = {
     "doctor and the look at the server see more": ("config|get", "hello", "info", "waitaof"),
     "durability=Replicated(...)": ("wait", "waitaof"),
-    "guard.repair_index(), sessionlock top and sessions": ("scan",),
+    "guard.repair_index()": ("scan",),
+    OPERATING: ("dbsize", "hscan", "memory|usage", "scan"),
     "redis-py names itself in CLIENT LIST": ("client|setinfo", "client|setname"),
 }
 

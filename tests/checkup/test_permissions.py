@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from sessionlock import Quorum, SessionGuard, SessionLockError
-from sessionlock.checkup.permissions import IN_SCRIPTS, OF_A_USER, Purpose, Rule, rule_for
+from sessionlock.checkup.permissions import ALONGSIDE, IN_SCRIPTS, OF_A_USER, OPERATING, Purpose, Rule, rule_for
 from sessionlock.cli import main
 from sessionlock.protocol.scripts import SCRIPTS
 from sessionlock.session import user_index
@@ -103,6 +103,13 @@ def test_what_scripts_call() -> None:
 def test_what_the_index_of_a_users_sessions_asks() -> None:
     asked = {name.lower() for name in re.findall(r'_command\("([A-Z]+)"', inspect.getsource(user_index))}
     assert asked == set(OF_A_USER)
+
+
+def test_what_operators_ask() -> None:
+    """Beside what a guard may: they look at all locks and sessions."""
+    text = "".join(path.read_text("utf-8") for path in (ROOT / "sessionlock" / "operate").glob("*.py"))
+    looks = {name.lower() for name in re.findall(r'"(DBSIZE|KEYS|MEMORY|OBJECT|CLIENT|PUBSUB|[HSZ]?SCAN)"', text)}
+    assert looks == {command.partition("|")[0] for command in ALONGSIDE[OPERATING]}
 
 
 @pytest.mark.parametrize("way", WAYS)
