@@ -38,6 +38,11 @@ class Rules:
     look_marks_queue: bool = True  # also when its place is still there
     newcomer_queues: bool = True  # the lock may be free while somebody waits for it
     release_hands_on: bool = True
+    rider_compares: bool = True  # who was named with a release is behind a lower ticket in the queue
+    rider_joins: bool = True  # it is in the queue when another process has got the lock
+    rider_finished: bool = True  # who has finished is not granted what it was named for
+    rider_abandons: bool = True  # who was named may have been granted: it does not leave without a word
+    rider_looks: bool = True  # the next rider asks when the one of its process leaves that was in the queue
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ class Scenario:
     breaks: int = 0  # of subscriptions
     evictions: int = 0  # of the session's record
     dropped_at_once: int = 1  # waiters that one script may find gone
+    lapses: bool = True  # a lease may end that nobody trusts any more, or of which its holder has not heard
+    rides: bool = False  # who is not the first of its process to wait may do so without being in the queue
 
 
 class Node(NamedTuple):
@@ -69,10 +76,12 @@ class Node(NamedTuple):
 
 
 class Acquisition(NamedTuple):
-    phase: str = "idle"  # asking | waiting | body | releasing | released | leaving | over | dead
+    phase: str = "idle"  # asking | riding | waiting | body | releasing | released | leaving | over | dead
     fence: int = 0
     trusted: bool = False
     asked: bool = False  # an acquire call is on its way
+    known: bool = False  # Redis has heard of it, or may have
+    rider: int = -1  # who is named with its release
 
 
 class Push(NamedTuple):
@@ -157,18 +166,36 @@ class Handoff:
 
     def _client(self, state: State, token: int, its: Acquisition) -> Iterator[tuple[str, State, bool]]:
         phase = its.phase
+        if phase == "idle" and self.scenario.rides and state.listens[self.scenario.processes[token]] != "here":
+            return  # who asks for a place in the queue has subscribed before
         if phase == "idle":
-            yield "asks", self._with(state, token, its._replace(phase="asking", asked=True)), False
+            yield "asks", self._with(state, token, its._replace(phase="asking", asked=True, known=True)), False
+            if self.scenario.rides and self._may_ride(state, token):
+                yield "rides", self._with(state, token, its._replace(phase="riding")), False
+        elif phase == "riding":
+            if not its.asked and token == min(self._room(state, token)):
+                yield "looks", self._with(state, token, its._replace(asked=True, known=True)), False
+            if token in self.scenario.leaves:
+                yield "leaves", self._leaves_room(state, token, its), True
         elif phase in ("asking", "waiting"):
             if not its.asked and (phase == "asking" or self.rules.waiters_look):
                 yield "looks", self._with(state, token, its._replace(asked=True)), False
             if token in self.scenario.leaves:
-                yield "leaves", self._with(state, token, its._replace(phase="leaving")), True
+                yield "leaves", self._leaves_room(state, token, its), True
         elif phase == "body":
             trusted = its.trusted and not self.rules.no_trust_in_release
-            yield "releases", self._with(state, token, its._replace(phase="releasing", trusted=trusted)), False
+            rider = min(self._room(state, token, "riding"), default=-1)
+            if rider >= 0:
+                state = self._with(state, rider, state.acquisitions[rider]._replace(known=True))
+            yield (
+                "releases",
+                self._with(state, token, its._replace(phase="releasing", trusted=trusted, rider=rider)),
+                False,
+            )
         elif phase == "releasing":
             yield "its release arrives", self._release(state, token, its), False
+            if its.rider >= 0:
+                yield "its release arrives, unheard", self._release(state, token, its, heard=False), True
         elif phase == "leaving":
             yield "its abandon arrives", self._abandon(state, token, its), False
         elif phase == "released":
@@ -176,13 +203,44 @@ class Handoff:
         if its.trusted and phase in ("body", "releasing", "released"):
             yield "trusts no more", self._with(state, token, its._replace(trusted=False)), False
 
+    def _room(self, state: State, token: int, *phases: str) -> list[int]:
+        """Those of its process that wait."""
+        process = self.scenario.processes[token]
+        return [
+            other
+            for other, its in enumerate(state.acquisitions)
+            if self.scenario.processes[other] == process and its.phase in (phases or ("riding", "waiting", "asking"))
+        ]
+
+    def _holds_here(self, state: State, token: int) -> bool:
+        return bool(self._room(state, token, "body", "releasing"))
+
+    def _may_ride(self, state: State, token: int) -> bool:
+        """Those of its process who wait came before it, and one of them is in the queue, or one has the lock. If
+        its release is under way, that named somebody, where not all were in the queue.
+        """
+        waits = self._room(state, token)
+        if self._room(state, token, "body") or (waits and self._holds_here(state, token)):
+            return max(waits, default=-1) < token
+        return bool(self._room(state, token, "waiting")) and max(waits) < token
+
+    def _leaves_room(self, state: State, token: int, its: Acquisition) -> State:
+        if its.phase == "riding" and not (its.known and self.rules.rider_abandons):
+            return self._over(state, token)
+        state = self._with(state, token, its._replace(phase="leaving"))
+        riders = self._room(state, token, "riding")
+        if riders and not self._holds_here(state, token) and self.rules.rider_looks:
+            first = state.acquisitions[min(riders)]
+            state = self._with(state, min(riders), first._replace(asked=True, known=True))
+        return state
+
     def _over(self, state: State, token: int) -> State:
         asked = state.acquisitions[token].asked
         return self._with(state, token, Acquisition(phase="over", asked=asked))
 
     def _push_arrives(self, state: State, push: Push) -> State:
         its = state.acquisitions[push.token]
-        if its.phase not in ("asking", "waiting") or (push.late and self.rules.late_push_refused):
+        if its.phase not in ("asking", "riding", "waiting") or (push.late and self.rules.late_push_refused):
             return state
         if state.node.lock != push.token and not state.forked:
             raise Broken(f"{push.token} starts by a push, and is not the holder")
@@ -211,7 +269,7 @@ class Handoff:
 
     def _server(self, state: State) -> Iterator[tuple[str, State, bool]]:
         node, left = state.node, state.left
-        if node.lock >= 0:
+        if node.lock >= 0 and self.scenario.lapses:
             holder = state.acquisitions[node.lock]
             trusted = self._trusts(holder) and self.rules.trust_within_lease
             if not trusted or self.scenario.processes[node.lock] in state.dead:
@@ -260,13 +318,22 @@ class Handoff:
             raise Broken(f"{token} gets a fence that is not higher than all before")
         if token in state.node.finished:
             raise Broken(f"{token} has finished, and gets the lock")
+        self._no_rider_overtaken(state, token)
         node = state.node._replace(lock=token, claim=claim, fence=fence, hung=-1)
         return state._replace(node=node, top=max(state.top, fence))
+
+    def _no_rider_overtaken(self, state: State, token: int) -> None:
+        """Where no lease ended by itself: of each process who waits longest is in the queue, or the process holds."""
+        if self.scenario.lapses:
+            return
+        for other, its in enumerate(state.acquisitions[:token]):
+            if its.phase == "riding" and not its.asked and not self._holds_here(state, other):
+                raise Broken(f"{token} overtakes {other}, who rides")
 
     def _ask_arrives(self, state: State, token: int, its: Acquisition) -> Iterator[tuple[str, State, bool]]:
         state = self._with(state, token, its._replace(asked=False))
         after, granted = self._acquire(state, token)
-        listening = its.phase in ("asking", "waiting")
+        listening = its.phase in ("asking", "riding", "waiting")
         yield (
             f"the ask of {token} arrives, unheard" if listening else f"a late ask of {token} arrives",
             after,
@@ -356,19 +423,53 @@ class Handoff:
             raise Broken(f"{token} leaves the lock free, and passes over those who wait")
         return state._replace(node=state.node._replace(lock=-1, claim=False))
 
-    def _release(self, state: State, token: int, its: Acquisition) -> State:
+    def _release(self, state: State, token: int, its: Acquisition, *, heard: bool = True) -> State:
+        """``heard``: its reply comes, as far as it concerns a rider."""
         node, rules = state.node, self.rules
         holds = node.lock == token or not rules.token_compared
         state = self._ends(state, token)
+        named = False
         if holds:
             if node.fence == its.fence or (not rules.fence_compared and node.fence > its.fence):
                 if its.fence <= node.saved or node.fence != its.fence:
                     raise Broken(f"{token} saves behind a later grant")
                 state = state._replace(node=state.node._replace(saved=its.fence))
-            state = self._gives_up_lock(state, token)
+            rider = its.rider if its.rider not in node.finished or not rules.rider_finished else -1
+            named = rider >= 0
+            state = self._hands_on_to(state, token, rider) if named else self._gives_up_lock(state, token)
+            if named and state.node.lock == rider and state.acquisitions[rider].phase == "over":
+                raise Broken(f"{rider} has left, and keeps the lock")
+        if its.rider >= 0:
+            state = self._rode(state, its.rider, heard=heard and named)
         if not its.trusted:
             return self._over(state, token)
         return self._with(state, token, state.acquisitions[token]._replace(phase="released"))
+
+    def _hands_on_to(self, state: State, token: int, rider: int) -> State:
+        """To the rider, unless somebody in the queue has a lower ticket; then that one, and the rider queues."""
+        first = state.node.queue[0][0] if state.node.marked and state.node.queue else -1
+        if 0 <= first < rider and self.rules.rider_compares:
+            state = self._hand_over(state, asking=-1, own=self.scenario.processes[token])
+            if state.node.lock >= 0 and self.scenario.processes[state.node.lock] == self.scenario.processes[token]:
+                return state
+            if state.node.lock >= 0 or state.node.queue:
+                return self._joins_queue(state, rider) if self.rules.rider_joins else state
+        if any(known and waits < rider for waits, known in state.node.queue):
+            raise Broken(f"{rider} overtakes those who wait")
+        state = state._replace(node=state.node._replace(lock=-1, claim=False))
+        state = self._grant(self._leaves_queue(state, rider), rider, claim=False)
+        return state._replace(pushes=state.pushes | {Push(rider, state.node.fence)})
+
+    def _rode(self, state: State, rider: int, *, heard: bool) -> State:
+        """What its process makes of the reply."""
+        its = state.acquisitions[rider]
+        if its.phase != "riding":
+            return state
+        if not heard:
+            pushes = frozenset(push for push in state.pushes if push.token != rider)
+            return self._with(state._replace(pushes=pushes), rider, its._replace(asked=True))
+        queued = rider in dict(state.node.queue)
+        return self._with(state, rider, its._replace(phase="waiting")) if queued else state
 
     def _abandon(self, state: State, token: int, its: Acquisition) -> State:
         holds = state.node.lock == token
@@ -389,7 +490,7 @@ def _compact(state: State) -> State:
     """The same state in its simplest form: what can change nothing any more is left out, and of fences only the order
     is kept. So the states are finite."""
     nodes = [state.node, *((state.replica,) if state.replica is not None else ())]
-    pushes = [push for push in state.pushes if state.acquisitions[push.token].phase in ("asking", "waiting")]
+    pushes = [push for push in state.pushes if state.acquisitions[push.token].phase in ("asking", "riding", "waiting")]
     seen = {0, state.top}
     for node in nodes:
         seen |= {node.fence, node.saved}

@@ -17,8 +17,15 @@ SMALL = {
     "both may leave": Scenario((0, 1), leaves=(0, 1)),
     "a subscription breaks": Scenario((0, 1), breaks=1, leaves=(1,)),
     "the record is evicted": Scenario((0, 1), evictions=1),
+    "riders of two processes": Scenario((0, 1, 0, 1), rides=True, lapses=False),
+    "riders and another process": Scenario((0, 0, 1), rides=True, lapses=False),
 }
 LARGE = {
+    "riders": Scenario((0, 0, 0), rides=True),
+    "riders elsewhere": Scenario((0, 1, 1), rides=True),
+    "riders that leave": Scenario((0, 0, 0), rides=True, leaves=(1, 2)),
+    "riders of two processes that leave": Scenario((1, 0, 0, 1), rides=True, lapses=False, leaves=(1,)),
+    "riders whose process is cut off": Scenario((0, 1, 0), rides=True, breaks=1),
     "two waiters in one process": Scenario((0, 1, 1)),
     "a waiter beside the releaser": Scenario((0, 0, 1)),
     "subscribed at a replica": Scenario((0, 1, 1), at_replica=True),
@@ -44,6 +51,11 @@ PLANTED = [
     ("look_marks_queue", "the record is evicted", "passes over those who wait"),
     ("newcomer_queues", "two processes", "overtakes those who wait"),
     ("release_hands_on", "two processes", "passes over those who wait"),
+    ("rider_compares", "riders of two processes", "overtakes"),
+    ("rider_joins", "riders of two processes", "overtakes"),
+    ("rider_finished", "riders that leave", "has finished, and gets the lock"),
+    ("rider_abandons", "riders that leave", "has left, and keeps the lock"),
+    ("rider_looks", "riders of two processes that leave", "overtakes"),
 ]
 
 
