@@ -58,6 +58,8 @@ class Call(Generic[T_co]):
     of_one: ClassVar[bool] = True
     # Whether it has a number of its own; those of an acquisition have its token.
     numbered: ClassVar[bool] = False
+    # Whether it may begin a session; then its number tells the server's clock, if that is known.
+    begins: ClassVar[bool] = False
 
     @property
     def redis_keys(self) -> Sequence[bytes]:

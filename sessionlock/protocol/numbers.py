@@ -19,6 +19,7 @@ URL_SAFE = bytes.maketrans(b"+/", b"-_")
 NAME_LENGTH = 12
 MOST_BEHIND = 256  # calls that are begun after one that is not answered, before the name changes
 OP_LENGTH = 28  # the name, and 16 digits
+HINTS_FOR = 3600.0  # seconds for which it may still tell how old a number is
 KNOWN_FOR = 10.0  # seconds for which a server's clock is carried on; longer, and the two might drift apart
 UNTOLD = "0" * 16  # instead of a clock that is not known
 
@@ -52,11 +53,15 @@ class Lane:
 
     def _next(self) -> str:
         if self._open and self._begun - next(iter(self._open.values())) >= MOST_BEHIND:
-            self.name = secrets.token_urlsafe(NAME_BYTES)
-            self._begun = 0
-            self._open.clear()
+            self.rename()
         self._last += 1
         return f"{self.name}{str(self._last).zfill(16)}"
+
+    def rename(self) -> None:
+        """Another name, from the next call on. Those that are outstanding keep theirs."""
+        self.name = secrets.token_urlsafe(NAME_BYTES)
+        self._begun = 0
+        self._open.clear()
 
     def _note(self, digest: str, op: str) -> None:
         self._open[op] = self._begun
@@ -110,6 +115,11 @@ class ServerClock:
         since = now - self._at
         return str(self._us + int(since * 1e6)).zfill(16) if since < KNOWN_FOR else UNTOLD
 
+    def hint(self, now: float) -> int:
+        """About the same, if it was seen in the last hour; 0: it was not."""
+        since = now - self._at
+        return self._us + int(since * 1e6) if since < HINTS_FOR else 0
+
 
 class Numbers:
     """Of one runtime: a fork makes its own."""
@@ -125,6 +135,13 @@ class Numbers:
         token = lane.begin_token(digest)
         lane.end(digest, token)
         return token, lane.low(digest, token)
+
+    def rename(self) -> None:
+        """A connection was lost: this may be a copy of a process that goes on elsewhere under the same names (a machine
+        that was restored, a container that was checkpointed).
+        """
+        self.acquisitions.rename()
+        self.operations.rename()
 
     def saw_time(self, server_us: int) -> None:
         """A server's clock: numbers that are no lower than it are above those of clients that were here long ago."""

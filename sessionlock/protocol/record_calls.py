@@ -15,6 +15,7 @@ from .keys import SessionKeys
 from .replies import Bound, Destroyed, Kept, Refused, Saved, Snapshot
 
 __all__ = [
+    "NEW",
     "Bind",
     "Commit",
     "Create",
@@ -27,6 +28,8 @@ __all__ = [
     "Regenerate",
     "Save",
 ]
+
+NEW = "new"  # instead of the stamp of a record: there is none yet, and one may be made
 
 
 @quickly_frozen
@@ -80,6 +83,7 @@ class Load(Call[Snapshot | Refused]):
 class Create(Call[Snapshot | Refused]):
     script = "create"
     numbered = True
+    begins = True
     keys: SessionKeys
     session: SessionPolicy
     changes: Collection[Change]
@@ -115,6 +119,10 @@ class Commit(Call[Saved]):
         head: list[Word] = [self.op, self.low, self.keys.proof, self.created, expected, limits]
         return with_changes(head, self.changes)
 
+    @property
+    def begins(self) -> bool:  # type: ignore[override]
+        return not self.created
+
     def outcome(self, reply: Any) -> Saved:
         return replies.committed(reply)
 
@@ -138,6 +146,10 @@ class Increment(Call[Saved]):
         stamp = self.created
         head: list[Word] = [self.op, self.low, token, f"{fence:016d}", stamp, self.keys.proof, life(self.session)]
         return with_changes(head, [self.change])
+
+    @property
+    def begins(self) -> bool:  # type: ignore[override]
+        return self.created == NEW
 
     def outcome(self, reply: Any) -> Saved:
         return replies.committed(reply)

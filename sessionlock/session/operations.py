@@ -23,11 +23,10 @@ from ..protocol.replies import Committed, Conflict, Refused, Snapshot, refusal
 from ..transport.calling import Executor
 from .data import SessionFormat, field_of
 
-__all__ = ["NEW", "NewId", "StoredSession"]
+__all__ = ["NewId", "StoredSession"]
 
 LARGEST_STEP = 10**15 - 1
 MOST_GRACE = 86_400
-NEW = "new"  # instead of the stamp of a record: there is none yet, and one may be made
 
 
 class NewId(NamedTuple):

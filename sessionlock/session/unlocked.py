@@ -15,12 +15,12 @@ from .. import observe
 from ..errors import ConfigurationError, ReadOnlySession, SessionConflict, SessionLockError
 from ..protocol.changes import Change
 from ..protocol.keys import SessionKeys
-from ..protocol.record_calls import Commit, Load
+from ..protocol.record_calls import NEW, Commit, Load
 from ..protocol.replies import EMPTY, Committed, Conflict, Refused, Snapshot, outdated, refusal
 from .block import Actions, Guard, used_twice
 from .data import ALL_KEYS, SessionData, SessionFormat, listed
 from .mapping import Session
-from .operations import NEW, StoredSession
+from .operations import StoredSession
 
 __all__ = ["BeginningContext", "Unlocked", "UnlockedContext", "UnlockedMode", "check_unchanged"]
 

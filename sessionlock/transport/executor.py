@@ -25,7 +25,7 @@ from ..policies import Replicated, Replication
 from ..protocol.calls import Abandon, Call
 from ..protocol.keys import SessionKeys
 from ..protocol.numbers import Numbers
-from ..protocol.replies import Committed, Conflict, Refused
+from ..protocol.replies import Committed, Conflict, Refused, Snapshot
 from .advice import NO_SCRIPTS, with_advice
 from .clients import server_name
 from .cluster import ClusterRoute
@@ -66,7 +66,8 @@ class RedisExecutor:
     ) -> None:
         if durability is not None:
             reply_within += durability.within
-        self.route: Route = _route(client, reply_within, on_break)
+        self._on_break = on_break
+        self.route: Route = _route(client, reply_within, self._lost)
         self.circuit: Circuit = Circuit(server_name(client), self._knock, observer)
         self._observer = observer
         self._durability = durability
@@ -114,6 +115,10 @@ class RedisExecutor:
     def _limited(self, work: Coroutine[Any, Any, T], limit: float) -> Awaitable[T]:
         return work if limit >= self._longest else within(work, limit)
 
+    def _lost(self) -> None:
+        self.numbers.rename()
+        self._on_break()
+
     def vet_by(self, vet: Callable[[], bool]) -> None:
         """Ask ``vet`` before each call until it says that the server is fit. It raises when the server is unfit."""
         self._vet = vet
@@ -147,6 +152,8 @@ class RedisExecutor:
         """A call that has a number of its own, until it is answered; with another where the store has forgotten it."""
         lane, digest = self.numbers.operations, call.keys.digest
         while True:
+            if call.begins:
+                lane.exceed(self.numbers.clock.hint(monotonic()))
             op = lane.begin(digest)
             call.carry(op, lane.low(digest, op))
             try:
@@ -158,12 +165,19 @@ class RedisExecutor:
                         if reply[0] == b"forgotten":
                             raise _unknown(call)
                         outcome = _settled(call, reply, doubtful)
+                    if call.begins:
+                        self._has_begun(outcome)
                     return _told(outcome, None if durability is None else durability.judge(reached))
             finally:
                 lane.end(digest, op)
             if doubtful:
                 raise _unknown(call)
             lane.exceed(int(reply[1]))
+
+    def _has_begun(self, outcome: Any) -> None:
+        """What began a session just now tells the server's clock."""
+        if isinstance(outcome, (Committed, Snapshot)) and outcome.version == 1 and outcome.created:
+            self.numbers.clock.saw(int(outcome.created), monotonic())
 
     async def _was_done(self, call: Call[Any], op: str) -> bool:
         """A call was refused, and an earlier try of it may still be under way: it must do nothing when it comes.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from contextlib import suppress
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from sessionlock.lease import Lease
 from sessionlock.protocol.calls import Call
 from sessionlock.transport.executor import RedisExecutor
 from tests.harness.deployments import MakeGuard
+from tests.harness.polling import eventually
 from tests.harness.proxy import FaultyProxy
 from tests.harness.scripts import calls_of
 from tests.harness.stored import Look, Stored
@@ -134,6 +136,33 @@ async def test_a_delayed_acquire(proxy: FaultyProxy, node: MakeGuard, stored: Lo
 async def _enter(guard: SessionGuard, lease: LeasePolicy) -> None:
     async with guard.session_lock("s", lease=lease, wait=10):
         pass
+
+
+async def test_a_creation_that_comes_when_its_session_has_expired(
+    proxy: FaultyProxy, node: MakeGuard, stored: Look
+) -> None:
+    """It was repeated and done, and all that knew of it is gone: the first try begins nothing."""
+    slow, session = node(proxy.url, reply_within=0.1, session=SessionPolicy(idle=0.5)), stored("s")
+    await slow.create({}, sid="before")  # so the clock is known
+    proxy.hold_requests(calls_of("create"))
+    await slow.create({"n": 1}, sid="s")
+    await session.until(lambda s: not s.client.exists(s.keys.session))
+    assert await proxy.let_go() >= 1
+    assert session.data == {}
+
+
+async def test_copies_of_one_process(proxy: FaultyProxy, node: MakeGuard, stored: Look) -> None:
+    """Two machines are restored from one image. Each finds its connection dead, and counts under a name of its own."""
+    guards, session = (node(proxy.url), node(proxy.url)), stored("s")
+    await guards[0].create({"n": 0}, sid="s")
+    await guards[1].ready()
+    executors: list[Any] = [guard.runtime().executor for guard in guards]
+    executors[1].numbers = deepcopy(executors[0].numbers)
+    proxy.cut_all()
+    await eventually(lambda: not any(executor.route.link.leads_to for executor in executors), "they notice")
+    for guard in guards * 2:
+        await guard.incr("s", "n")
+    assert session.data == {"n": 4}
 
 
 async def test_an_older_acquisition_is_replayed(node: MakeGuard, stored: Look, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.numbers import Lane
 from sessionlock.protocol.record_calls import Commit, Create, Increment, Save
 from sessionlock.protocol.replies import Committed, Conflict, Granted, Queued, Refused
-from tests.harness.commands import created_of, done_of, low_of, numbered, op_of, outcome_of, run, token_of
+from tests.harness.commands import created_of, done_of, low_of, numbered, op_of, outcome_of, run, state_of, token_of
 
 KEYS = keys_for("sl", "s")
 SESSION = SessionPolicy(idle=3600)
@@ -166,6 +166,52 @@ def test_a_lapsed_lock_is_lost_for_certain(redis: Redis) -> None:
     grant = granted(redis, token)
     redis.delete(KEYS.lock)
     assert outcome_of(redis, release(token, grant)) == Refused("lost", grant.fence)
+
+
+def aged_op(redis: Redis, age: float) -> str:
+    """A number that tells the server's clock so many seconds ago."""
+    seconds, rest = map(int, redis.time())
+    return op_of("late", seconds * 10**6 + rest - int(age * 10**6))
+
+
+BEGINNERS = [
+    lambda: Create(KEYS, SESSION, [Change("s", b"c", b"1", "")]),
+    lambda: Increment(KEYS, None, "new", SESSION, Change("i", b"c", b"1", "*")),
+    lambda: Commit(KEYS, "", None, SESSION, [Change("s", b"c", b"1", "")]),
+]
+
+
+@pytest.mark.parametrize("beginner", BEGINNERS)
+@pytest.mark.parametrize("there", ["nothing", "a shell", "a younger one"])
+def test_what_may_begin_a_session_comes_when_all_is_gone(redis: Redis, beginner: Any, there: str) -> None:
+    """Nobody knows whether it was carried out: an old one is not; nor in a session that began since."""
+    late = aged_op(redis, 31)
+    if there == "a shell":
+        run(redis, Abandon(KEYS, token_of("other"), low_of(token_of("other"))))
+    elif there == "a younger one" and beginner is not BEGINNERS[0]:
+        run(redis, numbered(Increment(KEYS, None, "new", SESSION, Change("i", b"n", b"1", "*")), op_of("other")))
+    reply = run(redis, numbered(beginner(), late))
+    assert reply[0] == b"forgotten"
+    assert low_of(late).encode() < reply[1] <= low_of(aged_op(redis, 0)).encode()
+    assert redis.hget(KEYS.session, "c") is None
+    assert run(redis, numbered(beginner(), aged_op(redis, 0)))[0] == b"saved"
+
+
+def test_an_old_call_is_new_where_what_would_tell_is_there(redis: Redis) -> None:
+    """It was numbered after the record came to be, which knows of all calls since."""
+    run(redis, numbered(Create(KEYS, SESSION, [Change("s", b"c", b"1", "")]), op_of("creates")))
+    state = state_of(redis, KEYS.session)
+    long_ago = aged_op(redis, 100)
+    redis.hset(KEYS.session, "#state", state[:16] + low_of(aged_op(redis, 200)).encode() + state[32:])
+    assert counted(redis, long_ago).value == 2
+    assert counted(redis, long_ago).repeated
+
+
+def test_a_short_life_forgets_sooner(redis: Redis) -> None:
+    change = Change("i", b"c", b"1", "*")
+    for session in (SessionPolicy(idle=2), SessionPolicy(idle=3600, absolute=2)):
+        late = numbered(Increment(KEYS, None, "new", session, change), aged_op(redis, 1.1))
+        assert run(redis, late)[0] == b"forgotten"
 
 
 # --- the same in Python, for commits by WATCH

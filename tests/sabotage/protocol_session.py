@@ -13,6 +13,7 @@ LOOP = "tests/faults/test_event_loop.py::"
 RACES = "tests/faults/test_release_races.py::"
 EDGES = "tests/faults/test_edges.py::"
 TABLES = "tests/protocol/test_tables.py::"
+DONE = "tests/protocol/test_done.py::"
 IDS = "tests/conformance/test_ids.py::"
 SERIAL = "tests/session/test_serializable.py::"
 VISIT = "tests/integrations/web/test_request_session.py::"
@@ -398,5 +399,56 @@ SABOTAGE: Table = [
         "    return nil, true\n",
         "    return nil, last.created ~= nil\n",
         STATE + "test_a_missing_session_is_evicted_while_it_is_held[nothing-by leaving]",
+    ),
+    (
+        "a late call begins a session when nothing is known of it",
+        "gone",
+        "protocol/lua/create.lua",
+        "answer = outlived(op, state, life)\n",
+        "answer = nil\n",
+        (
+            DONE + "test_what_may_begin_a_session_comes_when_all_is_gone",
+            LATE + "test_a_creation_that_comes_when_its_session_has_expired",
+        ),
+    ),
+    (
+        "a late increment begins a session when nothing is known of it",
+        "gone",
+        "protocol/lua/incr.lua",
+        "created == 'new' and outlived(op, state, life)",
+        "nil",
+        DONE + "test_a_short_life_forgets_sooner",
+    ),
+    (
+        "a late commit begins a session when nothing is known of it",
+        "gone",
+        "protocol/lua/commit.lua",
+        "created == '' and not answer and outlived(op, state, life)",
+        "nil",
+        DONE + "test_what_may_begin_a_session_comes_when_all_is_gone",
+    ),
+    (
+        "what a younger record knows of earlier calls is taken for all",
+        "gone",
+        "protocol/lua/_done.lua",
+        "created and created <= number then",
+        "created then",
+        DONE + "test_what_may_begin_a_session_comes_when_all_is_gone",
+    ),
+    (
+        "numbers do not tell the time",
+        "gone",
+        "transport/executor.py",
+        "                lane.exceed(self.numbers.clock.hint(monotonic()))\n",
+        "                pass\n",
+        LATE + "test_a_creation_that_comes_when_its_session_has_expired",
+    ),
+    (
+        "copies of a process go on under one name",
+        "clones",
+        "transport/executor.py",
+        "        self.numbers.rename()\n",
+        "",
+        LATE + "test_copies_of_one_process",
     ),
 ]

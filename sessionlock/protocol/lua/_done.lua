@@ -57,6 +57,22 @@ local function repeated(op, done)
   end
 end
 
+-- A call that may begin a session has a number that is no lower than the server's clock was, if its client knew that. What a
+-- record knew is gone with it, at the earliest when its life is over, or a shell's: nobody can tell any more whether a call
+-- that is older than half of that, and than the record that is there now, was carried out. Lower numbers tell no time.
+local FIRST_TIME = '0001000000000000'
+
+local function outlived(op, state, packed_life)
+  local number, created = string.sub(op, 13, 28), parts_of(state).created
+  if number < FIRST_TIME or created and created <= number then
+    return nil
+  end
+  local idle, absolute = string.match(packed_life, '^(%d+) (%d+)')
+  local life = math.min(SHELL_MS, tonumber(idle), absolute == '0' and SHELL_MS or tonumber(absolute))
+  local now = server_time()
+  return tonumber(number) < now - life * 500 and {'forgotten', digits(now)} or nil
+end
+
 -- The record at the end of #state.
 local function done_in(state)
   return #state >= DONE_AT and string.sub(state, DONE_AT) or nil

@@ -27,6 +27,10 @@ if refused == 'missing' and created == '' then
 elseif refused then
   return {refused}
 end
+local late = created == '' and not answer and outlived(op, state, life)
+if late then
+  return late
+end
 local refusal, version, begun
 if answer or expected ~= '' and expected ~= (fields[VERSION] or '0') then
   refusal = {'conflict', fields[VERSION] or '0', {}}

@@ -19,6 +19,10 @@ end
 if exists or call('HEXISTS', SESSION, '#destroyed') == 1 then
   return {'exists'}
 end
+answer = outlived(op, state, life)
+if answer then
+  return answer
+end
 local set = {'#state', with_finished(state, nil, op, low)}
 local refusal, version = commit_changes(FIRST, fields, NONE, proof, life, set)
 if refusal then

@@ -35,6 +35,10 @@ elseif refused then
 elseif token == '' and created ~= 'new' and not parts_of(state).created then
   return {'missing'}
 end
+local late = created == 'new' and outlived(op, state, life)
+if late then
+  return late
+end
 local stamp = created
 if created == 'new' or created == '' then
   stamp = NONE
