@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -414,9 +414,7 @@ class Wakeup:
 
     def look_all(self, keys: SessionKeys) -> None:
         """All waiters of this session here may have lost their places; asking gives them back."""
-        for waiter in self._rooms.of(keys.digest):
-            if not waiter.rides_as:
-                waiter.look()
+        _look(self._rooms.of(keys.digest))
 
     @property
     def is_crowded(self) -> bool:
@@ -442,12 +440,18 @@ class Wakeup:
                 waiter.queues()
             waiter.handover, waiter.behind = push, by or waiter.behind
             waiter.wake()
+            if push.kind == "D":
+                _look(waiter.room.waiters.values())  # of many, Redis tells the first ones only
         elif push.token in self._expected:
             self._expected[push.token] = push
         # Otherwise it left meanwhile; its abandon call hands the lock on.
 
     def _on_gap(self) -> None:
         """Pushes may have been missed; and whoever could not be reached has been dropped from the queue."""
-        for waiter in list(self._waiters.values()):
-            if not waiter.rides_as:
-                waiter.look()
+        _look(self._waiters.values())
+
+
+def _look(waiters: Iterable[Waiter]) -> None:
+    for waiter in list(waiters):
+        if not waiter.rides_as:
+            waiter.look()

@@ -451,4 +451,20 @@ SABOTAGE: Table = [
         "",
         LATE + "test_copies_of_one_process",
     ),
+    (
+        "all that wait are told of the end in one call",
+        "waiters",
+        "protocol/lua/_base.lua",
+        "local MOST_TOLD = 64\n",
+        "local MOST_TOLD = 100000\n",
+        "tests/protocol/test_many_waiters.py::test_a_session_is_destroyed",
+    ),
+    (
+        "a long queue is freed within the call",
+        "waiters",
+        "protocol/lua/_base.lua",
+        "call('ZCARD', QUEUE) <= MOST_TOLD or",
+        "true or",
+        "tests/protocol/test_many_waiters.py::test_a_session_is_destroyed",
+    ),
 ]

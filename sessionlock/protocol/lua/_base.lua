@@ -143,11 +143,18 @@ local function is_gone(channel, deaf)
   return listed[2] == 0 -- where asking is not permitted, an error has no second part
 end
 
--- The session has ended: those who wait for it are told.
+-- The session has ended: those who wait for it are told, the first MOST_TOLD of them; others learn it as they look next.
+local MOST_TOLD = 64
+
 local function dismiss_waiters()
-  local waiters = call('HGETALL', WAITERS)
-  for i = 1, #waiters, 2 do
-    push(string.match(waiters[i + 1], '^%d+ %d+ %d+ (%S+) '), 'D ' .. waiters[i])
+  for _, waiter in ipairs(call('ZRANGE', QUEUE, 0, MOST_TOLD - 1)) do
+    local channel = string.match(call('HGET', WAITERS, waiter) or '', '^%d+ %d+ %d+ (%S+) ')
+    if channel then
+      push(channel, 'D ' .. waiter)
+    end
   end
-  call('DEL', QUEUE, WAITERS)
+  -- Not DEL, which takes time for each; where that is not permitted, there is no other way.
+  if call('ZCARD', QUEUE) <= MOST_TOLD or type(redis.pcall('UNLINK', QUEUE, WAITERS)) ~= 'number' then
+    call('DEL', QUEUE, WAITERS)
+  end
 end
