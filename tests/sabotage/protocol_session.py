@@ -242,7 +242,7 @@ SABOTAGE: Table = [
         "nobody tells the waiters that it was destroyed",
         26,
         "protocol/lua/_base.lua",
-        "    push(string.match(waiters[i + 1], '^%d+ %d+ %d+ (%S+) '), 'D ' .. waiters[i])\n",
+        "      push(channel, 'D ' .. waiter)\n",
         "",
         RACES + "test_waiters_are_told_at_once_that_it_was_destroyed",
     ),
