@@ -66,8 +66,13 @@ class RedisExecutor:
     ) -> None:
         if durability is not None:
             reply_within += durability.within
-        self._on_break = on_break
-        self.route: Route = _route(client, reply_within, self._lost)
+        numbers = self.numbers = Numbers()
+
+        def lost() -> None:
+            numbers.rename()
+            on_break()
+
+        self.route: Route = _route(client, reply_within, lost)
         self.circuit: Circuit = Circuit(server_name(client), self._knock, observer)
         self._observer = observer
         self._durability = durability
@@ -77,7 +82,6 @@ class RedisExecutor:
         self._longest: float = retry_for if self._cuts else 4 * reply_within  # two tries, and connecting for each
         self._vet: Callable[[], bool] | None = None
         self._closed = False
-        self.numbers: Numbers = Numbers()
         self._retrying = while_lost(retry_for)
 
     async def run(self, call: Call[T], limit: float = math.inf) -> T:
@@ -114,10 +118,6 @@ class RedisExecutor:
 
     def _limited(self, work: Coroutine[Any, Any, T], limit: float) -> Awaitable[T]:
         return work if limit >= self._longest else within(work, limit)
-
-    def _lost(self) -> None:
-        self.numbers.rename()
-        self._on_break()
 
     def vet_by(self, vet: Callable[[], bool]) -> None:
         """Ask ``vet`` before each call until it says that the server is fit. It raises when the server is unfit."""

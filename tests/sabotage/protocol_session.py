@@ -447,7 +447,7 @@ SABOTAGE: Table = [
         "copies of a process go on under one name",
         "clones",
         "transport/executor.py",
-        "        self.numbers.rename()\n",
+        "            numbers.rename()\n",
         "",
         LATE + "test_copies_of_one_process",
     ),
