@@ -327,6 +327,8 @@ def _unknown(found: Capabilities) -> Iterator[Finding]:
     if found.client == "quorum":  # it may forget, and is to have no replicas
         idle |= {"rdb", "aof", "replicas", "min_replicas_to_write"}
     hidden = [(name, why) for field, name, why in WHAT_IF if getattr(found, field) is None and field not in idle]
+    if found.service is not None and found.service.may_have_several_masters and not found.several_masters:
+        hidden.append(("whether it is Active-Active", "several masters would grant one lock to several holders"))
     if not hidden or found.server == "fakeredis" or found.loading:
         return
     yield Finding(

@@ -21,6 +21,7 @@ class Service(NamedTuple):
     why: str
     advice: str
     keeps_all: bool = False  # what was acknowledged, over each failover
+    may_have_several_masters: bool = False  # and that need not show
 
 
 NEVER = r"(?!)"
@@ -55,6 +56,7 @@ SERVICES = (
         NEVER,
         "with geo-replication (Active-Active) several masters grant a lock, and that need not show from here",
         "Keep sessions in a database without active geo-replication",
+        may_have_several_masters=True,
     ),
     Service(
         "Azure Cache for Redis",
@@ -69,6 +71,7 @@ SERVICES = (
         r"enterprise-managed",
         "an Active-Active database has several masters that grant a lock, and that need not show from here",
         "Keep sessions in a database that is not Active-Active",
+        may_have_several_masters=True,
     ),
     Service(
         "Google Memorystore",

@@ -94,10 +94,10 @@ FLAVOURS: dict[str, Flavour] = {
     "redis-software": Flavour(
         "Redis Software, Redis Cloud, Azure Managed Redis",
         "a proxy before shards: one address, but what a command names must be of one slot; some of CONFIG GET",
-        verdict="fine",
+        verdict="unknown",
         findings=("service",),
-        limit="of many leases at once each slot is renewed by a call of its own",
-        advice="",
+        limit="that a database is Active-Active need not show from outside",
+        advice="keep sessions in one that is not",
         refused=NOBODYS | {"acl", "wait", "waitaof", "select"},
         one_slot="CROSSSLOT Keys in request don't hash to the same slot",
         info=of_redis("7.4.0", executable="/enterprise-managed", config_file="/enterprise-managed"),
