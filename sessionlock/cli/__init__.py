@@ -1,4 +1,4 @@
-"""The command line: ``sessionlock demo | doctor | inspect | release``.
+"""The command line: ``sessionlock demo | doctor | top | locks | sessions | inspect | release | logout``.
 
 Exit status: 0 done; 1 the answer is no (the demo's guarded run lost something, there is no such session or holder);
 2 wrong usage or no Redis to work with (``doctor``: or one that does not do); 130 after Ctrl-C, 143 after SIGTERM.
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from ..version import __version__
 from .failure import Failure
+from .operators import arguments as operators
 
 __all__ = ["main"]
 
@@ -31,15 +32,7 @@ COMMANDS = {
         " leave nothing behind. Exit status: 0 fine, 1 there are warnings, or things that this user may not see,"
         " 2 sessionlock does not work there, or no answer. With --probe: 0 ready, 1 not known, 2 not ready.",
     ),
-    "inspect": (
-        "who holds a session, for how long already, and who waits",
-        "Show who holds a session and who waits. Changes nothing. Exit status 1: no session, no holder.",
-    ),
-    "release": (
-        "take the lock from a holder that hangs",
-        "Take a session's lock from the holder that `sessionlock inspect` showed; the next waiter gets it and the"
-        " late save of that holder is refused. Exit status 1: that token does not hold the lock any more.",
-    ),
+    **operators.COMMANDS,
 }
 DEMO_URL = (
     "a Redis of yours; the demo uses random names there and deletes them at its end (default: a private server process)"
@@ -74,9 +67,7 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
         return run_demo
     if name == "doctor":
         return _doctor
-    from .inspect import run_inspect, run_release
-
-    return run_release if name == "release" else run_inspect
+    return operators.command(name)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -119,15 +110,9 @@ def _parser() -> argparse.ArgumentParser:
     option("--within", type=float, default=1.0, metavar="SECONDS", help="for --probe: how long to wait (default: 1)")
     option("--acl", action="store_true", help="only print what a Redis user must be permitted; asks no server")
 
-    for name in ("inspect", "release"):
-        option = added[name].add_argument
-        option("--url", required=True, help="redis://, rediss:// or unix://")
-        option("sid", metavar="SID", help="the session id; - reads it from standard input, unseen by ps")
-    option("--token", required=True, help="the holder's token, as `sessionlock inspect` shows it")
-
-    for name in ("doctor", "inspect", "release"):
-        added[name].add_argument("--prefix", default="sl", help="the guard's key prefix (default: sl)")
-    for name in ("demo", "doctor", "inspect"):
+    operators.add_commands(added)
+    added["doctor"].add_argument("--prefix", default="sl", help="the guard's key prefix (default: sl)")
+    for name in ("demo", "doctor"):
         added[name].add_argument("--json", action="store_true", help="print one JSON object instead")
     return parser
 

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TextIO
 
-__all__ = ["Progress", "Style", "columns_of", "spelled", "style_of"]
+__all__ = ["Progress", "Style", "columns_of", "spelled", "style_of", "width_of"]
 
 BAR = 28
 NARROWEST, WIDEST = 40, 100  # columns for text
@@ -55,6 +55,13 @@ def columns_of(stream: TextIO) -> int:
     """For text: as many as the terminal has (or COLUMNS says), within reason."""
     given = stream.isatty() or os.environ.get("COLUMNS")
     return max(NARROWEST, min(WIDEST, shutil.get_terminal_size().columns if given else WIDEST))
+
+
+def width_of(stream: TextIO) -> int | None:
+    """For tables: as many columns as the terminal has, or COLUMNS says; None: there is no end of a line."""
+    if stream.isatty() or os.environ.get("COLUMNS"):
+        return max(NARROWEST, shutil.get_terminal_size().columns)
+    return None
 
 
 def spelled(text: str, stream: TextIO) -> str:

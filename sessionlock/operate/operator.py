@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from ..codecs.base import Codec, default_codec
@@ -102,13 +102,15 @@ class Operator:
         return made
 
     @classmethod
-    def of(cls, guard: SessionGuard) -> Operator:
-        """For what this guard keeps, in the running event loop; the guard is not closed with it."""
+    def of(cls, guard: SessionGuard, *, codec: Codec | None = None) -> Operator:
+        """For what this guard keeps, in the running event loop; the guard is not closed with it. ``codec``: for values,
+        where it is not the guard's.
+        """
         runtime = guard.runtime()
         return cls(
             runtime.topology.client,
             prefix=guard.prefix,
-            codec=guard.codec,
+            codec=guard.codec if codec is None else codec,
             policy=guard.session_policy,
             executor=runtime.executor,
         )
@@ -128,7 +130,7 @@ class Operator:
 
     # --- searching
 
-    async def search(self, parts: str) -> AsyncIterator[Found]:
+    async def search(self, parts: str) -> AsyncGenerator[Found, None]:
         """Sessions that have keys of those ``parts`` (``"lock"``, ``"session"``, or a pattern), step by step."""
         shards = await self._shards.all()
         sizes = [await shard.size() for shard in shards]
@@ -147,7 +149,7 @@ class Operator:
         self, *, within: float | None = None, most: int = 1000, on_step: Callable[[float], object] | None = None
     ) -> LocksSeen:
         """Who holds a lock, and who waits. Looks through all keys, for ``within`` seconds at the most, and until it
-        found ``most`` sessions. ``on_step`` is told the share of the keys that was looked at so far.
+        found more than ``most`` sessions. ``on_step`` is told the share of the keys that was looked at so far.
         """
         self._check_locks_are_here()
         began_at, found, share = time.monotonic(), {}, 0.0
@@ -156,11 +158,11 @@ class Operator:
             found.update(dict.fromkeys(step.digests, step.shard))
             if on_step is not None:
                 on_step(share)
-            if len(found) >= most or (within is not None and time.monotonic() - began_at > within):
+            if len(found) > most or (within is not None and time.monotonic() - began_at > within):
                 break
         states = await self._lock_states(found)
         seen = [state for state in states.values() if state.holder is not None or state.queue]
-        return LocksSeen(tuple(seen), share, await self._keys())
+        return LocksSeen(tuple(seen), share, await self.keys())
 
     async def count(
         self,
@@ -186,9 +188,10 @@ class Operator:
             if within is not None and time.monotonic() - began_at > within:
                 break
         states = await self._session_states(dict(chosen))
-        return SessionsCounted(seen, share, await self._keys(), tuple(states.values()))
+        return SessionsCounted(seen, share, await self.keys(), tuple(states.values()))
 
-    async def _keys(self) -> int:
+    async def keys(self) -> int:
+        """How many keys there are in the database, of whatever kind; 0 where that may not be asked."""
         return sum([await shard.size() for shard in await self._shards.all()])
 
     # --- sessions that are known

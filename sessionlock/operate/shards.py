@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import enum
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AskError, RedisClusterException, RedisError, ResponseError, TryAgainError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ..errors import RedisUnavailable
 from ..transport.advice import with_advice
@@ -27,9 +29,10 @@ from ..transport.tasks import within
 
 __all__ = ["NOT_TOLD", "Command", "Shard", "Shards", "Step", "as_bytes", "mapped"]
 
+T = TypeVar("T")
 Command = tuple[Any, ...]
 AT_ONCE = 500  # commands in one write
-FEWEST, MOST = 100, 2_000  # keys that one SCAN looks at
+FEWEST, MOST = 100, 1_000  # keys that one SCAN looks at
 LITTLE, MUCH = 0.001, 0.002  # seconds that it may take a server
 
 
@@ -57,6 +60,7 @@ class Shard:
         self.name: str = name
         self._client = client
         self._owned = owned
+        self._answered = False
         self._reply_within = reply_within
 
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
@@ -68,12 +72,9 @@ class Shard:
         """
         replies: list[Any] = []
         waiting = iter(commands)
-        with mapped(self.name):
+        with mapped(self.name, connecting=not self._answered):
             while batch := list(islice(waiting, AT_ONCE)):
-                async with self._client.pipeline(transaction=False) as pipe:
-                    for command in batch:
-                        pipe.execute_command(*command)
-                    answers = await within(pipe.execute(raise_on_error=False), self._reply_within)
+                answers = await self._answer(partial(self._send, batch))
                 for command, answer in zip(batch, answers, strict=True):
                     if isinstance(answer, Exception):
                         if command[0] not in NICE_TO_KNOW and not _is_elsewhere(answer):
@@ -101,10 +102,9 @@ class Shard:
         cursor, count, fastest = 0, FEWEST, 1.0
         while True:
             before = time.perf_counter()
-            with mapped(self.name):
-                cursor, keys = await within(
-                    self._client.execute_command("SCAN", cursor, "MATCH", pattern, "COUNT", count), self._reply_within
-                )
+            with mapped(self.name, connecting=not self._answered):
+                step = "SCAN", cursor, "MATCH", pattern, "COUNT", count
+                cursor, keys = await self._answer(partial(self._client.execute_command, *step))
             took = time.perf_counter() - before
             fastest = min(fastest, took)
             yield Step([as_bytes(key) for key in keys], count)
@@ -116,6 +116,24 @@ class Shard:
             elif took - fastest > MUCH:
                 count = max(FEWEST, count // 2)
                 fastest *= 1.05  # it may have become a longer way
+
+    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+        async with self._client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            answers: list[Any] = await pipe.execute(raise_on_error=False)
+            return answers
+
+    async def _answer(self, send: Callable[[], Awaitable[T]]) -> T:
+        """Once more where a connection that was open is not any more: it may be an old one."""
+        try:
+            answer = await within(send(), self._reply_within)
+        except RedisConnectionError:
+            if not self._answered:
+                raise
+            answer = await within(send(), self._reply_within)
+        self._answered = True
+        return answer
 
     async def aclose(self) -> None:
         if self._owned:
@@ -206,13 +224,15 @@ def _is_elsewhere(error: Exception) -> bool:
 
 
 @contextmanager
-def mapped(where: str) -> Iterator[None]:
-    """What Redis, or the way to it, says is wrong, with what to do about it."""
+def mapped(where: str, *, connecting: bool = True) -> Iterator[None]:
+    """What Redis, or the way to it, says is wrong, with what to do about it. ``connecting``: it was never reached."""
     try:
         yield
     except (RedisError, RedisClusterException, asyncio.TimeoutError, *LOST) as error:
-        connecting = not isinstance(error, ResponseError)
-        raise RedisUnavailable(with_advice(f"{where}: {error}", error, connecting=connecting)) from error
+        said = f"{where}: {str(error).rstrip('.')}"
+        raise RedisUnavailable(
+            with_advice(said, error, connecting=connecting and not isinstance(error, ResponseError))
+        ) from error
 
 
 def as_bytes(value: Any) -> bytes:

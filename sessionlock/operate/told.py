@@ -82,6 +82,11 @@ class LocksSeen:
         return sorted(held, key=lambda lock: -_age(lock))
 
     @property
+    def queues_of_nobody(self) -> list[LockState]:
+        """Somebody waits, and nobody holds the lock: its last holder died, or this is the moment in between."""
+        return [lock for lock in self.longest_queues if lock.holder is None]
+
+    @property
     def longest_queues(self) -> list[LockState]:
         return sorted((lock for lock in self.locks if lock.queue), key=lambda lock: (-lock.queue, -lock.longest_wait))
 

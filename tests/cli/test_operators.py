@@ -1,0 +1,273 @@
+"""The commands for operators: what they print, in which form, and what they do."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from sessionlock import LeaseLost, RedisUnavailable, SessionGuard
+from sessionlock.cli import main
+from sessionlock.cli.address import FILE_VARIABLE, URL_VARIABLE
+from sessionlock.cli.tables import Column, Page, Table, lines_of
+from sessionlock.cli.terminal import Style
+from sessionlock.operate import Board, Operator
+from sessionlock.protocol.keys import keys_for, new_sid
+from tests.harness.commands import connect
+from tests.harness.deployments import MakeGuard
+from tests.harness.faulty import FaultyServer
+from tests.operate.queueing import waiting
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_url_around")]
+
+SID = "a-very-secret-session-id"
+DIGEST = keys_for("sl", SID).digest
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def no_url_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (URL_VARIABLE, FILE_VARIABLE, "NO_COLOR", "FORCE_COLOR", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command in a thread: exit status, output, errors. No id may be in there."""
+
+    async def ran(*words: str) -> tuple[int, str, str]:
+        status = await anyio.to_thread.run_sync(main, words)
+        out, err = capsys.readouterr()
+        assert SID not in out + err
+        return status, out, err
+
+    return ran
+
+
+async def test_a_digest_of_a_log_leads_to_its_session(run: Run, node: MakeGuard, redis_url: str) -> None:
+    async with node(label="n1").session_lock(SID, label="POST /cart"):
+        for named in (DIGEST, f"sl:{{{DIGEST}}}:session", SID):
+            status, out, _ = await run("inspect", named, "--url", redis_url)
+            assert status == 0
+            assert DIGEST in out
+            assert "n1 POST /cart, for " in out
+
+
+async def test_locks_and_top_show_who_holds_and_who_waits(run: Run, node: MakeGuard, redis_url: str) -> None:
+    async with node(label="n1").session_lock(SID, label="POST /cart"), waiting(node, SID, label="GET /feed"):
+        for command in (("locks",), ("locks", "--queues"), ("top", "--once")):
+            status, out, _ = await run(*command, "--url", redis_url)
+            assert status == 0
+            assert "1 lock held, 1 request waiting" in out
+            assert f"{DIGEST}        1" in out
+            assert "POST /cart" in out
+        assert "GET /feed" in out  # of top: the waiter's route
+        assert (await run("locks", "--url", redis_url, "--prefix", "other"))[1].startswith("0 locks held")
+
+
+async def test_json_of_every_command(run: Run, node: MakeGuard, redis_url: str) -> None:
+    """One object with its schema's number; one a look of top."""
+    session = await node().create({"cart": ["A"]})
+    await node().bind(session.sid, "ada")
+    async with node(label="n1").session_lock(SID, label="POST /cart") as held:
+        assert held.lease is not None
+        shown = {
+            command[0]: json.loads((await run(*command, "--json", "--url", redis_url))[1])
+            for command in (("locks",), ("sessions",), ("inspect", SID), ("top", "--looks", "1"))
+        }
+        assert {name: one["command"] for name, one in shown.items()} == {name: name for name in shown}
+        assert {one["schema"] for one in shown.values()} == {1}
+        assert shown["locks"]["locks"] == [shown["inspect"]["lock"] | {"holder": shown["locks"]["locks"][0]["holder"]}]
+        assert shown["inspect"]["holder"]["token"] == held.lease.token
+        assert shown["sessions"]["live"] == 1
+        two = (await run("top", "--looks", "2", "--every", "0.01", "--json", "--url", redis_url))[1].splitlines()
+        assert [json.loads(line)["held"] for line in two] == [1, 1]
+    data = ("inspect", session.digest, "--keys", "--value", "cart", "--json", "--url", redis_url)
+    seen = json.loads((await run(*data))[1])
+    assert (seen["keys"], seen["values"]) == ([{"key": "cart", "bytes": 5}], {"cart": ["A"]})
+    theirs = json.loads((await run("sessions", "--user", "ada", "--json", "--url", redis_url))[1])
+    assert [one["digest"] for one in theirs["sessions"]] == [session.digest]
+
+
+async def test_release_asks_or_compares(run: Run, guard: SessionGuard, redis_url: str) -> None:
+    """Without a token and with nobody to ask it does nothing; agreed to, it takes the lock from whom it showed."""
+    with pytest.raises(LeaseLost):
+        async with guard.session_lock(SID) as session:
+            session["n"] = 1
+            status, out, err = await run("release", DIGEST, "--url", redis_url)
+            assert (status, out) == (2, "")
+            assert "--yes" in err
+            assert (await run("release", DIGEST, "--token", "other", "--url", redis_url))[0] == 1
+            status, out, _ = await run("release", DIGEST, "--yes", "--json", "--url", redis_url)
+            assert (status, json.loads(out)["done"]) == (0, True)
+    status, _, err = await run("release", DIGEST, "--yes", "--url", redis_url)
+    assert status == 1
+    assert "nobody holds" in err
+
+
+async def test_logout_ends_a_session_or_all_of_a_user(run: Run, guard: SessionGuard, redis_url: str) -> None:
+    sessions = [await guard.create({}) for _ in range(3)]
+    for session in sessions[:2]:
+        await guard.bind(session.sid, "ada")
+    at = ("--yes", "--url", redis_url)
+    assert (await run("logout", sessions[2].digest, *at))[:2] == (0, "ended\n")
+    assert (await run("logout", sessions[2].digest, *at))[0] == 1
+    assert (await run("logout", "--user", "ada", *at))[:2] == (0, "ended 2 sessions\n")
+    assert (await run("logout", "--user", "ada", *at))[0] == 1
+    assert (await run("sessions", "--user", "ada", "--url", redis_url))[0] == 1
+
+
+async def test_the_url_is_said_in_one_way(
+    run: Run, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An option before the environment, a file as good as the URL; nothing else starts or asks another server."""
+    closed = "redis://127.0.0.1:1/0"
+    file = tmp_path / "url"
+    file.write_text(f"{redis_url}\n")
+    assert (await run("locks", "--url-file", str(file)))[0] == 0
+    monkeypatch.setenv(FILE_VARIABLE, str(file))
+    assert (await run("sessions"))[0] == 0
+    monkeypatch.setenv(URL_VARIABLE, closed)
+    assert (await run("locks"))[0] == 2
+    assert (await run("locks", "--url", redis_url))[0] == 0
+    for words, said in (
+        (("--url-file", str(tmp_path / "none")), "cannot be read"),
+        (("--url", "embedded://"), "another process cannot look into it"),
+        (("--url", "memory://"), "another process cannot look into it"),
+        (("--url", "http://localhost"), "begins with"),
+    ):
+        status, out, err = await run("inspect", DIGEST, *words)
+        assert (status, out) == (2, "")
+        assert said in err
+        assert err.count("\n") == 1
+
+
+async def test_errors_say_what_to_do(run: Run, own_server: Callable[..., FaultyServer]) -> None:
+    """A forgotten password, a wrong one, a port where nobody listens; the password is never shown."""
+    server = own_server(tcp=True, config={"requirepass": "s3cret"})
+    wrong = server.tcp_url.replace("redis://", "redis://:wr0ng@")
+    for url, advice in (
+        (server.tcp_url, "the server wants a password"),
+        (wrong, "password is wrong"),
+        ("redis://127.0.0.1:1/0", "nobody listens there"),
+    ):
+        for command in (("locks",), ("sessions",), ("inspect", DIGEST), ("release", DIGEST, "--token", "t")):
+            status, out, err = await run(*command, "--url", url)
+            assert (status, out, err.count("\n")) == (2, "", 1), command
+            assert advice in err, command
+            assert "wr0ng" not in err
+
+
+async def test_a_replica_is_looked_at_and_not_acted_on(run: Run, own_server: Callable[..., FaultyServer]) -> None:
+    server = own_server(tcp=True)
+    with connect(server.tcp_url) as client:
+        client.set(f"sl:{{{DIGEST}}}:lock", "t", px=60_000)
+        client.slaveof("127.0.0.1", 1)
+    assert "1 lock held" in (await run("locks", "--url", server.tcp_url))[1]
+    status, _, err = await run("release", DIGEST, "--token", "t", "--url", server.tcp_url)
+    assert status == 2
+    assert "connect to the master" in err
+
+
+class Terminal(io.TextIOWrapper):
+    def __init__(self, encoding: str) -> None:
+        super().__init__(io.BytesIO(), encoding=encoding)
+
+    def isatty(self) -> bool:
+        return True
+
+    def shown(self) -> str:
+        self.flush()
+        buffer: Any = self.buffer
+        return str(buffer.getvalue().decode(self.encoding))
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+@pytest.mark.parametrize("with_rich", [True, False])
+async def test_narrow_and_ascii_terminals(
+    width: int,
+    encoding: str,
+    with_rich: bool,
+    run: Run,
+    node: MakeGuard,
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No line is longer than the terminal is wide, with rich and without; what matters most is still there."""
+    if with_rich:
+        pytest.importorskip("rich")
+    else:
+        monkeypatch.setattr("sessionlock.cli.tables.rich_page", lambda page, width: None)
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal(encoding)
+    monkeypatch.setattr("sys.stdout", terminal)
+    holder = node(label="a-node-with-a-long-name").session_lock(SID, label="POST /a/route/that/is/ever/so/long/é")
+    async with holder, waiting(node, SID, label="GET /another/long/route/of/an/application"):
+        assert (await run("top", "--once", "--url", redis_url))[0] == 0
+    lines = terminal.shown().splitlines()
+    assert max(len(_plain(line)) for line in lines) <= width, lines
+    assert any(DIGEST in line for line in lines)
+
+
+def _plain(line: str) -> str:
+    return "".join(part.partition("m")[2] if place else part for place, part in enumerate(line.split("\x1b[")))
+
+
+@pytest.mark.parametrize(("given", "coloured"), [({}, False), ({"FORCE_COLOR": "1"}, True), ({"NO_COLOR": "1"}, False)])
+async def test_colours_are_as_the_environment_wants(
+    given: dict[str, str], coloured: bool, run: Run, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert ("\x1b[" in (await run("locks", "--url", redis_url))[1]) is coloured
+
+
+def test_a_column_that_matters_less_goes_first() -> None:
+    columns = Column("a"), Column("b", rank=2), Column("c", rank=1), Column("d", cut=True)
+    page = Page(tables=[Table("t", columns, [("a" * 10, "b" * 10, "c" * 10, "d" * 30)])])
+    widest = {
+        width: [name for name in "abcd" if name * 2 in " ".join(lines_of(page, width, Style()))]
+        for width in (80, 48, 36, 24)
+    }
+    assert widest == {80: [*"abcd"], 48: [*"abcd"], 36: [*"acd"], 24: [*"ad"]}
+
+
+# --- what top follows
+
+
+async def test_the_board_finds_what_is_hot(node: MakeGuard, redis_url: str) -> None:
+    """A session that is saved again and again, and one that is waited for, before one that is only held."""
+    guard, sids = node(label="n1"), [new_sid() for _ in range(3)]
+    digests = [keys_for("sl", sid).digest for sid in sids]
+    async with Operator.from_url(redis_url) as operator, guard.session_lock(sids[0]), guard.session_lock(sids[1]):
+        board = Board(operator)
+        async with guard.session_lock(sids[2], label="POST /cart") as session, waiting(node, sids[1], label="GET /"):
+            first = await board.look(5.0)
+            assert {lock.digest for lock in first.locks.locks} == set(digests)
+            assert first.share == 1.0
+            for number in range(5):
+                session["n"] = number
+                await session.save()
+            view = await board.look(5.0)
+            assert [hot.digest for hot in view.hot] == [digests[1], digests[2]]
+            assert view.hot[1].saves > 0
+            assert [(one.route, one.waiting, one.blocking) for one in view.routes] == [("GET /", 1, 0), ("", 0, 1)]
+        await board.aclose()
+
+
+async def test_a_server_that_goes_away_ends_top_with_advice(own_server: Callable[..., FaultyServer]) -> None:
+    server = own_server()
+    async with Operator.from_url(server.unix_url) as operator:
+        board = Board(operator)
+        await board.look(1.0)
+        server.kill()
+        with pytest.raises(RedisUnavailable, match="nobody listens there"):
+            await board.look(1.0)
+        await board.aclose()
