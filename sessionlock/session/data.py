@@ -310,18 +310,18 @@ class SessionData:
 
     def was_saved(self, changes: list[Change], outcome: Committed) -> None:
         """``changes`` are in the store now: later differences count from here."""
-        for change in changes:
-            key = key_of_field(change.field)
+        for op, field, raw, _ in changes:
+            key = key_of_field(field)
             if key is None:
                 continue  # a condition
-            if change.op == "d":
-                self._stored.pop(change.field, None)
+            if op == "d":
+                self._stored.pop(field, None)
                 self._deleted.discard(key)
                 continue
-            self._stored[change.field] = change.value
+            self._stored[field] = raw
             if key not in self._values:
                 self._deleted.add(key)  # deleted while the save was under way
-            elif self.how.encoded_if_changed(key, self._values[key], change.value) is None:
+            elif self.how.encoded_if_changed(key, self._values[key], raw) is None:
                 self._assigned.discard(key)
         if outcome.version is not None:
             version, is_whole = self._stand
