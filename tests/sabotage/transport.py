@@ -320,6 +320,14 @@ SABOTAGE: Table = [
         BEHIND + "test_what_is_refused_behind_it_is_refused",
     ),
     (
+        "a word's size is counted in characters",
+        "packing",
+        "transport/scripting.py",
+        "            size = len(raw)\n",
+        "            size = len(word) if isinstance(word, str) else len(raw)\n",
+        SCRIPTS + "test_a_call_is_sent_as_hiredis_packs_it[not ASCII]",
+    ),
+    (
         "a function that is not found is an error like another",
         20,
         "transport/scripting.py",

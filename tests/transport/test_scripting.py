@@ -12,11 +12,15 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from sessionlock import LeasePolicy, Quorum, RedisUnavailable, SessionDestroyed, SessionGuard
+from sessionlock import LeasePolicy, Quorum, RedisUnavailable, SessionDestroyed, SessionGuard, SessionPolicy
 from sessionlock.embedded import find_server
+from sessionlock.protocol.calls import Acquire, Call, Release, Renew
+from sessionlock.protocol.changes import Change
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.scripts import LIBRARY, SCRIPTS
 from sessionlock.transport.cluster import slot_of
+from sessionlock.transport.scripting import by_function
+from sessionlock.transport.wire import pack
 from tests.harness.cluster import Cluster
 from tests.harness.commands import CommandCounter, connect
 from tests.harness.deployments import MakeGuard
@@ -31,6 +35,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.server]
 OwnServer = Callable[..., FaultyServer]
 VERSION = find_server().version
 functions = pytest.mark.skipif(VERSION < (7, 0), reason="functions came with Redis 7.0")
+SOME = keys_for("sl", "s")
 LUA = resources.files("sessionlock.protocol") / "lua"
 
 
@@ -298,3 +303,24 @@ async def test_masters_that_forget_functions(own_server: OwnServer, redis_url: s
                 assert "cmdstat_fcall" in client.info("commandstats")
                 assert "cmdstat_evalsha" not in client.info("commandstats")
     assert count_of(redis_url) == 5
+
+
+# --- packing
+
+CHANGES = [Change("s", b"k" * size, "ä".encode() * size, "=" + "b" * size) for size in (1, 200, 1000)]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        Acquire(SOME, "token", LeasePolicy(), None, label="Knoten Löwe " + "ö" * 300),
+        Release(SOME, "token", 1, "low", "", SessionPolicy()),
+        Release(SOME, "token", 2**53, "low", "", SessionPolicy(), CHANGES),
+        Release(SOME, "token", 1, "low", "", SessionPolicy(), CHANGES * 100),
+        Renew([(SOME, "token", 1000)]),
+    ],
+    ids=["not ASCII", "no change", "changes", "more words than are counted", "two keys"],
+)
+def test_a_call_is_sent_as_hiredis_packs_it(call: Call[Any]) -> None:
+    keys = call.redis_keys
+    assert by_function(call) == pack("FCALL", SCRIPTS[call.script].function, len(keys), *keys, *call.words())
