@@ -325,7 +325,7 @@ SABOTAGE: Table = [
         "transport/scripting.py",
         "            size = len(raw)\n",
         "            size = len(word) if isinstance(word, str) else len(raw)\n",
-        SCRIPTS + "test_a_call_is_sent_as_hiredis_packs_it[not ASCII]",
+        FUNCTIONS + "test_a_call_is_sent_as_hiredis_packs_it[not ASCII]",
     ),
     (
         "a function that is not found is an error like another",
