@@ -1,4 +1,4 @@
-"""The command line: ``sessionlock demo | doctor | top | locks | sessions | inspect | release | logout``.
+"""The command line: ``sessionlock demo | doctor | audit | top | locks | sessions | inspect | release | logout``.
 
 Exit status: 0 done; 1 the answer is no (the demo's guarded run lost something, there is no such session or holder);
 2 wrong usage or no Redis to work with (``doctor``: or one that does not do); 130 after Ctrl-C, 143 after SIGTERM.
@@ -31,6 +31,13 @@ COMMANDS = {
         " sessions and locks and what to do about it; then lock, hand over and save one session of its own, and"
         " leave nothing behind. Exit status: 0 fine, 1 there are warnings, or things that this user may not see,"
         " 2 sessionlock does not work there, or no answer. With --probe: 0 ready, 1 not known, 2 not ready.",
+    ),
+    "audit": (
+        "whether an application, of any language and framework, loses updates of its sessions",
+        "Read what a Redis is told (MONITOR) for some seconds, or a capture of that (redis-cli MONITOR > FILE), and say"
+        " which saves overwrote changes that they had not seen. MONITOR slows the server down while it runs. Nothing is"
+        " written there, and no key's name or value is printed. Exit status: 0 nothing was lost, 1 something was,"
+        " 2 wrong usage or nothing to read, 3 no key was read and saved.",
     ),
     **operators.COMMANDS,
 }
@@ -67,6 +74,10 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
         return run_demo
     if name == "doctor":
         return _doctor
+    if name == "audit":
+        from .audit.run import run_audit
+
+        return run_audit
     return operators.command(name)
 
 
@@ -110,9 +121,15 @@ def _parser() -> argparse.ArgumentParser:
     option("--within", type=float, default=1.0, metavar="SECONDS", help="for --probe: how long to wait (default: 1)")
     option("--acl", action="store_true", help="only print what a Redis user must be permitted; asks no server")
 
+    option = added["audit"].add_argument
+    option("source", metavar="URL|FILE", help="a Redis (every master of a Cluster), a capture, or - for standard input")
+    option("--seconds", type=_whole(1, 3600), default=10, metavar="N", help="how long to read (default: 10)")
+    option("--match", metavar="PATTERN", help="only keys like that: 'session:*' (default: all)")
+    option("--yes", action="store_true", help="do not ask before MONITOR begins")
+
     operators.add_commands(added)
     added["doctor"].add_argument("--prefix", default="sl", help="the guard's key prefix (default: sl)")
-    for name in ("demo", "doctor"):
+    for name in ("demo", "doctor", "audit"):
         added[name].add_argument("--json", action="store_true", help="print one JSON object instead")
     return parser
 

@@ -26,12 +26,22 @@ LAYERS = (
     "views blocking",
     "decorator",
     "integrations",
+    "audit",  # it knows nothing of the rest, and the rest nothing of it
     "cli",
 )
 FOLLOWS = {("urls", "embedded"), ("blocking", "views")}
 DEPTH = {module: depth for depth, line in enumerate(LAYERS) for module in line.split()}
 BELOW_THE_ROOT = [module for module in MODULES if module not in ("__init__", "__main__")]
-DOES_NO_IO = ("errors", "policies", "protocol", "quorum/ballot", "session/merge", "session/data", "session/mapping")
+DOES_NO_IO = (
+    "errors",
+    "policies",
+    "protocol",
+    "quorum/ballot",
+    "session/merge",
+    "session/data",
+    "session/mapping",
+    "audit/",
+)
 ENGINE_ROOM = {"protocol", "transport", "lock"}
 IO = {"asyncio", "anyio", "socket", "redis", "hiredis", "threading", "subprocess"}
 

@@ -1,0 +1,151 @@
+"""Three-way: what a save undid of what others had changed since it was read.
+
+*Base* is what the save's request had read, *seen* what stood there when it was saved, *saved* what stands there now.
+Where *seen* differs from *base*, somebody else has changed something; where *saved* still says what *base* said, that
+change is undone, by somebody who had not seen it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from typing import Any, Literal, NamedTuple
+
+from .facts import NOTHING, Facts, Path, is_number, looks_like_time
+
+__all__ = ["Token", "Undone", "changes", "distance", "missing", "undone"]
+
+How = Literal["undone", "same", "both", "contested"]
+
+
+class Token(NamedTuple):
+    """One change: at a path, and of which item there (None: the scalar). ``added``: of an item, or of a value."""
+
+    path: Path
+    item: Any
+    added: bool
+
+
+class Undone(NamedTuple):
+    """``how``: ``undone`` (the save has what its base had), ``same`` (both made the same change of a number or a list:
+    one of two is gone), ``both`` (each changed it, the save lacks the other's part), ``contested`` (each assigned
+    something: no loss where whoever comes last may decide). ``plain``: there is no other reading of the values.
+    """
+
+    token: Token
+    how: How
+    plain: bool
+
+
+def undone(base: Facts, seen: Facts, saved: Facts, parts: Collection[str] | None, at: float) -> Iterator[Undone]:
+    """``parts``: the save wrote only these of the record. ``at``: when, by the server's clock."""
+    for path in base.paths | seen.paths:
+        if parts is not None and (not path or path[0] not in parts):
+            continue
+        if path in base.bags or path in seen.bags:
+            yield from _undone_items(path, base, seen, saved)
+        if path in base.scalars or path in seen.scalars:
+            yield from _undone_scalar(path, base, seen, saved, at)
+
+
+def _undone_scalar(path: Path, base: Facts, seen: Facts, saved: Facts, at: float) -> Iterator[Undone]:
+    was, stood, now = base.scalar(path), seen.scalar(path), saved.scalar(path)
+    token = Token(path, None, stood is not NOTHING)
+    if was == stood:
+        # Of a number that others have counted up and, by overwriting each other, down again, some is gone all the same.
+        if is_number(was) and was != now and not looks_like_time(now, at):
+            yield Undone(token, "both", False)
+        return
+    if path in seen.opaque or path in saved.opaque or path in base.opaque:
+        if stood != now:
+            yield Undone(token, "both", False)
+        return
+    numbers = is_number(stood) and is_number(now) and not looks_like_time(now, at)
+    if now == was:
+        yield Undone(token, "undone", not _both_began(path, base, seen, saved))
+    elif now == stood:
+        if numbers and is_number(was):
+            yield Undone(token, "same", False)
+    elif numbers and is_number(was):
+        yield Undone(token, "both", False)
+    elif not looks_like_time(now, at) and now is not NOTHING and stood is not NOTHING:
+        yield Undone(token, "contested", False)
+
+
+def _undone_items(path: Path, base: Facts, seen: Facts, saved: Facts) -> Iterator[Undone]:
+    was, stood, now = base.bag(path), seen.bag(path), saved.bag(path)
+    if was == stood:
+        return
+    # The save changed this list as one it had read, or not at all; else it may have put another in its place.
+    kept = now == was or (bool(was) and _holds(now, was))
+    plain = kept and not _both_began(path, base, seen, saved)
+    for item in (stood - was) - now:
+        yield Undone(Token(path, item, True), "undone" if plain else "both", plain)
+    for item in (was - stood) & now:
+        yield Undone(Token(path, item, False), "undone", plain)
+    if kept and was and now == stood:
+        for item in stood - was:
+            yield Undone(Token(path, item, True), "same", False)
+
+
+def missing(seen: Facts, saved: Facts, parts: Collection[str] | None) -> Iterator[Undone]:
+    """The same where the base is not known: what stood there, and is gone with the save, or was taken out by it."""
+    for path in seen.paths:
+        if parts is not None and (not path or path[0] not in parts):
+            continue
+        for item in seen.bag(path) - saved.bag(path):
+            yield Undone(Token(path, item, True), "both", False)
+        if path in seen.scalars and saved.scalar(path) is NOTHING:
+            yield Undone(Token(path, None, True), "both", False)
+
+
+def _both_began(path: Path, base: Facts, seen: Facts, saved: Facts) -> bool:
+    """Two requests put a dict or list where there was none: perhaps each meant to have its own."""
+    return any(
+        above not in base.folders and above in seen.folders and above in saved.folders
+        for above in (path[:length] for length in range(1, len(path) + 1))
+    )
+
+
+def changes(before: Facts, after: Facts) -> set[Token]:
+    """What was done between two versions; also with a number that both have."""
+    found = {
+        Token(path, None, after.scalar(path) is not NOTHING)
+        for path in before.scalars.keys() | after.scalars.keys()
+        if before.scalar(path) != after.scalar(path)
+    }
+    for path in before.bags.keys() | after.bags.keys():
+        was, now = before.bag(path), after.bag(path)
+        found.update(Token(path, item, True) for item in now - was)
+        found.update(Token(path, item, False) for item in was - now)
+    return found
+
+
+def distance(before: Facts, after: Facts, at: float) -> float:
+    """How much a request would have done that made this of that: one for each thing that it did."""
+    done = 0.0
+    for path in before.scalars.keys() | after.scalars.keys():
+        was, now = before.scalar(path), after.scalar(path)
+        if was != now:
+            done += 0.1 if looks_like_time(now, at) else 1.0
+            if is_number(was) and is_number(now):
+                done += _leap(was, now)
+    for path in before.bags.keys() | after.bags.keys():
+        was, now = before.bag(path), after.bag(path)
+        if was == now:
+            continue
+        gone = (was - now).total()
+        done += (now - was).total() + (1 if gone == was.total() else gone)
+    return done
+
+
+def _leap(was: float, now: float) -> float:
+    """Of two numbers the nearer one is the likelier to have been read."""
+    try:
+        return min(0.5, abs(abs(now - was) - 1) / 10)
+    except OverflowError:
+        return 0.5
+
+
+def _holds(whole: Counter[Any], part: Counter[Any]) -> bool:
+    return not part - whole

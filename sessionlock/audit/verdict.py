@@ -1,0 +1,243 @@
+"""What an audit has found: counted while it goes on (:class:`Tally`), and told at its end (:class:`Verdict`)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from .lines import plain
+
+__all__ = ["Example", "Grade", "Locked", "OfField", "OfSession", "Tally", "Verdict", "digest_of", "family_of"]
+
+Grade = Literal["sure", "likely"]
+
+MOST_SESSIONS = 100_000  # of which it is known how much each lost
+MOST_FIELDS = 1_000
+MOST_FAMILIES = 200
+EXAMPLES = 5
+SHORTEST = 5.0  # seconds, from which so much an hour can be said
+SHOWN = 20
+_FAMILY = re.compile(
+    r"(?::\d{1,3}:)?[A-Za-z][A-Za-z._-]{0,38}:|:\d{1,3}:django\.contrib\.sessions\.cache(?:d_db)?|PHPREDIS_SESSION:"
+)
+_SECRET = re.compile(r"(?=\D*\d)[A-Za-z0-9+/=-]{10,}")
+
+
+def digest_of(key: bytes) -> str:
+    """Of a key's name as ``MONITOR`` escaped it: ``printf %s NAME | sha256sum | cut -c1-16``."""
+    return hashlib.sha256(plain(key)).hexdigest()[:16]
+
+
+def family_of(key: bytes) -> str:
+    """What many keys of one application begin with, without anything of an id; "" where nothing can be said."""
+    match = _FAMILY.match(plain(key).decode(errors="replace"))
+    return "" if match is None else match[0]
+
+
+def shown_name(name: str) -> str:
+    """A field's name, as it may be printed: some applications put ids there."""
+    told = _SECRET.sub("…", name)
+    told = "".join(letter if letter.isprintable() else "?" for letter in told)
+    return told if len(told) <= 40 else told[:39] + "…"
+
+
+@dataclass(slots=True)
+class OfField:
+    """How often changes of one field were lost. ``came_back``: how many of them were there again later. ``undone``: of
+    how many something had been taken out, and was in it again.
+    """
+
+    sure: int = 0
+    likely: int = 0
+    came_back: int = 0
+    undone: int = 0
+
+
+@dataclass(slots=True)
+class OfSession:
+    """One key's losses, its name as a digest."""
+
+    sure: int = 0
+    likely: int = 0
+    fields: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One loss, in seconds since the first line. ``read``, ``saved``: when the save that overwrote had read, and was
+    made; ``lost``: when what it overwrote had been saved.
+    """
+
+    session: str
+    fields: tuple[str, ...]
+    grade: Grade
+    read: float | None
+    lost: float
+    saved: float
+
+
+@dataclass(slots=True)
+class Locked:
+    """Saves of keys for which a lock was seen, and what became of losses there."""
+
+    saves: int = 0
+    lost: int = 0
+    not_held: int = 0
+    read_before: int = 0
+
+    def save(self) -> None:
+        self.saves += 1
+
+    def lose(self, *, held: bool, read_before: bool) -> None:
+        self.lost += 1
+        self.not_held += not held
+        self.read_before += read_before
+
+
+@dataclass(slots=True)
+class Tally:
+    """What is counted while lines come."""
+
+    updates: Counter[str] = field(default_factory=Counter)  # by grade, and "came back"
+    saves: Counter[str] = field(default_factory=Counter)  # how each save came about
+    contested: Counter[str] = field(default_factory=Counter)  # by field
+    forms: Counter[str] = field(default_factory=Counter)
+    families: dict[str, list[int]] = field(default_factory=dict)  # keys judged, updates lost
+    fields: dict[str, OfField] = field(default_factory=dict)
+    sessions: dict[str, OfSession] = field(default_factory=dict)
+    examples: list[Example] = field(default_factory=list)
+    locked: Locked = field(default_factory=Locked)
+    judged: int = 0
+    dropped: int = 0
+    more_sessions: int = 0
+
+    def lose(self, key: bytes, grade: Grade, fields: set[str], example: Example, back: set[str]) -> None:
+        """One update was lost. ``back``: the fields in which something that was taken out came back."""
+        self.updates[grade] += 1
+        session = self.sessions.get(example.session)
+        if session is None:
+            if len(self.sessions) < MOST_SESSIONS:
+                session = self.sessions[example.session] = OfSession()
+            else:
+                session = OfSession()
+                self.more_sessions += 1
+        _one_more(session, grade)
+        session.fields |= fields
+        for name in fields:
+            if name in self.fields or len(self.fields) < MOST_FIELDS:
+                of_field = self.fields.setdefault(name, OfField())
+                _one_more(of_field, grade)
+                of_field.undone += name in back
+        same = sum(one.grade == grade for one in self.examples)
+        if same < EXAMPLES:
+            self.examples.append(example)
+        self.family(key)[1] += 1
+
+    def bring_back(self, name: str) -> None:
+        """An update of that field, which had been lost, is there again."""
+        self.updates["came back"] += 1
+        if name in self.fields:
+            self.fields[name].came_back += 1
+
+    def drop(self) -> None:
+        """A key was forgotten, for want of memory."""
+        self.dropped += 1
+
+    def judge(self, key: bytes) -> None:
+        """One key more was read and saved."""
+        self.judged += 1
+        self.family(key)[0] += 1
+
+    def family(self, key: bytes) -> list[int]:
+        name = family_of(key)
+        if name not in self.families and len(self.families) >= MOST_FAMILIES:
+            name = ""
+        return self.families.setdefault(name, [0, 0])
+
+
+def _one_more(of: OfField | OfSession, grade: Grade) -> None:
+    if grade == "sure":
+        of.sure += 1
+    else:
+        of.likely += 1
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All of it. Times in seconds, by the server's clock.
+
+    ``commands``: lines that were understood; ``strange``: those that were not. ``stopped``: why the reading ended
+    before its time. ``one_name``: connections cannot be told apart (a unix socket).
+    """
+
+    seconds: float
+    commands: int
+    strange: int
+    locks_seen: int
+    one_name: bool
+    tracking: bool
+    tally: Tally
+    stopped: str = ""
+
+    @property
+    def lost(self) -> int:
+        """Updates that were lost, sure and likely; some may have come back."""
+        return self.tally.updates["sure"] + self.tally.updates["likely"]
+
+    @property
+    def told(self) -> Literal["loses", "likely", "none", "unknown"]:
+        """In one word. ``unknown``: nothing was judged, so nothing is known."""
+        if self.tally.updates["sure"]:
+            return "loses"
+        if self.tally.updates["likely"]:
+            return "likely"
+        return "none" if self.tally.judged else "unknown"
+
+    @property
+    def per_hour(self) -> float | None:
+        """Lost updates, at this rate; None where the capture is too short to say."""
+        return None if self.seconds < SHORTEST else self.lost * 3600 / self.seconds
+
+    def as_json(self) -> dict[str, Any]:
+        tally = self.tally
+        fields = sorted(tally.fields.items(), key=lambda pair: -(pair[1].sure + pair[1].likely))[:SHOWN]
+        sessions = sorted(tally.sessions.items(), key=lambda pair: -(pair[1].sure + pair[1].likely))[:SHOWN]
+        return {
+            "verdict": self.told,
+            "seconds": round(self.seconds, 3),
+            "commands": self.commands,
+            "not_understood": self.strange,
+            "stopped": self.stopped or None,
+            "sessions": {
+                "judged": tally.judged,
+                "lost_something": len(tally.sessions) + tally.more_sessions,
+                "dropped": tally.dropped,
+                "worst": [
+                    {"digest": name, "sure": one.sure, "likely": one.likely, "fields": sorted(one.fields)[:SHOWN]}
+                    for name, one in sessions
+                ],
+            },
+            "updates": {
+                "lost_sure": tally.updates["sure"],
+                "lost_likely": tally.updates["likely"],
+                "came_back": tally.updates["came back"],
+                "lost_per_hour": None if self.per_hour is None else round(self.per_hour, 1),
+            },
+            "saves": {name: tally.saves[name] for name in SAVES},
+            "fields": [{"name": name, **asdict(of)} for name, of in fields],
+            "contested": [{"name": name, "saves": count} for name, count in tally.contested.most_common(SHOWN)],
+            "keys": [
+                {"prefix": name, "judged": judged, "lost": lost}
+                for name, (judged, lost) in sorted(tally.families.items(), key=lambda pair: -pair[1][1])[:SHOWN]
+            ],
+            "forms": dict(tally.forms.most_common(SHOWN)),
+            "locks": {"seen": self.locks_seen, **asdict(tally.locked)},
+            "examples": [asdict(one) for one in tally.examples],
+            "doubts": {"one_name_for_all": self.one_name, "client_side_caching": self.tracking},
+        }
+
+
+SAVES = ("fresh", "overlapping", "watched", "script", "compared", "created", "unread", "early")

@@ -1,0 +1,1 @@
+"""``sessionlock audit``: does an application that knows nothing of us lose updates?"""

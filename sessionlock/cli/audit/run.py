@@ -1,0 +1,72 @@
+"""``sessionlock audit URL|FILE``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+
+from ...audit.detector import Detector
+from ...audit.verdict import Verdict
+from ..failure import without_secrets
+from ..terminal import Progress, columns_of, spelled, style_of
+from .page import COST, page
+from .reading import read_capture, watch
+
+__all__ = ["run_audit"]
+
+STATUS = {"loses": 1, "likely": 1, "none": 0, "unknown": 3}
+
+
+def run_audit(arguments: argparse.Namespace) -> int:
+    """Read, and say what was found. 0: nothing was lost; 1: something was; 3: there was nothing to judge.
+
+    Raises:
+        Failure: there is nothing to read.
+    """
+    detector = Detector(arguments.match)
+    live = "://" in arguments.source
+    stopped = ""
+    if live:
+        if not _agreed(arguments.yes):
+            print("sessionlock: nothing was read", file=sys.stderr)
+            return 2
+        stopped = asyncio.run(_watch(arguments.source, arguments.seconds, detector))
+    else:
+        read_capture(arguments.source, detector)
+    verdict = detector.finish(stopped)
+    where = without_secrets(arguments.source) if live else arguments.source
+    if arguments.json:
+        print(json.dumps({"source": where, **verdict.as_json()}, indent=2))
+    else:
+        _print(verdict, where)
+    return STATUS[verdict.told]
+
+
+def _agreed(yes: bool) -> bool:
+    """Say what it costs, and ask where somebody can answer."""
+    print(f"sessionlock: {spelled(COST, sys.stderr)}", file=sys.stderr)
+    if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    print("Go on? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+async def _watch(url: str, seconds: float, detector: Detector) -> str:
+    style = style_of(sys.stderr)
+    progress = Progress(sys.stderr if style.live else None, style)
+    try:
+        return await watch(
+            url,
+            seconds,
+            detector,
+            lambda over: progress.doing(f"{over:.0f} of {seconds:g} s, {detector.commands} commands"),
+        )
+    finally:
+        progress.clear()
+
+
+def _print(verdict: Verdict, where: str) -> None:
+    text = "\n".join(page(verdict, where, style_of(sys.stdout), columns_of(sys.stdout)))
+    print(spelled(text, sys.stdout))

@@ -1,0 +1,166 @@
+"""What sessions are stored as, read without running anything of it."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import json
+import pickle
+import zlib
+from collections import OrderedDict
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sessionlock.audit.facts import facts_of
+from sessionlock.audit.formats import pickled
+from sessionlock.audit.formats.reading import read_value
+
+SESSION = {"cart": ["a", "b"], "n": 7, "user": {"name": "x", "admin": False}, "none": None, "f": 0.5}
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_pickles(protocol: int) -> None:
+    assert read_value(pickle.dumps(SESSION, protocol=protocol)) == ("pickle", SESSION, True)
+
+
+def test_pickles_of_objects_name_their_classes() -> None:
+    stored = {"at": datetime.datetime(2026, 11, 28), "sum": Decimal("1.5"), "of": OrderedDict(a=1), "set": {1}}
+    value = read_value(pickle.dumps(stored)).value
+    assert value["at"]["class"] == "datetime.datetime"
+    assert value["sum"] == {"class": "decimal.Decimal", "args": ["1.5"]}
+    assert value["set"] == [1]
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, ("import tests.audit.test_formats as here; here.exploded.append(1)",)
+
+
+exploded: list[int] = []
+
+
+def test_pickles_are_never_executed() -> None:
+    value = read_value(pickle.dumps({"cart": [1], "bomb": Bomb()})).value
+    assert value["cart"] == [1]
+    assert value["bomb"]["class"] == "builtins.exec"
+    assert exploded == []
+
+
+def test_a_pickle_that_grows_when_it_is_looked_at() -> None:
+    """Lists of the same list twice: a line each, and 2**40 items."""
+    inner: list[Any] = ["x"]
+    for _ in range(40):
+        inner = [inner, inner]
+    content = read_value(pickle.dumps({"cart": inner, "n": 1}))
+    facts = facts_of({None: (content.value, None)})
+    assert facts.opaque == {()}
+
+
+def test_a_pickle_that_holds_itself() -> None:
+    itself: dict[str, Any] = {"n": 1}
+    itself["me"] = itself
+    content = read_value(pickle.dumps(itself))
+    assert facts_of({None: (content.value, None)}).opaque == {()}
+
+
+PHP = (
+    'cart|a:2:{i:0;s:1:"a";i:1;s:3:"b;|";}n|i:7;user|O:4:"User":2:{s:4:"name";s:1:"x";s:5:"admin";b:0;}none|N;f|d:0.5;'
+)
+
+
+def test_php_sessions() -> None:
+    assert read_value(PHP.encode()) == (
+        "PHP",
+        {
+            "cart": ["a", "b;|"],
+            "n": 7,
+            "user": {"class": "User", "state": {"name": "x", "admin": False}},
+            "none": None,
+            "f": 0.5,
+        },
+        True,
+    )
+
+
+def test_php_serialize() -> None:
+    assert read_value(b'a:2:{s:4:"cart";a:1:{i:0;s:1:"a";}s:1:"n";i:7;}').value == {"cart": ["a"], "n": 7}
+
+
+def test_msgpack() -> None:
+    assert read_value(msgspec.msgpack.encode(SESSION)) == ("msgpack", SESSION, True)
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_djangos_signed_envelope(compress: bool) -> None:
+    from django.conf import settings
+    from django.core import signing
+
+    if not settings.configured:
+        settings.configure(SECRET_KEY="x")
+    stored: dict[str, Any] = {"cart": ["a"] * 50 if compress else ["a"], "n": 7}
+    signed = signing.dumps(stored, key="k", salt="s", compress=compress)
+    assert signed.startswith(".") is compress
+    assert read_value(signed.encode()) == ("signed, JSON", stored, True)
+
+
+def test_flasks_signed_cookie() -> None:
+    from itsdangerous import URLSafeTimedSerializer
+
+    signed = URLSafeTimedSerializer("k").dumps(SESSION)
+    assert read_value(str(signed).encode()).value == SESSION
+
+
+def test_older_envelopes() -> None:
+    inner = b"0" * 40 + b":" + json.dumps(SESSION).encode()
+    assert read_value(base64.b64encode(inner)).value == SESSION
+    assert read_value(zlib.compress(pickle.dumps(SESSION))).value == SESSION
+
+
+@pytest.mark.parametrize("raw", [b"", b"\x00\x00\x00\x02\x14", b"word", b"abcdefghijklmnop", b"gAAAAABmX" * 20])
+def test_what_nobody_can_read(raw: bytes) -> None:
+    assert not read_value(raw).readable
+
+
+def test_a_compressed_bomb_is_not_unpacked() -> None:
+    assert not read_value(zlib.compress(b"[" * (1 << 24))).readable
+
+
+def test_deep_json_is_no_accident() -> None:
+    assert not read_value(b"[" * 100_000).readable
+    content = read_value(b'{"a":' * 500 + b"1" + b"}" * 500)
+    assert facts_of({None: (content.value, None)}).opaque == {()}
+
+
+HOSTILE = st.one_of(
+    st.binary(max_size=300),
+    st.binary(max_size=100).map(lambda tail: b"\x80\x04" + tail + b"."),
+    st.binary(max_size=100).map(lambda tail: b"\x85" + tail),
+    st.text(alphabet='abisdONCE:;{}|"0123456789', max_size=80).map(str.encode),
+    st.lists(st.sampled_from([bytes((code,)) for code in b"(]}l)0et\x85\x86au\x94R\x81bh\x00q\x02K\x05c.N"])).map(
+        lambda opcodes: b"\x80\x04" + b"".join(opcodes) + b"."
+    ),
+)
+
+
+@given(HOSTILE)
+def test_nothing_makes_it_fail(raw: bytes) -> None:
+    content = read_value(raw)
+    facts_of({None: (content.value, None if content.readable else raw)})
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+@given(PLAIN)
+@settings(max_examples=50)
+def test_pickles_of_any_plain_value(value: Any) -> None:
+    assert pickled.read_pickle(pickle.dumps(value)) == value
