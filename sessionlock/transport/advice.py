@@ -11,15 +11,19 @@ import re
 __all__ = [
     "FORBIDDEN",
     "KEY_FORBIDDEN",
+    "LOADED_ALREADY",
     "NOTHING_NOW",
+    "NOT_FOUND",
     "NOT_HERE",
     "NOT_LET_IN",
+    "NOT_LOADED",
     "NOT_NOW",
     "NO_FUNCTIONS",
     "NO_LUA",
     "NO_RESP3",
     "NO_SCRIPTS",
     "ONE_SLOT",
+    "PLIGHTS",
     "SCRIPTS_CHECKED",
     "UNKNOWN",
     "advice_about",
@@ -62,6 +66,12 @@ NO_FUNCTIONS = re.compile(
     rf"^(?:ERR|NOPERM) (?=.*\bfcall\b).*(?:unknown|unsupported|permission|{_REFUSED})|{_UNNAMED}",
     re.IGNORECASE | re.DOTALL,
 )
+NOT_FOUND = "ERR Function not found"
+NOT_LOADED = "NOSCRIPT"
+LOADED_ALREADY = "already exists"
+# A function is not even begun then. A script is, up to its first write, so that it tells what was done already and
+# can give a lock up.
+PLIGHTS = ("OOM ", "MISCONF ", "NOREPLICAS ")
 # Once more for a command that a script calls.
 FORBIDDEN = re.compile(r"NOPERM|ACL failure|no permissions|user executing the script can't", re.IGNORECASE)
 KEY_FORBIDDEN = re.compile(

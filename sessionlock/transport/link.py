@@ -139,8 +139,9 @@ class Link:
 
     async def _open(self) -> None:
         self._closing = False
-        self._scripting.begin_anew()
-        self._wire = await Wire.open(self._connect, reply_within=self._reply_within, on_close=self._broken)
+        wire = await Wire.open(self._connect, reply_within=self._reply_within, on_close=self._broken)
+        self._scripting.begin_anew(wire.address)
+        self._wire = wire
 
     def _broken(self) -> None:
         if not self._closing:

@@ -17,24 +17,22 @@ from typing import Any
 
 import hiredis
 
+from ..clock import monotonic
 from ..protocol.calls import Call
 from ..protocol.commands import in_full as words_in_full
 from ..protocol.scripts import LIBRARY, SCRIPTS, script
-from .advice import NO_FUNCTIONS
+from .advice import LOADED_ALREADY, NO_FUNCTIONS, NOT_FOUND, NOT_LOADED, PLIGHTS
 from .wire import Wire, pack
 
 __all__ = ["Packing", "Scripting", "Way", "behind"]
 
 Way = Callable[[Call[Any]], bytes]  # packs the command that runs a call
 
-NOT_FOUND = "ERR Function not found"
-# A function is not even begun then. A script is, up to its first write, so that it tells what was done already and
-# can give a lock up.
-PLIGHTS = ("OOM ", "MISCONF ", "NOREPLICAS ")
 # How a command of so many words begins, behind its name and a session's keys; and a word of so many bytes.
 MOST_COUNTED = 256
 COUNTS = [b"*%d\r\n" % (8 + count) for count in range(MOST_COUNTED)]
 SIZES = [b"$%d\r\n" % size for size in range(MOST_COUNTED)]
+REFUSED_FOR = 300.0  # seconds for which a server that refused functions is not asked again, by new connections either
 LOAD = pack("FUNCTION", "LOAD", LIBRARY)
 
 
@@ -90,14 +88,19 @@ class Scripting:
         self.way: Way = by_function
         """In which a call is tried first."""
         self._loading: Wire | None = None
+        self._refused: tuple[object, float] = (None, 0.0)  # where functions were, and until when that counts
 
     @property
     def command(self) -> str:
         return "FCALL" if self.way is by_function else "EVALSHA"
 
-    def begin_anew(self) -> None:
-        """A new connection may lead to another server, or to one that was changed."""
-        self.way, self._loading = by_function, None
+    def begin_anew(self, address: object = None) -> None:
+        """A new connection may lead to another server, or to one that was changed. ``address``: of the server, if what
+        was refused there a short while ago need not be tried again.
+        """
+        where, until = self._refused
+        self.way = by_hash if address is not None and where == address and monotonic() < until else by_function
+        self._loading = None
 
     def probe(self, wire: Wire, key: str) -> asyncio.Future[Any]:
         """Ask a new connection whether the library is there. The answer is for :meth:`prepare`. ``key``: one that the
@@ -117,7 +120,7 @@ class Scripting:
     def way_of(self, refusal: Exception) -> Way:
         """In which way a call was tried first, that was refused so."""
         text = str(refusal)
-        if text.startswith("NOSCRIPT"):
+        if text.startswith(NOT_LOADED):
             return by_hash
         return by_function if text.startswith(NOT_FOUND) or NO_FUNCTIONS.match(text) else self.way
 
@@ -128,13 +131,14 @@ class Scripting:
         """
         text = str(refusal)
         if way is by_hash:
-            return in_full if text.startswith("NOSCRIPT") else None
+            return in_full if text.startswith(NOT_LOADED) else None
         if way is in_full:
             return None
         if text.startswith(NOT_FOUND):
             return in_full if way is once_loaded else self._load(wire)
         if NO_FUNCTIONS.match(text):
             self.way = by_hash
+            self._refused = wire.address, monotonic() + REFUSED_FOR
             return by_hash
         return by_hash if text.startswith(PLIGHTS) else None
 
@@ -149,7 +153,7 @@ class Scripting:
     def _loaded(self, reply: Any) -> None:
         # After those have had their turn whose "not found" came with this.
         asyncio.get_running_loop().call_soon(self._load_is_over)
-        if isinstance(reply, hiredis.ReplyError) and "already exists" not in str(reply):
+        if isinstance(reply, hiredis.ReplyError) and LOADED_ALREADY not in str(reply):
             self.way = by_hash
 
     def _load_is_over(self) -> None:

@@ -7,9 +7,11 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from importlib import resources
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from hiredis import ReplyError
 from redis import Redis
 
 from sessionlock import LeasePolicy, Quorum, RedisUnavailable, SessionDestroyed, SessionGuard, SessionPolicy
@@ -19,7 +21,7 @@ from sessionlock.protocol.changes import Change
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.scripts import LIBRARY, SCRIPTS
 from sessionlock.transport.cluster import slot_of
-from sessionlock.transport.scripting import by_function
+from sessionlock.transport.scripting import Scripting, by_function
 from sessionlock.transport.wire import pack
 from tests.harness.cluster import Cluster
 from tests.harness.commands import CommandCounter, connect
@@ -324,3 +326,14 @@ CHANGES = [Change("s", b"k" * size, "ä".encode() * size, "=" + "b" * size) for 
 def test_a_call_is_sent_as_hiredis_packs_it(call: Call[Any]) -> None:
     keys = call.redis_keys
     assert by_function(call) == pack("FCALL", SCRIPTS[call.script].function, len(keys), *keys, *call.words())
+
+
+def test_a_server_without_functions_is_not_asked_again_by_each_connection() -> None:
+    """The next one goes by hash at once; one to another server asks."""
+    scripting, wire = Scripting(), SimpleNamespace(address=("old", 6379))
+    first = scripting.way
+    by_hash = scripting.instead(cast(Any, wire), first, ReplyError("ERR unknown command `FCALL`, with args beginning"))
+    assert by_hash not in (None, first)
+    for address, way in ((("old", 6379), by_hash), (("new", 6379), first), (None, first)):
+        scripting.begin_anew(address)
+        assert scripting.way is way, address
