@@ -19,7 +19,7 @@ from .findings import UNNAMED, WRITES, Capabilities
 from .rules import findings_about
 from .services import several_masters, sold_as
 
-__all__ = ["Ask", "Server", "glance", "judge", "probe", "tags_of"]
+__all__ = ["GLANCE", "Ask", "Server", "glance", "judge", "probe", "tags_of"]
 
 # Runs one plain command. An error that Redis replies is returned or raised; a lost connection is raised.
 Ask = Callable[..., Awaitable[Any]]
@@ -61,6 +61,8 @@ SETTINGS = (
     "client-query-buffer-limit",
 )
 
+# Which server it is and whether it takes writes; nothing of it changes anything.
+GLANCE = (("INFO",), ("ROLE",), ("CLUSTER", "INFO"), ("CONFIG", "GET", "min-replicas-*"))
 MOST_TAGS = 1000  # that are tried
 
 # What our scripts do, tried on names that nobody uses: nothing is changed. The key is declared: some servers run no
@@ -148,15 +150,15 @@ async def probe(
     )
 
 
-def glance(info: Any, role: Any, slots: Any, *, client: ClientKind = "single") -> Capabilities:
-    """What the replies to INFO, ROLE and CLUSTER INFO tell, or the errors: whether a server takes writes now."""
+def glance(info: Any, role: Any, slots: Any, replicas: Any, *, client: ClientKind = "single") -> Capabilities:
+    """What the replies to :data:`GLANCE` tell, or the errors: whether a server takes writes now."""
     refused = {"INFO": info, "ROLE": role}
     told, state = _parsed_info(info), _parsed_info(slots)
     if "role" not in told and isinstance(role, (list, tuple)) and role:
         told["role"] = _text(role[0])
     return judge(
         told,
-        {},
+        _pairs(replicas),
         because=tuple(f"{name}: {_short(said)}" for name, said in refused.items() if isinstance(said, Exception)),
         client=client,
         slots=_number(state.get("cluster_slots_assigned")),

@@ -14,7 +14,7 @@ from typing import Any
 from redis.exceptions import NoPermissionError, RedisClusterException, RedisError
 
 from ..checkup.findings import Capabilities
-from ..checkup.probe import glance
+from ..checkup.probe import GLANCE, glance
 from ..errors import EmbeddedServerUnavailable, SessionLockError
 from ..transport.advice import with_advice
 from ..transport.clients import client_kind, close_client
@@ -27,7 +27,6 @@ __all__ = ["run_probe"]
 
 # Findings by which writes are refused now, beside those of level "refuse".
 NO_WRITES = ("loading", "too-few-replicas", "write-errors", "slots")
-QUESTIONS = (("INFO",), ("ROLE",), ("CLUSTER", "INFO"))
 STATUS = {"ready": 0, "unknown": 1, "not ready": 2}
 
 
@@ -84,12 +83,12 @@ async def _glance(client: Any) -> tuple[Capabilities, float]:
     if kind == "cluster":
         await client.initialize()
         ask = next(iter(client.get_primaries())).execute_command
-        answers = await asyncio.gather(*(ask(*words) for words in QUESTIONS), return_exceptions=True)
+        answers = await asyncio.gather(*(ask(*words) for words in GLANCE), return_exceptions=True)
     else:
         ask = client.execute_command
         await _answer(ask, "PING")  # where connecting fails, this tells why
         async with client.pipeline(transaction=False) as pipe:
-            for words in QUESTIONS:
+            for words in GLANCE:
                 pipe.execute_command(*words)
             answers = await pipe.execute(raise_on_error=False)
     before = time.perf_counter()
