@@ -22,8 +22,9 @@ PURPOSES: Mapping[Purpose, str] = {
 
 # What every script may call.
 IN_SCRIPTS = (
-    *("del", "exists", "get", "hdel", "hexists", "hget", "hgetall", "hincrby", "hkeys", "hlen", "hmget", "hset"),
-    *("hstrlen", "pexpire", "pttl", "set", "time", "zadd", "zcard", "zpopmin", "zrange", "zrank", "zrem", "zscore"),
+    *("hdel", "hexists", "hget", "hgetall", "hincrby", "hkeys", "hlen", "hmget", "hset", "hstrlen"),
+    *("zadd", "zcard", "zpopmin", "zrange", "zrank", "zrem", "zscore"),
+    *("del", "exists", "get", "pexpire", "pttl", "set", "time", "unlink"),
 )
 PUSHING = ("publish", "pubsub|numsub", "subscribe")
 PUSHING_IN_CLUSTER = ("spublish", "pubsub|shardnumsub", "ssubscribe", "sunsubscribe")

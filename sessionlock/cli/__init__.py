@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ..version import __version__
+from .address import add_url
 from .failure import Failure
 from .operators import arguments as operators
 
@@ -111,8 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     option("--seed", type=int, metavar="N", help="which requests deliver messages (default: random)")
 
     option = added["doctor"].add_argument
-    local = "redis://localhost:6379/0"
-    option("url", nargs="?", default=local, metavar="URL", help=f"default: {local}")
+    option("address", nargs="?", metavar="URL", help="as --url")
+    add_url(added["doctor"])
     one = "of a quorum's masters, whose store is URL then; once for each"
     option("--master", action="append", default=[], dest="masters", metavar="URL", help=one)
     option(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .failure import Failure
 
-__all__ = ["FILE_VARIABLE", "LOCAL", "URL_VARIABLE", "add_prefix", "add_url", "chosen_url", "given_url"]
+__all__ = ["FILE_VARIABLE", "LOCAL", "URL_VARIABLE", "add_prefix", "add_url", "any_url", "chosen_url", "given_url"]
 
 URL_VARIABLE, FILE_VARIABLE = "SESSION_LOCK_URL", "SESSION_LOCK_URL_FILE"
 LOCAL = "redis://localhost:6379/0"
@@ -47,10 +47,15 @@ def chosen_url(arguments: argparse.Namespace) -> str:
     Raises:
         Failure: there is a file, and it cannot be read; or it is a URL of a server that only its own process has.
     """
-    url = given_url(arguments) or os.environ.get(URL_VARIABLE)
+    return shared(any_url(arguments))
+
+
+def any_url(arguments: argparse.Namespace) -> str:
+    """As :func:`chosen_url`, of whatever server; ``arguments.address``, where there is one, says it by itself."""
+    url = getattr(arguments, "address", None) or given_url(arguments) or os.environ.get(URL_VARIABLE)
     if not url and os.environ.get(FILE_VARIABLE):
         url = _first_line(os.environ[FILE_VARIABLE])
-    return shared(url or LOCAL)
+    return url or LOCAL
 
 
 def shared(url: str) -> str:

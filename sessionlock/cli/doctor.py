@@ -33,6 +33,7 @@ from ..transport.advice import with_advice
 from ..transport.clients import ClientKind, client_kind, close_client
 from ..transport.tasks import within
 from ..urls import MemoryStoreWarning, client_from_url
+from .address import any_url
 from .failure import Failure, one_line, without_secrets
 from .terminal import Style, columns_of, spelled, style_of
 
@@ -96,7 +97,7 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MemoryStoreWarning)  # the page says so itself
-        seen = asyncio.run(_examine(arguments.url, arguments.masters, arguments.prefix))
+        seen = asyncio.run(_examine(any_url(arguments), arguments.masters, arguments.prefix))
     if arguments.json:
         print(json.dumps(_as_json(seen), indent=2))
     elif seen.verdict == "unreachable":

@@ -20,6 +20,7 @@ from ..transport.advice import with_advice
 from ..transport.clients import client_kind, close_client
 from ..transport.tasks import within
 from ..urls import client_from_url
+from .address import any_url
 from .failure import one_line, without_secrets
 from .terminal import spelled
 
@@ -56,7 +57,7 @@ def run_probe(arguments: argparse.Namespace) -> int:
     """Prints one line, or one JSON object. 0 ready; 1 it answers, but what this user may see does not tell whether it
     takes writes; 2 not ready, or no answer in time.
     """
-    found = asyncio.run(_readiness(arguments.url, arguments.within))
+    found = asyncio.run(_readiness(any_url(arguments), arguments.within))
     print(json.dumps(asdict(found)) if arguments.json else spelled(found.line, sys.stdout))
     return STATUS[found.state]
 

@@ -370,3 +370,20 @@ async def test_the_probe_is_few_commands_and_writes_nothing(redis_url: str) -> N
         for write in ("set", "hset", "zadd", "lpush", "script|load"):
             assert ran[write] == 0
         assert await client.dbsize() == 0
+
+
+def test_the_address_is_given_as_to_every_command(
+    examine: Examine,
+    redis_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By itself, as an option, in a file, in the environment: so that ps need not show a password."""
+    file = tmp_path / "url"
+    file.write_text(f"{redis_url}\n")
+    assert main(["doctor", "--probe", "--url", redis_url]) == 0
+    assert main(["doctor", "--probe", "--url-file", str(file)]) == 0
+    monkeypatch.setenv("SESSION_LOCK_URL", redis_url)
+    assert main(["doctor", "--probe"]) == 0
+    assert capsys.readouterr().out.count("ready: ") == 3

@@ -86,8 +86,8 @@ SABOTAGE: Table = [
         "the ACL rule lacks what scripts call",
         "acl",
         "checkup/permissions.py",
-        '"hstrlen", "pexpire"',
-        '"pexpire"',
+        '"hset", "hstrlen"',
+        '"hset"',
         "tests/checkup/test_permissions.py::test_the_rule_is_enough",
     ),
     (
