@@ -34,6 +34,7 @@ TABLES = (
     "session",
     "quorum",
     "transport",
+    "admin",
     "checkup",
     "selfcalls",
     "views",

@@ -24,7 +24,7 @@ LAYERS = (
     "guard",
     "default selfcalls operate",
     "views blocking",
-    "decorator",
+    "admin decorator",
     "integrations",
     "audit",  # it knows nothing of the rest, and the rest nothing of it
     "cli",

@@ -1,0 +1,16 @@
+"""A page for administrators: who holds which session's lock, who waits, what a session holds, an account's sessions.
+
+::
+
+    from sessionlock.admin import asgi_admin
+
+    page = asgi_admin("redis://localhost:6379/0", allow=lambda scope: scope["user"].is_staff)
+    app.mount("/admin/sessions", page)
+
+``allow`` says who may look (True or ``"look"``), and who may also take locks and log out (``"act"``). No default.
+"""
+
+from .faces import asgi_admin, wsgi_admin
+from .site import Access, PageAnswer, PageRequest, Site
+
+__all__ = ["Access", "PageAnswer", "PageRequest", "Site", "asgi_admin", "wsgi_admin"]

@@ -1,0 +1,310 @@
+"""The admin page's HTML: no build step, no file beside it. It works without scripts; with them it stays up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import NamedTuple
+
+from ..operate import Inspection, LocksSeen, LockState, SessionField, SessionState
+
+__all__ = ["Frame", "message", "one_value", "overview", "search", "session", "user"]
+
+LONGEST_VALUE = 20_000  # characters that are shown
+STYLE = """
+:root{color-scheme:light dark;--line:#8884;--soft:#8881;--link:#0b57d0;--bad:#b3261e}
+@media (prefers-color-scheme:dark){:root{--link:#8ab4f8;--bad:#f2b8b5}}
+*{box-sizing:border-box}
+body{font:16px/1.5 system-ui,sans-serif;margin:0 auto;max-width:70rem;padding:1rem}
+a{color:var(--link)}
+:focus-visible{outline:3px solid var(--link);outline-offset:2px}
+.skip{position:absolute;left:-99rem}.skip:focus{position:static}
+h1{font-size:1.4rem}h2{font-size:1.1rem;margin:2rem 0 .5rem}
+table{border-collapse:collapse;width:100%}
+th,td{text-align:left;padding:.35rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
+td{overflow-wrap:anywhere}
+th{font-weight:600}.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+code,pre{font-family:ui-monospace,monospace;font-size:.92em}
+pre{background:var(--soft);padding:.8rem;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem}
+dt{font-weight:600}dd{margin:0;overflow-wrap:anywhere}
+form{display:inline}input,button{font:inherit;padding:.3rem .6rem;max-width:100%}
+.search{display:flex;flex-wrap:wrap;gap:1rem}.act{margin:1rem 0;padding:.6rem;border:1px solid var(--line)}
+.act button{color:var(--bad)}.note{color:inherit;opacity:.8}
+@media (max-width:40rem){thead{position:absolute;left:-99rem}
+tr{display:block;border-bottom:2px solid var(--line);padding:.4rem 0}
+td,td.n{display:flex;justify-content:space-between;gap:1rem;border:0;text-align:right;white-space:normal}
+td::before{content:attr(data-name);font-weight:600;text-align:left}dl{grid-template-columns:1fr}dd{margin-bottom:.5rem}}
+"""
+# Fetches the page again and puts its live part in place, while it is looked at and nothing in it is being used.
+SCRIPT = """
+const live=document.getElementById("live"),box=document.getElementById("keep");
+if(live){const used=()=>live.contains(document.activeElement)||live.querySelector("details[open]");
+setInterval(async()=>{if(document.hidden||!box.checked||used())return;
+try{const r=await fetch(location.href,{credentials:"same-origin"});if(!r.ok)return;
+const d=new DOMParser().parseFromString(await r.text(),"text/html").getElementById("live");
+if(d&&!used())live.replaceChildren(...d.childNodes)}catch(e){}},3000);
+document.getElementById("keeping").hidden=false}
+"""
+
+
+class Frame(NamedTuple):
+    """What all pages have in common. ``acts``: forms that change something are shown. ``mark``: what each form carries
+    to show that it is ours; HTML of the framework's where it ``is_html``.
+    """
+
+    root: str
+    nonce: str
+    mark: str
+    acts: bool
+    is_html: bool
+
+    def page(self, title: str, content: str, *, live: str = "") -> str:
+        """``live``: behind the content, and kept up to date."""
+        home = escape(self.root + "/")
+        keeping = (
+            '<p id="keeping" hidden><label><input type="checkbox" id="keep" checked> Keep up to date</label></p>'
+            if live
+            else ""
+        )
+        inside = f'{content}{keeping}<div id="live">{live}</div>' if live else content
+        return (
+            '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="robots" content="noindex">'
+            f'<title>{escape(title)}</title><style nonce="{self.nonce}">{STYLE}</style></head><body>'
+            '<a class="skip" href="#main">Skip to the content</a>'
+            f'<header><nav aria-label="Pages"><a href="{home}">Sessions and locks</a></nav></header>'
+            f'<main id="main"><h1>{escape(title)}</h1>{inside}</main>'
+            f'<script nonce="{self.nonce}">{SCRIPT}</script></body></html>'
+        )
+
+    def form(self, path: str, button: str, fields: str = "", hidden: dict[str, str] | None = None) -> str:
+        mark = self.mark if self.is_html else _hidden("token", self.mark)
+        inputs = "".join(_hidden(name, value) for name, value in (hidden or {}).items())
+        action = escape(self.root + path)
+        return f'<form method="post" action="{action}">{mark}{inputs}{fields}<button>{escape(button)}</button></form>'
+
+    def to_session(self, digest: str) -> str:
+        return f'<a href="{escape(self.root)}/session/{escape(digest)}"><code>{escape(digest)}</code></a>'
+
+
+def _hidden(name: str, value: str) -> str:
+    return f'<input type="hidden" name="{escape(name)}" value="{escape(value)}">'
+
+
+def message(text: str) -> str:
+    return f'<p role="alert">{escape(text)}</p>'
+
+
+def _seconds(value: float | None, none: str = "unknown") -> str:
+    if value is None:
+        return none
+    for size, name in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if value >= 2 * size:
+            return f"{value / size:.0f} {name}"
+    return f"{value:.1f} s"
+
+
+def _bytes(value: int | None) -> str:
+    if value is None:
+        return "unknown"
+    for size, name in ((1 << 20, "MB"), (1 << 10, "kB")):
+        if value >= size:
+            return f"{value / size:.1f} {name}"
+    return f"{value} B"
+
+
+def _table(caption: str, names: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
+    """Cells are HTML. On narrow screens each row is a card, in which a cell has its name before it."""
+    head = "".join(
+        f'<th scope="col"{" class=n" if at in numbers else ""}>{escape(name)}</th>' for at, name in enumerate(names)
+    )
+    lines = [
+        "<tr>"
+        + "".join(
+            f'<td data-name="{escape(names[at])}"{" class=n" if at in numbers else ""}><span>{cell}</span></td>'
+            for at, cell in enumerate(cells)
+        )
+        + "</tr>"
+        for cells in rows
+    ]
+    if not lines:
+        return f"<h2>{escape(caption)}</h2><p>None.</p>"
+    return (
+        f'<h2>{escape(caption)}</h2><table aria-label="{escape(caption)}"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table>"
+    )
+
+
+def _list(pairs: Iterable[tuple[str, str]]) -> str:
+    return "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{value}</dd>" for name, value in pairs) + "</dl>"
+
+
+def _who(node: str, route: str) -> str:
+    return escape(" ".join(part for part in (node, route) if part) or "another client")
+
+
+# --- pages
+
+
+def search(frame: Frame) -> str:
+    find = frame.form("/find", "Find", '<label>Session <input name="session" autocomplete="off" required></label> ')
+    account = frame.form("/user", "Find", '<label>User <input name="user" autocomplete="off" required></label> ')
+    return (
+        f'<div class="search">{find}{account}</div>'
+        '<p class="note">A session is found by its id, its digest, or one of its keys in Redis.</p>'
+    )
+
+
+def overview(frame: Frame, name: str, seen: LocksSeen, most: int) -> str:
+    held, queues = seen.longest_held, seen.longest_queues
+    looked = "" if seen.share >= 1 else f" {seen.share:.0%} of the keys were looked at in the time that there is."
+    counted = f"{escape(name)}. Keys: {seen.keys:,}. Locks held: {len(held)}. Queues: {len(queues)}."
+    return (
+        f'<p class="note">{counted}{looked}</p>'
+        + _table(
+            "Held locks, the longest first",
+            ("Session", "Held by", "For", "Lease ends in", "Waiting", "Riding"),
+            (_held_row(frame, lock) for lock in held[:most]),
+            numbers=(2, 3, 4, 5),
+        )
+        + _more(len(held), most)
+        + _table(
+            "Queues, the longest first",
+            ("Session", "Waiting", "Longest wait", "Held by"),
+            (_queue_row(frame, lock) for lock in queues[:most]),
+            numbers=(1, 2),
+        )
+        + _more(len(queues), most)
+    )
+
+
+def _queue_row(frame: Frame, lock: LockState) -> Sequence[str]:
+    holder = lock.holder
+    who = "nobody" if holder is None else _who(holder.node, holder.route)
+    return frame.to_session(lock.digest), f"{lock.queue}", _seconds(lock.longest_wait), who
+
+
+def _more(count: int, most: int) -> str:
+    return f"<p>And {count - most} more.</p>" if count > most else ""
+
+
+def _held_row(frame: Frame, lock: LockState) -> Sequence[str]:
+    holder = lock.holder
+    assert holder is not None
+    return (
+        frame.to_session(lock.digest),
+        _who(holder.node, holder.route),
+        _seconds(holder.held_for),
+        _seconds(holder.lease_left, "never"),
+        f"{lock.queue}",
+        f"{holder.riders}",
+    )
+
+
+def session(frame: Frame, found: Inspection, fields: Sequence[SessionField]) -> str:
+    lock, record, digest = found.lock, found.session, found.lock.digest
+    holder = lock.holder
+    parts = ["<h2>Lock</h2>"]
+    if holder is None:
+        parts.append("<p>Nobody holds it.</p>")
+    else:
+        parts.append(
+            _list(
+                (
+                    ("Held by", _who(holder.node, holder.route)),
+                    ("For", _seconds(holder.held_for)),
+                    ("Lease ends in", _seconds(holder.lease_left, "never")),
+                    ("Fence", f"{lock.fence}"),
+                    ("Riding in its process", f"{holder.riders}"),
+                    *((("Trace", f"<code>{escape(holder.trace)}</code>"),) if holder.trace else ()),
+                )
+            )
+        )
+        if frame.acts:
+            release = frame.form(f"/session/{digest}/release", "Take the lock away", hidden={"holder": holder.token})
+            parts.append(
+                _act("Take the lock away", "The next waiter gets it; a late save of the holder is refused.", release)
+            )
+    parts.append(
+        _table(
+            f"Queue: {lock.queue} waiting",
+            ("Place", "Who", "Waited"),
+            (
+                (f"{place}", _who(waiter.node, waiter.route), _seconds(waiter.waited))
+                for place, waiter in enumerate(lock.waiters, 1)
+            ),
+            numbers=(0, 2),
+        )
+    )
+    parts.append("<h2>Record</h2>")
+    if not record.exists:
+        parts.append("<p>Destroyed; its id stays refused for a while.</p>" if record.destroyed else "<p>None.</p>")
+        return "".join(parts)
+    user_link = (
+        f'<a href="{escape(frame.root)}/user/{escape(record.user)}"><code>{escape(record.user)}</code></a>'
+        if record.user
+        else "none"
+    )
+    parts.append(
+        _list(
+            (
+                ("Age", _seconds(record.age)),
+                ("Saved", f"{record.version} times"),
+                ("Expires, if not used, in", _seconds(record.expires_in, "never")),
+                ("Ends in any case in", _seconds(record.ends_in, "never")),
+                ("Memory", _bytes(record.bytes)),
+                ("User", user_link),
+            )
+        )
+    )
+    if frame.acts:
+        destroy = frame.form(f"/session/{digest}/destroy", "Log out")
+        parts.append(_act("Log out", "The session ends at once, with all that is in it. That is for good.", destroy))
+    parts.append(
+        _table(
+            "Keys",
+            ("Key", "Size", "Value"),
+            (
+                (
+                    f"<code>{escape(field.key)}</code>",
+                    _bytes(field.bytes),
+                    frame.form(f"/session/{digest}/value", "Show", hidden={"key": field.key}),
+                )
+                for field in fields
+            ),
+            numbers=(1,),
+        )
+    )
+    return "".join(parts)
+
+
+def _act(what: str, then: str, form: str) -> str:
+    return f'<details class="act"><summary>{escape(what)} …</summary><p>{escape(then)}</p>{form}</details>'
+
+
+def one_value(frame: Frame, digest: str, key: str, value: str | None) -> str:
+    back = f"<p>{frame.to_session(digest)}</p>"
+    if value is None:
+        return f"{back}<p>It has no key <code>{escape(key)}</code> now.</p>"
+    cut = "" if len(value) <= LONGEST_VALUE else f"<p>The first {LONGEST_VALUE:,} of {len(value):,} characters.</p>"
+    return f"{back}<h2><code>{escape(key)}</code></h2>{cut}<pre>{escape(value[:LONGEST_VALUE])}</pre>"
+
+
+def user(frame: Frame, digest: str, theirs: Sequence[SessionState]) -> str:
+    rows = (
+        (
+            frame.to_session(state.digest),
+            _seconds(state.age),
+            _seconds(state.expires_in, "never"),
+            _bytes(state.bytes),
+        )
+        for state in theirs
+    )
+    acts = ""
+    if frame.acts and theirs:
+        form = frame.form(f"/user/{digest}/destroy", "Log out everywhere")
+        acts = _act("Log out everywhere", f"All {len(theirs)} sessions end at once. That is for good.", form)
+    return (
+        _table("Live sessions, the youngest first", ("Session", "Age", "Expires in", "Memory"), rows, (1, 2, 3)) + acts
+    )
