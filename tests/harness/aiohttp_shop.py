@@ -32,6 +32,18 @@ async def count(request: Asked) -> web.Response:
     return web.json_response(await handlers.count(await session_of(request)))
 
 
+async def login(request: Asked) -> web.Response:
+    return web.json_response(await handlers.login(await session_of(request), request.query["user"]))
+
+
+async def logout(request: Asked) -> web.Response:
+    return web.json_response(await handlers.logout(await session_of(request)))
+
+
+async def who(request: Asked) -> web.Response:
+    return web.json_response(handlers.who(await session_of(request)))
+
+
 async def cart(request: Asked) -> web.Response:
     return web.json_response(handlers.cart(await session_of(request)))
 
@@ -75,10 +87,10 @@ async def echo(request: Asked) -> web.WebSocketResponse:
 
 def shop() -> web.Application:
     app = web.Application()
-    for view in (add, hold, call, events, poll):
+    for view in (add, hold, call, events, poll, login, logout):
         app.router.add_post(f"/{view.__name__}", view)
     app.router.add_post("/brief", add)
-    for view in (add, count, cart, pid, poll, echo):
+    for view in (add, count, cart, pid, poll, echo, who):
         app.router.add_get(f"/{view.__name__}", view)
     return app
 

@@ -36,6 +36,22 @@ def shop() -> Flask:
         session["number"] = number + 1
         return {"number": session["number"], "pid": os.getpid()}
 
+    @app.post("/login")
+    def login() -> dict[str, Any]:
+        time.sleep(handlers.MOMENT)
+        session["user_id"] = request.args["user"]
+        return {"pid": os.getpid()}
+
+    @app.post("/logout")
+    def logout() -> dict[str, Any]:
+        time.sleep(handlers.MOMENT)
+        session.clear()
+        return {"pid": os.getpid()}
+
+    @app.get("/who")
+    def who() -> dict[str, Any]:
+        return handlers.who(session)
+
     @app.get("/cart")
     def cart() -> list[str]:
         return handlers.cart(session)

@@ -25,6 +25,21 @@ async def count(request: Request) -> dict[str, Any]:
     return await handlers.count(request.session)
 
 
+@router.post("/login")
+async def login(request: Request, user: str) -> dict[str, Any]:
+    return await handlers.login(request.session, user)
+
+
+@router.post("/logout")
+async def logout(request: Request) -> dict[str, Any]:
+    return await handlers.logout(request.session)
+
+
+@router.get("/who")
+async def who(request: Request) -> dict[str, Any]:
+    return handlers.who(request.session)
+
+
 @router.get("/cart")
 def cart(request: Request) -> list[str]:
     return handlers.cart(request.session)

@@ -32,6 +32,23 @@ async def count(session: Session) -> dict[str, Any]:
     return {"number": session["number"], "pid": os.getpid()}
 
 
+async def login(session: Session, user: str) -> dict[str, Any]:
+    """Whoever was there before is replaced; the cart stays."""
+    await anyio.sleep(MOMENT)
+    session["user_id"] = user
+    return {"pid": os.getpid()}
+
+
+async def logout(session: Session) -> dict[str, Any]:
+    await anyio.sleep(MOMENT)
+    session.clear()
+    return {"pid": os.getpid()}
+
+
+def who(session: Session) -> dict[str, Any]:
+    return {"user": session.get("user_id"), "cart": cart(session)}
+
+
 def cart(session: Session) -> list[str]:
     return list(session.get("cart", []))
 

@@ -28,6 +28,21 @@ async def count(request: Asked) -> dict[str, Any]:
     return await handlers.count(request.session)
 
 
+@post("/login")
+async def login(request: Asked) -> dict[str, Any]:
+    return await handlers.login(request.session, request.query_params["user"])
+
+
+@post("/logout")
+async def logout(request: Asked) -> dict[str, Any]:
+    return await handlers.logout(request.session)
+
+
+@get("/who")
+async def who(request: Asked) -> dict[str, Any]:
+    return handlers.who(request.session)
+
+
 @get("/cart")
 async def cart(request: Asked) -> list[str]:
     return handlers.cart(request.session)
@@ -82,7 +97,7 @@ async def echo(socket: WebSocket[Any, Any, Any]) -> None:
         pass
 
 
-HANDLERS = [add, adding, count, cart, pid, empty, boom, hold, call, events, poll, echo]
+HANDLERS = [add, adding, count, login, logout, who, cart, pid, empty, boom, hold, call, events, poll, echo]
 
 
 def shop(middleware: Callable[[Any], Any], **options: Any) -> Litestar:

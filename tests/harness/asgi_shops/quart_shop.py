@@ -19,6 +19,18 @@ async def count() -> dict[str, Any]:
     return await handlers.count(session)
 
 
+async def login() -> dict[str, Any]:
+    return await handlers.login(session, request.args["user"])
+
+
+async def logout() -> dict[str, Any]:
+    return await handlers.logout(session)
+
+
+async def who() -> dict[str, Any]:
+    return handlers.who(session)
+
+
 async def cart() -> list[str]:
     return handlers.cart(session)
 
@@ -76,8 +88,9 @@ def plain() -> Quart:
     app.get("/cart")(cart)
     app.get("/pid")(pid)
     app.get("/count")(count)
+    app.get("/who")(who)
     app.get("/add", endpoint="adding")(add)
-    for view in (add, empty, boom, hold, call, events):
+    for view in (add, empty, boom, hold, call, events, login, logout):
         app.post(f"/{view.__name__}")(view)
     app.post("/brief", endpoint="brief")(add)
     app.route("/poll", methods=["GET", "POST"])(poll)

@@ -22,6 +22,18 @@ async def count(request: Request) -> Response:
     return JSONResponse(await handlers.count(request.session))
 
 
+async def login(request: Request) -> Response:
+    return JSONResponse(await handlers.login(request.session, request.query_params["user"]))
+
+
+async def logout(request: Request) -> Response:
+    return JSONResponse(await handlers.logout(request.session))
+
+
+async def who(request: Request) -> Response:
+    return JSONResponse(handlers.who(request.session))
+
+
 async def cart(request: Request) -> Response:
     return JSONResponse(handlers.cart(request.session))
 
@@ -67,11 +79,14 @@ async def echo(socket: WebSocket) -> None:
 
 
 def shop(middleware: Callable[[Any], Any]) -> Starlette:
-    routes: list[Any] = [Route(f"/{view.__name__}", view, methods=["POST"]) for view in (add, empty, boom, hold, call)]
+    routes: list[Any] = [
+        Route(f"/{view.__name__}", view, methods=["POST"]) for view in (add, empty, boom, hold, call, login, logout)
+    ]
     routes += [
         Route("/brief", add, methods=["POST"]),
         Route("/add", add, methods=["GET"]),
         Route("/count", count),
+        Route("/who", who),
         Route("/cart", cart),
         Route("/pid", pid),
         Route("/events", events, methods=["POST"]),

@@ -54,6 +54,42 @@ def count(request: Asked) -> JsonResponse:
     return JsonResponse({"pid": os.getpid()})
 
 
+def login(request: Asked) -> JsonResponse:
+    """What ``django.contrib.auth.login`` does to the session."""
+    time.sleep(handlers.MOMENT)
+    request.session.cycle_key()
+    request.session["user_id"] = request.GET["user"]
+    return JsonResponse({"pid": os.getpid()})
+
+
+def logout(request: Asked) -> JsonResponse:
+    time.sleep(handlers.MOMENT)
+    request.session.flush()
+    return JsonResponse({"pid": os.getpid()})
+
+
+def who(request: Asked) -> JsonResponse:
+    return JsonResponse(handlers.who(request.session))
+
+
+async def alogin(request: Asked) -> JsonResponse:
+    await anyio.sleep(handlers.MOMENT)
+    await request.session.acycle_key()
+    await request.session.aset("user_id", request.GET["user"])
+    return JsonResponse({"pid": os.getpid()})
+
+
+async def alogout(request: Asked) -> JsonResponse:
+    await anyio.sleep(handlers.MOMENT)
+    await request.session.aflush()
+    return JsonResponse({"pid": os.getpid()})
+
+
+async def awho(request: Asked) -> JsonResponse:
+    user = await request.session.aget("user_id")
+    return JsonResponse({"user": user, "cart": await request.session.aget("cart", [])})
+
+
 async def acount(request: Asked) -> JsonResponse:
     number = await request.session.aget("number", 0)
     await anyio.sleep(handlers.MOMENT)
@@ -98,7 +134,7 @@ def configured(*views: Any) -> None:
     """Set Django up with these views, and with sessions as the environment says."""
     from ..sites import BRIEF, PATIENTLY
 
-    names = ("add", "cart", "hold", "call", "count")
+    names = ("add", "cart", "hold", "call", "count", "login", "logout", "who")
     urlpatterns[:] = [path(name, view) for name, view in zip(names, views, strict=True)]
     urlpatterns.append(path("pid", pid))
     urlpatterns.append(path("upload", upload))
@@ -119,12 +155,12 @@ def configured(*views: Any) -> None:
 def wsgi() -> Any:
     from django.core.wsgi import get_wsgi_application
 
-    configured(add, cart, hold, call, count)
+    configured(add, cart, hold, call, count, login, logout, who)
     return get_wsgi_application()
 
 
 def asgi() -> Any:
     from django.core.asgi import get_asgi_application
 
-    configured(aadd, acart, ahold, acall, acount)
+    configured(aadd, acart, ahold, acall, acount, alogin, alogout, awho)
     return get_asgi_application()
