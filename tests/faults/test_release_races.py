@@ -302,6 +302,8 @@ async def test_a_tombstone_that_ends_before_the_holder(node: MakeGuard, stored: 
             with suppress(AssertionError):
                 # Should it stay as long as the lease, that is well, too.
                 await session.until(lambda s: not s.client.hexists(s.keys.session, "#destroyed"), within=0.2)
+            with pytest.raises(SessionNotFound):
+                await held.regenerate()  # nor is a new id given out for it
             held["late"] = 1
     assert session.data == {}
 
