@@ -298,7 +298,7 @@ class SessionLockBlock(LockBlock, Actions):
             session.close("is being saved and released")
             for _ in range(MOST_MERGES):
                 changes = session.data.changes()
-                outcome = await self._give_up(changes, session.data.created)
+                outcome = await self._give_up(session.data.in_time(changes), session.data.created)
                 if not isinstance(outcome, Conflict):
                     kept = False
                     return self._saved(changes, outcome)

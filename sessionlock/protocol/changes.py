@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 
 from ..policies import SessionPolicy
 
-__all__ = ["Change", "Word", "fingerprint", "in_one_word", "life", "with_changes"]
+__all__ = ["BEFORE_THE_END", "Change", "Word", "fingerprint", "in_one_word", "life", "with_changes"]
 
 SHORT = 64  # bytes; longer values are compared by their SHA-1
 MOST_APART = 500  # changes that are sent as words of their own; more travel in one
@@ -34,8 +34,8 @@ def life(session: SessionPolicy | None, measured: int | None = None) -> str:
 
 class Change(NamedTuple):
     """One changed field: ``op`` is ``s`` set, ``d`` delete or ``i`` increment; or a condition: ``c`` the field is as it
-    was read, ``n`` there are ``value`` fields, ``f`` nobody holds the lock; or ``e``: the record ends if this leaves it
-    empty.
+    was read, ``n`` there are ``value`` fields, ``f`` nobody holds the lock, ``x`` its absolute end has not come;
+    or ``e``: the record ends if this leaves it empty.
 
     ``base`` is the :func:`fingerprint` of the bytes that were read, ``"*"`` for "whatever is there". The store
     refuses the whole commit when a base does not match.
@@ -45,6 +45,9 @@ class Change(NamedTuple):
     field: bytes
     value: bytes
     base: bytes | str
+
+
+BEFORE_THE_END = Change("x", b"#expires", b"", "*")
 
 
 def fingerprint(raw: bytes | None) -> bytes | str:

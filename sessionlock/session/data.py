@@ -12,7 +12,7 @@ from typing import Any, cast
 from ..codecs.base import Codec, Sealing
 from ..errors import CodecError, SessionConflict, SessionTooLarge
 from ..policies import SessionPolicy
-from ..protocol.changes import Change, fingerprint
+from ..protocol.changes import BEFORE_THE_END, Change, fingerprint
 from ..protocol.keys import field_name, key_of_field
 from ..protocol.replies import Committed, Conflict, Snapshot
 from .merge import MAY_CLASH, MISSING, Clash, last_write_wins, strategy_for
@@ -210,6 +210,10 @@ class SessionData:
 
     # --- what changed
 
+    def in_time(self, changes: list[Change]) -> list[Change]:
+        """These, if there are any, and only before the absolute end of the record, if it has one."""
+        return [BEFORE_THE_END, *changes] if changes and BEFORE_THE_END.field in self._stored else changes
+
     def changes(self) -> list[Change]:
         """The fields that differ from what was loaded, ready to be sent.
 
@@ -368,9 +372,8 @@ class SessionData:
         self._stand = (conflict.version, False)
 
     def _agrees(self, key: str, here: Any, raw: bytes | None) -> bool:
-        """Whether both sides came to the same *and* it means something: this one did not look at the key before. The
-        equal results of two read-modify-writes are a lost update.
-        """
+        """Whether both sides came to the same *and* it means something: this one did not look at the key before.
+        Equal results of two read-modify-writes are a lost update."""
         if key in self._read or ALL_KEYS in self._read:
             return False
         if here is MISSING or raw is None:

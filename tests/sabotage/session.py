@@ -219,4 +219,12 @@ SABOTAGE: Table = [
         "is None:",
         ENGINES + "test_a_load_that_is_late_does_not_prolong_what_came_instead",
     ),
+    (
+        "a holder saves into a record whose absolute end has come",
+        "absolute",
+        "session/data.py",
+        "return [BEFORE_THE_END, *changes] if changes and BEFORE_THE_END.field in self._stored else changes",
+        "return changes",
+        ENDS + "test_leaving_after_the_end[True]",
+    ),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 
 import pytest
 
@@ -64,6 +65,20 @@ async def test_a_commit_after_the_end(node: MakeGuard, stored: Look, commit_by: 
         new["n"] = 2
     assert session.data == {"n": 2}
     assert 0 < int(session.client.pttl(session.keys.session)) <= 60_000
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_leaving_after_the_end(node: MakeGuard, stored: Look, ends: bool) -> None:
+    """The holder loaded it before; the end has come since, and Redis has not cleaned up."""
+    session, guard = stored("s"), node(session=SessionPolicy(absolute=60))
+    await guard.create({"n": 1}, sid="s")
+    with pytest.raises(SessionNotFound) if ends else nullcontext():
+        async with guard.session_lock("s") as held:
+            held["n"] = 2
+            if ends:
+                await ended(session)
+    assert session.data == {"n": 1 if ends else 2}
+    assert session.free
 
 
 async def test_counting_saving_and_renaming_after_the_end(node: MakeGuard, stored: Look) -> None:

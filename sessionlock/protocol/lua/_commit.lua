@@ -2,12 +2,13 @@
 --   s  set to value      d  delete      i  add the integer value
 --   c  only compare      n  only compare how many fields of the application's there are with value (field #keys)
 --   f  only if nobody holds the lock (field #keys)
+--   x  only before the record's absolute end (field #expires)
 --   e  end the record if nothing of the application's is left in it and nobody else holds or waits for the lock
 -- Of many changes there is one word instead: for each "<length> <length> <length>:" and the three words.
 -- The base says what was read: '' nothing, '=bytes' exactly these, '#sha1' bytes of this SHA-1, '*' does not matter.
 
 local AT_ONCE = 1000 -- fields per command; Lua's stack is limited
-local SET, DELETE, ADD, COUNT, FREE, ENDS = 115, 100, 105, 110, 102, 101 -- bytes of the kinds
+local SET, DELETE, ADD, COUNT, FREE, ENDS, BEFORE = 115, 100, 105, 110, 102, 101, 120 -- bytes of the kinds
 local EQUALS, HASHED, ANY = 61, 35, 42 -- and of the bases
 
 -- How many fields are the application's.
@@ -196,6 +197,8 @@ local function commit_changes(first, fields, created, proof, packed_life, set, t
       adds[#adds + 1] = {field, value}
     elseif kind == ENDS then
       ends = true
+    elseif kind == BEFORE and is_over(current, server_time()) then
+      return {'gone'}
     end
   end
   if found then
