@@ -98,17 +98,18 @@ def fill(url: str, sessions: int) -> None:
 @asynccontextmanager
 async def held(url: str) -> AsyncIterator[None]:
     """In the body, locks are held, and waited for."""
+    lease = LeasePolicy(ttl=300)
     async with AsyncExitStack() as stack:
         guards = [
-            await stack.enter_async_context(SessionGuard.from_url(url, label=f"node{n}", lease=LeasePolicy(ttl=60)))
-            for n in range(2)
+            await stack.enter_async_context(SessionGuard.from_url(url, label=f"node{number}", lease=lease, wait=600))
+            for number in range(2)
         ]
         sids = [secrets.token_hex(16) for _ in range(HELD)]
         for number, sid in enumerate(sids):
             await stack.enter_async_context(guards[0].session_lock(sid, label=f"POST /route{number % 5}"))
 
         async def wait(sid: str, number: int) -> None:
-            async with guards[1].session_lock(sid, label=f"GET /page{number % 3}", wait=600):
+            async with guards[1].session_lock(sid, label=f"GET /page{number % 3}"):
                 pass
 
         waiters = [asyncio.ensure_future(wait(sid, number)) for sid in sids[:QUEUES] for number in range(WAITING)]

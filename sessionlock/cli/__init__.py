@@ -15,6 +15,7 @@ from ..version import __version__
 from .address import add_url
 from .failure import Failure
 from .operators import arguments as operators
+from .place import Place
 
 __all__ = ["main"]
 
@@ -48,9 +49,13 @@ DEMO_URL = (
 DEMO_REQUESTS = "requests to each of the three sessions in each run (default: 1000)"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status. Wrong usage ends in argparse's ``SystemExit(2)``."""
-    arguments = _parser().parse_args(argv)
+def main(argv: Sequence[str] | None = None, *, place: Place | None = None, program: str = "sessionlock") -> int:
+    """Run one command and return its exit status. Wrong usage ends in argparse's ``SystemExit(2)``.
+
+    ``place``: where an application keeps its sessions, for a framework's commands; ``program``: what was called.
+    """
+    arguments = _parser(program).parse_args(argv)
+    vars(arguments)["place"] = place
     try:
         status = _command(arguments.command)(arguments)
         sys.stdout.flush()
@@ -96,9 +101,9 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return run_doctor(arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="sessionlock",
+        prog=program,
         description="Two requests of one session, on any nodes: one at a time, nothing lost, two round trips.",
     )
     parser.add_argument("--version", action="version", version=f"sessionlock {__version__}")

@@ -10,8 +10,9 @@ import os
 from pathlib import Path
 
 from .failure import Failure
+from .place import Place
 
-__all__ = ["FILE_VARIABLE", "LOCAL", "URL_VARIABLE", "add_prefix", "add_url", "any_url", "chosen_url", "given_url"]
+__all__ = ["FILE_VARIABLE", "URL_VARIABLE", "add_prefix", "add_url", "any_url", "chosen_url", "given_url", "shared"]
 
 URL_VARIABLE, FILE_VARIABLE = "SESSION_LOCK_URL", "SESSION_LOCK_URL_FILE"
 LOCAL = "redis://localhost:6379/0"
@@ -51,8 +52,12 @@ def chosen_url(arguments: argparse.Namespace) -> str:
 
 
 def any_url(arguments: argparse.Namespace) -> str:
-    """As :func:`chosen_url`, of whatever server; ``arguments.address``, where there is one, says it by itself."""
-    url = getattr(arguments, "address", None) or given_url(arguments) or os.environ.get(URL_VARIABLE)
+    """As :func:`chosen_url`, of whatever server; ``arguments.address``, where there is one, says it by itself. What a
+    framework's application says comes before the environment.
+    """
+    place: Place | None = arguments.place
+    url = getattr(arguments, "address", None) or given_url(arguments)
+    url = url or (place.url if place is not None else None) or os.environ.get(URL_VARIABLE)
     if not url and os.environ.get(FILE_VARIABLE):
         url = _first_line(os.environ[FILE_VARIABLE])
     return url or LOCAL

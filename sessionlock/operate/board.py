@@ -74,10 +74,11 @@ class _Followed:
 
 
 class Board:
-    """Follows the sessions that were seen held, and searches all keys for further ones, over and over."""
+    """Follows the sessions that were seen held, ``most`` of them, and searches all keys for others, over and over."""
 
-    def __init__(self, operator: Operator) -> None:
+    def __init__(self, operator: Operator, most: int = FOLLOWED) -> None:
         self._operator = operator
+        self._most = most
         self._searching: AsyncGenerator[Found, None] | None = None
         self._share = 0.0
         self._followed: dict[str, _Followed] = {}
@@ -108,7 +109,7 @@ class Board:
             self._keys = await self._operator.keys()
         async for found in self._searching:
             for digest in found.digests:
-                if digest not in self._followed and len(self._followed) < FOLLOWED:
+                if digest not in self._followed and len(self._followed) < self._most:
                     self._followed[digest] = _Followed(-1, 0.0, time.monotonic())
             self._share = max(self._share, found.share)
             if time.monotonic() - began_at > within:

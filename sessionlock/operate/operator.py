@@ -31,7 +31,7 @@ from .reading import (
     session_state,
     with_waiters,
 )
-from .shards import NOT_TOLD, Command, Shard, Shards, as_bytes
+from .shards import NOT_TOLD, Shard, Shards, Words, as_bytes
 from .told import Inspection, LocksSeen, LockState, SessionField, SessionsCounted, SessionState
 
 __all__ = ["Found", "Operator"]
@@ -102,14 +102,14 @@ class Operator:
         return made
 
     @classmethod
-    def of(cls, guard: SessionGuard, *, codec: Codec | None = None) -> Operator:
-        """For what this guard keeps, in the running event loop; the guard is not closed with it. ``codec``: for values,
-        where it is not the guard's.
+    def of(cls, guard: SessionGuard, *, prefix: str | None = None, codec: Codec | None = None) -> Operator:
+        """For what this guard keeps, in the running event loop; the guard is not closed with it. ``prefix``, ``codec``:
+        where they are not the guard's.
         """
         runtime = guard.runtime()
         return cls(
             runtime.topology.client,
-            prefix=guard.prefix,
+            prefix=guard.prefix if prefix is None else prefix,
             codec=guard.codec if codec is None else codec,
             policy=guard.session_policy,
             executor=runtime.executor,
@@ -361,7 +361,7 @@ class Operator:
         return found
 
     async def _ask_each(
-        self, shard: Shard, digests: Sequence[str], about: Callable[[SessionKeys], list[Command]]
+        self, shard: Shard, digests: Sequence[str], about: Callable[[SessionKeys], list[Words]]
     ) -> dict[str, list[Any]]:
         commands = [about(keys_named(self.prefix, digest)) for digest in digests]
         replies = iter(await shard.ask([command for these in commands for command in these]))

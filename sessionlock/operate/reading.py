@@ -10,7 +10,7 @@ from ..errors import ConfigurationError
 from ..protocol.keys import RECORD, SessionKeys, keys_for, keys_of_record
 from ..protocol.labels import told_apart
 from ..protocol.records import created_in, fence_in, id_in
-from .shards import NOT_TOLD, Command, as_bytes
+from .shards import NOT_TOLD, Words, as_bytes
 from .told import LockHolder, LockState, LockWaiter, SessionState
 
 __all__ = [
@@ -69,7 +69,7 @@ def digest_of_key(key: bytes) -> str | None:
 # --- the lock
 
 
-def about_lock(keys: SessionKeys) -> list[Command]:
+def about_lock(keys: SessionKeys) -> list[Words]:
     return [
         ("GET", keys.lock),
         ("PTTL", keys.lock),
@@ -115,7 +115,7 @@ def _holder(token: bytes, left: Any, said: bytes, now: float) -> LockHolder:
     )
 
 
-def about_waiters(keys: SessionKeys, tokens: Sequence[bytes]) -> Command:
+def about_waiters(keys: SessionKeys, tokens: Sequence[bytes]) -> Words:
     return ("HMGET", keys.waiters, *tokens)
 
 
@@ -146,7 +146,7 @@ def _pairs(order: Sequence[Any]) -> list[tuple[bytes, Any]]:
 # --- the record
 
 
-def about_session(keys: SessionKeys) -> list[Command]:
+def about_session(keys: SessionKeys) -> list[Words]:
     return [
         ("HMGET", keys.session, *RESERVED),
         ("PTTL", keys.session),

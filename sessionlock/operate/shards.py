@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -27,13 +26,12 @@ from ..transport.clients import client_kind, close_client, own_client, server_na
 from ..transport.route import LOST
 from ..transport.tasks import within
 
-__all__ = ["NOT_TOLD", "Command", "Shard", "Shards", "Step", "as_bytes", "mapped"]
+__all__ = ["NOT_TOLD", "Shard", "Shards", "Step", "Words", "as_bytes", "mapped"]
 
 T = TypeVar("T")
-Command = tuple[Any, ...]
+Words = tuple[Any, ...]
 AT_ONCE = 500  # commands in one write
-FEWEST, MOST = 100, 1_000  # keys that one SCAN looks at
-LITTLE, MUCH = 0.001, 0.002  # seconds that it may take a server
+STEP = 2_000  # keys that one SCAN looks at: a millisecond of the server
 
 
 NICE_TO_KNOW = ("MEMORY", "DBSIZE")  # some servers have no such command, some users may not use it
@@ -63,7 +61,7 @@ class Shard:
         self._answered = False
         self._reply_within = reply_within
 
-    async def ask(self, commands: Sequence[Command]) -> list[Any]:
+    async def ask(self, commands: Sequence[Words]) -> list[Any]:
         """The replies, in their order; :data:`NOT_TOLD` where a key is somebody else's or its slot is on its way to
         another shard, and where what is only nice to know is not told.
 
@@ -99,25 +97,16 @@ class Shard:
         Raises:
             RedisUnavailable: no answer, or SCAN is not permitted.
         """
-        cursor, count, fastest = 0, FEWEST, 1.0
+        cursor = 0
         while True:
-            before = time.perf_counter()
             with mapped(self.name, connecting=not self._answered):
-                step = "SCAN", cursor, "MATCH", pattern, "COUNT", count
+                step = "SCAN", cursor, "MATCH", pattern, "COUNT", STEP
                 cursor, keys = await self._answer(partial(self._client.execute_command, *step))
-            took = time.perf_counter() - before
-            fastest = min(fastest, took)
-            yield Step([as_bytes(key) for key in keys], count)
+            yield Step([as_bytes(key) for key in keys], STEP)
             if not int(cursor):
                 return
-            # The fastest call was little more than the way there and back.
-            if took - fastest < LITTLE:
-                count = min(MOST, 2 * count)
-            elif took - fastest > MUCH:
-                count = max(FEWEST, count // 2)
-                fastest *= 1.05  # it may have become a longer way
 
-    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+    async def _send(self, commands: Sequence[Words]) -> list[Any]:
         async with self._client.pipeline(transaction=False) as pipe:
             for command in commands:
                 pipe.execute_command(*command)

@@ -25,9 +25,9 @@ LAYERS = (
     "default selfcalls operate",
     "views blocking",
     "admin decorator",
-    "integrations",
     "audit",  # it knows nothing of the rest, and the rest nothing of it
     "cli",
+    "integrations",
 )
 FOLLOWS = {("urls", "embedded"), ("blocking", "views")}
 DEPTH = {module: depth for depth, line in enumerate(LAYERS) for module in line.split()}

@@ -8,34 +8,18 @@ import json
 import logging
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from ...codecs.base import Codec
 from ...errors import EmbeddedServerUnavailable, SessionLockError
-from ...guard import SessionGuard
 from ...operate import Operator
 from ..address import chosen_url, given_url, shared
 from ..failure import Failure
+from ..place import Place
 
-__all__ = ["SCHEMA", "Place", "answered", "ask", "print_json"]
+__all__ = ["SCHEMA", "answered", "ask", "print_json"]
 
 T = TypeVar("T")
 SCHEMA = 1  # raised when a name that JSON output has is taken away or gets another meaning
-
-
-class Place(NamedTuple):
-    """Where a framework's application keeps its sessions. ``guard``: makes, or has, its guard; ``url``: what that was
-    made of, where it is known. ``codec``: for values, where it is not the guard's.
-    """
-
-    guard: Callable[[], SessionGuard]
-    url: str | None = None
-    codec: Codec | None = None
-
-    def operator(self) -> Operator:
-        if self.url is not None:
-            shared(self.url)
-        return Operator.of(self.guard(), codec=self.codec)
 
 
 def ask(arguments: argparse.Namespace, work: Callable[[Operator], Awaitable[T]]) -> T:
@@ -60,9 +44,12 @@ def ask(arguments: argparse.Namespace, work: Callable[[Operator], Awaitable[T]])
 
 
 def _operator(arguments: argparse.Namespace) -> Operator:
-    home: Place | None = getattr(arguments, "home", None)
-    if home is not None and arguments.prefix is None and given_url(arguments) is None:
-        return home.operator()
+    place: Place | None = arguments.place
+    if place is not None and given_url(arguments) is None:
+        if place.url is not None:
+            shared(place.url)
+        guard, codec = place.kept()
+        return Operator.of(guard, prefix=arguments.prefix, codec=codec)
     return Operator.from_url(chosen_url(arguments), prefix="sl" if arguments.prefix is None else arguments.prefix)
 
 

@@ -4,35 +4,63 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 
-from ...operate import SessionsCounted
+from ...operate import Board, LocksSeen, LockState, Operator, SessionsCounted
 from ..tables import Page, print_page
 from ..terminal import Progress, style_of
 from ..units import count, duration, share, size
 from .asking import answered, ask, print_json
 from .rows import as_json, locks_json, locks_table, looked_at, sessions_table
+from .screen import screen
 
 __all__ = ["run_locks", "run_sessions"]
+
+MOST = 10_000  # locks that are listed
+LOOK = 1.0  # seconds
 
 
 def run_locks(arguments: argparse.Namespace) -> int:
     """Print who holds a lock, and how many wait."""
-    with _searching() as on_step:
-        seen = ask(arguments, lambda operator: operator.locks(within=arguments.within, most=10_000, on_step=on_step))
-    locks = seen.longest_queues if arguments.queues else seen.longest_held + seen.queues_of_nobody
+    seen = ask(arguments, partial(_find, arguments))
+    page, locks = _locks_page(arguments, seen)
     if arguments.json:
         print_json("locks", **locks_json(seen, locks))
-        return 0
+    else:
+        print_page(page)
+    return 0
+
+
+async def _find(arguments: argparse.Namespace, operator: Operator) -> LocksSeen:
+    """All locks. On a terminal what was found is seen after a second, and more of it after every further one."""
+    if arguments.json or not style_of(sys.stdout).live:
+        return await operator.locks(within=arguments.within, most=MOST)
+    board, began_at = Board(operator, MOST), time.monotonic()
+    try:
+        with ExitStack() as stack:
+            put = None
+            while True:
+                seen = (await board.look(LOOK)).locks
+                if seen.share >= 1 or (arguments.within and time.monotonic() - began_at > arguments.within):
+                    return seen
+                put = put or stack.enter_context(screen())
+                put(_locks_page(arguments, seen)[0])
+    finally:
+        await board.aclose()
+
+
+def _locks_page(arguments: argparse.Namespace, seen: LocksSeen) -> tuple[Page, list[LockState]]:
+    locks = seen.longest_queues if arguments.queues else seen.longest_held + seen.queues_of_nobody
     held, waiting = len(seen.longest_held), sum(lock.queue for lock in seen.locks)
     found = f"{count(held, 'lock')} held, {count(waiting, 'request')} waiting"
     head = f"{found}; {looked_at(seen.share, seen.keys)} looked at"
     title = "longest queues" if arguments.queues else "longest held"
     shown = locks[: arguments.limit]
-    print_page(Page([head], [locks_table(title, shown)], _more(len(locks) - len(shown))))
-    return 0
+    return Page([head], [locks_table(title, shown)], _more(len(locks) - len(shown))), locks
 
 
 def run_sessions(arguments: argparse.Namespace) -> int:

@@ -6,17 +6,18 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
 from ...operate import Board, Operator, View
-from ..tables import Column, Page, Table, lines_of, print_page, rich_page, spelled_page
-from ..terminal import style_of, width_of
+from ..tables import Column, Page, Table, print_page
+from ..terminal import style_of
 from ..units import count, duration
 from .asking import ask, print_json
 from .rows import as_json, locks_table, looked_at
+from .screen import screen
 
 __all__ = ["page_of", "run_top"]
 
@@ -39,7 +40,7 @@ ROUTES = (
 def run_top(arguments: argparse.Namespace) -> int:
     """Print looks, one after the other, until Ctrl-C or as many as are wanted."""
     looks = arguments.looks or (None if sys.stdout.isatty() or arguments.json else 1)
-    with _screen(arguments) as put:
+    with _putting(arguments) as put:
 
         async def watch(operator: Operator) -> None:
             board, done, within = Board(operator), 0, FIRST_LOOK
@@ -49,7 +50,10 @@ def run_top(arguments: argparse.Namespace) -> int:
                         await asyncio.sleep(arguments.every)
                     view = await board.look(within)
                     done, within = done + 1, min(FIRST_LOOK, arguments.every)
-                    put(view, operator.name)
+                    if arguments.json:
+                        print_json("top", **as_lines(view, operator.name))
+                    else:
+                        put(page_of(view, operator.name, arguments.limit))
             finally:
                 await board.aclose()
 
@@ -104,31 +108,8 @@ def as_lines(view: View, where: str) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _screen(arguments: argparse.Namespace) -> Iterator[Callable[[View, str], None]]:
+def _putting(arguments: argparse.Namespace) -> AbstractContextManager[Callable[[Page], None]]:
     """What puts a look where it is seen: over the last one, on a terminal."""
-    out, limit = sys.stdout, arguments.limit
-    if arguments.json:
-        yield lambda view, where: print_json("top", **as_lines(view, where))
-        return
-    if not style_of(out).live or arguments.looks == 1:
-        yield lambda view, where: print_page(page_of(view, where, limit))
-        return
-    try:
-        from rich.console import Console
-        from rich.live import Live
-    except ImportError:
-        yield lambda view, where: _over(page_of(view, where, limit))
-        return
-    console = Console(file=out, highlight=False)
-    with Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
-        yield lambda view, where: live.update(
-            rich_page(spelled_page(page_of(view, where, limit), out), width_of(out)), refresh=True
-        )
-
-
-def _over(page: Page) -> None:
-    out = sys.stdout
-    lines = "\n".join(lines_of(spelled_page(page, out), width_of(out), style_of(out)))
-    out.write(f"\x1b[H\x1b[2J{lines}\n")
-    out.flush()
+    if style_of(sys.stdout).live and arguments.looks != 1:
+        return screen()
+    return nullcontext(print_page)

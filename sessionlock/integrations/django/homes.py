@@ -33,6 +33,7 @@ __all__ = [
     "forget",
     "home_of_this_loop",
     "home_of_threads",
+    "new_guard",
 ]
 
 T = TypeVar("T")
@@ -106,7 +107,7 @@ def home_of_threads() -> PortalHome:
     """The home of sync callers."""
     global _of_threads
     if _of_threads is None or _of_threads.pid != os.getpid():
-        _of_threads = PortalHome(_new_guard())
+        _of_threads = PortalHome(new_guard())
     return _of_threads
 
 
@@ -117,7 +118,7 @@ def home_of_this_loop() -> LoopHome:
     if home is None:
         for ended in [other for other in _of_loops if other.is_closed()]:
             _of_loops.pop(ended, None)  # ended without a farewell
-        home = _of_loops[loop] = LoopHome(loop, _new_guard())
+        home = _of_loops[loop] = LoopHome(loop, new_guard())
     return home
 
 
@@ -138,7 +139,8 @@ async def close() -> None:
         await home.aclose()
 
 
-def _new_guard() -> SessionGuard:
+def new_guard() -> SessionGuard:
+    """As the settings say."""
     said = settings.current()
     options = dict(said.options)
     given = options.pop("session", None) or SessionPolicy()

@@ -11,6 +11,7 @@ from ...blocking.guard import SessionGuard as BlockingGuard
 from ...errors import SessionLockError
 from ...guard import SessionGuard
 from ..flask_family.application import EXTENSION, Extension, expect_no_other
+from ..flask_family.command import add_command
 from .application import guard_application
 from .interface import SessionLockInterface
 
@@ -28,4 +29,5 @@ class SessionLock(Extension[Flask, SessionGuard | BlockingGuard]):
         app.teardown_request(interface.teardown)
         app.register_error_handler(SessionLockError, interface.answer)
         guard_application(app)
+        add_command(app)
         weakref.finalize(app, interface.app_is_gone).atexit = False

@@ -77,6 +77,16 @@ class SessionHooks:
         self._guard = guard
         return guard
 
+    def kept(self, app: Any) -> tuple[SessionGuard, Codec]:
+        """The guard of this application's sessions, and how their values are written."""
+        guard = self._guard_for(app)
+        return guard, self._codec
+
+    def url_of(self, app: Any) -> str | None:
+        """Where they live, if that was said by a URL."""
+        given = self._guard_or_url or app.config.get("SESSION_LOCK_URL")
+        return given if isinstance(given, str) else None
+
     # --- the visit
 
     def _policy(self, app: Any, request: Any, endpoint: str | None) -> RoutePolicy:

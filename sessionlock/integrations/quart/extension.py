@@ -8,6 +8,7 @@ from quart.sessions import SecureCookieSessionInterface
 from ...errors import SessionLockError
 from ...guard import SessionGuard
 from ..flask_family.application import EXTENSION, Extension, expect_no_other, mix_in
+from ..flask_family.command import add_command
 from .application import GuardedQuart
 from .interface import SessionLockInterface
 
@@ -26,3 +27,4 @@ class SessionLock(Extension[Quart, SessionGuard]):
         app.before_serving(interface.begin_serving)
         app.after_serving(interface.end_serving)
         mix_in(app, GuardedQuart)
+        add_command(app)
