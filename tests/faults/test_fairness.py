@@ -144,7 +144,7 @@ async def test_a_patient_waiter_is_not_taken_for_dead(
     node: MakeGuard, stored: Look, turns: Turns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Attack 17: it waits for much longer than after which a waiter that was not heard of is taken for dead."""
-    monkeypatch.setattr(calls, "PATIENCE", 0.3)
+    monkeypatch.setattr(calls, "PATIENCE_MS", 300)
     monkeypatch.setattr(wakeup, "HEARD_OF_EVERY", 0.1)
     session = stored("s")
     one, other = node(), node()
