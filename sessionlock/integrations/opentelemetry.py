@@ -219,18 +219,19 @@ def _attributes(measure: Measure, values: tuple[str, ...]) -> dict[str, str]:
 class _Story:
     """A wait or a hold that may become a span: where it began, and what happened since."""
 
-    __slots__ = ("events", "links", "next", "parent", "telling")
+    __slots__ = ("events", "links", "next", "parent", "saved", "telling")
 
     def __init__(self) -> None:
         self.parent: context.Context = context.get_current()
         self.events: list[tuple[str, dict[str, Any], int]] | None = None
         self.links: dict[str, Link] | None = None
         self.telling = False
+        self.saved: ChangesSaved | None = None
         self.next: _Story | None = None  # of the same session, and younger
 
-    def note(self, event: Event, facts: dict[str, Any], *, telling: bool = True) -> None:
-        """``telling``: it is worth a span, however short that is."""
-        self.telling = self.telling or telling
+    def note(self, event: Event, facts: dict[str, Any]) -> None:
+        """It is worth a span by that, however short it is."""
+        self.telling = True
         self.events = self.events or []
         self.events.append((type(event).__name__, facts, time_ns()))
 
@@ -277,10 +278,9 @@ class Spans:
 
     def traceparent(self) -> str:
         """Of the current span, as W3C Trace Context has it; "" where there is none, or it is not recorded."""
-        here = trace.get_current_span().get_span_context()
-        if not here.trace_flags & trace.TraceFlags.SAMPLED:
-            return ""
-        return f"00-{here.trace_id:032x}-{here.span_id:016x}-{here.trace_flags:02x}"
+        # As a tuple, which it is: its properties would cost more than all the rest.
+        trace_id, span_id, _, flags, *_ = trace.get_current_span().get_span_context()
+        return f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}" if flags & trace.TraceFlags.SAMPLED else ""
 
     # --- waits
 
@@ -325,8 +325,7 @@ class Spans:
         """Nothing unusual. How long it took without a lock nobody knows."""
         story = self._hold_of(event)
         if story is not None:
-            facts = {"sessionlock.keys": event.keys, "sessionlock.version": event.version}
-            story.note(event, facts, telling=False)
+            story.saved = event
 
     def _noted(self, event: Event) -> None:
         error, story = getattr(event, "error", None), self._hold_of(event)
@@ -348,7 +347,10 @@ class Spans:
             self._holds[event.session] = story.next
         if story.telling or event.held >= self._shortest:
             lost = any(name == LockLost.__name__ for name, _, _ in story.events or ())
-            self._make("sessionlock.hold", story, _about(event) | {"sessionlock.lost": lost}, event.held, None)
+            about = _about(event) | {"sessionlock.lost": lost}
+            if story.saved is not None:
+                about |= {"sessionlock.keys": story.saved.keys, "sessionlock.version": story.saved.version}
+            self._make("sessionlock.hold", story, about, event.held, None)
 
     def _make(
         self, name: str, story: _Story, about: dict[str, Any], seconds: float, error: BaseException | None

@@ -64,7 +64,7 @@ PARTS = (
                 "`True`, unless `SESSIONLOCK_CHECK=0`",
             ),
             "observer": Field(
-                "function", "", "Is told what happens: a lock granted, lost, a save … (`observe.py`)", "none"
+                "function, or several", "", "Told what happens: logs, metrics, traces (`docs/observe.md`)", "none"
             ),
             "quorum": Field("`Quorum`", "", "Independent masters that hold the locks (`docs/quorum.md`)", "none"),
         },

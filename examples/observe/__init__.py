@@ -1,0 +1,1 @@
+"""A Grafana dashboard and alerts for Prometheus, made of what sessionlock measures."""
