@@ -179,7 +179,7 @@ class SessionsCounted:
     @property
     def largest(self) -> list[SessionState]:
         live = [state for state in self.sample if state.exists]
-        return sorted(live, key=lambda state: -(state.bytes or 0))
+        return sorted(live, key=lambda state: (-(state.bytes or 0), state.digest))
 
     @property
     def bytes(self) -> int | None:

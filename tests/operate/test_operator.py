@@ -20,7 +20,7 @@ from sessionlock import (
 from sessionlock.codecs.base import default_codec
 from sessionlock.codecs.fernet import FernetCodec
 from sessionlock.operate import Operator
-from sessionlock.protocol.keys import keys_for, new_sid, user_digest
+from sessionlock.protocol.keys import keys_for, new_sid, user_digest, user_key
 from tests.harness.cluster import Cluster
 from tests.harness.commands import connect
 from tests.harness.deployments import MakeGuard
@@ -165,6 +165,19 @@ async def test_a_users_sessions_end_together(operator: Operator, guard: SessionG
     with pytest.raises(SessionDestroyed):
         await guard.read(theirs[0].sid)
     assert await guard.read(other.sid) is not None
+
+
+async def test_a_stale_entry_of_the_index_is_nobodys_session(
+    operator: Operator, guard: SessionGuard, redis_url: str
+) -> None:
+    """Who was bound before is not logged out with whom the session belongs to no more."""
+    session = await guard.create({})
+    await guard.bind(session.sid, "grace")
+    with connect(redis_url) as client:
+        client.zadd(user_key("sl", user_digest("ada")), {session.digest: 0})
+    assert await operator.sessions_of("ada") == ()
+    assert await operator.destroy_all("ada") == 0
+    assert len(await operator.sessions_of("grace")) == 1
 
 
 async def test_release_takes_the_lock_from_whom_was_seen(operator: Operator, guard: SessionGuard) -> None:

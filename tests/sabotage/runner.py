@@ -35,6 +35,7 @@ TABLES = (
     "quorum",
     "transport",
     "admin",
+    "operate",
     "checkup",
     "selfcalls",
     "views",

@@ -72,7 +72,10 @@ def page_of(view: View, where: str, limit: int) -> Page:
         f"{count(view.held, 'lock')} held, {count(view.waiting, 'request')} waiting",
         f"{where}, {looked_at(view.share, locks.keys)} looked at, {time.strftime('%H:%M:%S')}",
     ]
-    hot = [(one.digest, f"{one.queue:,}", f"{one.saves:.1f}", "yes" if one.held else "no") for one in view.hot[:limit]]
+    hot = [
+        (one.digest, f"{one.queue:,}", f"{one.saves:.1f}" if one.saves else "-", "yes" if one.held else "no")
+        for one in view.hot[:limit]
+    ]
     routes = [
         (
             one.route or "(unknown)",

@@ -1,0 +1,67 @@
+"""Protections of what operators see and do."""
+
+from __future__ import annotations
+
+from tests.sabotage import Table
+
+LAYER = "tests/operate/test_operator.py::"
+COMMANDS = "tests/cli/test_operators.py::"
+
+SABOTAGE: Table = [
+    (
+        "what may not be read passes for nothing",
+        "operate",
+        "operate/shards.py",
+        "if command[0] not in NICE_TO_KNOW and not _is_elsewhere(answer):",
+        "if False:",
+        LAYER + "test_looking_needs_no_scripts_and_writes_nothing",
+    ),
+    (
+        "a key of somebody else passes for a session's",
+        "operate",
+        "operate/reading.py",
+        "    if NOT_TOLD in replies:\n        return None\n",
+        "",
+        LAYER + "test_nothing_of_another_application_is_taken_for_a_session",
+    ),
+    (
+        "a search that ends early says that it has seen all",
+        "operate",
+        "operate/operator.py",
+        "min(0.99, (before + min(looked_at, size)) / total)",
+        "1.0",
+        LAYER + "test_a_search_that_ends_early_tells_how_far_it_came",
+    ),
+    (
+        "the index of users is believed",
+        "operate",
+        "operate/operator.py",
+        "if state.exists and state.user == digest",
+        "if state.exists",
+        LAYER + "test_a_stale_entry_of_the_index_is_nobodys_session",
+    ),
+    (
+        "a lock is taken by force without a question",
+        "operate",
+        "cli/operators/one.py",
+        "    if arguments.yes:\n",
+        "    if True:\n",
+        COMMANDS + "test_release_asks_or_compares",
+    ),
+    (
+        "a command starts a private server to look into",
+        "operate",
+        "cli/address.py",
+        "    if scheme in PRIVATE:\n",
+        "    if False:\n",
+        "tests/integrations/flask/test_command.py::test_a_private_server_is_not_started_for_it",
+    ),
+    (
+        "a broken connection that was kept is the end",
+        "operate",
+        "operate/shards.py",
+        "            if not self._answered:\n                raise\n",
+        "            raise\n",
+        COMMANDS + "test_a_server_that_goes_away_ends_top_with_advice",
+    ),
+]
