@@ -290,7 +290,10 @@ def _splitting(found: Capabilities) -> Iterator[Finding]:
             "split-brain",
             "there may be a failover, and min-replicas-to-write is 0",
             "a master that was cut off and replaced goes on accepting locks and saves, which are lost afterwards",
-            "Set min-replicas-to-write 1 and min-replicas-max-lag 1 (or a few seconds) on every server",
+            "Where the service lets nobody set it, durability=Replicated(replicas=1) tells of each save whether a"
+            " replica has it"
+            if found.service
+            else "Set min-replicas-to-write 1 and min-replicas-max-lag 1 (or a few seconds) on every server",
         )
 
 
