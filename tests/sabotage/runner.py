@@ -34,6 +34,7 @@ TABLES = (
     "session",
     "quorum",
     "transport",
+    "observe",
     "admin",
     "operate",
     "checkup",
