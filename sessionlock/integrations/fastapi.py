@@ -14,16 +14,19 @@ from collections.abc import AsyncIterator
 from inspect import signature
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import Depends, FastAPI, Request
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from ..errors import ConfigurationError
 from ..session.mapping import Session
 from .asgi.exchange import RUN, conflict
 from .asgi.middleware import SessionLockMiddleware, visit_of
+from .settings.options import FaceOptions, FaceSettings
+from .web.openapi import described
 from .web.request_session import RunAgain
 
-__all__ = ["LockedSession", "SessionLockMiddleware", "locked_session"]
+__all__ = ["LockedSession", "SessionLockMiddleware", "describe_problems", "locked_session"]
 
 
 async def locked_session(request: Request) -> AsyncIterator[Session]:
@@ -63,3 +66,47 @@ _IN_TIME: dict[str, Any] = {"scope": "function"} if "scope" in signature(Depends
 
 LockedSession = Annotated[Session, Depends(locked_session, **_IN_TIME)]
 """For a path operation's parameter: its session, locked. ``request.session`` is the same one, as a dict."""
+
+
+def describe_problems(app: FastAPI) -> None:
+    """Put into ``app.openapi()`` what a session may answer (409, 413, 429, 503, or what ``problems=`` makes of them),
+    at each path operation that uses one: by the middleware's rules, or by :data:`LockedSession`. What an operation
+    declares for such a status itself stays. Call it once, after ``add_middleware``.
+
+    Raises:
+        ConfigurationError: there is no :class:`SessionLockMiddleware`, or an option of it makes no sense.
+    """
+    face = _face_of(app)
+    make = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            paths = make().get("paths", {})
+            for route in app.routes:
+                if isinstance(route, APIRoute) and route.include_in_schema:
+                    _describe(route, paths.get(route.path_format, {}), face)
+        return make()
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _face_of(app: FastAPI) -> FaceSettings:
+    for middleware in app.user_middleware:
+        if isinstance(middleware.cls, type) and issubclass(middleware.cls, SessionLockMiddleware):
+            options = {name: value for name, value in middleware.kwargs.items() if name in FaceOptions.__annotations__}
+            return FaceSettings.of(options)
+    raise ConfigurationError("describe_problems(app) comes after app.add_middleware(SessionLockMiddleware, ...)")
+
+
+def _describe(route: APIRoute, operations: dict[str, Any], face: FaceSettings) -> None:
+    takes_lock = _depends_on(route.dependant, locked_session)
+    for method in route.methods or ():
+        operation = operations.get(method.lower())
+        if operation is not None:
+            policy = face.rules.policy_for(method, route.path_format)
+            answers = described(face.problems, policy, takes_lock=takes_lock)
+            operation["responses"] = {**answers, **operation.get("responses", {})}
+
+
+def _depends_on(dependant: Any, wanted: object) -> bool:
+    return dependant.call is wanted or any(_depends_on(one, wanted) for one in dependant.dependencies)

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from litestar.config.app import AppConfig
 from litestar.connection import ASGIConnection
@@ -26,7 +26,9 @@ from litestar.datastructures import MutableScopeHeaders
 from litestar.enums import ScopeType
 from litestar.middleware.base import DefineMiddleware
 from litestar.middleware.session.base import BaseBackendConfig, BaseSessionBackend, SessionMiddleware
-from litestar.plugins import InitPlugin
+from litestar.openapi import ResponseSpec
+from litestar.plugins import InitPlugin, ReceiveRoutePlugin
+from litestar.routes import BaseRoute, HTTPRoute
 from litestar.serialization import decode_json, default_serializer, encode_json
 from litestar.types import Empty, Scopes
 from litestar.utils import get_serializer_from_scope
@@ -43,7 +45,8 @@ from .settings import check_arguments
 from .settings.options import FaceOptions, FaceSettings
 from .takeover.taking import Origin
 from .web.identity import IDENTITY
-from .web.problems import Problems
+from .web.openapi import described
+from .web.problems import JSON, Problems
 from .web.request_session import RequestSession
 from .web.rules import Mode, OnConflict, RoutePolicy, Rules
 from .web.starting import look_at_start
@@ -164,8 +167,9 @@ class SessionLockConfig(BaseBackendConfig[SessionLockBackend]):
             await self.read_from.aclose()
 
 
-class SessionLockPlugin(InitPlugin):
+class SessionLockPlugin(InitPlugin, ReceiveRoutePlugin):
     """The configuration's middleware for the whole application; what was opened for it is closed with the application.
+    The application's OpenAPI tells what a session may answer (409, 413, 429, 503, or what ``problems`` makes of them).
 
     Put it before plugins that need a session (``FlashPlugin``).
     """
@@ -179,9 +183,34 @@ class SessionLockPlugin(InitPlugin):
         app_config.on_shutdown = [*app_config.on_shutdown, self.config.aclose]
         return app_config
 
+    def receive_route(self, route: BaseRoute) -> None:
+        """Of each route that uses its session, by the configuration's rules; what it declares itself stays."""
+        for handler in route.route_handlers if isinstance(route, HTTPRoute) else ():
+            if handler.opt.get(self.config.exclude_opt_key):
+                continue
+            answers: dict[str, Any] = {}
+            for method in handler.http_methods:
+                policy = self.config.rules.policy_for(method, route.path, handler.fn)
+                answers.update(described(self.config.problems or Problems(), policy))
+            told = {int(status): _response(answer) for status, answer in answers.items()}
+            handler.responses = {**told, **(handler.responses or {})}
+
     async def _look(self) -> None:
         """Whether the store answers is told as the application starts."""
         await _look(self.config)
+
+
+class ProblemDetails(TypedDict):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+def _response(answer: Mapping[str, Any]) -> ResponseSpec:
+    return ResponseSpec(ProblemDetails, generate_examples=False, description=answer["description"], media_type=JSON)
 
 
 class LockedSessionMiddleware(SessionMiddleware[SessionLockBackend]):

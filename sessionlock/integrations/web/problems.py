@@ -27,7 +27,7 @@ from ...errors import (
     SessionTooLarge,
 )
 
-__all__ = ["HTML", "Problem", "Problems", "may_still_read", "prefers_html", "tell"]
+__all__ = ["HTML", "JSON", "Problem", "Problems", "may_still_read", "prefers_html", "tell"]
 
 log: logging.Logger = logging.getLogger("sessionlock.web")
 
@@ -43,6 +43,7 @@ NESTED = (
     "This request was made while handling another request that holds the same session and waits for the answer:"
     " neither could ever go on. Make it without the session cookie, or pass on what it needs."
 )
+CANNOT = "The session cannot be used."
 LARGE = "The session would become too large; nothing was saved in it."
 ENDED = "The session was ended meanwhile; nothing of this request was saved in it."
 
@@ -140,6 +141,23 @@ class Problems:
             return problem
         return self.change(error, problem)
 
+    def possible(self, *, changes: bool) -> dict[int, list[str]]:
+        """The statuses of what a request may meet, and what each may mean, for an API's description. ``changes``:
+        whether it may change its session; else it only reads. What :attr:`change` makes of them is not known.
+        """
+        found: dict[int, list[str]] = {}
+        statuses = self.statuses or {}
+        for kind, usual, _, detail in _ANSWERS:
+            if changes or kind is RedisUnavailable:
+                own = next((statuses[one] for one in kind.__mro__ if one in statuses), usual)
+                found.setdefault(own, []).append(detail)
+        for kind, own in statuses.items():
+            if changes or issubclass(kind, RedisUnavailable):
+                meaning = next((detail for known, _, _, detail in _ANSWERS if issubclass(kind, known)), CANNOT)
+                if meaning not in found.setdefault(own, []):
+                    found[own].append(meaning)
+        return found
+
     def _usual(self, error: SessionLockError, content_type: str) -> Problem | None:
         statuses = self.statuses or {}
         own = next((statuses[kind] for kind in type(error).__mro__ if kind in statuses), None)
@@ -148,7 +166,7 @@ class Problems:
                 if isinstance(error, SessionTooLarge) and error.keys:
                     detail = f"{detail} Too large: {error.keys[0][:80]!r}."
                 return Problem(own or status, detail, self.retry_after if again else None, content_type=content_type)
-        return Problem(own, "The session cannot be used.", content_type=content_type) if own is not None else None
+        return Problem(own, CANNOT, content_type=content_type) if own is not None else None
 
 
 def may_still_read(failure: SessionLockError) -> bool:
