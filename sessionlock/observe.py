@@ -291,8 +291,14 @@ class Observers:
         for observer in observers:
             each.extend(observer.each if isinstance(observer, Observers) else (observer,))
         self.each: tuple[Observer, ...] = tuple(each)
+        # One that has handlers by kind of event is not asked for them again and again.
         self._of: dict[type[Event], tuple[Observer, ...]] = {
-            kind: tuple(observer for observer in each if kind in getattr(observer, "hears", UNASKED)) for kind in KINDS
+            kind: tuple(
+                getattr(observer, "handlers", {}).get(kind, observer)
+                for observer in each
+                if kind in getattr(observer, "hears", UNASKED)
+            )
+            for kind in KINDS
         }
         self.hears: frozenset[type[Event]] = frozenset(kind for kind, those in self._of.items() if those)
         traced: list[Any] = [getattr(observer, "traceparent", None) for observer in self.each]

@@ -190,7 +190,7 @@ class Measuring:
     def __init__(self) -> None:
         self._routes: set[str] = set()
         self._waiting: set[tuple[object, str]] = set()  # by who waits, and for what
-        self._measures: dict[type[Event], Callable[[Any], None]] = {
+        self.handlers: dict[type[Event], Callable[[Any], None]] = {
             LockQueued: self._queued,
             LockHandedOver: lambda event: self.add(HANDOVERS, ()),
             LockGranted: self._granted,
@@ -208,10 +208,10 @@ class Measuring:
             OutageBegan: self._began,
             OutageEnded: lambda event: self.add(DOWN, (), -1),
         }
-        self.hears: Collection[type[Event]] = self._measures.keys()
+        self.hears: Collection[type[Event]] = self.handlers.keys()
 
     def __call__(self, event: Event) -> None:
-        self._measures[type(event)](event)
+        self.handlers[type(event)](event)
 
     def add(self, measure: Measure, values: tuple[str, ...], by: float = 1) -> None:
         """Of a counter or gauge; ``values``: of its attributes."""

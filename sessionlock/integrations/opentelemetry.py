@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from time import time_ns
 from typing import Any
 
@@ -58,6 +58,7 @@ from .measures import (
     HOLD,
     MEASURES,
     MOST_ROUTES,
+    OTHER,
     SAVED,
     Measure,
     Measuring,
@@ -69,6 +70,7 @@ __all__ = ["SHORTEST", "Spans", "metrics", "spans", "telemetry"]
 # Seconds. A record costs the SDK some 70,000 instructions, a span 150,000; a guarded cycle without a wait has 500,000
 # in all: what lasts less than this is only counted.
 SHORTEST = 0.005
+MANY = f"- {OTHER}"  # the label of all that come beyond MOST_ROUTES
 
 
 def telemetry(
@@ -130,80 +132,75 @@ class OpenTelemetryMetrics(Measuring):
             create(measure.name, callbacks=[self._teller(measure)], **about)
 
     def add(self, measure: Measure, values: tuple[str, ...], by: float = 1) -> None:
+        counts = self._counts[measure]
         with self._lock:
-            self._add(measure, values, by)
+            counts[values] = counts.get(values, 0) + by
 
     def record(self, measure: Measure, values: tuple[str, ...], value: float) -> None:
         if measure.unit != "s" or value >= self._shortest:
             self._histograms[measure].record(value, _attributes(measure, values))
 
-    # What each cycle has, once for each label.
+    # What each cycle has. Counted by label and without a lock: nothing comes between reading a number and writing it
+    # back, as there is neither a call nor a jump.
 
     def _granted(self, event: LockGranted) -> None:
         if event.holder is not None:
-            return super()._granted(event)
-        with self._lock:
-            self._cell(event.label).granted += 1
-        return None
+            self._over(event)
+            (self._cells.get(event.label) or self._cell(event.label)).handed += 1
+        else:
+            (self._cells.get(event.label) or self._cell(event.label)).granted += 1
 
     def _saved(self, event: ChangesSaved) -> None:
-        with self._lock:
-            self._cell(event.label).saved += 1
+        (self._cells.get(event.label) or self._cell(event.label)).saved += 1
 
     def _released(self, event: LockReleased) -> None:
-        held = event.held
-        with self._lock:
-            cell = self._cell(event.label)
-            cell.released += 1
-            cell.held += held
+        held, cell = event.held, self._cells.get(event.label) or self._cell(event.label)
+        cell.released += 1
+        cell.held += held
         if held >= self._shortest:
             self.record(HOLD, (self._route(event.label),), held)
 
     def _cell(self, label: str) -> _Cell:
-        cell = self._cells.get(label)
-        if cell is None:
+        with self._lock:
             if len(self._cells) >= MOST_ROUTES:
-                self._fold()
-            cell = self._cells[label] = _Cell()
-        return cell
-
-    def _fold(self) -> None:
-        """What was counted by label becomes counts by route."""
-        for label, cell in self._cells.items():
-            values = (self._route(label),)
-            for measure, by in ((SAVED, cell.saved), (HELD_TIME, cell.held)):
-                if by:
-                    self._add(measure, values, by)
-            if cell.granted:
-                self._add(ACQUISITIONS, (*values, "granted"), cell.granted)
-            if cell.granted or cell.released:
-                self._add(HELD, (), cell.granted - cell.released)
-        self._cells.clear()
-
-    def _add(self, measure: Measure, values: tuple[str, ...], by: float) -> None:
-        counts = self._counts[measure]
-        counts[values] = counts.get(values, 0) + by
+                label = MANY
+            return self._cells.setdefault(label, _Cell())
 
     def _teller(self, measure: Measure) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def tell(options: CallbackOptions) -> Iterable[Observation]:
             with self._lock:
-                self._fold()
-                known = list(self._counts[measure].items())
-            return [Observation(count, _attributes(measure, values)) for values, count in known]
+                counts = dict(self._counts[measure])
+                cells = list(self._cells.items())
+            for label, cell in cells:
+                for values, count in cell.of(measure, self._route(label)):
+                    counts[values] = counts.get(values, 0) + count
+            return [Observation(count, _attributes(measure, values)) for values, count in counts.items()]
 
         return tell
 
 
 class _Cell:
-    """Of one label, since it was last folded."""
+    """Of one label. ``handed``: granted after a wait."""
 
-    __slots__ = ("granted", "held", "released", "saved")
+    __slots__ = ("granted", "handed", "held", "released", "saved")
 
     def __init__(self) -> None:
         self.granted: int = 0
+        self.handed: int = 0
         self.saved: int = 0
         self.released: int = 0
         self.held: float = 0.0
+
+    def of(self, measure: Measure, route: str) -> Iterator[tuple[tuple[str, ...], float]]:
+        """What it adds to the counts of ``measure``."""
+        if measure is HELD:
+            yield (), self.granted + self.handed - self.released
+        elif measure is ACQUISITIONS and self.granted:
+            yield (route, "granted"), self.granted
+        elif measure is SAVED and self.saved:
+            yield (route,), self.saved
+        elif measure is HELD_TIME and self.released:
+            yield (route,), self.held
 
 
 def _attributes(measure: Measure, values: tuple[str, ...]) -> dict[str, str]:
@@ -219,14 +216,13 @@ def _attributes(measure: Measure, values: tuple[str, ...]) -> dict[str, str]:
 class _Story:
     """A wait or a hold that may become a span: where it began, and what happened since."""
 
-    __slots__ = ("events", "links", "next", "parent", "saved", "telling")
+    __slots__ = ("events", "links", "next", "parent", "telling")
 
-    def __init__(self) -> None:
-        self.parent: context.Context = context.get_current()
+    def __init__(self, parent: context.Context | None = None) -> None:
+        self.parent: context.Context = context.get_current() if parent is None else parent
         self.events: list[tuple[str, dict[str, Any], int]] | None = None
         self.links: dict[str, Link] | None = None
         self.telling = False
-        self.saved: ChangesSaved | None = None
         self.next: _Story | None = None  # of the same session, and younger
 
     def note(self, event: Event, facts: dict[str, Any]) -> None:
@@ -253,8 +249,9 @@ class Spans:
         self._tracer = tracer
         self._shortest = shortest
         self._waits: dict[tuple[object, str], _Story] = {}
-        self._holds: dict[str, _Story] = {}  # one, but for the moments after a loss
-        self._tells: dict[type[Event], Callable[[Any], None]] = {
+        # Of most there is no more to know than where they began. One, but for the moments after a loss.
+        self._holds: dict[str, _Story | context.Context] = {}
+        self.handlers: dict[type[Event], Callable[[Any], None]] = {
             LockQueued: self._queued,
             LockHandedOver: self._handed_over,
             LockGranted: self._granted,
@@ -265,22 +262,23 @@ class Spans:
             LockRenewed: self._noted,
             LockLost: self._noted,
             ChangesMerged: self._noted,
-            ChangesSaved: self._saved,
             ChangesRefused: self._noted,
             LoadRefused: self._noted,
         }
         if calls:
-            self._tells[CallAnswered] = self._called
-        self.hears: Collection[type[Event]] = self._tells.keys()
+            self.handlers[CallAnswered] = self._called
+        self.hears: Collection[type[Event]] = self.handlers.keys()
 
     def __call__(self, event: Event) -> None:
-        self._tells[type(event)](event)
+        self.handlers[type(event)](event)
 
     def traceparent(self) -> str:
         """Of the current span, as W3C Trace Context has it; "" where there is none, or it is not recorded."""
         # As a tuple, which it is: its properties would cost more than all the rest.
-        trace_id, span_id, _, flags, *_ = trace.get_current_span().get_span_context()
-        return f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}" if flags & trace.TraceFlags.SAMPLED else ""
+        here: tuple[Any, ...] = trace.get_current_span().get_span_context()
+        if not here[3] & 1:
+            return ""
+        return f"00-{here[0].to_bytes(16, 'big').hex()}-{here[1].to_bytes(8, 'big').hex()}-{here[3]:02x}"
 
     # --- waits
 
@@ -297,13 +295,13 @@ class Spans:
     def _granted(self, event: LockGranted) -> None:
         if event.holder is not None or event.waited >= self._shortest:
             self._over(event)
-        story, first = _Story(), self._holds.get(event.session)
-        if first is None:
-            self._holds[event.session] = story
+        if event.session not in self._holds:
+            self._holds[event.session] = context.get_current()
             return
-        while first.next is not None:
-            first = first.next
-        first.next = story
+        last = self._story_of(event.session)
+        while last.next is not None:
+            last = last.next
+        last.next = _Story()
 
     def _over(self, event: WaitOver) -> None:
         story = self._waits.pop((asyncio.current_task(), event.session), None) or _Story()
@@ -318,17 +316,16 @@ class Spans:
 
     # --- holds and saves
 
-    def _hold_of(self, event: Event) -> _Story | None:
-        return self._holds.get(event.session) if event.label else None
-
-    def _saved(self, event: ChangesSaved) -> None:
-        """Nothing unusual. How long it took without a lock nobody knows."""
-        story = self._hold_of(event)
-        if story is not None:
-            story.saved = event
+    def _story_of(self, session: str) -> _Story:
+        """Of the hold that is there."""
+        known = self._holds[session]
+        if not isinstance(known, _Story):
+            known = self._holds[session] = _Story(known)
+        return known
 
     def _noted(self, event: Event) -> None:
-        error, story = getattr(event, "error", None), self._hold_of(event)
+        error = getattr(event, "error", None)
+        story = self._story_of(event.session) if event.label and event.session in self._holds else None
         facts: dict[str, Any] = {} if error is None else {"error.type": type(error).__name__}
         if isinstance(event, LockLost):
             facts["sessionlock.because"] = event.because
@@ -343,14 +340,15 @@ class Spans:
         story = self._holds.pop(event.session, None)
         if story is None:
             return
+        if not isinstance(story, _Story):
+            if event.held < self._shortest:
+                return
+            story = _Story(story)
         if story.next is not None:
             self._holds[event.session] = story.next
         if story.telling or event.held >= self._shortest:
             lost = any(name == LockLost.__name__ for name, _, _ in story.events or ())
-            about = _about(event) | {"sessionlock.lost": lost}
-            if story.saved is not None:
-                about |= {"sessionlock.keys": story.saved.keys, "sessionlock.version": story.saved.version}
-            self._make("sessionlock.hold", story, about, event.held, None)
+            self._make("sessionlock.hold", story, _about(event) | {"sessionlock.lost": lost}, event.held, None)
 
     def _make(
         self, name: str, story: _Story, about: dict[str, Any], seconds: float, error: BaseException | None

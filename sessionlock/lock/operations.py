@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..checkup.findings import Capabilities
 from ..codecs.base import Codec
 from ..errors import InvalidSessionId, SessionConflict
+from ..observe import Event
 from ..policies import SessionPolicy, check_seconds
 from ..protocol.keys import SessionKeys, check_sid, keys_for, new_sid
 from ..protocol.record_calls import ForceRelease, Inspect
@@ -155,6 +156,14 @@ class GuardOperations:
         if safety is not None:
             safety.raise_for_shortfall()
         return existed
+
+    def tell(self, event: Event) -> None:
+        """What a face has refused by itself, for observers: soon, in the event loop where this guard was used last. Any
+        thread may ask.
+        """
+        runtime = self._runtimes.latest
+        if runtime is not None and runtime.observer is not None and not runtime.loop.is_closed():
+            runtime.loop.call_soon_threadsafe(runtime.observer, event)
 
     async def inspect(self, sid: str) -> SessionInfo:
         """Who holds the session, for how long already, and who waits. Changes nothing."""

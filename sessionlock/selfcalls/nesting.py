@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 
 from ..guard import SessionGuard
+from ..observe import LockRefused
 from ..protocol.keys import check_sid, keys_for
 from ..session.mapping import Session
 from .check import calls_itself
@@ -62,4 +63,6 @@ def refuse_nested(guard: SessionGuard, sid: str) -> None:
     held = held_here(guard, sid)
     if held is not None:
         who = f"the request that is being handled here ({held.label or 'unnamed'})"
-        raise calls_itself(held.name[1], who)
+        error = calls_itself(held.name[1], who)
+        guard.tell(LockRefused(held.name[1], "", 0.0, held.label, "", error))
+        raise error

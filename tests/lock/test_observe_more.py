@@ -14,6 +14,7 @@ from sessionlock import (
     LeasePolicy,
     QueueFull,
     RedisUnavailable,
+    ReentrantLock,
     SessionConflict,
     SessionDestroyed,
     SessionGuard,
@@ -41,6 +42,7 @@ from sessionlock.observe import (
 from sessionlock.policies import SessionPolicy
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.labels import told_apart, with_trace
+from sessionlock.selfcalls.nesting import hold_here, refuse_nested
 from tests.harness.commands import connect
 from tests.harness.deployments import MakeGuard
 from tests.harness.faulty import FaultyServer
@@ -236,6 +238,20 @@ async def test_without_the_lock(redis_url: str, elsewhere: SessionGuard) -> None
                 await guard.create({}, sid="t")
     assert isinstance(told.only(LoadRefused).error, SessionNotFound)
     assert [type(event.error) for event in told.of(ChangesRefused)] == [SessionConflict, SessionConflict]
+
+
+async def test_a_request_within_the_one_that_holds_it(redis_url: str) -> None:
+    """A face refuses it before anything is asked."""
+    told = Told()
+    async with SessionGuard.from_url(redis_url, observer=told) as guard, guard.session_lock("s") as session:
+        held = hold_here(guard, session, "POST /pay")
+        assert held is not None
+        with pytest.raises(ReentrantLock) as error:
+            refuse_nested(guard, "s")
+        await eventually(lambda: told.of(LockRefused), "it is told")
+        held.leave()
+    refused = told.only(LockRefused)
+    assert (refused.error, refused.session) == (error.value, keys_for("sl", "s").digest)
 
 
 # --- Redis

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ReadOnlySession, SessionConflict, SessionLockError, SessionNotFound
 from ...guard import SessionGuard
+from ...observe import ChangesRefused
 from ...policies import SessionPolicy
 from ...selfcalls.nesting import Held, hold_here
 from ...session.block import SessionBlock
@@ -404,10 +405,12 @@ class RequestSession:
         """
         await self._block.discard()
         if not self._asked.is_safe:
-            raise SessionNotFound(
+            error = SessionNotFound(
                 f"{self.label} came with an id that has been replaced; what it put into its session was not saved",
                 replaced=True,
             )
+            self.guard.tell(ChangesRefused(self.session.digest, "", error))
+            raise error
         log.warning("%s came with an id that has been replaced; what it changed is not saved", self.label)
 
     async def _discard(self) -> None:
