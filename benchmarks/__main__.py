@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from benchmarks import (
+    audit,
     blocking,
     crowd,
     dead,
@@ -57,6 +58,7 @@ BENCHMARKS = {
     "shards": Benchmark(shards.run),
     "blocking": Benchmark(blocking.run),
     "quorum": Benchmark(quorum.run),
+    "audit": Benchmark(audit.run),
     "demo": Benchmark(demo.run),
     "frameworks": Benchmark(frameworks.run),
     "outage": Benchmark(lambda options: outage.run(), by_name=True),

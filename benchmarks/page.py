@@ -22,7 +22,7 @@ from benchmarks.results import Results
 __all__ = ["PAGES", "fill", "write"]
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "outages.md", ROOT / "docs" / "scale.md")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("audit", "benchmarks", "outages", "scale")))
 IMAGES = ROOT / "docs" / "images"
 BLOCK = re.compile(r"(<!-- benchmark: (?P<name>[\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SPELT = {

@@ -142,7 +142,7 @@ def distance(before: Facts, after: Facts, at: float) -> float:
 def _leap(was: float, now: float) -> float:
     """Of two numbers the nearer one is the likelier to have been read."""
     try:
-        return min(0.5, abs(abs(now - was) - 1) / 10)
+        return min(0.9, abs(abs(now - was) - 1) * 0.3)
     except OverflowError:
         return 0.5
 

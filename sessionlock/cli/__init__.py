@@ -128,7 +128,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
     option("--acl", action="store_true", help="only print what a Redis user must be permitted; asks no server")
 
     option = added["audit"].add_argument
-    option("source", metavar="URL|FILE", help="a Redis (every master of a Cluster), a capture, or - for standard input")
+    what = "a Redis (all masters of a Cluster), a capture, or - for standard input (default: a Redis, said as below)"
+    option("source", nargs="?", metavar="URL|FILE", help=what)
+    add_url(added["audit"])
     option("--seconds", type=_whole(1, 3600), default=10, metavar="N", help="how long to read (default: 10)")
     option("--match", metavar="PATTERN", help="only keys like that: 'session:*' (default: all)")
     option("--yes", action="store_true", help="do not ask before MONITOR begins")

@@ -129,7 +129,7 @@ def test_a_deleted_session_that_is_stored_again() -> None:
 
 
 def test_saving_by_deleting_is_none() -> None:
-    said = [BEGUN, *OVERLAPPING[:1], ("a", "DEL", KEY), ("a", "SET", KEY, stored(lang="en", cart=["x"], n=6))]
+    said = [BEGUN, *OVERLAPPING[:1] * 2, ("a", "DEL", KEY), ("a", "SET", KEY, stored(lang="en", cart=["x"], n=6))]
     assert judged(said).lost == 0
 
 
@@ -227,7 +227,8 @@ WATCHED: list[Said] = [
 
 
 def test_watch_does_not_lose() -> None:
-    assert judged(WATCHED).told == "none"
+    verdict = judged(WATCHED)
+    assert (verdict.told, verdict.tally.saves["watched"]) == ("none", 1)
     # Undone by another's save: the server shows MULTI and EXEC, and nothing between.
     said = [
         BEGUN,
@@ -257,6 +258,7 @@ def test_a_script_that_looks_before_it_writes() -> None:
     said = [BEGUN, *OVERLAPPING, ("a", "SET", KEY, stored(cart=["x", "a"])), ("b", "EVALSHA", "0" * 40, "1", KEY)]
     saves = ("lua", "SET", KEY, stored(cart=["x", "b"]))
     assert judged([*said, ("lua", "GET", KEY), saves]).told == "none"
+    assert judged([*said, ("lua", "GET", "its:version"), saves]).told == "none"
     assert counts(judged([*said, saves])) == (1, 0)
 
 
@@ -291,8 +293,14 @@ def test_a_lock_that_was_held_does_not_lose() -> None:
 
 def test_a_lock_that_ran_out_does_lose() -> None:
     late: list[Said | float] = [BEGUN, ("a", "SET", f"{KEY}:lock", "t", "NX", "PX", "50"), ("a", "GET", KEY), 0.2]
-    others = under_lock("b", ("b", "GET", KEY), ("b", "SET", KEY, stored(cart=["x", "b"])))
-    verdict = judged([*late, *others, ("a", "SET", KEY, stored(cart=["x", "a"]))])
+    verdict = judged(
+        [
+            *late,
+            ("b", "GET", KEY),
+            ("b", "SET", KEY, stored(cart=["x", "b"])),
+            ("a", "SET", KEY, stored(cart=["x", "a"])),
+        ]
+    )
     assert counts(verdict) == (1, 0)
     assert (verdict.tally.locked.lost, verdict.tally.locked.not_held) == (1, 1)
 
@@ -320,6 +328,17 @@ def test_one_request_after_another_loses_nothing(style: str, handler: str, habit
         detector.feed(said)
     verdict = detector.finish()
     assert (played.lost, verdict.lost, verdict.told) == (0, 0, "none")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_was_read_seconds_ago_is_no_base(seed: int) -> None:
+    """People who read, and later leave one message and take another: as if the second had not seen the first."""
+    habits = frozenset({"keeps time"})
+    played = Traffic(seed, "pool", "flash", 1, 10, together=8, requests=25, reading=0.4, pace=2.0, habits=habits)
+    detector = Detector()
+    for said in played.lines:
+        detector.feed(said)
+    assert detector.finish().told == "none"
 
 
 @pytest.mark.parametrize("parallel", [2, 4, 8])

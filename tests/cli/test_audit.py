@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from sessionlock.audit.detector import Detector
 from sessionlock.cli import main
-from sessionlock.cli.audit import reading
+from sessionlock.cli.audit import reading, run
 from sessionlock.cli.audit.reading import watch
 from tests.audit.clients import CLIENTS, use, use_guarded
 from tests.audit.traffic import Traffic
@@ -114,7 +114,7 @@ def test_a_server_that_ends_meanwhile(own_server: Callable[..., FaultyServer]) -
 
 def test_who_falls_behind_stops(tcp_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "MOST_BEHIND", -1.0)
-    assert "more than can be read" in asyncio.run(watch(tcp_url, 60, Detector(), lambda over: None))
+    assert "more than can be read" in asyncio.run(watch(tcp_url, 3, Detector(), lambda over: None))
 
 
 def test_a_server_that_does_not_permit_it(
@@ -130,6 +130,21 @@ def test_a_server_that_does_not_permit_it(
     assert said.out == ""
     assert "+monitor" in said.err
     assert "secret" not in said.err
+
+
+def test_interrupted_it_tells_what_it_has_seen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = Path(PHP).read_bytes().splitlines()
+
+    async def interrupted(url: str, seconds: float, detector: Detector, tell: object) -> str:
+        for line in lines:
+            detector.feed(line)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "watch", interrupted)
+    status, found = told(capsys, "redis://127.0.0.1:1")
+    assert (status, found["stopped"]) == (1, "interrupted")
 
 
 # --- captures
@@ -184,15 +199,24 @@ def test_somebody_at_a_terminal_is_asked(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_bounded_memory() -> None:
-    """Three times as many lines need no more."""
-    played = Traffic(3, "fresh", "cart", 3, sessions=60, together=20, requests=12)
+    """However many keys there are."""
+    played = Traffic(3, "fresh", "cart", 3, sessions=120, together=20, requests=12)
     detector = Detector(most_records=10, most_bytes=100_000)
-    peaks = []
     tracemalloc.start()
-    for _ in range(4):
+    for turn in range(4):
         for line in played.lines:
-            detector.feed(line)
-        peaks.append(tracemalloc.get_traced_memory()[1])
+            detector.feed(line.replace(b"session:", b"session-%d:" % turn))
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peaks[-1] < 1.2 * peaks[0]
+    assert peak < 500_000 < 3 * sum(map(len, played.lines))
     assert detector.finish().tally.dropped > 0
+
+
+def test_the_document_names_every_key(capsys: pytest.CaptureFixture[str]) -> None:
+    _, found = told(capsys, PHP)
+    text = (CAPTURES.parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
+    schema = text.partition("## For programs")[2].partition("\n## ")[0]
+    rows = [row.split("|")[1] for row in schema.splitlines() if row.startswith("| `")]
+    assert {name.strip(" `") for row in rows for name in row.split(",")} == found.keys()
+    for inner in ("updates", "saves", "locks", "doubts"):
+        assert all(f"`{name}`" in schema for name in found[inner])

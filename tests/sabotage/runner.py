@@ -46,6 +46,7 @@ TABLES = (
     "flask",
     "quart",
     "settings",
+    "audit",
 )
 WITHIN = 60.0  # seconds for the tests of one entry
 

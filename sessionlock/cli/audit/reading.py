@@ -63,8 +63,6 @@ async def watch(url: str, seconds: float, detector: Detector, tell: Callable[[fl
         Failure: the server cannot be reached, or does not permit MONITOR.
     """
     shown = without_secrets(url)
-    if url.lower().startswith("memory:"):
-        raise Failure("memory:// is in this process only: there is nobody to watch")
     try:
         async with _opened(url) as (servers, client):
             nodes = await within(_nodes_of(client), ANSWERS_WITHIN)

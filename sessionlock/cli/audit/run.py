@@ -9,6 +9,7 @@ import sys
 
 from ...audit.detector import Detector
 from ...audit.verdict import Verdict
+from ..address import chosen_url, shared
 from ..failure import without_secrets
 from ..terminal import Progress, columns_of, spelled, style_of
 from .page import COST, page
@@ -26,17 +27,22 @@ def run_audit(arguments: argparse.Namespace) -> int:
         Failure: there is nothing to read.
     """
     detector = Detector(arguments.match)
-    live = "://" in arguments.source
+    source = chosen_url(arguments) if arguments.source is None else arguments.source
+    live = "://" in source
     stopped = ""
     if live:
+        shared(source)
         if not _agreed(arguments.yes):
             print("sessionlock: nothing was read", file=sys.stderr)
             return 2
-        stopped = asyncio.run(_watch(arguments.source, arguments.seconds, detector))
+        try:
+            stopped = asyncio.run(_watch(source, arguments.seconds, detector))
+        except KeyboardInterrupt:
+            stopped = "interrupted"  # what was read until then is told
     else:
-        read_capture(arguments.source, detector)
+        read_capture(source, detector)
     verdict = detector.finish(stopped)
-    where = without_secrets(arguments.source) if live else arguments.source
+    where = without_secrets(source) if live else source
     if arguments.json:
         print(json.dumps({"source": where, **verdict.as_json()}, indent=2))
     else:
