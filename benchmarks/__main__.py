@@ -25,6 +25,7 @@ from benchmarks import (
     instructions,
     many_sessions,
     memory,
+    operators,
     outage,
     page,
     quorum,
@@ -61,6 +62,7 @@ BENCHMARKS = {
     "audit": Benchmark(audit.run),
     "demo": Benchmark(demo.run),
     "frameworks": Benchmark(frameworks.run),
+    "operators": Benchmark(operators.run, by_name=True),
     "outage": Benchmark(lambda options: outage.run(), by_name=True),
 }
 SERVERS = ("redis70", "redis86", "valkey91")

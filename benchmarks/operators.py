@@ -55,14 +55,15 @@ COMMANDS: dict[str, Sequence[str]] = {
 
 
 class Look(NamedTuple):
-    """``first``: seconds until something was printed. ``calls``: of the server's in microseconds: the longest, above
-    which there is none; and how many there were.
+    """Seconds until locks or sessions were seen (``first``), until the end, and of the ``longest`` call to Redis; which
+    command that was, and how many there were.
     """
 
     first: float
     whole: float
     longest: float
-    calls: float
+    command: str
+    calls: int
 
 
 def run(options: Options) -> Report:
@@ -73,7 +74,13 @@ def run(options: Options) -> Report:
         filled = time.monotonic() - began_at
         looks = asyncio.run(_looks(url))
     rows = [
-        [name, f"{look.first:.2f} s", f"{look.whole:.2f} s", f"{look.longest * 1000:.2f} ms", f"{look.calls:,.0f}"]
+        [
+            name,
+            f"{look.first:.2f} s",
+            f"{look.whole:.2f} s",
+            f"{look.longest * 1000:.2f} ms ({look.command})",
+            f"{look.calls:,}",
+        ]
         for name, look in looks.items()
     ]
     slowest = max(looks[name].first for name in ("locks", "top"))
@@ -138,7 +145,8 @@ async def _looks(url: str) -> dict[str, Look]:
 
 def _calmest(looks: Sequence[Look]) -> Look:
     """The best of each: what else the machine does only makes it worse."""
-    return Look(*(min(values) for values in zip(*looks, strict=True)))
+    calm = min(looks, key=lambda look: look.longest)
+    return calm._replace(first=min(look.first for look in looks), whole=min(look.whole for look in looks))
 
 
 def _look(url: str, words: Sequence[str]) -> Look:
@@ -158,7 +166,8 @@ def _look(url: str, words: Sequence[str]) -> Look:
         if process.returncode not in (0, 1):
             raise RuntimeError(f"sessionlock {' '.join(words)} ended with {process.returncode}")
         entries = [entry for entry in client.slowlog_get(100_000) if _is_a_look(entry["command"])]
-    return Look(first, whole, max(entry["duration"] for entry in entries) / 1e6, len(entries))
+    longest = max(entries, key=lambda entry: entry["duration"])
+    return Look(first, whole, longest["duration"] / 1e6, longest["command"].split()[0].decode(), len(entries))
 
 
 def _until_shown(screen: RawIOBase, began_at: float) -> float:

@@ -12,7 +12,7 @@ from ..errors import ConfigurationError
 from ..guard import SessionGuard
 from ..policies import SessionPolicy
 from ..protocol.keys import SessionKeys, check_prefix, check_sid, field_name, key_of_field, user_digest, user_key
-from ..protocol.record_calls import Destroy, ForceRelease
+from ..protocol.record_calls import Destroy, ForceRelease, Inspect
 from ..session.user_index import leave_index
 from ..transport.calling import Executor
 from ..transport.clients import check_client, close_client
@@ -27,6 +27,7 @@ from .reading import (
     digest_of_sid,
     keys_named,
     lock_state,
+    lock_told,
     pattern,
     session_state,
     with_waiters,
@@ -320,8 +321,13 @@ class Operator:
 
     # --- reading many
 
+    @property
+    def _quorum(self) -> Executor | None:
+        """By which the masters of a quorum are asked; None: there is none."""
+        return None if isinstance(self._calls, RedisExecutor) else self._calls
+
     def _check_locks_are_here(self) -> None:
-        if self._calls is not None and not isinstance(self._calls, RedisExecutor):
+        if self._quorum is not None:
             raise ConfigurationError(
                 "the locks of a quorum are at its masters, not in the store of the sessions: look at each of them"
             )
@@ -330,7 +336,10 @@ class Operator:
         return {digest: await self._shards.of(keys_named(self.prefix, digest).session) for digest in digests}
 
     async def _lock_states(self, at: dict[str, Shard]) -> dict[str, LockState]:
-        found: dict[str, LockState] = {}
+        quorum, found = self._quorum, dict[str, LockState]()
+        if quorum is not None:
+            calls = {digest: Inspect(keys_named(self.prefix, digest)) for digest in at}
+            return {digest: lock_told(digest, await quorum.run(call)) for digest, call in calls.items()}
         for shard, digests in _batches(at):
             replies = await self._ask_each(shard, digests, about_lock)
             now = await shard.now()

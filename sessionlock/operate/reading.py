@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import ConfigurationError
+from ..protocol.inspected import Inspected
 from ..protocol.keys import RECORD, SessionKeys, keys_for, keys_of_record
 from ..protocol.labels import told_apart
 from ..protocol.records import created_in, fence_in, id_in
@@ -22,6 +23,7 @@ __all__ = [
     "digest_of_sid",
     "keys_named",
     "lock_state",
+    "lock_told",
     "pattern",
     "session_state",
     "with_waiters",
@@ -141,6 +143,18 @@ def _pairs(order: Sequence[Any]) -> list[tuple[bytes, Any]]:
     if order and isinstance(order[0], (list, tuple)):
         return [(as_bytes(name), score) for name, score in order]
     return [(as_bytes(name), score) for name, score in zip(order[::2], order[1::2], strict=True)]
+
+
+def lock_told(digest: str, seen: Inspected) -> LockState:
+    """The same of what the masters of a quorum agree on."""
+    holder = None
+    if seen.token is not None and seen.holder is not None:
+        node, _, route = seen.holder.label.partition(" ")
+        age, trace = seen.holder.age, seen.holder.trace
+        holder = LockHolder(seen.token, node, route, age, seen.left, False, seen.riders, trace)
+    told = [(*waiter.label.partition(" "), waiter.trace) for waiter in seen.waiters]
+    waiters = tuple(LockWaiter(node, route, None, trace) for node, _, route, trace in told[:WAITERS_SHOWN])
+    return LockState(digest, holder, len(seen.queue), seen.fence, seen.version, waiters)
 
 
 # --- the record

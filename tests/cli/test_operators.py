@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -237,6 +242,25 @@ def test_a_column_that_matters_less_goes_first() -> None:
         for width in (80, 48, 36, 24)
     }
     assert widest == {80: [*"abcd"], 48: [*"abcd"], 36: [*"acd"], 24: [*"ad"]}
+
+
+def test_top_in_a_terminal_ends_with_ctrl_c(redis_url: str) -> None:
+    """It shows a look, and leaves the terminal as it was."""
+    ours, terminal = os.openpty()
+    environment = {**os.environ, URL_VARIABLE: redis_url, "TERM": "xterm", "COLUMNS": "80"}
+    command = [sys.executable, "-m", "sessionlock", "top", "--every", "0.1"]
+    with subprocess.Popen(command, stdin=terminal, stdout=terminal, env=environment, start_new_session=True) as process:
+        os.close(terminal)
+        screen = b""
+        with os.fdopen(ours, "rb", 0) as read, contextlib.suppress(OSError):  # as a terminal tells its end
+            while part := read.read(65_536):
+                screen += part
+                if b"locks held" in screen and process.poll() is None:
+                    process.send_signal(signal.SIGINT)
+    assert process.returncode == 0
+    assert b"waits by route" in screen
+    assert screen.count(b"\x1b[?1049h") == screen.count(b"\x1b[?1049l")
+    assert screen.count(b"\x1b[?25l") == screen.count(b"\x1b[?25h")
 
 
 # --- what top follows

@@ -25,6 +25,7 @@ from tests.harness.cluster import Cluster
 from tests.harness.commands import connect
 from tests.harness.deployments import MakeGuard
 from tests.harness.faulty import FaultyServer
+from tests.harness.quorums import Place
 from tests.operate.queueing import waiting
 
 pytestmark = pytest.mark.anyio
@@ -209,6 +210,19 @@ async def test_a_cluster_is_seen_as_one(cluster: Cluster, node: MakeGuard) -> No
         assert {state.digest for state in (await operator.count()).sample} == digests
         assert len(await operator.sessions_of("ada")) == 10
         assert await operator.destroy_all("ada") == 10
+
+
+async def test_a_quorums_locks_are_told_by_its_masters(three: Place) -> None:
+    """Never "nobody" because the store does not know; all of them are seen at each master."""
+    guard = three.guard(label="n1")
+    async with guard.session_lock(SID, label="POST /cart"), Operator.of(guard) as operator:
+        holder = (await operator.inspect(DIGEST)).lock.holder
+        assert holder is not None
+        assert (holder.node, holder.route) == ("n1", "POST /cart")
+        with pytest.raises(ConfigurationError, match="look at each of them"):
+            await operator.locks()
+        async with Operator.from_url(three.masters[0].tcp_url) as master:
+            assert [lock.digest for lock in (await master.locks()).locks] == [DIGEST]
 
 
 async def test_a_client_that_decodes_is_as_good(redis_url: str, guard: SessionGuard) -> None:

@@ -33,6 +33,14 @@ SABOTAGE: Table = [
         LAYER + "test_a_search_that_ends_early_tells_how_far_it_came",
     ),
     (
+        "the store is asked who holds a lock of a quorum",
+        "operate",
+        "operate/operator.py",
+        "        if quorum is not None:\n            calls",
+        "        if False:\n            calls",
+        LAYER + "test_a_quorums_locks_are_told_by_its_masters",
+    ),
+    (
         "the index of users is believed",
         "operate",
         "operate/operator.py",
