@@ -215,10 +215,10 @@ async def test_a_cluster_is_seen_as_one(cluster: Cluster, node: MakeGuard) -> No
 async def test_a_quorums_locks_are_told_by_its_masters(three: Place) -> None:
     """Never "nobody" because the store does not know; all of them are seen at each master."""
     guard = three.guard(label="n1")
-    async with guard.session_lock(SID, label="POST /cart"), Operator.of(guard) as operator:
+    async with guard.lock(SID, label="nightly"), Operator.of(guard) as operator:
         holder = (await operator.inspect(DIGEST)).lock.holder
         assert holder is not None
-        assert (holder.node, holder.route) == ("n1", "POST /cart")
+        assert (holder.node, holder.route) == ("n1", "nightly")
         with pytest.raises(ConfigurationError, match="look at each of them"):
             await operator.locks()
         async with Operator.from_url(three.masters[0].tcp_url) as master:
