@@ -68,7 +68,8 @@ def base_of(record: History, event: Happening, version: Version) -> Base:
         choices.append(last)
     if not choices:
         return Base("early" if current.number == 0 and not record.reads_seen else "unread")
-    best = min(choices, key=lambda one: _strangeness(one, record, event, version))
+    done: dict[int, float] = {}
+    best = min(choices, key=lambda one: _strangeness(one, record, event, version, done))
     if isinstance(best, Version):
         return Base("fresh" if best is current else "overlapping", best)
     return _by(best, current, newest=mine)
@@ -112,10 +113,14 @@ def _not_the_last(host: Host) -> float:
     return LOOKS_TWICE if host.twice > host.paired / 2 else NOT_THE_LAST
 
 
-def _strangeness(choice: Read | Version, record: History, event: Happening, version: Version) -> tuple[float, int]:
-    """How odd it would be if that was the base of this save; the newer one among equals."""
+def _strangeness(
+    choice: Read | Version, record: History, event: Happening, version: Version, done: dict[int, float]
+) -> tuple[float, int]:
+    """How odd it would be if that was the base of this save; the newer one among equals. ``done``: known by now."""
     base, current, host = choice.version if isinstance(choice, Read) else choice, record.current, event.host
-    strange = _done(base, event, version)
+    if base.number not in done:
+        done[base.number] = _done(base, event, version)
+    strange = done[base.number]
     if base is not current:
         strange += STALE if record.usage.overlaps else NEVER_STALE
     if isinstance(choice, Version):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .bases import Base, base_of, latest
-from .compare import Token, Undone, missing, undone
+from .compare import Token, Undone, changes, missing, undone
 from .facts import is_number, looks_like_time
 from .verdict import Example, Grade, Tally, digest_of, shown_name
 from .versions import NOT_HELD, Happening, History, Version
@@ -155,14 +155,13 @@ class Judge:
         if seen.parts is None or base is None or not version.knows(None):
             return
         back = []
+        changed = changes(seen.facts, version.facts)
         for number, tokens in record.ledger.lost.items():
-            for token, value in tokens.items():
-                if token.item is not None:
-                    there, was_there = (facts.bag(token.path)[token.item] for facts in (version.facts, seen.facts))
-                    again = there > was_there if token.added else there < was_there
-                else:
-                    again = version.facts.scalar(token.path) == value != seen.facts.scalar(token.path)
-                if again and not (token.item is None and _is_count(value, version.at)):
+            for token in tokens.keys() & changed:
+                value = tokens[token]
+                if token.item is not None or (
+                    version.facts.scalar(token.path) == value and not _is_count(value, version.at)
+                ):
                     back.append((number, token))
         self._bring_back(record, version, back)
 

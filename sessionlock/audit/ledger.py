@@ -10,6 +10,7 @@ from .facts import Path, is_number
 __all__ = ["Ledger"]
 
 MOST_LOST = 512  # updates that may come back
+MOST_TOKENS = 256  # of one update
 MOST_NUMBERS = 64  # of which the step is known
 
 
@@ -24,7 +25,8 @@ class Ledger:
 
     def lose(self, number: int, values: dict[Token, Any]) -> None:
         """Changes of that version are gone. ``values``: what stood there, of a scalar."""
-        self.lost.setdefault(number, {}).update(values)
+        kept = self.lost.setdefault(number, {})
+        kept.update(list(values.items())[: MOST_TOKENS - len(kept)] if len(kept) < MOST_TOKENS else ())
         for token in values:
             self.back.pop((number, token), None)
         while len(self.lost) > MOST_LOST:

@@ -49,7 +49,7 @@ class Client:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Any]:
-        async with Redis.from_url(self.url, single_connection_client=True) as client:
+        async with Redis.from_url(self.url, single_connection_client=True, protocol=2) as client:
             yield client
 
     @asynccontextmanager
@@ -66,7 +66,7 @@ class Express(Client):
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Any]:
         if not self._shared:
-            self._shared.append(Redis.from_url(self.url, single_connection_client=True))
+            self._shared.append(Redis.from_url(self.url, single_connection_client=True, protocol=2))
             await self._shared[0].initialize()
         yield self._shared[0]
 
