@@ -47,6 +47,7 @@ class LockBlock(Handle):
         self._rider: Waiter | None = None  # who was named with the release
         self._lease: Lease
         self._runtime: Runtime
+        self._state = b""  # the session's #state, as it was loaded
         self._body: LockBody
 
     def when_waiting(self, ask: OnWait | None, /) -> None:
@@ -72,6 +73,7 @@ class LockBlock(Handle):
         body.enter_context()
         if request.lease.on_lost == "cancel":
             body.cancel_when_lost()
+        self._state = granted.loaded.fields.get(b"#state", b"")
         return lease, granted.loaded
 
     def gives_back(self, lease: Lease) -> bool:
@@ -149,6 +151,7 @@ class LockBlock(Handle):
             reads,
             measured,
             "" if rider is None else rider.is_named(self._body.label),
+            self._state,
         )
 
     def _rode(self, outcome: Saved | None) -> None:

@@ -25,6 +25,7 @@ from . import replies
 from .changes import Change, Word, in_one_word, life, with_changes
 from .keys import SessionKeys
 from .numbers import NAME_LENGTH, OP_LENGTH, UNTOLD
+from .records import finished_after
 from .replies import Abandoned, Acquired, Saved
 
 __all__ = [
@@ -149,7 +150,8 @@ class Release(Call[Saved]):
     ``channel``: a waiter of this very process gets its grant with the reply, not by a push; ``reads``: and the session
     behind it. ``carries``: whether the session goes with a push. ``low``: as :meth:`.numbers.Lane.low` has it.
     ``measured``: of a session of this version the changes were found to make none that is too large. ``rider``: who of
-    this process is next, where nobody else has waited longer, as :func:`rider` says it.
+    this process is next, where nobody else has waited longer, as :func:`rider` says it. ``state``: the field #state as
+    it was loaded; if it is so still, the script need not take it apart.
     """
 
     script = "release"
@@ -167,12 +169,15 @@ class Release(Call[Saved]):
     reads: bool = False
     measured: int | None = None
     rider: str = ""
+    state: bytes = b""
 
     def words(self) -> Sequence[Word]:
         how = ("1 " if self.carries else "0 ") + ("1" if self.deaf else "0")
         more = f"{life(self.session, self.measured)} {how} {self.channel} {self.keys.proof}"
         granted = f"{str(self.fence).zfill(16)}{self.created or NO_STAMP}{self.token[:OP_LENGTH]}{self.low}{more}"
-        head: list[Word] = [self.token, f"{granted}\n{self.rider}" if self.rider else granted]
+        after = finished_after(self.state, self.token, self.low) if self.created else b""
+        before = self.state if after else b""
+        head: list[Word] = [self.token, f"{granted}\n{self.rider}" if self.rider else granted, before, after]
         return with_changes(head, self.changes)
 
     def behind(self) -> tuple[Word, ...] | None:

@@ -11,6 +11,7 @@ __all__ = [
     "ended",
     "fence_in",
     "finish",
+    "finished_after",
     "has_finished",
     "id_in",
     "issuer_of",
@@ -33,6 +34,17 @@ def id_in(state: bytes | None) -> bytes | None:
     """The proof of the id that is valid now; None: there is no record."""
     proof = state[ID] if state else NO_ID
     return None if proof == NO_ID or not proof else proof
+
+
+def finished_after(state: bytes, token: str, low: str) -> bytes:
+    """``#state`` when the acquisition of that token has finished, where that is simple: the one before was the same
+    client's and has been answered, and no others are kept. Else ``b""``.
+    """
+    name, below = token[:NAME_LENGTH].encode(), low.encode()
+    end = DONE.start + LAST_LENGTH
+    if len(state) != end or state[DONE.start : end - 32] != name or state[end - 32 : end - 16] >= below:
+        return b""
+    return state[: DONE.start] + token[:OP_LENGTH].encode() + below
 
 
 def done_in(state: bytes | None) -> str | None:

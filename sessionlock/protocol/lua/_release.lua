@@ -13,14 +13,8 @@ end
 
 -- #state when this has finished.
 local function state_after(state, fence, granted, value)
-  local low = string.sub(granted, LOW_AT, MORE_AT - 1)
-  -- Mostly the one before was the same client's, and has been answered.
-  if #state == DONE_AT + 43 and not value
-      and string.find(granted, string.sub(state, DONE_AT, DONE_AT + 11), OP_AT, true) == OP_AT
-      and string.sub(state, DONE_AT + 12, DONE_AT + 27) < low then
-    return string.sub(state, 1, DONE_AT - 1) .. string.sub(granted, OP_AT, MORE_AT - 1)
-  end
-  return with_finished(state, fence, string.sub(granted, OP_AT, LOW_AT - 1), low, value)
+  local op, low = string.sub(granted, OP_AT, LOW_AT - 1), string.sub(granted, LOW_AT, MORE_AT - 1)
+  return with_finished(state, fence, op, low, value)
 end
 
 -- The lock is not the token's any more. It is over: a late acquire of the token must not take it.

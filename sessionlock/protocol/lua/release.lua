@@ -3,7 +3,8 @@
 --
 -- uses  base done ids life queue commit release
 -- KEYS  lock queue waiters session receipts
--- ARGV  token granted [change field value]...       granted: what its grant was, and more (_release.lua)
+-- ARGV  token granted before after [change field value]...   granted: what its grant was, and more (_release.lua); before: #state
+--                             as it was then, after: as it is to be if it is so still; both empty where that is not so simple
 -- reply <version> (saved, and nobody waits) | saved version handover | clean handover       version 0: left empty, the record has ended; handover: the grant for a waiter on that channel, '', or 'more': dead waiters were in the way, and others may wait
 --       conflict version {field value ...} fence      nothing was changed and the lock is still held, with this fence
 --       gone handover | destroyed handover | dead handover | large handover    nothing was saved, the lock was given up
@@ -12,26 +13,29 @@
 --       untold                                nor is it, and what would tell whether it was done is gone
 
 local token, granted = ARGV[1], ARGV[2]
-local FIRST = 3
+local FIRST = 5
 
 if call('GET', LOCK) ~= token then
   return too_late(token, granted)
 end
 local fields = read_state(FIRST)
 local state, clean = fields[STATE] or '', #ARGV < FIRST
-local fence, gone = nil, false
-if #state < DONE_AT - 1 or string.find(granted, string.sub(state, 1, 32), 1, true) ~= 1 then
-  local answer
-  fence = string.sub(granted, 1, 16)
-  answer, gone = not_as_granted(token, fence, fields)
-  if answer then
-    return answer
+local fence, gone, after = nil, false, ARGV[4]
+if after == '' or state ~= ARGV[3] then
+  if #state < DONE_AT - 1 or string.find(granted, string.sub(state, 1, 32), 1, true) ~= 1 then
+    local answer
+    fence = string.sub(granted, 1, 16)
+    answer, gone = not_as_granted(token, fence, fields)
+    if answer then
+      return answer
+    end
   end
+  after = state_after(state, fence, granted)
 end
 if clean then
   call('DEL', LOCK) -- as the first write it is allowed, and all after it, also when Redis is out of memory
 end
-local set, reply = {'#state', state_after(state, fence, granted), nil, nil, nil, nil, nil, nil}, nil -- with room for more
+local set, reply = {'#state', after, nil, nil, nil, nil, nil, nil}, nil -- with room for more
 local waits, rides = string.byte(state, QUEUED_AT) == 49, string.find(granted, '\n', MORE_AT, true)
 local rider, ttl, now
 if rides and not fence and not waits then
