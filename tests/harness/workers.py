@@ -17,6 +17,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -176,17 +177,25 @@ def _described(error: SessionLockError | None) -> Answer:
 
 def _stop_before(name: str) -> None:
     """The last moment in this process: the words of the call are ready and go to the socket next."""
-    send, its_calls = Wire.send, calls_of(name)
+    its_calls = calls_of(name)
     stopped = False
 
-    def stopping(self: Wire, packed: bytes, *answered: Any, **how: Any) -> None:
+    def stop_at(packed: bytes) -> None:
         nonlocal stopped
         if its_calls.search(packed) and not stopped:
             stopped = True
             os.kill(os.getpid(), signal.SIGSTOP)
-        send(self, packed, *answered, **how)
 
-    setattr(Wire, "send", stopping)  # noqa: B010  (mypy refuses the plain assignment)
+    for way in ("send", "begin"):
+        setattr(Wire, way, _after(stop_at, getattr(Wire, way)))
+
+
+def _after(first: Callable[[bytes], None], way: Callable[..., Any]) -> Callable[..., Any]:
+    def sending(self: Wire, packed: bytes, *how: Any, **more: Any) -> Any:
+        first(packed)
+        return way(self, packed, *how, **more)
+
+    return sending
 
 
 async def main(words: dict[str, Any]) -> None:
