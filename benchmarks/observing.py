@@ -1,8 +1,9 @@
-"""What observers cost: instructions of the client for an uncontended cycle, with each of them and without.
+"""What observers cost: instructions of an uncontended cycle, with each of them and without.
 
-Counted by valgrind (callgrind) in user space of the whole Python process, as in :mod:`benchmarks.instructions`. There a
-cycle takes fifty times as long as it would, so the observers are told to take none for a slow one. The telemetry is
-OpenTelemetry's SDK with a sampled trace around: the trace travels in the holder's record.
+Counted by valgrind (callgrind) in user space of redis-server and of the whole Python process, each side while the other
+one runs as usual, as in :mod:`benchmarks.instructions`. There a cycle takes fifty times as long as it would, so the
+observers are told to take none for a slow one. The telemetry is OpenTelemetry's SDK with a sampled trace around: the
+trace travels in the holder's record.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import Options, main
-from benchmarks.instructions import SMALL, WARM_UP, Counting
+from benchmarks.instructions import SMALL, START_WITHIN, WARM_UP, Counting
 from benchmarks.report import Claim, Report
-from benchmarks.stage import server_url, workers
+from benchmarks.stage import Worker, server_url, workers
+from sessionlock.embedded import EmbeddedServer, find_server
 
 NOBODY, TELEMETRY = "nobody listens", "OpenTelemetry: metrics and spans"
 SLOW = 600.0  # seconds: no cycle is that slow
@@ -75,26 +77,40 @@ def run(options: Options) -> Report:
         raise RuntimeError(f"not on PATH: {', '.join(missing)}")
     with ExitStack() as stack:
         counting = Counting(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        start = stack.enter_context(workers())
         url, how = stack.enter_context(server_url())
-        worker = stack.enter_context(workers())(_work, url, python=str(counting.python()))
-        found = {}
-        for name in KINDS:
-            worker.ask(name)
-            idle = counting.of(worker.pid, partial(worker.ask, 0))
-            found[name] = (counting.of(worker.pid, partial(worker.ask, options.counted)) - idle) // options.counted
-    least = found[NOBODY]
+        client = start(_work, url, python=str(counting.python()))
+        at_client = _counted(counting, client.pid, client, options.counted)
+        options_of: Any = {"tcp": True, "config": {"hz": "1"}, "start_within": START_WITHIN}
+        server = stack.enter_context(EmbeddedServer(counting.server(find_server()), **options_of))
+        at_server = _counted(counting, server.pid, start(_work, server.url), options.counted)
+    both = {name: at_client[name] + at_server[name] for name in KINDS}
+    least = both[NOBODY]
     return Report(
         "observing",
-        "Instructions of a cycle at the client, by who listens",
+        "Instructions of a cycle, by who listens",
         f"{options.counted} cycles each; {how}",
-        ["observer", "instructions", "more than without"],
-        [[name, f"{count:,}", f"{100 * (count / least - 1):.1f} %"] for name, count in found.items()],
-        [Claim("instructions of a cycle with OpenTelemetry / without", "<= 1.1", found[TELEMETRY] / least)],
-        notes=[
-            "Redis does nothing more for an observer, but that it keeps the trace with the holder's label: 69 bytes"
+        ["observer", "client", "server", "both", "more than without"],
+        [
+            [name, f"{at_client[name]:,}", f"{at_server[name]:,}", f"{count:,}", f"{100 * (count / least - 1):.1f} %"]
+            for name, count in both.items()
         ],
-        facts=dict(found),
+        [Claim("instructions of a cycle with OpenTelemetry / without", "<= 1.1", both[TELEMETRY] / least)],
+        notes=[
+            "an observer that traces has Redis keep 69 bytes with the holder's label; no other wants anything of it"
+        ],
+        facts={"with OpenTelemetry / without, at the client": at_client[TELEMETRY] / at_client[NOBODY]},
     )
+
+
+def _counted(counting: Counting, pid: int, worker: Worker, cycles: int) -> dict[str, int]:
+    """Instructions of that process per cycle; what the orders themselves cost is taken off."""
+    found = {}
+    for name in KINDS:
+        worker.ask(name)
+        idle = counting.of(pid, partial(worker.ask, 0))
+        found[name] = (counting.of(pid, partial(worker.ask, cycles)) - idle) // cycles
+    return found
 
 
 def _work(connection: Connection, url: str) -> None:
@@ -103,11 +119,11 @@ def _work(connection: Connection, url: str) -> None:
 
 
 async def _serve(connection: Connection, url: str) -> None:
-    from sessionlock import LeasePolicy, SessionGuard
+    from sessionlock import LeasePolicy, SessionGuard, WaitPolicy
 
     sid, guard, traced = secrets.token_hex(16), None, False
 
-    async def cycles(guard: SessionGuard, count: int, around: Any) -> None:
+    async def cycles(guard: SessionGuard, sid: str, count: int, around: Any) -> None:
         with around:
             for _ in range(count):
                 async with guard.session_lock(sid) as session:
@@ -120,18 +136,20 @@ async def _serve(connection: Connection, url: str) -> None:
             if isinstance(order, str):
                 if guard is not None:
                     await guard.aclose()
-                lease = LeasePolicy(ttl=120, max_hold=600)  # none is renewed meanwhile
-                observer = KINDS[order]()
-                guard = SessionGuard.from_url(url, check=False, lease=lease, reply_within=100, observer=observer)
+                sid = secrets.token_hex(16)  # a session that no other kind has left its traces in
+                # Nothing is renewed meanwhile, and nobody gives up.
+                slow: Any = {"lease": LeasePolicy(ttl=120, max_hold=600), "wait": WaitPolicy.seconds(300)}
+                slow |= {"reply_within": 100, "check": False}
+                guard = SessionGuard.from_url(url, observer=KINDS[order](), **slow)
                 async with guard.session_lock(sid) as session:
                     session.update(SMALL)
                 traced, order = order == TELEMETRY, WARM_UP
-                await cycles(guard, order, _around(traced))
+                await cycles(guard, sid, order, _around(traced))
                 gc.collect()
                 gc.freeze()
             else:
                 assert guard is not None
-                await cycles(guard, order, _around(traced))
+                await cycles(guard, sid, order, _around(traced))
             connection.send("done")
     except EOFError:
         if guard is not None:

@@ -11,7 +11,6 @@ from weakref import proxy
 from .. import observe
 from ..errors import LeaseLost, RedisUnavailable, SessionLockError
 from ..lease import Lease
-from ..observe import Event
 from ..protocol.calls import Release
 from ..protocol.changes import Change
 from ..protocol.keys import SessionKeys
@@ -197,17 +196,12 @@ class LockBlock(Handle):
         runtime.watchdog.forget(lease)
         runtime.holders.remove(body)
         if runtime.observer is not None and not lease.released:  # after a refused save it is left once more
-            self._tell(observe.LockReleased, lease.age())
+            runtime.observer(observe.LockReleased(lease.digest, self._request.label, lease.age()))
         lease.mark_released()
         body.leave_context()
         runtime.executor.numbers.acquisitions.end(lease.digest, lease.token)
         # Session and block refer to each other; a guard that is dropped then should not wait for the garbage collector.
         self._find_runtime = used_up
-
-    def _tell(self, event: Callable[..., Event], *about: object) -> None:
-        observer = self._runtime.observer
-        if observer is not None:
-            observer(event(self._request.digest, self._request.label, *about))
 
     def _loss(self, fence: int) -> LeaseLost:
         lease = self._lease
@@ -329,7 +323,8 @@ class SessionLockBlock(LockBlock, Actions):
         if isinstance(outcome, Committed):
             self._session.was_saved(changes, outcome)
             if changes and self._runtime.observer is not None:
-                self._tell(observe.ChangesSaved, len(changes), outcome.version)
+                keys, label = self._request.keys, self._request.label
+                self._runtime.observer(observe.ChangesSaved(keys.digest, label, len(changes), outcome.version or 0))
         elif outcome.kind == "lost":
             raise self._loss(outcome.number)
         elif outcome.kind == "large":
@@ -339,7 +334,9 @@ class SessionLockBlock(LockBlock, Actions):
 
     def _merge(self, conflict: Conflict) -> None:
         self._session.data.merge(conflict)
-        self._tell(observe.ChangesMerged, len(conflict.theirs))
+        observer, request = self._runtime.observer, self._request
+        if observer is not None:
+            observer(observe.ChangesMerged(request.digest, request.label, len(conflict.theirs)))
 
     async def _without_saving(self) -> int:
         """Release; returns the highest fencing token seen when the lock was not ours any more."""

@@ -28,7 +28,7 @@ async def acquire_observed(
 
     Raises as :meth:`.Acquiring.run` does.
     """
-    session, label = request.digest, request.label
+    session, label = request.keys.digest, request.label
     if observe.LockAsked in observer.hears:
         observer(observe.LockAsked(session, label))
     began = monotonic()
