@@ -42,7 +42,7 @@ class SeenLocks:
 
     @property
     def count(self) -> int:
-        """Keys that were used as locks: taken for a time, or given back."""
+        """Keys that were used as locks: given back, or asked for again. (A session that is begun is stored so, too.)"""
         return sum(lock.proven for lock in self._by_key.values())
 
     def note(self, at: float, who: Who, act: Act) -> None:
@@ -77,7 +77,8 @@ class SeenLocks:
         if not lock.held_at(at):
             lock.who, lock.since = who, at
             lock.until = at + act.lasts if act.lasts is not None else float("inf")
-            lock.proven = lock.proven or act.lasts is not None
+        else:
+            lock.proven = True
         identity = _longest(act.key)
         if identity is not None:
             self._by_id[identity] = act.key
