@@ -95,8 +95,11 @@ SABOTAGE: Table = [
         "what is short makes a span all the same",
         "observe",
         "integrations/opentelemetry.py",
-        "        if story.telling or event.held >= self._shortest:\n",
-        "        if True:\n",
+        (
+            "            if event.held < self._shortest:\n",
+            "        if story.telling or event.held >= self._shortest:\n",
+        ),
+        ("            if False:\n", "        if True:\n"),
         OTEL + "test_what_is_short_and_uneventful_makes_no_span",
     ),
     (
