@@ -89,6 +89,7 @@ async def test_renewed_while_it_is_given_up(three: Place, proxy: FaultyProxy, mo
         giving_up = give_up(*args)
         for watched in watchdog._known().values():
             watched.due = 0.0
+            watchdog._agenda.put(watched)
         watchdog._look()
         return giving_up
 

@@ -499,7 +499,7 @@ SABOTAGE: Table = [
         "blocking/portal.py",
         "Context().run(_new_loop)",
         "Context().run(asyncio.new_event_loop)",
-        CLOCK + "test_a_wait_ends_while_the_clock_stands",
+        CLOCK + "test_no_lease_is_lost_when_the_clock_is_set",
     ),
     (
         "after each renewal all leases are looked at",
