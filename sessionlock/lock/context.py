@@ -200,7 +200,7 @@ class LockBlock(Handle):
         lease.mark_released()
         body.leave_context()
         runtime.executor.numbers.acquisitions.end(lease.digest, lease.token)
-        # Session and block refer to each other; a guard that is dropped then should not wait for the garbage collector.
+        # A session that is kept refers to its block: a guard that is dropped then should not live on with it.
         self._find_runtime = used_up
 
     def _loss(self, fence: int) -> LeaseLost:

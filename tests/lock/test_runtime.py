@@ -80,6 +80,22 @@ async def test_it_does_not_take_the_garbage_collector(connections: tuple[str, Ca
         gc.enable()
 
 
+async def test_a_session_that_is_kept_keeps_no_connection(connections: tuple[str, Callable[[], int]]) -> None:
+    """It refers to its block, and is still to be read when that is over."""
+    url, count = connections
+    kept = []
+    gc.disable()
+    try:
+        for _ in range(5):
+            async with SessionGuard.from_url(url).session_lock("s") as session:
+                session["n"] = 1
+            kept.append(session)
+        await eventually(lambda: count() == 0, "all connections are closed")
+        assert [one["n"] for one in kept] == [1] * 5
+    finally:
+        gc.enable()
+
+
 def test_a_blocking_guard_for_each_request(connections: tuple[str, Callable[[], int]]) -> None:
     url, count = connections
 

@@ -96,7 +96,7 @@ SABOTAGE: Table = [
         "lock/context.py",
         "        self._find_runtime = used_up\n",
         "",
-        RUNTIME + "test_it_does_not_take_the_garbage_collector",
+        RUNTIME + "test_a_session_that_is_kept_keeps_no_connection",
     ),
     (
         "a child closes what is its parent's",
