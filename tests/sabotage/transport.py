@@ -17,7 +17,6 @@ REPEATED = "tests/session/test_durability.py::test_a_repeated_save_is_judged_as_
 CHECKUP = "tests/checkup/test_checkup.py::"
 SILENT = "tests/faults/test_silent_pushes.py::"
 HEARING = "tests/transport/test_pushes.py::"
-MISHAPS = "tests/faults/test_quorum_mishaps.py::"
 
 SABOTAGE: Table = [
     (
@@ -479,7 +478,7 @@ SABOTAGE: Table = [
         "transport/pushes.py",
         "        await asyncio.wait([starting], timeout=within)\n",
         "        await asyncio.shield(starting)\n",
-        MISHAPS + "test_closed_with_locks_held_and_waited_for",
+        HEARING + "test_closing_cancels_nobody_who_waits_for_the_subscription",
     ),
     (
         "each connection to a server without functions asks for one",

@@ -137,3 +137,20 @@ async def test_a_subscription_that_the_server_has_dropped_is_made_again(place: P
     await eventually(lambda: place.listeners(0) == 0, "it is dropped")
     pushes.mistrust()
     await eventually(lambda: place.listeners(0) == 1, "it is there again")
+
+
+async def test_closing_cancels_nobody_who_waits_for_the_subscription() -> None:
+    connecting = asyncio.Event()
+
+    async def for_ever(**_hooks: Any) -> Any:
+        connecting.set()
+        await asyncio.Event().wait()
+
+    nobody = {"on_message": lambda _message: None, "on_gap": lambda: None}
+    pushes = ProcessChannel(None, "sl:push:p", reply_within=WITHIN, connect=for_ever, **nobody)  # type: ignore[arg-type]
+    waiting = asyncio.create_task(pushes.listen(KEYS, "t", WITHIN))
+    await connecting.wait()
+    await pushes.aclose()
+    await asyncio.wait([waiting])
+    assert not waiting.cancelled()
+    assert not await waiting
