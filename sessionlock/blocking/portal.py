@@ -19,8 +19,9 @@ from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 from ..clock import monotonic
-from ..errors import ConfigurationError, LeaseLost, SessionLockError
+from ..errors import ConfigurationError, SessionLockError
 from ..lock.holders import on_behalf_of
+from ..lock.refusals import forked
 from ..lock.runtime import CLEAN_UP_WITHIN
 from ..transport.tasks import within
 
@@ -143,7 +144,7 @@ class Portal:
                 " `async with guard.session_lock(sid) as session`"
             )
         if self.pid != os.getpid():
-            raise LeaseLost("this process was forked inside the block; the lock and the session are its parent's")
+            raise forked()
         call = _Call(work, args)
         try:
             self._submit(call)

@@ -7,11 +7,18 @@ of asyncio, of anyio and of a task that awaits another lead to who left them: by
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+import gc
+import sys
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
+from types import FrameType, MethodType
 from typing import Any
 
-__all__ = ["in_hands_of", "waits_for"]
+__all__ = ["has_in_hand", "in_hands_of", "only_one_with", "waits_for"]
+
+PACKAGE = __name__.partition(".")[0] + "."
+DEEP = 6  # steps from a variable to what it would leave
 
 Future = asyncio.Future
 
@@ -70,11 +77,56 @@ def in_hands_of(is_it: Callable[[object], bool], *, besides: asyncio.Task[Any]) 
     return None
 
 
-def _variables(task: asyncio.Task[Any]) -> Iterator[object]:
-    """What the suspended coroutines of a task have in their variables."""
+def only_one_with(is_it: Callable[[object], bool], loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any] | None:
+    """The task of that loop which has what ``is_it`` tells, and waits for any others that have it; None where that is
+    not one task.
+    """
+    found = [task for task in asyncio.all_tasks(loop) if has_in_hand(is_it, task)]
+    outermost = [task for task in found if not any(task is not other and waits_for(other, task) for other in found)]
+    return outermost[0] if len(outermost) == 1 else None
+
+
+def has_in_hand(is_it: Callable[[object], bool], task: asyncio.Task[Any]) -> bool:
+    """Whether one of the task's functions, none of this package's, has what ``is_it`` tells."""
+    return any(map(is_it, _variables(task, ours=False)))
+
+
+def _variables(task: asyncio.Task[Any], *, ours: bool = True) -> Iterator[object]:
+    """What the coroutines of a task have in their variables."""
+    for frame in _frames(task):
+        if ours or not frame.f_globals.get("__name__", "").startswith(PACKAGE):
+            for value in frame.f_locals.values():
+                yield from _within(value)
+
+
+def _frames(task: asyncio.Task[Any]) -> Iterator[FrameType]:
     step: Any = task.get_coro()
+    if task is asyncio.current_task(task.get_loop()):  # what runs does not tell what it awaits
+        frame: FrameType | None = sys._getframe()
+        first = getattr(step, "cr_frame", None)
+        while frame is not None and frame is not first:
+            yield frame
+            frame = frame.f_back
     while step is not None:
-        frame = getattr(step, "cr_frame", None) or getattr(step, "gi_frame", None)
-        if frame is not None:
-            yield from frame.f_locals.values()
-        step = getattr(step, "cr_await", None) or getattr(step, "gi_yieldfrom", None)
+        its_own = getattr(step, "cr_frame", None) or getattr(step, "gi_frame", None) or getattr(step, "ag_frame", None)
+        if its_own is not None:
+            yield its_own
+        step = getattr(step, "cr_await", None) or getattr(step, "gi_yieldfrom", None) or getattr(step, "ag_await", None)
+
+
+def _within(value: Any, deep: int = DEEP) -> Iterator[object]:
+    """It, and what it leaves when it is left: a stack of blocks, or a generator that stands in one (a fixture)."""
+    yield value
+    kind, parts = type(value), []  # not by isinstance(), which a proxy of what is gone answers with an error
+    if kind is MethodType:
+        parts = [value.__self__]
+    elif issubclass(kind, AsyncExitStack):
+        parts = [leave for _, leave in getattr(value, "_exit_callbacks", ())]
+    elif issubclass(kind, (AsyncGenerator, AbstractAsyncContextManager)):
+        generator = getattr(value, "gen", value)
+        frame = getattr(generator, "ag_frame", None)
+        # Not only its variables: a block without a name for what it gives is known by how it is to be left.
+        parts = [] if frame is None else gc.get_referents(generator, frame)
+    for part in parts:
+        if deep:
+            yield from _within(part, deep - 1)

@@ -21,7 +21,7 @@ from ..session.mapping import Session
 from ..transport.tasks import fetch_error
 from .holders import Handle, LockBody, lease_of
 from .observed import acquire_observed, tell_refused
-from .refusals import lease_lost, not_saved, note
+from .refusals import forked, lease_lost, not_saved, note
 from .request import LockRequest, OnWait
 from .runtime import Runtime
 from .waiting import Waiter
@@ -249,6 +249,12 @@ class SessionLockBlock(LockBlock, Actions):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
+        if self._body.is_left_by_a_fork:  # the body's own exception comes first
+            self._lease.mark_released()
+            self._finish()
+            if error is None:
+                raise forked(self._request.digest)
+            return
         ended_by_loss = self._body.ended(error)
         if error is not None:
             self._session.forget_what_nobody_awaited()

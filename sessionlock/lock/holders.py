@@ -24,7 +24,7 @@ from ..protocol.labels import told_apart
 from ..protocol.replies import Granted, Holder
 from ..session.mapping import Session
 from ..transport.clients import place_of
-from .awaiting import in_hands_of, waits_for
+from .awaiting import has_in_hand, in_hands_of, only_one_with, waits_for
 from .request import LockRequest
 
 if TYPE_CHECKING:
@@ -141,6 +141,12 @@ class LockBody:
         """Whether it does not hold the lock any more, however that ended."""
         return self.lease.is_over
 
+    @property
+    def is_left_by_a_fork(self) -> bool:
+        """Whether this is a process that was forked in the block; it belongs to the parent still."""
+        # A fork is in no running loop: that is the cheap question.
+        return asyncio._get_running_loop() is None and not self.home.are_ours
+
     # --- who belongs to it
 
     def enter_context(self) -> None:
@@ -176,7 +182,10 @@ class LockBody:
 
     def was_passed_to(self, asker: asyncio.Task[Any] | None) -> bool:
         """Whether that task runs it, and was not begun by who entered: he is over (a fixture, a limit of time)."""
-        return self.task is not asker and self.runner() is asker and self.thread is None
+        if asker is None or asker is self.task or self.thread is not None:
+            return False
+        runner = self.runner()
+        return runner is asker or (runner is None and has_in_hand(self._is_mine, asker))
 
     def is_run_by(self, asker: asyncio.Task[Any] | None) -> bool:
         """Whether that task, or the thread on whose behalf it asks, runs it, and has not passed it on.
@@ -207,9 +216,9 @@ class LockBody:
 
     def _is_mine(self, value: object) -> bool:
         """Whether that is something with which this lock can be given back, or that goes with it."""
-        if isinstance(value, Session):
-            return value.lease is self.lease
-        return value is self.lease or (isinstance(value, Handle) and value.gives_back(self.lease))
+        if issubclass(type(value), Session):  # type(): a proxy of what is gone has no class
+            return value.lease is self.lease  # type: ignore[attr-defined]
+        return value is self.lease or (issubclass(type(value), Handle) and value.gives_back(self.lease))  # type: ignore[attr-defined]
 
     # --- when the lease is lost
 
@@ -232,7 +241,8 @@ class LockBody:
             self._cancel()
 
     def _cancel(self) -> None:
-        task = None if self._over else self.runner()
+        # Where who entered is over and nobody has used it since (a time limit before Python 3.12): who has it in hand.
+        task = None if self._over else self.runner() or only_one_with(self._is_mine, self._loop)
         if task is None:
             return
         if self._is_shielded(task):

@@ -17,11 +17,18 @@ from ..lease import Lease
 from ..protocol.replies import Busy, Holder, Queued, refusal
 from .request import LockRequest
 
-__all__ = ["lease_lost", "not_granted", "not_saved", "note", "outrun", "queue_full", "refused", "timed_out"]
+__all__ = ["forked", "lease_lost", "not_granted", "not_saved", "note", "outrun", "queue_full", "refused", "timed_out"]
 
 LATE_SAVE = "the late save was refused, nothing of it was stored. Load the session again"
 LATE_WORK = "what the lock guards should refuse this token. Take the lock again"
 NOBODY_CERTAIN = "others, none by a majority"
+
+
+def forked(digest: str = "") -> LeaseLost:
+    """For a child that goes on with its parent's block."""
+    return LeaseLost("this process was forked inside the block; the lock and the session are its parent's").about(
+        digest
+    )
 
 
 def refused(request: LockRequest, kind: str) -> SessionLockError:

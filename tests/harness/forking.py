@@ -128,6 +128,32 @@ async def while_it_runs(guard: SessionGuard) -> dict[str, Answer]:
     return answers
 
 
+async def inside_a_block(guard: SessionGuard, child_raises: type[BaseException] | None, kind: str) -> dict[str, Answer]:
+    """Child and parent leave the block that the parent entered."""
+    answer: Answer = {}
+    pid, pipe = 0, os.pipe()
+    try:
+        held: Any
+        async with guard.session_lock("held") if kind == "session" else guard.lock("held") as held:
+            if kind == "session":
+                held["parent"], held = True, held.lease
+            pid = os.fork()
+            if pid == 0:
+                if child_raises is not None:
+                    raise child_raises
+            else:
+                os.close(pipe[1])
+                answer = await asyncio.to_thread(collect, pid, pipe[0])
+                held.check()
+    except BaseException as error:
+        if pid == 0:
+            os.write(pipe[1], json.dumps({"raised": f"{type(error).__name__}: {error}"}).encode())
+            os._exit(0)
+        raise
+    await guard.aclose()
+    return {"parent": {}, "child": answer}
+
+
 async def wait_for_turn(guard: SessionGuard) -> dict[str, Any]:
     async with guard.session_lock("held") as session:
         return dict(session)
@@ -148,6 +174,13 @@ def dies_before_its_child(guard: SessionGuard) -> dict[str, Answer]:
 SCENARIOS: dict[str, Callable[[SessionGuard], dict[str, Answer]]] = {
     "between turns": between_turns,
     "between turns, the child ends with all finalizers": partial(between_turns, tidy=True),
+    **{
+        f"inside a block of a {kind}, the child {name}": partial(
+            lambda guard, raises, kind: asyncio.run(inside_a_block(guard, raises, kind)), raises=raises, kind=kind
+        )
+        for kind in ("session", "lock")
+        for name, raises in (("exits", SystemExit), ("fails", ValueError), ("leaves it", None))
+    },
     "the parent dies first": dies_before_its_child,
     "while the loop runs": lambda guard: asyncio.run(while_it_runs(guard)),
 }

@@ -25,6 +25,7 @@ LEASE = "tests/lock/test_lease.py::"
 DOG = "tests/lock/test_watchdog.py::"
 CLOCK = "tests/lock/test_clock.py::"
 BODY = "tests/lock/test_context.py::"
+IN_HAND = "tests/lock/test_in_hand.py::"
 HOLDERS = "tests/lock/test_holders.py::"
 
 SABOTAGE: Table = [
@@ -639,6 +640,84 @@ SABOTAGE: Table = [
         "return runner.get_loop() is not asker.get_loop() or waits_for(runner, asker)",
         "return True",
         HOLDERS + "test_a_task_that_is_left_to_itself_has_the_lock_afterwards",
+    ),
+    (
+        "a body that nobody has used is nobody's",
+        "body",
+        "lock/holders.py",
+        "self.runner() or only_one_with(self._is_mine, self._loop)",
+        "self.runner()",
+        (
+            IN_HAND + "test_it_is_cancelled[by_hand]",
+            IN_HAND + "test_it_is_cancelled[by_a_limit_of_time]",
+        ),
+    ),
+    (
+        "any of several that have it in hand is cancelled",
+        "body",
+        "lock/awaiting.py",
+        "return outermost[0] if len(outermost) == 1 else None",
+        "return outermost[0] if outermost else None",
+        IN_HAND + "test_in_two_hands",
+    ),
+    (
+        "who waits for others that have it in hand is one of several",
+        "body",
+        "lock/awaiting.py",
+        "if not any(task is not other and waits_for(other, task) for other in found)",
+        "if task",
+        IN_HAND + "test_it_is_cancelled[a_task_of_its_own_has_it_too]",
+    ),
+    (
+        "what renews a lease has it in hand for a body",
+        "body",
+        "lock/awaiting.py",
+        "any(map(is_it, _variables(task, ours=False)))",
+        "any(map(is_it, _variables(task)))",
+        IN_HAND + "test_a_renewal_finds_out",
+    ),
+    (
+        "a stack of blocks has none of them in hand",
+        "body",
+        "lock/awaiting.py",
+        """[leave for _, leave in getattr(value, "_exit_callbacks", ())]""",
+        "[]",
+        IN_HAND + "test_it_is_cancelled[by_a_stack]",
+    ),
+    (
+        "a generator that stands in a block does not have it in hand",
+        "body",
+        "lock/awaiting.py",
+        "[] if frame is None else gc.get_referents(generator, frame)",
+        "[]",
+        IN_HAND + "test_it_is_cancelled[by_a_fixture]",
+    ),
+    (
+        "a body that was passed on unused waits for itself",
+        "re-entry",
+        "lock/holders.py",
+        "runner is asker or (runner is None and has_in_hand(self._is_mine, asker))",
+        "runner is asker",
+        IN_HAND + "test_it_asks_for_itself",
+    ),
+    (
+        "the running task has nothing in hand",
+        "re-entry",
+        "lock/awaiting.py",
+        "    if task is asyncio.current_task(task.get_loop()):",
+        "    if False:",
+        IN_HAND + "test_it_asks_for_itself",
+    ),
+    (
+        "a fork gives its parent's lock back",
+        "fork",
+        "lock/context.py",
+        "        if self._body.is_left_by_a_fork:",
+        "        if False:",
+        (
+            SCRIPTS + "test_a_fork_inside_a_block[session-fails-ValueError: ]",
+            SCRIPTS + "test_a_fork_inside_a_block[session-leaves it-LeaseLost: this process was forked]",
+        ),
     ),
     (
         "who entered cannot wait for who has it in hand",
