@@ -20,20 +20,20 @@ if call('GET', LOCK) ~= token then
 end
 local fields = read_state(FIRST)
 local state, clean = fields[STATE] or '', #ARGV < FIRST
-local fence, gone, after = nil, false, ARGV[4]
-if after == '' or state ~= ARGV[3] then
-  if #state < DONE_AT - 1 or string.find(granted, string.sub(state, 1, 32), 1, true) ~= 1 then
-    local answer
-    fence = string.sub(granted, 1, 16)
-    answer, gone = not_as_granted(token, fence, fields)
-    if answer then
-      return answer
-    end
+local fence, gone, after = nil, false, state == ARGV[3] and ARGV[4] or ''
+if after == '' and (#state < DONE_AT - 1 or string.find(granted, string.sub(state, 1, 32), 1, true) ~= 1) then
+  local answer
+  fence = string.sub(granted, 1, 16)
+  answer, gone = not_as_granted(token, fence, fields)
+  if answer then
+    return answer
   end
-  after = state_after(state, fence, granted)
 end
 if clean then
   call('DEL', LOCK) -- as the first write it is allowed, and all after it, also when Redis is out of memory
+end
+if after == '' then
+  after = state_after(state, fence, granted)
 end
 local set, reply = {'#state', after, nil, nil, nil, nil, nil, nil}, nil -- with room for more
 local waits, rides = string.byte(state, QUEUED_AT) == 49, string.find(granted, '\n', MORE_AT, true)
