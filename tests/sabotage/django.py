@@ -131,7 +131,7 @@ SABOTAGE: Table = [
         RUNS,
         "            self._spool.receive()\n",
         "            pass\n",
-        BODIES + "test_uploads",
+        BODIES + "test_a_body_comes_before_the_lock",
     ),
     (
         "a request that only reads is ended for its lease",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from sessionlock import LeasePolicy, SessionGuard
 from sessionlock.embedded import EmbeddedServer
 from sessionlock.integrations.django.decorators import session_policy
 from sessionlock.integrations.django.homes import close
+from sessionlock.protocol.keys import keys_for
+from tests.harness.commands import connect
 from tests.harness.django_site import configure, override_settings
 from tests.harness.sites import Site
 
@@ -156,6 +159,25 @@ def test_a_body_is_as_it_was() -> None:
         assert client.post("/piecewise", b"one\ntwo\nthree", content_type="text/plain").content == b"3 0"
         assert client.post("/past_the_request", b"raw", content_type="text/plain").content == b"raw"
         assert client.put("/body", b"", content_type="text/plain").content == b"0"
+
+
+@pytest.mark.usefixtures("site")
+def test_a_body_comes_before_the_lock(server: EmbeddedServer) -> None:
+    client = Client()
+    client.post("/put?first=1")
+    lock = keys_for("sl", client.cookies["sessionid"].value).lock
+    while_it_came: list[int] = []
+
+    class Body(BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            while_it_came.append(int(raw.exists(lock)))
+            return super().read(size)
+
+    with connect(server.unix_url) as raw:
+        sent = {"wsgi.input": Body(b"z" * 2_000), "CONTENT_LENGTH": "2000"}
+        answer = client.generic("POST", "/body", b"", "text/plain", **sent)
+    assert answer.content == b"2000"
+    assert set(while_it_came) == {0}
 
 
 @pytest.mark.usefixtures("site")
