@@ -76,12 +76,13 @@ def test_no_lease_is_lost_when_the_clock_is_set(redis_url: str, stop: Any) -> No
             lease = session.lease
             assert lease is not None
             with stop():
-                lease.check()
-                ends = lease.ends
                 give_up = clock.monotonic() + 10
-                while lease.ends == ends:
-                    assert clock.monotonic() < give_up
-                    time.sleep(0.01)
+                for _ in range(2):  # the first may have been on its way before
+                    lease.check()
+                    ends = lease.ends
+                    while lease.ends == ends:
+                        assert clock.monotonic() < give_up
+                        time.sleep(0.01)
             lease.check()
             session["n"] = 1
         assert guard.read("s")["n"] == 1
