@@ -129,7 +129,7 @@ class Guarded:
             if isinstance(event, LockQueued):
                 self._tickets.setdefault(asyncio.current_task(), event.ticket)
 
-        patience = WaitPolicy.seconds(300, max_waiters=waiters)
+        patience = WaitPolicy.seconds(300, max_waiters=max(500, 4 * waiters))
         options: dict[str, Any] = {"observer": hear} if shared else {}
         if slow:
             options = {"check": False, "reply_within": 100, "lease": LeasePolicy(ttl=120, max_hold=600)}
