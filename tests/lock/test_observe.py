@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 from sessionlock import (
+    CodecError,
     LeaseLost,
     LeasePolicy,
     Quorum,
@@ -186,6 +187,15 @@ async def test_lost(guard: SessionGuard, other: SessionGuard, told: Told) -> Non
     assert lost.because == session.lease.lost_because
     assert told.kinds()[-3:] == [LockLost, LockReleased, ChangesRefused]
     assert isinstance(told.only(ChangesRefused).error, LeaseLost)
+
+
+async def test_refused_at_the_end(guard: SessionGuard, told: Told) -> None:
+    """The block is left for the save, and again without it: the lock is released once."""
+    with pytest.raises(CodecError) as error:
+        async with guard.session_lock(SID) as session:
+            session["what"] = object()
+    assert Counter(told.kinds()) == {LockAsked: 1, LockGranted: 1, ChangesRefused: 1, LockReleased: 1}
+    assert told.only(ChangesRefused).error is error.value
 
 
 async def test_merged_under_the_lock(guard: SessionGuard, other: SessionGuard, told: Told) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.sabotage import Table
 
+TOLD = "tests/lock/test_observe.py::"
 MORE = "tests/lock/test_observe_more.py::"
 OTEL = "tests/integrations/test_opentelemetry.py::"
 PROMETHEUS = "tests/integrations/test_prometheus.py::"
@@ -65,7 +66,7 @@ SABOTAGE: Table = [
         "lock/context.py",
         "if runtime.observer is not None and not lease.released:",
         "if runtime.observer is not None:",
-        OTEL + "test_all_that_is_measured",
+        TOLD + "test_refused_at_the_end",
     ),
     (
         "a long outage is told once",
