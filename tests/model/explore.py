@@ -7,7 +7,9 @@ left out. A walk that meets more states than it was allowed raises; it never end
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+import gc
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 __all__ = ["Broken", "Found", "Model", "Step", "explore"]
@@ -49,6 +51,17 @@ class Found(NamedTuple):
     trace: tuple[str, ...] = ()
 
 
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """States hold no cycles, and all are kept: the collector would walk every one of them again and again."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@_no_garbage()
 def explore(model: Model[S], *, at_most: int, settles: bool = True) -> Found:
     """Walk all states of ``model``.
 
