@@ -35,10 +35,11 @@ settings.register_profile("ci", max_examples=500, print_blob=True, **_UNHURRIED)
 settings.register_profile("nightly", max_examples=10_000, print_blob=True, **_UNHURRIED)
 settings.register_profile("quick", max_examples=50, **_UNHURRIED)
 
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
-
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    # The tier of after each change makes fewer examples; the one of before a commit has the same tests.
+    usual = "quick" if config.getoption("markexpr") == "not server" else "ci"
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", usual))
     choose_server()
     # What a server is asked once per process would spoil exact counts; tests of that say check=True.
     os.environ["SESSIONLOCK_CHECK"] = "0"
