@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import pytest
 
@@ -21,19 +21,22 @@ from tests.harness.scripts import load_scripts
 from tests.harness.stored import Stored
 
 LUA = Path(sessionlock.__file__).parent / "protocol" / "lua"
-FIGURES = pytest.StashKey[list[str]]()
+FIGURE = "figure"
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[FIGURES] = []
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    figures = config.stash.get(FIGURES, [])
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The figures of all tests. A report brings them from another process, too (``-n``)."""
+    ended = [report for reports in terminalreporter.stats.values() for report in reports if _is_end(report)]
+    figures = [line for report in ended for name, line in report.user_properties if name == FIGURE]
     if figures:
         terminalreporter.section("faults and recovery")
         for line in figures:
-            terminalreporter.write_line(line)
+            terminalreporter.write_line(str(line))
+
+
+def _is_end(report: object) -> TypeGuard[pytest.TestReport]:
+    """A test's last report has all that was told."""
+    return isinstance(report, pytest.TestReport) and report.when == "teardown"
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ def tell(request: pytest.FixtureRequest) -> Tell:
     """``tell("…")``: one line of figures, shown when all tests have run."""
 
     def add(line: str) -> None:
-        request.config.stash.setdefault(FIGURES, []).append(f"{request.node.name}: {line}")
+        request.node.user_properties.append((FIGURE, f"{request.node.name}: {line}"))
 
     return add
 
