@@ -100,7 +100,7 @@ async def test_who_has_no_objection_waits_on(node: Node) -> None:
 async def test_there_may_be_no_question(node: Node) -> None:
     """It is said once, however long the wait lasts, who is waited for."""
     told: list[str] = []
-    guard, context = node(), context_of(node(), wait=0.5)
+    guard, context = node(), context_of(node(), wait=0.3)
     context.when_waiting(lambda wanted, holder: told.append(holder.label))
     async with guard.session_lock("s", label="the holder"):
         with pytest.raises(WaitTimedOut):
