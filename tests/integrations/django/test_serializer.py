@@ -184,6 +184,12 @@ def test_nothing_is_lost_with_it(using: Using, name: str) -> None:
             second.save()
 
 
+def test_what_begins_like_a_pickle_by_chance(using: Using, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "token_bytes", lambda size: b"\x80\x05" + b"x" * (size - 2))
+    with using("Sealed"):
+        assert again(saved(n=1))["n"] == 1
+
+
 def test_pickled_objects(using: Using) -> None:
     with using("Pickled", SESSION_LOCK_PICKLE=True):
         store = again(saved(price=Money(5), keys={1: {2, 3}}, at=datetime(2026, 1, 2)))
