@@ -67,7 +67,7 @@ SABOTAGE: Table = [
         "Django: a serializer pickles without having been allowed to",
         "B10",
         SERIALIZING,
-        "if written.startswith(PICKLED) and not may_pickle:",
+        "if not may_pickle and _is_pickle(written):",
         "if False:",
         SERIALIZER + "test_one_that_pickles_must_be_allowed",
     ),
