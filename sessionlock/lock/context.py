@@ -174,7 +174,7 @@ class LockBlock(Handle):
         if outcome.handover is not None:
             self._runtime.take_handover(self._request.keys, outcome.handover, self._body.label)
         elif isinstance(outcome, Committed) and outcome.repeated:
-            self._runtime.wakeup.look_after(self._request.keys)  # the first reply, with a grant perhaps, was lost
+            self._runtime.wakeup.look_all(self._request.keys)  # the first reply, with a grant perhaps, was lost
         return outcome
 
     async def _to_the_end(self, call: Release) -> Saved:

@@ -582,6 +582,15 @@ TABLE: dict[str, Row] = {
         ("holds", "C"),
         ("queue", ""),
     ],
+    "a rider that has asked for a place meanwhile": [
+        ("A acquire", "granted #1"),
+        ("B acquire", "queued 0 behind A"),
+        ("C acquire", "queued 1 behind A"),
+        ("A release n=1 rider=B:1", "saved 1 and G B #2 -"),
+        ("queue", "C"),
+        ("B release n=2", "saved 2"),
+        ("holds", "C"),
+    ],
     "a rider behind dead waiters": [
         ("A acquire", "granted #1"),
         ("c acquire", "queued 0 behind A"),

@@ -111,7 +111,7 @@ SABOTAGE: Table = [
         "a local waiter is told by the first reply only",
         6,
         "lock/context.py",
-        "self._runtime.wakeup.look_after(self._request.keys)",
+        "self._runtime.wakeup.look_all(self._request.keys)",
         "pass",
         REPLIES + "test_the_next_one_is_in_the_same_process",
     ),

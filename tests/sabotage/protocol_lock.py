@@ -111,6 +111,14 @@ SABOTAGE: Table = [
         RIDERS + "test_how_many_ride",
     ),
     (
+        "a rider that is granted keeps its place in the queue",
+        2,
+        "protocol/lua/_release.lua",
+        "      leave_queue(rider) -- it may have asked for a place meanwhile\n",
+        "",
+        TABLES + "test_row[a-rider-that-has-asked-for-a-place-meanwhile]",
+    ),
+    (
         "a rider is let into a session that was destroyed",
         2,
         "protocol/lua/release.lua",

@@ -94,6 +94,7 @@ local function hand_on(reply, granted, line_at, state)
     if rest then
       join_queue(rider, ttl, claim, who, ticket, tonumber(patience), now, now_digits, last)
     else
+      leave_queue(rider) -- it may have asked for a place meanwhile
       handed = granted_to(rider, grant(rider, ttl, held, who, now, now_digits, last), now_digits, ttl)
     end
   end
