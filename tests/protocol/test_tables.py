@@ -586,7 +586,7 @@ TABLE: dict[str, Row] = {
         ("A acquire", "granted #1"),
         ("B acquire", "queued 0 behind A"),
         ("C acquire", "queued 1 behind A"),
-        ("A release n=1 rider=B:1", "saved 1 and G B #2 -"),
+        ("A release n=1 own rider=B:1", "saved 1 and G B #2 + n=1"),
         ("queue", "C"),
         ("B release n=2", "saved 2"),
         ("holds", "C"),
