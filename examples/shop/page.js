@@ -223,7 +223,7 @@ function grant(request) {
 const shortFence = request => request.fence && `…${grouped(request.fence.slice(-6))}`
 
 function nodeAndWhat(label) {
-  const [, node, what] = /^node (\S+) ?(.*)$/.exec(label)
+  const [, node, what] = /^(?:node[_ ])?(\S+) ?(.*)$/.exec(label) ?? ["", label, ""]
   return [element('span', node, { class: 'node', 'data-node': node }), document.createTextNode(` ${what}`)]
 }
 

@@ -224,7 +224,7 @@ class History:
         self.key = key
         self.waiting: deque[Happening] = deque()
         self.reads: list[Read] = []
-        self.reads_seen = 0
+        self.reads_seen: int = 0
         self.ledger: Ledger = Ledger()
         self.judged: bool = False
         self.locked: bool = False

@@ -178,7 +178,7 @@ class Waiter:
         self.behind: str = ""  # who of this process gave the lock up last, by its label in Redis
         self.rides_as: Callable[[int], str] | None = None  # None: it is in the queue
         self.named_at: float = 0.0  # monotonic; 0: never
-        self.was_known = False  # whether Redis knows it, or may
+        self.was_known: bool = False  # whether Redis knows it, or may
         self.claim: float = claim  # seconds: looking once within each claim shows its end, whoever has it
         self.room: Room[Waiter] = room
         self.handover: Handover | None = None

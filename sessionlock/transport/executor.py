@@ -66,7 +66,8 @@ class RedisExecutor:
     ) -> None:
         if durability is not None:
             reply_within += durability.within
-        numbers = self.numbers = Numbers()
+        numbers = Numbers()
+        self.numbers: Numbers = numbers
 
         def lost() -> None:
             numbers.rename()
