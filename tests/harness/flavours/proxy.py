@@ -72,14 +72,15 @@ class RestrictedServer:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # the transports close their sockets in the loop's next turn
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        ends = [writer]
         try:
             upstream = await asyncio.open_unix_connection(self._socket_path)
+            ends.append(upstream[1])
             passage = _Passage(self, writer, upstream[1])
             ways = [
                 asyncio.ensure_future(_pump(reader, passage.asked)),
@@ -91,11 +92,12 @@ class RestrictedServer:
                 for way in ways:
                     way.cancel()
                 await asyncio.gather(*ways, return_exceptions=True)
-                upstream[1].transport.abort()
-                writer.transport.abort()
         except asyncio.CancelledError:
             pass  # the server is closed; nobody waits for this task's end but that
         finally:
+            for end in ends:
+                end.transport.abort()
+            await asyncio.gather(*(end.wait_closed() for end in ends), return_exceptions=True)
             self._tasks.discard(task)
 
 
