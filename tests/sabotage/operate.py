@@ -62,7 +62,7 @@ SABOTAGE: Table = [
         "cli/address.py",
         "    if scheme in PRIVATE:\n",
         "    if False:\n",
-        "tests/integrations/flask/test_command.py::test_a_private_server_is_not_started_for_it",
+        "tests/integrations/test_flask_commands.py::test_a_private_server_is_not_started_for_it[flask]",
     ),
     (
         "a broken connection that was kept is the end",
