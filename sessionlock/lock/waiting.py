@@ -119,6 +119,10 @@ class Room(Generic[W]):
     def foremost(self) -> W | None:
         return next(iter(self.waiters.values()), None)
 
+    def first_rider(self) -> W:
+        """Who rides and waits longest; there must be one."""
+        return next(iter(self.riders.values()))
+
 
 class WaitingRooms(Generic[W]):
     """The rooms of one event loop, by the sessions' digests."""
@@ -336,9 +340,7 @@ class Wakeup:
         room = waiter.room
         successor = self._rooms.leave(keys.digest, waiter.token)
         if not held_here and waiter.was_known and room.riders:
-            next(
-                iter(room.riders.values())
-            ).look()  # perhaps nobody of them is left in the queue, to be handed the lock
+            room.first_rider().look()  # for one of them must be in the queue, to be handed the lock
         elif successor is not None:
             successor.wake()
 
@@ -378,7 +380,7 @@ class Wakeup:
         room = self._rooms.known(keys.digest)
         if room is None or not room.riders or not self.pushes.hears(keys):
             return None
-        return next(iter(room.riders.values()))
+        return room.first_rider()
 
     def rode(self, rider: Waiter, outcome: Saved | None) -> None:
         """It was named with a release, and that came to this; None: nobody knows."""
@@ -405,12 +407,6 @@ class Wakeup:
     def is_waited_for(self, keys: SessionKeys) -> bool:
         """Whether anybody of this process waits for that session."""
         return self._rooms.foremost(keys.digest) is not None
-
-    def look_after(self, keys: SessionKeys) -> None:
-        """The lock may be free, or ours, without anybody here having been told."""
-        foremost = self._rooms.foremost(keys.digest)
-        if foremost is not None:
-            foremost.look()
 
     def look_all(self, keys: SessionKeys) -> None:
         """All waiters of this session here may have lost their places; asking gives them back."""
