@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 
 from ..clock import monotonic
-from ..errors import RedisUnavailable
+from ..errors import RedisUnavailable, SessionNotFound
 from ..protocol import replies as protocol
 from ..protocol.calls import Acquire
 from ..protocol.numbers import UNTOLD
@@ -56,7 +56,7 @@ class Acquisition:
             SessionNotFound, SessionDestroyed: there is nothing to lock.
             RedisUnavailable: whether the lock was granted is unknown; its TTL ends it.
         """
-        is_holder = False
+        is_holder = refused = False
         try:
             request, wakeup = self._request, self._wakeup
             queues = request.wait.queues
@@ -72,6 +72,7 @@ class Acquisition:
             is_holder = True
             return granted
         except BaseException as error:
+            refused = isinstance(error, SessionNotFound) or (isinstance(error, RedisUnavailable) and error.refused)
             if self._waiter is not None:
                 self._waiter.rides_no_more()
             # Cancelled or failed anywhere: Redis may have granted or queued this token meanwhile.
@@ -80,7 +81,7 @@ class Acquisition:
             raise
         finally:
             if self._expecting:
-                self._expect_no_more(is_holder)
+                self._expect_no_more(is_holder, refused)
 
     def _check(self, granted: Granted) -> None:
         """What was true when this was queued may have changed until the lock was handed over."""
@@ -101,13 +102,13 @@ class Acquisition:
         if self._asked or (self._waiter is not None and self._waiter.was_known):
             await self._runtime.see_through(self._runtime.abandon(self._request.keys, self.token), within=within)
 
-    def _expect_no_more(self, is_holder: bool) -> None:
+    def _expect_no_more(self, is_holder: bool, refused: bool) -> None:
         keys = self._request.keys
         self._wakeup.expect_no_more(self.token)
         self._pushes.no_more(keys, self.token)
         if self._waiter is not None:
             held_here = is_holder or self._runtime.holders.holder_of(keys.lock) is not None
-            self._wakeup.leave(keys, self._waiter, held_here=held_here)
+            self._wakeup.leave(keys, self._waiter, held_here=held_here, refused=refused)
 
     # --- asking
 

@@ -330,8 +330,10 @@ class Wakeup:
     def expect_no_more(self, token: str) -> None:
         self._expected.pop(token, None)
 
-    def leave(self, keys: SessionKeys, waiter: Waiter, *, held_here: bool) -> None:
-        """``held_here``: somebody of this process has the lock, and is to hand it on."""
+    def leave(self, keys: SessionKeys, waiter: Waiter, *, held_here: bool, refused: bool = False) -> None:
+        """``held_here``: somebody of this process has the lock, and is to hand it on. ``refused``: Redis had something
+        against this one, and perhaps against all.
+        """
         self._waiters.pop(waiter.token, None)
         self.waiting = len(self._waiters)
         self._on_crowd(bool(self._waiters))
@@ -339,7 +341,10 @@ class Wakeup:
             self._rounds.end()
         room = waiter.room
         successor = self._rooms.leave(keys.digest, waiter.token)
-        if not held_here and waiter.was_known and room.riders:
+        foremost = room.foremost()
+        if refused and foremost is not None:
+            foremost.look()
+        elif not held_here and waiter.was_known and room.riders:
             room.first_rider().look()  # for one of them must be in the queue, to be handed the lock
         elif successor is not None:
             successor.wake()
@@ -432,12 +437,14 @@ class Wakeup:
         waiter = self._waiters.get(push.token)
         if waiter is not None:
             if waiter.rides_as:
-                waiter.room.clock = (push.server_us, waiter.named_at)
+                if waiter.named_at:  # else it has asked for a place, and the reply is on its way
+                    waiter.room.clock = (push.server_us, waiter.named_at)
                 waiter.queues()
             waiter.handover, waiter.behind = push, by or waiter.behind
             waiter.wake()
             if push.kind == "D":
-                _look(waiter.room.waiters.values())  # of many, Redis tells the first ones only
+                for each in waiter.room.waiters.values():  # of many, Redis tells the first ones only
+                    each.look()
         elif push.token in self._expected:
             self._expected[push.token] = push
         # Otherwise it left meanwhile; its abandon call hands the lock on.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from typing import Literal
 
 import pytest
 from tenacity import stop_after_delay, wait_fixed
@@ -16,10 +17,12 @@ from sessionlock import (
     SessionDestroyed,
     SessionGuard,
     SessionInfo,
+    SessionNotFound,
     WaitPolicy,
     WaitTimedOut,
 )
 from sessionlock.lock.waiting import FIRST_RIDER
+from sessionlock.protocol.replies import Handover
 from tests.harness.commands import CommandCounter
 from tests.harness.deployments import MakeGuard
 from tests.harness.proxy import FaultyProxy
@@ -42,6 +45,7 @@ class Crowd:
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.on_grant: Callable[[], Awaitable[SessionInfo]] | None = None
         self.seen: list[SessionInfo] = []
+        self.missing: Literal["create", "reject"] = "create"
         self._session = session
 
     def enter(self, guard: SessionGuard, *names: str, wait: WaitPolicy | float = MANY) -> None:
@@ -71,13 +75,19 @@ class Crowd:
         assert self.fences == sorted(set(self.fences))
         return self.order
 
+    async def ended(self, within: float = 8) -> set[type[BaseException] | None]:
+        """How, when all have."""
+        ended = await asyncio.wait_for(asyncio.gather(*self.tasks.values(), return_exceptions=True), within)
+        self.tasks.clear()
+        return {None if error is None else type(error) for error in ended}
+
     async def end(self) -> None:
         for task in self.tasks.values():
             task.cancel()
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
 
     async def _enter(self, guard: SessionGuard, name: str, wait: WaitPolicy | float) -> None:
-        async with guard.session_lock("s", wait=wait, lease=LEASE) as session:
+        async with guard.session_lock("s", wait=wait, lease=LEASE, missing=self.missing) as session:
             self.order.append(name)
             if self.on_grant is not None:
                 self.seen.append(await self.on_grant())
@@ -212,18 +222,52 @@ async def test_the_holders_lease_is_lost(node: MakeGuard, stored: Look, crowd: C
     assert await crowd.over() == [*QUEUED, "r0", "r1"]
 
 
-async def test_the_session_is_destroyed(node: MakeGuard, crowd: Crowd) -> None:
-    """Those in the queue are told; riders learn it when the holder leaves."""
-    guard = node()
+@pytest.mark.parametrize("who", ["the holder", "another process"])
+async def test_the_session_is_destroyed(node: MakeGuard, crowd: Crowd, who: str) -> None:
+    """All are told at once, those that ride, too: some in the queue by a push, and each tells the others."""
+    guard, riders = node(), [f"r{n}" for n in range(6)]
     async with guard.session_lock("s", lease=LEASE) as session:
         session["n"] = 1
         await session.save()
         await crowd.queue(guard, *QUEUED)
-        await crowd.ride(guard, "r0", "r1")
-        await session.destroy()
-    ended = await asyncio.wait_for(asyncio.gather(*crowd.tasks.values(), return_exceptions=True), 8)
-    assert {type(error) for error in ended} == {SessionDestroyed}
-    crowd.tasks.clear()
+        await crowd.ride(guard, *riders)
+        await (session.destroy() if who == "the holder" else node().destroy("s"))
+        with suppress(SessionDestroyed):
+            await session.release()
+    assert await crowd.ended() == {SessionDestroyed}
+
+
+async def test_the_session_is_gone(node: MakeGuard, stored: Look, crowd: Crowd) -> None:
+    """Nobody tells those that wait for a session that has expired: who finds out lets the next one look."""
+    guard, session = node(), stored("s")
+    crowd.missing = "reject"
+    async with guard.session_lock("s", lease=LEASE) as session_here:
+        session_here["n"] = 1
+        await session_here.save()
+        await crowd.queue(guard, *QUEUED)
+        await crowd.ride(guard, *[f"r{n}" for n in range(6)])
+        session.client.delete(session.keys.session)
+    assert await crowd.ended() == {SessionNotFound}
+
+
+async def test_a_push_overtakes_the_place_in_the_queue(node: MakeGuard, stored: Look, crowd: Crowd) -> None:
+    """A rider has asked for a place, and a push comes for it before the reply: that says nothing about the clock. Who
+    takes a seat afterwards is not behind those that come later.
+    """
+    one, other, session = node(), node(), stored("s")
+    async with other.session_lock("s", lease=LEASE):
+        await crowd.queue(one, *QUEUED)
+        await crowd.ride(one, "r0", "r1")
+        wakeup = one.runtime().wakeup
+        first = wakeup.rider(session.keys)
+        assert first is not None
+        seconds, us = session.client.time()
+        wakeup.dispatch(Handover("M", first.token, server_us=seconds * 1_000_000 + us))
+        crowd.enter(one, "then")  # takes its seat before any reply can come
+        await session.until(lambda s: len(s.waiting) == len(QUEUED) + 1)
+        await crowd.queue(other, "and then")
+        await crowd.ride(one, "last")
+    assert await crowd.over() == [*QUEUED, "r0", "r1", "then", "and then", "last"]
 
 
 async def test_how_many_ride(node: MakeGuard, stored: Look, crowd: Crowd) -> None:

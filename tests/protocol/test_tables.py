@@ -575,6 +575,14 @@ TABLE: dict[str, Row] = {
         ("left", "a claim"),
         ("queue", ""),
     ],
+    "a rider, and the clock was set back since the others came": [
+        ("A acquire", "granted #1"),
+        ("C acquire", "queued 0 behind A"),
+        ("C ahead", "ok"),
+        ("A release n=1 rider=B:1", "saved 1"),
+        ("pushes", "G C #2 + n=1"),
+        ("queue", "B"),
+    ],
     "a rider behind a waiter of its own process": [
         ("A acquire", "granted #1"),
         ("C acquire", "queued 0 behind A"),
@@ -946,6 +954,11 @@ class World:
         record = self._redis.hget(KEYS.waiters, token_of(who))
         assert isinstance(record, bytes)
         self._redis.hset(KEYS.waiters, token_of(who), re.sub(rb"^\d+", b"1", record))
+        return "ok"
+
+    def ahead(self, who: str, options: list[str]) -> str:
+        """Its ticket is of the future."""
+        self._redis.zadd(KEYS.queue, {token_of(who): 1 << 52})
         return "ok"
 
     def foreign_lock(self) -> str:

@@ -86,7 +86,8 @@ local function hand_on(reply, granted, line_at, state)
   local first = rider and call('ZRANGE', QUEUE, 0, 0, 'WITHSCORES')[2]
   last.queued = last.queued and (not rider or first ~= nil)
   local rest, handed
-  if not rider or first and tonumber(first) < tonumber(ticket) then
+  -- A ticket in the future tells nothing of who came first: the clock was set back. Then the queue is.
+  if not rider or first and (tonumber(first) < tonumber(ticket) or tonumber(first) > now) then
     local _
     _, rest, handed = hand_over(nil, channel, carries == '1', deaf == '1', now, now_digits, last)
   end
