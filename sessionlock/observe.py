@@ -104,8 +104,9 @@ class LockAsked(Event):
 @quickly_frozen
 class LockQueued(Event):
     """Others hold it, and this one waits. ``ticket``: its place in line, a number that grows with each waiter;
-    ``ahead``: how many wait before it; ``holder``: the label of who holds the lock, None where that is not known;
-    ``trace``: the holder's, as W3C ``traceparent``, "" where it has none.
+    ``ahead``: how many wait before it, of its process only where it waits beside the queue; ``holder``: the label of
+    who holds the lock, None where that is not known; ``trace``: the holder's, as W3C ``traceparent``, "" where it has
+    none.
     """
 
     ticket: int

@@ -97,7 +97,7 @@ QUEUE = Measure(
     "sessionlock.lock.queue.length",
     "histogram",
     "{request}",
-    "How long the queue was, over all nodes, for each that joined it, itself included",
+    "How many waited for the same session, as far as its process knew, for each that began to wait; with itself",
     (),
     tuple(map(float, LENGTHS)),
 )
@@ -160,6 +160,16 @@ MEASURES: tuple[Measure, ...] = (
     REPEATS,
     OUTAGES,
     DOWN,
+)
+
+# What has to be seen at zero, with each route: of a counter that is first seen at one, Prometheus' ``rate()`` and
+# ``increase()`` know no increase. Of what is rare they would miss all, in each process anew.
+BEGIN_AT_ZERO: tuple[tuple[Measure, tuple[str, ...]], ...] = (
+    (ACQUISITIONS, ("timed_out",)),
+    (ACQUISITIONS, ("queue_full",)),
+    (ACQUISITIONS, ("unavailable",)),
+    (LOST, ()),
+    (REFUSED, ("SessionConflict",)),
 )
 
 
@@ -264,4 +274,6 @@ class Measuring:
             if len(self._routes) >= MOST_ROUTES:
                 return OTHER
             self._routes.add(route)
+            for measure, others in BEGIN_AT_ZERO:
+                self.add(measure, (route, *others), 0)
         return route

@@ -161,6 +161,7 @@ class OpenTelemetryMetrics(Measuring):
             self.record(HOLD, (self._route(event.label),), held)
 
     def _cell(self, label: str) -> _Cell:
+        self._route(label)  # what is to be seen at zero is, before it is told that anything happened
         with self._lock:
             if len(self._cells) >= MOST_ROUTES:
                 label = MANY

@@ -266,9 +266,14 @@ async def test_all_that_is_measured(redis_url: str, elsewhere: SessionGuard, mea
     points = measured.points()
     blocked = points["lock.blocked.time"].pop(("GET /cart", "POST /pay"))
     assert blocked > 0
+    routes, rare = ("POST /pay", "GET /cart"), ("timed_out", "queue_full", "unavailable")
     assert points.pop("lock.held.time").keys() == {("POST /pay",), ("GET /cart",)}
     assert points == {
-        "lock.acquisitions": {("POST /pay", "granted"): 2, ("GET /cart", "granted"): 1},
+        "lock.acquisitions": {
+            ("POST /pay", "granted"): 2,
+            ("GET /cart", "granted"): 1,
+            **{(route, outcome): 0 for route in routes for outcome in rare},
+        },
         "lock.wait.duration": {("GET /cart", "granted"): 1},
         "lock.blocked.time": {},
         "lock.queue.length": {(): 1},
@@ -280,7 +285,8 @@ async def test_all_that_is_measured(redis_url: str, elsewhere: SessionGuard, mea
         "redis.outages": {(): 0},
         "redis.down": {(): 0},
         "changes.saved": {("POST /pay",): 1, ("GET /cart",): 1},
-        "changes.refused": {("POST /pay", "SessionConflict"): 1},
+        "changes.refused": {("POST /pay", "SessionConflict"): 1, ("GET /cart", "SessionConflict"): 0},
+        "lock.lost": {(route,): 0 for route in routes},
     }
 
 
@@ -289,6 +295,17 @@ async def test_what_is_short_is_counted_only(redis_url: str, measured: Measured)
     async with guard, guard.session_lock("s", label="GET /"):
         pass
     points = measured.points()
-    assert points["lock.acquisitions"] == {("GET /", "granted"): 1}
+    assert points["lock.acquisitions"][("GET /", "granted")] == 1
     assert "lock.hold.duration" not in points
     assert points["lock.held.time"][("GET /",)] > 0
+
+
+async def test_what_is_rare_is_seen_at_zero_before_it_happens(redis_url: str, measured: Measured) -> None:
+    """At the first collection: of a counter that is first seen at one Prometheus knows no increase."""
+    guard = SessionGuard.from_url(redis_url, observer=metrics(measured.meter, shortest=60))
+    async with guard, guard.session_lock("s", label="POST /pay"):
+        pass
+    points = measured.points()
+    assert points["lock.lost"] == {("POST /pay",): 0}
+    assert points["changes.refused"] == {("POST /pay", "SessionConflict"): 0}
+    assert points["lock.acquisitions"][("POST /pay", "timed_out")] == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,17 @@ async def test_what_happens_is_measured(redis_url: str, registry: CollectorRegis
     assert value(registry, "loads_refused_total", error_type="SessionNotFound") == 1
 
 
+async def test_what_is_rare_is_seen_at_zero_before_it_happens(redis_url: str, registry: CollectorRegistry) -> None:
+    """Of a counter that is first seen at one Prometheus knows no increase: of the first lost lease nobody was told."""
+    guard = SessionGuard.from_url(redis_url, observer=prometheus_metrics(registry))
+    async with guard, guard.session_lock("s", label="POST /pay"):
+        pass
+    assert value(registry, "lock_lost_total", route="POST /pay") == 0
+    assert value(registry, "changes_refused_total", route="POST /pay", error_type="SessionConflict") == 0
+    for outcome in ("timed_out", "queue_full", "unavailable"):
+        assert value(registry, "lock_acquisitions_total", route="POST /pay", outcome=outcome) == 0
+
+
 async def test_whatever_the_labels_are_the_series_are_few(redis_url: str, registry: CollectorRegistry) -> None:
     """Somebody names his holders by what they work on; and no session is ever a label."""
     observer = prometheus_metrics(registry)
@@ -81,7 +93,7 @@ async def test_whatever_the_labels_are_the_series_are_few(redis_url: str, regist
             async with guard.session_lock(f"secret {number}", label=f"order {number}"):
                 pass
     shown = generate_latest(registry).decode()
-    acquired = [line for line in shown.splitlines() if line.startswith("sessionlock_lock_acquisitions_total{")]
+    acquired = [line for line in shown.splitlines() if re.match(r"sessionlock_lock_acquisitions_total{.*granted", line)]
     assert len(acquired) == MOST_ROUTES + 1
     assert value(registry, "lock_acquisitions_total", route=OTHER, outcome="granted") == 50
     assert "secret" not in shown

@@ -112,6 +112,25 @@ SABOTAGE: Table = [
         PROMETHEUS + "test_whatever_the_labels_are_the_series_are_few",
     ),
     (
+        "the first lost lease is the first that is seen of its counter",
+        "observe",
+        "integrations/measures.py",
+        "            for measure, others in BEGIN_AT_ZERO:\n",
+        "            for measure, others in ():\n",
+        (
+            PROMETHEUS + "test_what_is_rare_is_seen_at_zero_before_it_happens",
+            OTEL + "test_what_is_rare_is_seen_at_zero_before_it_happens",
+        ),
+    ),
+    (
+        "OpenTelemetry's zeros are there at the second collection",
+        "observe",
+        "integrations/opentelemetry.py",
+        "        self._route(label)  # what is to be seen at zero is, before it is told that anything happened\n",
+        "",
+        OTEL + "test_what_is_rare_is_seen_at_zero_before_it_happens",
+    ),
+    (
         "each request of an outage is a warning",
         "observe",
         "integrations/logs.py",
