@@ -16,11 +16,14 @@ __all__ = ["ALERTS", "PANELS", "Alert", "Panel", "alerts", "dashboard"]
 HERE = Path(__file__).parent
 RATE = "[$__rate_interval]"
 ACQUISITIONS = "sessionlock_lock_acquisitions_total"
-REFUSED = 'outcome=~"timed_out|queue_full|unavailable"'
+TURNED_AWAY = 'outcome=~"timed_out|queue_full|unavailable"'
 
 
 class Panel(NamedTuple):
-    """``queries``: what is drawn, by its legend. ``kind``: timeseries, stat or table. ``width``: of 24."""
+    """``queries``: what is drawn, by its legend. ``kind``: timeseries or stat. ``width``: of 24. ``limits``: from which
+    value on it has which colour; on a graph, lines. ``stacked``: the values add up to something. ``colours``: of a
+    legend; what has none is coloured by its place. ``nothing``: what a stat says instead of "No data".
+    """
 
     title: str
     tells: str
@@ -29,6 +32,11 @@ class Panel(NamedTuple):
     kind: str = "timeseries"
     width: int = 12
     height: int = 8
+    limits: tuple[tuple[float, str], ...] = ()
+    stacked: bool = False
+    colours: dict[str, str] = {}  # noqa: RUF012 (never changed)
+    decimals: int | None = None
+    nothing: str = "0"
 
 
 class Alert(NamedTuple):
@@ -49,140 +57,164 @@ def _quantile(share: float, metric: str, by: str = "", interval: str = RATE) -> 
 
 WAIT, HOLD = "sessionlock_lock_wait_duration_seconds", "sessionlock_lock_hold_duration_seconds"
 QUEUE = "sessionlock_lock_queue_length"
+STAT = {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value", "graphMode": "area"}
+TIMESERIES = {
+    "legend": {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": []},
+    "tooltip": {"mode": "multi", "sort": "desc"},
+}
 BLOCKED, HELD_TIME = "sessionlock_lock_blocked_time_seconds_total", "sessionlock_lock_held_time_seconds_total"
 
+
+def _stat(title: str, tells: str, query: str, **more: Any) -> Panel:
+    return Panel(title, tells, {"all": query}, kind="stat", width=4, height=4, **more)
+
+
 PANELS = (
-    Panel(
-        "Locks asked for",
-        "Requests for a lock per second",
-        {"all": f"sum(rate({ACQUISITIONS}{RATE}))"},
-        "reqps",
-        "stat",
-        4,
-        4,
+    # Is anything wrong?
+    _stat(
+        "Redis out of reach",
+        "Of how many processes; each event loop counts for itself",
+        "sum(sessionlock_redis_down)",
+        limits=((1, "red"),),
     ),
-    Panel(
+    _stat(
+        "Turned away",
+        "Of those that asked for a lock, answered 503 or 429: the wait was over, too many waited, no Redis",
+        f"(sum(rate({ACQUISITIONS}{{{TURNED_AWAY}}}{RATE})) or vector(0)) / sum(rate({ACQUISITIONS}{RATE}))",
+        unit="percentunit",
+        limits=((0.0001, "orange"), (0.001, "red")),
+        decimals=2,
+        nothing="no requests",
+    ),
+    _stat(
         "Waits, 95 %",
         "Of those that found the lock taken",
-        {"95 %": _quantile(0.95, WAIT)},
-        "s",
-        "stat",
-        4,
-        4,
+        _quantile(0.95, WAIT),
+        unit="s",
+        limits=((0.3, "orange"), (1, "red")),
+        nothing="no waits",
     ),
-    Panel(
-        "Turned away",
-        "Answered 503 or 429 per second: the wait was over, too many waited, no Redis",
-        {"all": f"sum(rate({ACQUISITIONS}{{{REFUSED}}}{RATE})) or vector(0)"},
-        "reqps",
-        "stat",
-        4,
-        4,
-    ),
-    Panel(
+    _stat(
         "Leases lost, last hour",
         "Each one is a request whose save was refused",
-        {"all": "sum(increase(sessionlock_lock_lost_total[1h])) or vector(0)"},
-        "short",
-        "stat",
-        4,
-        4,
+        "sum(increase(sessionlock_lock_lost_total[1h])) or vector(0)",
+        limits=((0.5, "red"),),
+        decimals=0,
     ),
-    Panel(
+    _stat(
         "Saves refused, last hour",
         "Conflicts, sessions that are gone or too large, leases that were lost",
-        {"all": "sum(increase(sessionlock_changes_refused_total[1h])) or vector(0)"},
-        "short",
-        "stat",
-        4,
-        4,
+        "sum(increase(sessionlock_changes_refused_total[1h])) or vector(0)",
+        limits=((0.5, "orange"),),
+        decimals=0,
     ),
-    Panel(
-        "Redis cannot be used",
-        "By how many processes; 0 is well",
-        {"all": "sum(sessionlock_redis_down)"},
-        "short",
-        "stat",
-        4,
-        4,
+    _stat(
+        "Locks asked for",
+        "Requests for a lock per second",
+        f"sum(rate({ACQUISITIONS}{RATE}))",
+        unit="reqps",
+        nothing="no requests",
     ),
+    # Who waits, and for whom?
     Panel(
         "Who makes others wait",
-        "Seconds waited per second, put down to the route that held the lock. Look here first",
+        "Requests that wait at a time, on average, by the route that holds the lock they wait for. Look here first",
         {"{{holder_route}}": f"topk(10, sum by (holder_route) (rate({BLOCKED}{RATE})))"},
-        "s",
+        stacked=True,
     ),
     Panel(
         "Who waits",
-        "The same seconds, by the route that waited",
+        "The same requests by their own route",
         {"{{route}}": f"topk(10, sum by (route) (rate({BLOCKED}{RATE})))"},
-        "s",
+        stacked=True,
     ),
     Panel(
         "How long waits are",
-        "Of those that found the lock taken",
+        "Of those that found the lock taken. The line is where people notice",
         {"50 %": _quantile(0.5, WAIT), "95 %": _quantile(0.95, WAIT), "99 %": _quantile(0.99, WAIT)},
         "s",
+        limits=((1, "red"),),
+        colours={"50 %": "green", "95 %": "yellow", "99 %": "orange"},
     ),
     Panel(
-        "How long locks are held, 95 %",
+        "How long locks are held, 99 %",
         "By route. A wait is somebody else's hold",
-        {"{{route}}": f"topk(10, {_quantile(0.95, HOLD, 'route')})"},
+        {"{{route}}": f"topk(10, {_quantile(0.99, HOLD, 'route')})"},
         "s",
+        limits=((5, "red"),),
+    ),
+    # Who got no lock, and whose changes were not saved?
+    Panel(
+        "Requests that got no lock, per minute",
+        "timed_out and unavailable: 503. queue_full: 429. reentrant: 409. abandoned: the visitor left",
+        {"{{outcome}}": f'60 * sum by (outcome) (rate({ACQUISITIONS}{{outcome!="granted"}}{RATE}))'},
+        colours={
+            "timed_out": "red",
+            "queue_full": "orange",
+            "unavailable": "purple",
+            "abandoned": "blue",
+            "not_found": "text",
+        },
     ),
     Panel(
-        "What became of requests for a lock",
-        "granted, timed_out (503), queue_full (429), unavailable (503), abandoned (the visitor left), not_found",
-        {"{{outcome}}": f"sum by (outcome) (rate({ACQUISITIONS}{RATE}))"},
-        "reqps",
+        "Refused and merged, per minute",
+        "Saves that were refused, or merged with somebody else's; reads without a lock that found no session",
+        {
+            "refused: {{error_type}}": f"60 * sum by (error_type) (rate(sessionlock_changes_refused_total{RATE}))",
+            "not read: {{error_type}}": f"60 * sum by (error_type) (rate(sessionlock_loads_refused_total{RATE}))",
+            "merged": f"60 * sum(rate(sessionlock_changes_merged_total{RATE})) or vector(0)",
+        },
+        colours={"merged": "blue"},
     ),
+    # How many are there, and for how long?
     Panel(
         "Waiting and held now",
         "Over all processes",
         {"waiting": "sum(sessionlock_lock_waiting)", "held": "sum(sessionlock_lock_held)"},
+        colours={"waiting": "orange", "held": "blue"},
     ),
     Panel(
-        "How long queues are",
-        "For those that joined one; 64 may wait by default",
+        "How many wait for one session",
+        "For each that began to wait, itself included. By default 64 may; the line is half of that",
         {"50 %": _quantile(0.5, QUEUE), "99 %": _quantile(0.99, QUEUE)},
+        limits=((32, "red"),),
+        colours={"50 %": "green", "99 %": "orange"},
     ),
     Panel(
-        "Time under locks",
-        "Locks held at the same time, on average, by route",
+        "Locks held at a time",
+        "On average, by route",
         {"{{route}}": f"topk(10, sum by (route) (rate({HELD_TIME}{RATE})))"},
+        stacked=True,
     ),
     Panel(
-        "Saves",
-        "That took effect, that were merged with somebody else's, that were refused",
+        "Leases renewed and lost, per minute",
+        "Renewed: the body took longer than a third of its ttl. Lost: what it changed was not saved",
         {
-            "saved": f"sum(rate(sessionlock_changes_saved_total{RATE}))",
-            "merged": f"sum(rate(sessionlock_changes_merged_total{RATE}))",
-            "refused: {{error_type}}": f"sum by (error_type) (rate(sessionlock_changes_refused_total{RATE}))",
+            "renewed": f"60 * sum(rate(sessionlock_lock_renewals_total{RATE}))",
+            "lost: {{route}}": f"60 * sum by (route) (rate(sessionlock_lock_lost_total{RATE})) > 0",
         },
-        "ops",
+        colours={"renewed": "blue"},
     ),
+    # How much is there to do, and how is Redis?
     Panel(
-        "Hand-overs and renewals",
-        "Locks passed on to a waiter; leases of bodies that took longer than a third of their ttl",
+        "Traffic",
+        "Locks that were granted, those of them that a holder passed on to a waiter, and saves, per second",
         {
+            "granted": f'sum(rate({ACQUISITIONS}{{outcome="granted"}}{RATE}))',
             "handed over": f"sum(rate(sessionlock_lock_handovers_total{RATE}))",
-            "renewed": f"sum(rate(sessionlock_lock_renewals_total{RATE}))",
+            "saved": f"sum(rate(sessionlock_changes_saved_total{RATE}))",
         },
-        "ops",
+        "reqps",
+        colours={"granted": "green", "handed over": "blue", "saved": "purple"},
     ),
     Panel(
-        "Redis: calls that were sent again, by script",
-        "Lost connections, failovers, a server that is loading",
-        {"{{script}}": f"sum by (script) (rate(sessionlock_redis_repeats_total{RATE}))"},
-        "ops",
-    ),
-    Panel(
-        "Outages, and reads that failed",
-        "Outages that processes found out; sessions that could not be read without a lock",
+        "Redis: outages, and calls sent again, per minute",
+        "Calls by script: lost connections, failovers, a server that is loading",
         {
-            "outages": "sum(increase(sessionlock_redis_outages_total[5m]))",
-            "{{error_type}}": "sum by (error_type) (increase(sessionlock_loads_refused_total[5m]))",
+            "outages": f"60 * sum(rate(sessionlock_redis_outages_total{RATE}))",
+            "{{script}}": f"60 * sum by (script) (rate(sessionlock_redis_repeats_total{RATE}))",
         },
+        colours={"outages": "red"},
     ),
 )
 
@@ -207,16 +239,16 @@ ALERTS = (
     ),
     Alert(
         "SessionRequestsTurnedAway",
-        f"sum(rate({ACQUISITIONS}{{{REFUSED}}}[5m])) / sum(rate({ACQUISITIONS}[5m])) > 0.001",
-        "5m",
+        f"sum(rate({ACQUISITIONS}{{{TURNED_AWAY}}}[5m])) / sum(rate({ACQUISITIONS}[5m])) > 0.001",
+        "2m",
         "warning",
         "More than one in 1,000 requests for a lock ends with 503 or 429",
-        "a request of each thousand: to be known before visitors tell of it",
+        "to be known before visitors tell of it",
         'Panel "Who makes others wait": shorten that hold, or do its slow part after `session.release()`',
     ),
     Alert(
         "SessionWaitsLong",
-        f"{_quantile(0.95, WAIT, 'route', '[10m]')} > 1",
+        f"{_quantile(0.95, WAIT, 'route', '[5m]')} > 1",
         "10m",
         "warning",
         "Of the requests of {{ $labels.route }} that wait, one in twenty waits for more than a second",
@@ -225,16 +257,16 @@ ALERTS = (
     ),
     Alert(
         "SessionQueuesLong",
-        f"{_quantile(0.99, QUEUE, '', '[10m]')} > 32",
+        f"{_quantile(0.99, QUEUE, '', '[5m]')} > 32",
         "10m",
         "warning",
-        "Queues for one session are more than half full",
-        "64 may wait (WaitPolicy.max_waiters); who comes then is answered 429",
+        "More than 32 requests of one session wait at a time",
+        "it is half of the 64 that may wait in one process (WaitPolicy.max_waiters); who comes then is answered 429",
         "One visitor with many requests at once: a page that polls, a bot. The log names the session's digest",
     ),
     Alert(
         "SessionLocksHeldLong",
-        f"{_quantile(0.99, HOLD, 'route', '[10m]')} > 5",
+        f"{_quantile(0.99, HOLD, 'route', '[5m]')} > 5",
         "10m",
         "warning",
         "One in a hundred requests of {{ $labels.route }} holds its session for more than five seconds",
@@ -243,18 +275,19 @@ ALERTS = (
     ),
     Alert(
         "SessionSavesRefused",
-        "sum by (route) (rate(sessionlock_changes_refused_total[10m]))"
-        " / (sum by (route) (rate(sessionlock_changes_refused_total[10m]) ) +"
-        " sum by (route) (rate(sessionlock_changes_saved_total[10m]))) > 0.01",
+        "sum by (route) (rate(sessionlock_changes_refused_total[5m]))"
+        " / (sum by (route) (rate(sessionlock_changes_refused_total[5m]))"
+        " + (sum by (route) (rate(sessionlock_changes_saved_total[5m]))"
+        " or 0 * sum by (route) (rate(sessionlock_changes_refused_total[5m])))) > 0.01",
         "10m",
         "warning",
-        "More than one in 100 saves of {{ $labels.route }} is refused",
+        "More than one in 100 saves of {{ $labels.route }} is refused (-: saves without a lock)",
         "under the lock only what another mode commits meanwhile can conflict; 1 % is beyond chance",
         "By error_type: SessionConflict: declare a merge strategy, or take the lock; SessionTooLarge: what is stored?",
     ),
     Alert(
         "SessionCallsRepeated",
-        f"sum(rate(sessionlock_redis_repeats_total[10m])) / sum(rate({ACQUISITIONS}[10m])) > 0.01",
+        f"sum(rate(sessionlock_redis_repeats_total[5m])) / sum(rate({ACQUISITIONS}[5m])) > 0.01",
         "10m",
         "warning",
         "More than one in 100 locks needs a call to Redis to be sent again",
@@ -280,6 +313,7 @@ def dashboard() -> dict[str, Any]:
         "tags": ["sessionlock", "redis"],
         "schemaVersion": 39,
         "editable": True,
+        "graphTooltip": 1,
         "refresh": "30s",
         "time": {"from": "now-1h", "to": "now"},
         "templating": {"list": [source]},
@@ -296,12 +330,49 @@ def _panel(number: int, panel: Panel, x: int, y: int) -> dict[str, Any]:
         "description": panel.tells,
         "datasource": source,
         "gridPos": {"x": x, "y": y, "w": panel.width, "h": panel.height},
-        "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
+        "fieldConfig": {"defaults": _defaults(panel), "overrides": _overrides(panel)},
+        "options": STAT if panel.kind == "stat" else TIMESERIES,
         "targets": [
             {"refId": chr(ord("A") + place), "datasource": source, "expr": query, "legendFormat": legend}
             for place, (legend, query) in enumerate(panel.queries.items())
         ],
     }
+
+
+def _defaults(panel: Panel) -> dict[str, Any]:
+    """Said in full: what is left out is the panel's default, which is red from 80 on, whatever is counted."""
+    below = "green" if panel.limits or panel.kind != "stat" else "blue"
+    steps = [{"color": below, "value": None}, *({"color": colour, "value": limit} for limit, colour in panel.limits)]
+    found: dict[str, Any] = {
+        "unit": panel.unit,
+        "min": 0,
+        "noValue": panel.nothing,
+        "thresholds": {"mode": "absolute", "steps": steps},
+        "color": {"mode": "thresholds" if panel.kind == "stat" else "palette-classic"},
+    }
+    if panel.decimals is not None:
+        found["decimals"] = panel.decimals
+    if panel.kind == "timeseries":
+        found["custom"] = {
+            "lineWidth": 1,
+            "fillOpacity": 40 if panel.stacked else 10,
+            "showPoints": "never",
+            "stacking": {"mode": "normal" if panel.stacked else "none", "group": "A"},
+            "thresholdsStyle": {"mode": "dashed" if panel.limits else "off"},
+        }
+        if panel.unit == "short":
+            found["custom"]["axisSoftMax"] = 1  # without it a graph of zeros goes up to 100
+    return found
+
+
+def _overrides(panel: Panel) -> list[dict[str, Any]]:
+    return [
+        {
+            "matcher": {"id": "byName", "options": name},
+            "properties": [{"id": "color", "value": {"mode": "fixed", "fixedColor": colour}}],
+        }
+        for name, colour in panel.colours.items()
+    ]
 
 
 def alerts() -> str:
