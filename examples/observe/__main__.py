@@ -1,17 +1,20 @@
 """Write ``dashboard.json`` and ``alerts.yml`` beside this file: ``python -m examples.observe``.
 
 The dashboard is imported in Grafana (Dashboards, New, Import), the alerts are a rules file of Prometheus. Both are for
-the names of ``sessionlock.integrations.prometheus``; exporters of OpenTelemetry give the same names to metrics, and
-begin labels with ``sessionlock_``.
+the names of ``sessionlock.integrations.prometheus``. Exporters of OpenTelemetry give the same names to metrics, and
+begin labels with ``sessionlock_``: ``python -m examples.observe --opentelemetry FOLDER`` writes both for them.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["ALERTS", "PANELS", "Alert", "Panel", "alerts", "dashboard"]
+__all__ = ["ALERTS", "PANELS", "Alert", "Panel", "alerts", "dashboard", "for_opentelemetry"]
 
 HERE = Path(__file__).parent
 RATE = "[$__rate_interval]"
@@ -188,7 +191,7 @@ PANELS = (
     ),
     Panel(
         "Leases renewed and lost, per minute",
-        "Renewed: the body took longer than a third of its ttl. Lost: what it changed was not saved",
+        "Renewed: the body took longer than a third of its ttl, or, handed over, of its claim. Lost: nothing was saved",
         {
             "renewed": f"60 * sum(rate(sessionlock_lock_renewals_total{RATE}))",
             "lost: {{route}}": f"60 * sum by (route) (rate(sessionlock_lock_lost_total{RATE})) > 0",
@@ -297,10 +300,10 @@ ALERTS = (
 )
 
 
-def dashboard() -> dict[str, Any]:
+def dashboard(those: Iterable[Panel] = PANELS) -> dict[str, Any]:
     """As Grafana imports it; it asks for the data source."""
     panels, x, y, tallest = [], 0, 0, 0
-    for number, panel in enumerate(PANELS, 1):
+    for number, panel in enumerate(those, 1):
         if x + panel.width > 24:
             x, y, tallest = 0, y + tallest, 0
         panels.append(_panel(number, panel, x, y))
@@ -375,16 +378,17 @@ def _overrides(panel: Panel) -> list[dict[str, Any]]:
     ]
 
 
-def alerts() -> str:
+def alerts(those: Iterable[Alert] = ALERTS) -> str:
     """A rules file. A string of JSON is one of YAML."""
     lines = [
         "# Alerts on what sessionlock measures; made by `python -m examples.observe`. Why each threshold is what it is",
         "# stands in its annotation `because`: change it with the policies that you have changed.",
+        "# What has to last 10 minutes looks back on 5: a burst that is over raises nothing.",
         "groups:",
         "  - name: sessionlock",
         "    rules:",
     ]
-    for alert in ALERTS:
+    for alert in those:
         lines += [
             f"      - alert: {alert.name}",
             f"        expr: {json.dumps(alert.when)}",
@@ -398,6 +402,26 @@ def alerts() -> str:
     return "\n".join(lines) + "\n"
 
 
+def for_opentelemetry() -> tuple[dict[str, Any], str]:
+    """Dashboard and alerts with the labels that OpenTelemetry's exporters give; ``error_type`` is theirs, too."""
+
+    def named(text: str) -> str:
+        return re.sub(r"\b(holder_route|route|outcome|script)\b(?=[,)}]| }|!?=)", r"sessionlock_\1", text)
+
+    panels = (
+        one._replace(queries={named(legend): named(query) for legend, query in one.queries.items()}) for one in PANELS
+    )
+    return dashboard(panels), alerts(one._replace(when=named(one.when), tells=named(one.tells)) for one in ALERTS)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m examples.observe", description="write dashboard.json and alerts.yml")
+    parser.add_argument("--opentelemetry", metavar="FOLDER", type=Path, help="there, for metrics of OpenTelemetry")
+    folder: Path | None = parser.parse_args().opentelemetry
+    drawn, rules = (dashboard(), alerts()) if folder is None else for_opentelemetry()
+    (folder or HERE).joinpath("dashboard.json").write_text(json.dumps(drawn, indent=2) + "\n", encoding="utf-8")
+    (folder or HERE).joinpath("alerts.yml").write_text(rules, encoding="utf-8")
+
+
 if __name__ == "__main__":
-    (HERE / "dashboard.json").write_text(json.dumps(dashboard(), indent=2) + "\n", encoding="utf-8")
-    (HERE / "alerts.yml").write_text(alerts(), encoding="utf-8")
+    main()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from examples.observe.__main__ import ALERTS, PANELS, alerts, dashboard
+from examples.observe.__main__ import ALERTS, PANELS, alerts, dashboard, for_opentelemetry
 from sessionlock.integrations.measures import MEASURES, Measure
 
 FOLDER = Path(__file__).parents[2] / "examples" / "observe"
@@ -29,6 +29,15 @@ def series(measure: Measure) -> set[str]:
     return {name + end for end in ends[measure.kind]}
 
 
+def labels_of(query: str) -> set[str]:
+    asked = {word.strip() for by in re.findall(r"by \(([^)]*)\)", query) for word in by.split(",")}
+    return asked | set(re.findall(r"[{,](\w+)(?:=~?|!=)", query))
+
+
+def shown_in(legend: str) -> list[str]:
+    return re.findall(r"{{(\w+)}}", legend)
+
+
 def test_every_query_is_of_a_metric_that_there_is() -> None:
     known = {name: measure for measure in MEASURES for name in series(measure)}
     named: set[str] = set()
@@ -37,8 +46,7 @@ def test_every_query_is_of_a_metric_that_there_is() -> None:
         assert found, query
         assert found <= set(known), query
         labels = {label.replace(".", "_") for name in found for label in known[name].attributes} | {"le"}
-        asked = {word.strip() for by in re.findall(r"by \(([^)]*)\)", query) for word in by.split(",")}
-        assert asked | set(re.findall(r"[{,](\w+)=~?", query)) <= labels, query
+        assert labels_of(query) <= labels, query
         named |= {known[name].name for name in found}
     assert named == {measure.name for measure in MEASURES}, "what is measured is shown somewhere"
 
@@ -55,8 +63,63 @@ def test_prometheus_has_those_names() -> None:
 def test_legends_are_of_labels_that_the_query_has() -> None:
     for panel in PANELS:
         for legend, query in panel.queries.items():
-            for label in re.findall(r"{{(\w+)}}", legend):
+            for label in shown_in(legend):
                 assert re.search(rf"by \([^)]*\b{label}\b", query), (panel.title, legend)
+
+
+def test_for_opentelemetry_each_label_has_the_name_that_its_exporters_give() -> None:
+    """They make ``sessionlock_route`` of the attribute ``sessionlock.route``."""
+    drawn, rules = for_opentelemetry()
+    queries = [target["expr"] for panel in drawn["panels"] for target in panel["targets"]]
+    queries += [json.loads(line.partition("expr: ")[2]) for line in rules.splitlines() if "  expr: " in line]
+    names = {label for query in queries for label in labels_of(query)}
+    theirs = {attribute for measure in MEASURES for attribute in measure.attributes} - {"error.type"}
+    assert names == {"le", "error_type"} | {f"sessionlock_{name.replace('.', '_')}" for name in theirs}
+    legends = {
+        name for panel in drawn["panels"] for target in panel["targets"] for name in shown_in(target["legendFormat"])
+    }
+    assert legends <= names
+    assert set(re.findall(r"\$labels\.(\w+)", rules)) == {"sessionlock_route"}
+
+
+def test_no_panel_is_red_by_default() -> None:
+    """Grafana's own default is red from 80 on, of whatever."""
+    for panel, drawn in zip(PANELS, dashboard()["panels"], strict=True):
+        steps = drawn["fieldConfig"]["defaults"]["thresholds"]["steps"]
+        assert [step["value"] for step in steps] == [None, *(limit for limit, _ in panel.limits)], panel.title
+
+
+def test_colours_are_of_names_that_are_drawn() -> None:
+    for panel in PANELS:
+        if "{{outcome}}" not in panel.queries:
+            assert panel.colours.keys() <= panel.queries.keys(), panel.title
+
+
+@pytest.mark.parametrize(
+    ("panel", "alert"),
+    [
+        ("Redis out of reach", "SessionStoreDown"),
+        ("Turned away", "SessionRequestsTurnedAway"),
+        ("Waits, 95 %", "SessionWaitsLong"),
+        ("How long waits are", "SessionWaitsLong"),
+        ("How long locks are held, 99 %", "SessionLocksHeldLong"),
+        ("How many wait for one session", "SessionQueuesLong"),
+    ],
+)
+def test_it_is_red_where_the_alert_begins(panel: str, alert: str) -> None:
+    (limits,) = (one.limits for one in PANELS if one.title == panel)
+    (when,) = (one.when for one in ALERTS if one.name == alert)
+    limit, colour = limits[-1]
+    assert colour == "red"
+    assert float(when.rpartition(">")[2]) == (0 if alert == "SessionStoreDown" else limit)
+
+
+def test_an_alert_that_has_to_last_does_not_outlive_its_cause() -> None:
+    """What lasts longer than the time that a query looks back on is no single burst."""
+    for alert in ALERTS:
+        looks_back = [int(minutes) for minutes in re.findall(r"\[(\d+)m\]", alert.when)]
+        if alert.lasting == "10m":
+            assert set(looks_back) == {5}, alert.name
 
 
 def test_the_files_are_as_they_are_made() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sessionlock import SessionGuard, SessionNotFound
+from sessionlock import SessionGuard, SessionNotFound, WaitPolicy
 from tests.harness.polling import eventually
 
 pytest.importorskip("prometheus_client", reason="it is in the extra `test`")
@@ -97,6 +97,14 @@ async def test_whatever_the_labels_are_the_series_are_few(redis_url: str, regist
     assert len(acquired) == MOST_ROUTES + 1
     assert value(registry, "lock_acquisitions_total", route=OTHER, outcome="granted") == 50
     assert "secret" not in shown
+
+
+def test_no_wait_seems_longer_than_it_can_be() -> None:
+    """A quantile may be shown anywhere in its bucket."""
+    longest = WaitPolicy().longest
+    for measure in MEASURES:
+        if measure.name == "sessionlock.lock.wait.duration":
+            assert min(end for end in measure.buckets if end > longest) < longest + 1
 
 
 def test_several_processes(redis_url: str, tmp_path: Path) -> None:
