@@ -2,35 +2,36 @@
 
 ``MONITOR`` does not say which read a save belongs to: connections are pooled, or one serves many requests at once. So
 the likeliest is taken: by the connection, by age, and above all by what the request would have done to make the one
-value of the other (:func:`_strangeness`).
+value of the other (:mod:`.habits`). All of it is in natural logarithms of probabilities, about.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
-from .compare import distance
-from .versions import NOT_HELD, RECENT, Happening, History, Host, Read, Version
+from .compare import Deed, deeds, same, takes_back
+from .facts import Path
+from .versions import NOT_HELD, RECENT, Happening, History, Read, Version
 
 __all__ = ["Base", "base_of", "latest"]
 
-OLDEST_READ = 60.0  # seconds; what was read before that is no request's any more
-STALE = 0.5  # a save that knows less than it could have known, of a key with requests at once
-NEVER_STALE = 1.5  # where no save was seen of which that is certain
+OLDEST_READ = 900.0  # seconds; what was read before that is no request's any more
 OTHER_CONNECTION, ANOTHERS = 0.25, 4.0  # where a host's requests change their connections, and where they do not
 AGED = 0.25  # for each doubling of the time that requests take there usually
-UNKNOWN_DISTANCE = 1.0
-ONCE_MORE = 1.25  # the same request saves a second time
+UNKNOWN_DEEDS = 1.0
 NOTHING_DONE = 2.0  # where requests that change nothing were not seen to save
-CLEARLY = 0.9  # a difference in strangeness that tells something
-NOT_THE_LAST, LOOKS_TWICE, SEEN_TO_LOOK_TWICE = 1.5, 0.6, 0.3  # a base that is not what the connection read last
+BEFORE_LAST, LOOKS_TWICE, LONG_AGO = 1.5, 0.5, 3.0  # a base that is not what the connection usually reads last
+BY_CHANCE = 2.5  # a request that does the same as another, which it had not seen
 
 
 class Base(NamedTuple):
     """``how``: as :data:`.verdict.SAVES` has it. ``read``: the one that the save is based on, where it was one.
 
-    ``answered``: reads that are no other save's. ``newest``: what this connection has read last.
+    ``answered``: reads that are no other save's. ``newest``: what this connection has read last. ``surety``: how
+    likely it is, beside the next likely one.
     """
 
     how: str
@@ -38,6 +39,7 @@ class Base(NamedTuple):
     read: Read | None = None
     answered: tuple[Read, ...] = ()
     newest: Read | None = None
+    surety: float = 1.0
 
 
 def base_of(record: History, event: Happening, version: Version) -> Base:
@@ -57,8 +59,7 @@ def base_of(record: History, event: Happening, version: Version) -> Base:
     if not host.hops and not host.one_name:
         own = [one for one in near if one.who == event.who and (last is None or one.version.number >= last.number)]
         if own:
-            read = _of_own(own, record, event, version)
-            return _by(read, current, tuple(one for one in near if one.who == event.who), own[-1])
+            return _of_own(own, near, record, event, version)
     if near and all(one.version is current for one in near):
         return _by(mine if mine in near else near[-1], current)
     choices: list[Read | Version] = [*near]
@@ -68,11 +69,17 @@ def base_of(record: History, event: Happening, version: Version) -> Base:
         choices.append(last)
     if not choices:
         return Base("early" if current.number == 0 and not record.reads_seen else "unread")
-    done: dict[int, float] = {}
-    best = min(choices, key=lambda one: _strangeness(one, record, event, version, done))
+    done = _Deeds([_version_of(one) for one in choices], record, event, version)
+    if not done.known and any(_version_of(one) is not _version_of(choices[0]) for one in choices):
+        return Base("unclear", answered=() if mine is None else (mine,), newest=mine)
+    odd = {id(one): _oddness(one, record, event, done) for one in choices}
+    best = min(choices, key=lambda one: (odd[id(one)], -_version_of(one).number))
+    base = _version_of(best)
+    other = min((odd[id(one)] for one in choices if _version_of(one) is not base), default=math.inf)
+    surety = _surety(odd[id(best)], other)
     if isinstance(best, Version):
-        return Base("fresh" if best is current else "overlapping", best)
-    return _by(best, current, newest=mine)
+        return Base("fresh" if best is current else "overlapping", best, surety=surety)
+    return _by(best, current, newest=mine, surety=surety)
 
 
 def latest(reads: list[Read], event: Happening) -> Read | None:
@@ -80,62 +87,106 @@ def latest(reads: list[Read], event: Happening) -> Read | None:
     return next((one for one in reversed(reads) if one.who == event.who), None)
 
 
-def _by(read: Read | None, current: Version, answered: tuple[Read, ...] = (), newest: Read | None = None) -> Base:
+def _version_of(choice: Read | Version) -> Version:
+    return choice.version if isinstance(choice, Read) else choice
+
+
+def _by(
+    read: Read | None,
+    current: Version,
+    answered: tuple[Read, ...] = (),
+    newest: Read | None = None,
+    *,
+    surety: float = 1.0,
+) -> Base:
     assert read is not None
     how = "fresh" if read.version is current else "overlapping"
-    return Base(how, read.version, read, answered or (read,), newest)
+    return Base(how, read.version, read, answered or (read,), newest, surety)
 
 
-def _of_own(own: list[Read], record: History, event: Happening, version: Version) -> Read:
+def _surety(best: float, other: float) -> float:
+    """The share of the better of two, by how odd they are."""
+    return 1 / (1 + math.exp(min(0.0, best - other)))
+
+
+def _of_own(own: list[Read], near: list[Read], record: History, event: Happening, version: Version) -> Base:
     """Of several reads by the save's own connection. Some were of requests that only read; and some applications look
-    whether a session still exists before they save what they have made of an earlier read.
+    whether a session still exists before they save what they have made of an earlier read. That one may have come by
+    another connection, too.
     """
-    last = own[-1]
-    if all(one.version is last.version for one in own):
-        return last
-    host = event.host
-    strange = {id(one): _done(one.version, event, version) + _age(one, event) for one in own}
-    before = own[-2]
-    if before.version is not last.version:
-        host.compare(
-            earlier=strange[id(before)] + CLEARLY < strange[id(last)],
-            last=strange[id(last)] + CLEARLY < strange[id(before)],
+    mine = [one for one in near if one.who == event.who]
+    last, host = own[-1], event.host
+    others = [one for one in near if one.who != event.who and one.version.number <= last.version.number]
+    if all(one.version is last.version for one in (*own, *others)):
+        return _by(last, record.current, tuple(mine), last)
+    done = _Deeds([one.version for one in (*own, *others)], record, event, version)
+    before = own[-2] if len(own) > 1 else last
+    if not done.known and before.version is not last.version and not host.looks_twice and host.may_look_twice:
+        return Base("unclear", answered=tuple(mine), newest=last)
+    if done.known:
+        host.compare(*(done.oddness(one.version) + _age(one, event) for one in (before, last)))
+        if others:
+            host.compare_connections(*(min(done.oddness(one.version) for one in some) for some in (own, others)))
+    odd = {id(one): done.oddness(one.version) + _age(one, event) for one in (*own, *others)}
+    usual = before if host.looks_twice else last
+    for one in own:
+        if one is not usual:
+            odd[id(one)] += (LOOKS_TWICE if host.looks_twice else BEFORE_LAST) if one in (before, last) else LONG_AGO
+    for one in others:
+        odd[id(one)] += ANOTHERS
+    best = min(reversed((*others, *own)), key=lambda one: odd[id(one)])
+    other = min((odd[id(one)] for one in (*own, *others) if one.version is not best.version), default=math.inf)
+    answered = tuple(mine) if best.who == event.who else (*mine, best)
+    return _by(best, record.current, answered, last, surety=_surety(odd[id(best)], other))
+
+
+class _Deeds:
+    """What the request of a save would have done, if it had read this version, or that; and how odd that would be.
+
+    ``known``: that can be told of all of them, and the values can be read.
+    """
+
+    def __init__(self, bases: Sequence[Version], record: History, event: Happening, version: Version) -> None:
+        self._habits = record.habits
+        self._done: dict[int, dict[Path, Deed]] = {}
+        self._back: dict[int, bool] = {}  # whether it would have taken back what another has done
+        self._again: dict[int, bool] = {}  # whether it would have done something that another has done meanwhile
+        self.known: bool = version.parts is not None and not version.facts.opaque
+        names = version.wrote_names
+        for base in bases:
+            if base.number in self._done:
+                continue
+            if version.parts is None or not base.knows(version.wrote):
+                self.known = False
+                continue
+            self._done[base.number] = deeds(base.facts, version.facts, names, event.at)
+            if base is not record.current and record.current.knows(version.wrote):
+                self._again[base.number] = same(base.facts, record.current.facts, version.facts)
+        known = sorted(
+            {base.number: base for base in bases if base.number in self._done}.values(), key=lambda one: one.number
         )
-    unlikely = _not_the_last(host)
-    return min(reversed(own), key=lambda one: strange[id(one)] + (0.0 if one is last else unlikely))
+        for older, newer in pairwise(known):
+            self._back[newer.number] = takes_back(older.facts, newer.facts, version.facts)
+        self._nothing = 0.0 if event.host.saves_always else NOTHING_DONE
+        self._paths = frozenset(path for done in self._done.values() for path in done)
+
+    def oddness(self, base: Version) -> float:
+        done = self._done.get(base.number)
+        if done is None:
+            return UNKNOWN_DEEDS
+        odd = self._habits.oddness(done, self._paths) + (0.0 if done else self._nothing)
+        return odd + BY_CHANCE * (self._again.get(base.number, False) + self._back.get(base.number, False))
 
 
-def _not_the_last(host: Host) -> float:
-    if host.base_was_earlier > 2 * host.base_was_last:
-        return SEEN_TO_LOOK_TWICE
-    if host.base_was_last:
-        return NOT_THE_LAST
-    return LOOKS_TWICE if host.twice > host.paired / 2 else NOT_THE_LAST
-
-
-def _strangeness(
-    choice: Read | Version, record: History, event: Happening, version: Version, done: dict[int, float]
-) -> tuple[float, int]:
-    """How odd it would be if that was the base of this save; the newer one among equals. ``done``: known by now."""
-    base, current, host = choice.version if isinstance(choice, Read) else choice, record.current, event.host
-    if base.number not in done:
-        done[base.number] = _done(base, event, version)
-    strange = done[base.number]
-    if base is not current:
-        strange += STALE if record.usage.overlaps else NEVER_STALE
+def _oddness(choice: Read | Version, record: History, event: Happening, done: _Deeds) -> float:
+    """Of that being the base of this save."""
+    base, host = _version_of(choice), event.host
+    odd = done.oddness(base) + record.habits.timing(stale=base is not record.current, again=isinstance(choice, Version))
     if isinstance(choice, Version):
-        return strange + ONCE_MORE, -base.number
+        return odd
     if choice.who != event.who:
-        strange += OTHER_CONNECTION if host.hops or host.one_name else ANOTHERS
-    return strange + _age(choice, event), -base.number
-
-
-def _done(base: Version, event: Happening, version: Version) -> float:
-    """How much the request would have done."""
-    if not base.knows(version.wrote) or version.parts is None:
-        return UNKNOWN_DISTANCE
-    done = distance(base.facts, version.facts, event.at)
-    return done if done or event.host.saves_always else NOTHING_DONE
+        odd += OTHER_CONNECTION if host.hops or host.one_name else ANOTHERS
+    return odd + _age(choice, event)
 
 
 def _age(read: Read, event: Happening) -> float:

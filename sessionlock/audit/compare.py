@@ -13,9 +13,10 @@ from typing import Any, Literal, NamedTuple
 
 from .facts import NOTHING, Facts, Path, is_number, looks_like_time
 
-__all__ = ["Token", "Undone", "changes", "distance", "missing", "undone"]
+__all__ = ["Deed", "Token", "Undone", "changes", "deeds", "missing", "same", "takes_back", "undone"]
 
 How = Literal["undone", "same", "both", "contested"]
+Deed = float | str  # by how much a number changed; or a word
 
 
 class Token(NamedTuple):
@@ -122,30 +123,63 @@ def changes(before: Facts, after: Facts) -> set[Token]:
     return found
 
 
-def distance(before: Facts, after: Facts, at: float) -> float:
-    """How much a request would have done that made this of that: one for each thing that it did."""
-    done = 0.0
+def deeds(before: Facts, after: Facts, parts: Collection[str] | None, at: float) -> dict[Path, Deed]:
+    """What a request has done that made this of that, by path; what it left alone is not in it, nor are times.
+
+    ``parts``, ``at``: as :func:`undone` has them.
+    """
+    done: dict[Path, Deed] = {}
     for path in before.scalars.keys() | after.scalars.keys():
         was, now = before.scalar(path), after.scalar(path)
-        if was != now:
-            done += 0.1 if looks_like_time(now, at) else 1.0
-            if is_number(was) and is_number(now):
-                done += _leap(was, now)
+        if was == now or looks_like_time(now, at):
+            continue
+        if was is NOTHING:
+            done[path] = "new"
+        elif now is NOTHING:
+            done[path] = "gone"
+        elif is_number(was) and is_number(now):
+            done[path] = now - was
+        else:
+            done[path] = "set"
     for path in before.bags.keys() | after.bags.keys():
         was, now = before.bag(path), after.bag(path)
-        if was == now:
-            continue
-        gone = sum(_more(was, now).values())
-        done += sum(_more(now, was).values()) + (1 if gone == was.total() else gone)
+        if was != now:
+            gone, come = _more(was, now).total(), _more(now, was).total()
+            words = (
+                ("emptied" if gone == was.total() else "shrunk") if gone else "",
+                f"grown {min(come, 3)}" if come else "",
+            )
+            done[path] = " ".join(filter(None, words))
+    if parts is not None:
+        return {path: deed for path, deed in done.items() if path and path[0] in parts}
     return done
 
 
-def _leap(was: float, now: float) -> float:
-    """Of two numbers the nearer one is the likelier to have been read."""
-    try:
-        return min(0.9, abs(abs(now - was) - 1) * 0.3)
-    except OverflowError:
-        return 0.5
+def same(base: Facts, seen: Facts, saved: Facts) -> bool:
+    """Whether two have put the same in where *base* has it not; numbers do not count, as all count from 5 to 6."""
+    for path in saved.scalars.keys() & seen.scalars.keys():
+        now = saved.scalars[path]
+        if now == seen.scalars[path] != base.scalar(path) and not is_number(now):
+            return True
+    for path in saved.bags.keys() & seen.bags.keys():
+        now, stood = saved.bags[path], seen.bags[path]
+        if _more(now, base.bag(path)) & _more(stood, base.bag(path)):
+            return True
+    return False
+
+
+def takes_back(older: Facts, newer: Facts, saved: Facts) -> bool:
+    """Whether *saved* has all of *older* and more, but nothing of what *newer* has added to that."""
+    for path in newer.bags.keys() & saved.bags.keys() & older.bags.keys():
+        was, stood, now = older.bags[path], newer.bags[path], saved.bags[path]
+        if was and now != was != stood and _holds(now, was):
+            added = _more(stood, was)
+            if added and not added & now:
+                return True
+    for path in newer.scalars.keys() - older.scalars.keys():
+        if path not in saved.scalars and saved.scalars.keys() - older.scalars.keys():
+            return True
+    return False
 
 
 def _holds(whole: Counter[Any], part: Counter[Any]) -> bool:

@@ -8,11 +8,12 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 from .commands import CALL_SCRIPTS, Act, acts_of
+from .habits import Habits
 from .judge import Judge
 from .lines import SCRIPT, Line, parse, plain
-from .locks import SeenLocks
+from .locks import SeenLocks, same_session
 from .units import Connections, Unit, together
-from .verdict import Tally, Verdict
+from .verdict import MOST_FAMILIES, Tally, Verdict, family_of
 from .versions import NOT_HELD, Happening, History, Host, Who, host_of
 
 __all__ = ["Detector"]
@@ -21,6 +22,7 @@ MOST_RECORDS = 50_000
 MOST_BYTES = 64 * 1024 * 1024
 MOST_WAITING = 32  # of one key: what is looked at later is looked at knowing more
 MOST_HOSTS = 5_000
+REHEARSALS = (0.98, 0.8)  # of a base: how sure it must be to learn from it
 
 
 class Detector:
@@ -38,6 +40,7 @@ class Detector:
         self._records: OrderedDict[tuple[bytes, bytes], History] = OrderedDict()
         self._size = 0
         self._hosts: dict[tuple[int, bytes], Host] = {}
+        self._habits: dict[str, Habits] = {}
         self._connections = Connections()
         self._locks = SeenLocks()
         self._tally = Tally()
@@ -139,7 +142,8 @@ class Detector:
             elif act.what not in ("read", "extend"):
                 saves.setdefault(act.key, []).append(act)
         for key, acts in saves.items():
-            safe = why if read else ""  # a script that looks before it writes decides by what is there
+            # A script that looks before it writes decides by what is there: of that key, or of one beside it.
+            safe = why if any(same_session(key, other) for other in read) else ""
             if self._connections.has_watched(who, (unit.database, key)):
                 safe = "watched"
             self._record(unit.database, Happening(unit.acts[-1][0], who, host, together(acts), safe))
@@ -152,7 +156,7 @@ class Detector:
         if record is None:
             if self._match is not None and not self._match.match(plain(event.act.key).decode("latin-1")):
                 return
-            record = self._records[key] = History(event.act.key)
+            record = self._records[key] = History(event.act.key, self._habits_of(event.act.key))
             if len(self._records) > self._limits[0]:
                 self._forget_oldest(dropping=True)
         self._records.move_to_end(key)
@@ -161,11 +165,29 @@ class Detector:
         before = record.size
         record.usage.note(event)
         record.await_look(event)
-        if len(record.waiting) > MOST_WAITING:
-            self._judge.look_at(record, record.next_to_look_at())
+        if record.habits.are_new:
+            if record.habits.await_save(event.act.what):
+                self._rehearse(record.habits)
+        else:
+            self._look(record, MOST_WAITING)
         self._size += record.size - before
         while self._size > self._limits[1] and self._records:
             self._forget_oldest(dropping=True)
+
+    def _look(self, record: History, most_waiting: int) -> None:
+        while len(record.waiting) > most_waiting:
+            self._judge.look_at(record, record.next_to_look_at())
+
+    def _rehearse(self, habits: Habits) -> None:
+        """Judge what came first without counting it: the habits are known then, when it is judged in earnest. At first
+        only those saves say something of them whose base is beyond doubt.
+        """
+        habits.have_begun()
+        for least in REHEARSALS:
+            rehearsing = Judge(Tally(), learns_from=least)
+            for record in self._records.values():
+                if record.habits is habits:
+                    record.rehearse(rehearsing.look_at)
 
     def _with_lock(self, event: Happening) -> Happening:
         lock = self._locks.around(event.act.key)
@@ -180,12 +202,22 @@ class Detector:
             self._forget_oldest()
 
     def _forget_oldest(self, *, dropping: bool = False) -> None:
+        if next(iter(self._records.values())).habits.are_new:
+            self._rehearse(next(iter(self._records.values())).habits)
         _, record = self._records.popitem(last=False)
         self._size -= record.size
-        while record.waiting:
-            self._judge.look_at(record, record.next_to_look_at())
+        self._look(record, 0)
         if dropping and record.current.number > 0:
             self._tally.drop()
+
+    def _habits_of(self, key: bytes) -> Habits:
+        name = family_of(key)
+        habits = self._habits.get(name)
+        if habits is None:
+            if len(self._habits) >= MOST_FAMILIES:
+                return Habits()
+            habits = self._habits[name] = Habits()
+        return habits
 
     def _host(self, who: Who) -> Host:
         name = (who[0], host_of(who))

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .formats.reading import Stored
+
 __all__ = ["NOTHING", "Facts", "Path", "facts_of", "is_number", "looks_like_time"]
 
 Path = tuple[str, ...]
@@ -49,6 +51,13 @@ class Facts:
     def bag(self, path: Path) -> Counter[Any]:
         return self.bags.get(path) or _NOTHING
 
+    def take(self, others: Facts) -> None:
+        """Those of another part."""
+        self.scalars |= others.scalars
+        self.bags |= others.bags
+        self.folders |= others.folders
+        self.opaque |= others.opaque
+
     @property
     def paths(self) -> set[Path]:
         return self.scalars.keys() | self.bags.keys()
@@ -57,20 +66,21 @@ class Facts:
 _NOTHING: Counter[Any] = Counter()
 
 
-def facts_of(contents: Mapping[str | None, tuple[Any, bytes | None]]) -> Facts:
-    """``contents``: of each part of a record what was read, and the bytes where it could not be; a record that is one
-    string has one part, None.
+def facts_of(contents: Mapping[str | None, tuple[Stored, bytes]]) -> Facts:
+    """``contents``: of each part of a record what was read in it, and its bytes, which are compared where that is
+    nothing, or too much; a record that is one string has one part, None.
     """
     found = Facts()
-    for part, (value, raw) in contents.items():
+    for part, (stored, raw) in contents.items():
         path: Path = () if part is None else (part,)
+        walked = Facts()
         try:
-            if raw is not None:
+            if not stored.readable:
                 raise _TooMuch
-            _Walk(found).put(path, value)
+            _Walk(walked).put(path, stored.value)
         except _TooMuch:
-            found.opaque.add(path)
-            found.scalars[path] = raw if raw is not None else ("unreadable", len(repr(type(value))))
+            walked = Facts({path: raw}, opaque={path})
+        found.take(walked)
     return found
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .bases import Base, base_of, latest
-from .compare import Token, Undone, changes, missing, undone
+from .compare import Token, Undone, changes, deeds, missing, undone
 from .facts import is_number, looks_like_time
 from .verdict import Example, Grade, Tally, digest_of, shown_name
 from .versions import NOT_HELD, Happening, History, Version
@@ -17,14 +17,18 @@ from .versions import NOT_HELD, Happening, History, Version
 __all__ = ["Judge"]
 
 ENVELOPES = ("session", "data", "passport")  # aiohttp-session's, Quart's and others'
+LEARNS_FROM = 0.6  # surety
 THE_VALUE, THE_RECORD = "(the value)", "(the record)"
 
 
 class Judge:
-    """Looks at what happened to a key, in order, and counts."""
+    """Looks at what happened to a key, in order, and counts. ``learns_from``: how sure a base must be, to learn from it
+    what requests usually do.
+    """
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, tally: Tally, *, learns_from: float = LEARNS_FROM) -> None:
         self._tally = tally
+        self._learns_from = learns_from
         self._began = 0.0
 
     def begin(self, at: float) -> None:
@@ -56,6 +60,8 @@ class Judge:
         base = base_of(record, event, version)
         how = base.how
         version.rest_on(base.version)
+        if base.surety > self._learns_from:
+            _learn(record, event, version, base)
         for answered in base.answered:
             record.answered(answered)
         if base.answered and record.judge():
@@ -93,6 +99,7 @@ class Judge:
             elif (
                 base.parts is not None
                 and one.token.item is None
+                and is_number(base.facts.scalar(one.token.path))
                 and _is_count(seen.facts.scalar(one.token.path), event.at)
             ):
                 gone, again = record.counted(base, version, one.token)
@@ -105,11 +112,13 @@ class Judge:
                     hurt.setdefault(whose, []).append(one)
         for number, what in hurt.items():
             victim = next((one for one in chain if one.number == number), seen)
-            if number not in record.ledger.lost:
-                fields = {_field_of(one.token) for one in what}
+            fields = {_field_of(one.token) for one in what}
+            fields -= {_field_of(token) for token in record.ledger.lost.get(number, ())}
+            if fields:
                 back = {_field_of(one.token) for one in what if not one.token.added}
                 plain = any(one.plain for one in what)
-                self._lose(record, event, victim, known, fields, back, plain=plain)
+                more = number in record.ledger.lost
+                self._lose(record, event, victim, known, fields, back, plain=plain, more=more)
             record.ledger.lose(number, {one.token: seen.facts.scalar(one.token.path) for one in what})
 
     def _brought_back(self, record: History, event: Happening, known: Base) -> None:
@@ -130,7 +139,9 @@ class Judge:
         back: set[str],
         *,
         plain: bool,
+        more: bool = False,
     ) -> None:
+        """``more``: of an update of which something is lost already."""
         read = known.read
         grade: Grade = "sure" if plain and _is_sure(record, event, victim, known) else "likely"
         example = Example(
@@ -141,6 +152,9 @@ class Judge:
             round(victim.at - self._began, 6),
             round(event.at - self._began, 6),
         )
+        if more:
+            self._tally.lose_more(grade, fields, back)
+            return
         self._tally.lose(record.key, grade, fields, example, back)
         if record.locked:
             since = event.locked_since
@@ -159,9 +173,8 @@ class Judge:
         for number, tokens in record.ledger.lost.items():
             for token in tokens.keys() & changed:
                 value = tokens[token]
-                if token.item is not None or (
-                    version.facts.scalar(token.path) == value and not _is_count(value, version.at)
-                ):
+                was, now = seen.facts.scalar(token.path), version.facts.scalar(token.path)
+                if token.item is not None or (now == value and not (is_number(was) and _is_count(value, version.at))):
                     back.append((number, token))
         self._bring_back(record, version, back)
 
@@ -169,8 +182,20 @@ class Judge:
         for number, token in back:
             if token in record.ledger.lost.get(number, ()):
                 record.ledger.bring_back(number, token, version.number)
-                if number not in record.ledger.lost:
-                    self._tally.bring_back(_field_of(token))
+                left = {_field_of(one) for one in record.ledger.lost.get(number, ())}
+                if _field_of(token) not in left:
+                    self._tally.bring_back(_field_of(token), whole=not left)
+
+
+def _learn(record: History, event: Happening, version: Version, known: Base) -> None:
+    """What the requests of such keys do."""
+    base, habits = known.version, record.habits
+    if base is None:
+        return
+    if known.how in ("fresh", "overlapping"):
+        habits.was_timed(stale=base is not record.current, again=known.read is None, surety=known.surety)
+    if version.parts is not None and base.knows(version.wrote) and habits.wants_more():
+        habits.learn(deeds(base.facts, version.facts, version.wrote_names, event.at), known.surety)
 
 
 def _is_sure(record: History, event: Happening, victim: Version, known: Base) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .commands import Act
 from .versions import Who
 
-__all__ = ["SeenLock", "SeenLocks"]
+__all__ = ["SeenLock", "SeenLocks", "same_session"]
 
 _MOST = 20_000
 _LONGEST_TOKEN = 128  # bytes; a session that is stored with NX is longer
@@ -87,6 +87,11 @@ class SeenLocks:
             identity = _longest(gone)
             if identity is not None and self._by_id.get(identity) == gone:
                 del self._by_id[identity]
+
+
+def same_session(key: bytes, other: bytes) -> bool:
+    """Whether it is one key, or the same id is in both names."""
+    return key == other or (_longest(key) is not None and _longest(key) == _longest(other))
 
 
 def _longest(key: bytes) -> bytes | None:

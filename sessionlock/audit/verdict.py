@@ -20,6 +20,7 @@ MOST_FAMILIES = 200
 EXAMPLES = 5
 SHORTEST = 5.0  # seconds, from which so much an hour can be said
 SHOWN = 20
+MOST_UNCLEAR = 0.02  # of all saves, where none lost something that can be seen
 _FAMILY = re.compile(
     r"(?::\d{1,3}:)?[A-Za-z][A-Za-z._-]{0,38}:|:\d{1,3}:django\.contrib\.sessions\.cache(?:d_db)?|PHPREDIS_SESSION:"
 )
@@ -126,19 +127,23 @@ class Tally:
                 self.more_sessions += 1
         _one_more(session, grade)
         session.fields |= fields
-        for name in fields:
-            if name in self.fields or len(self.fields) < MOST_FIELDS:
-                of_field = self.fields.setdefault(name, OfField())
-                _one_more(of_field, grade)
-                of_field.undone += name in back
+        self.lose_more(grade, fields, back)
         same = sum(one.grade == grade for one in self.examples)
         if same < EXAMPLES:
             self.examples.append(example)
         self.family(key)[1] += 1
 
-    def bring_back(self, name: str) -> None:
-        """An update of that field, which had been lost, is there again."""
-        self.updates["came back"] += 1
+    def lose_more(self, grade: Grade, fields: set[str], back: set[str]) -> None:
+        """These fields of an update were lost."""
+        for name in fields:
+            if name in self.fields or len(self.fields) < MOST_FIELDS:
+                of_field = self.fields.setdefault(name, OfField())
+                _one_more(of_field, grade)
+                of_field.undone += name in back
+
+    def bring_back(self, name: str, *, whole: bool) -> None:
+        """What an update had done to that field is there again. ``whole``: so is all that it had done."""
+        self.updates["came back"] += whole
         if name in self.fields:
             self.fields[name].came_back += 1
 
@@ -189,12 +194,13 @@ class Verdict:
 
     @property
     def told(self) -> Literal["loses", "likely", "none", "unknown"]:
-        """In one word. ``unknown``: nothing was judged, so nothing is known."""
+        """In one word. ``unknown``: nothing was judged, or of too many saves nothing can be said."""
         if self.tally.updates["sure"]:
             return "loses"
         if self.tally.updates["likely"]:
             return "likely"
-        return "none" if self.tally.judged else "unknown"
+        few = self.tally.saves["unclear"] <= self.tally.saves.total() * MOST_UNCLEAR
+        return "none" if self.tally.judged and few else "unknown"
 
     @property
     def per_hour(self) -> float | None:
@@ -240,4 +246,4 @@ class Verdict:
         }
 
 
-SAVES = ("fresh", "overlapping", "watched", "script", "compared", "created", "unread", "early")
+SAVES = ("fresh", "overlapping", "watched", "script", "compared", "created", "unread", "early", "unclear")

@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .commands import WHOLE, Act
 from .compare import Token, changes
 from .facts import Facts, facts_of
 from .formats.reading import Stored, read_value
+from .habits import Habits
 from .ledger import Ledger
 from .lines import plain
 
@@ -23,7 +26,10 @@ Who = tuple[int, bytes]  # which server's lines, and the client's address
 NOT_HELD = -1.0  # as locked_since: a lock was seen, and nobody holds it
 MOST_VERSIONS = 64  # of one key
 MOST_READS = 64
+CLEARLY = 1.5  # a difference in oddness that tells something
 RECENT = 1.0  # seconds in which a read may still be a request's that is at work
+MOST_PARTS = 512  # of one hash; a larger one is an index or a cache, and no session
+PART_WEIGHS = 100  # bytes of a part that another version has, too
 FACTS_WEIGH = 6  # times the bytes that they were read from
 
 
@@ -34,6 +40,7 @@ class Host:
     ``paired``: saves whose connection had read the key before. ``late``: saves whose connection had not, while another
     read of it was unanswered: a pool, or one connection for many requests at once. ``gaps``: seconds from read to save.
     ``twice``: saves whose connection had read the key more than once. ``base_was_…``: what their values then said.
+    ``stayed``, ``changed``: whether by the values a save's base was read by its own connection or by another.
     ``alone``: saves while nobody else had the key; ``unchanged``: those of them that stored what stood there.
     """
 
@@ -47,21 +54,40 @@ class Host:
     unchanged: int = 0
     base_was_last: int = 0
     base_was_earlier: int = 0
+    stayed: int = 0
+    changed: int = 0
 
     @property
     def hops(self) -> bool:
         """Whether a request's read and its save may come by different connections."""
-        return self.late > self.paired / 100
+        return self.late > self.paired / 100 or self.changed > 2 + self.stayed / 10
 
     @property
     def keeps(self) -> bool:
         """Whether each request was seen to stay with one connection that serves no other meanwhile."""
-        return self.late == 0 and self.paired >= 20 and not self.one_name
+        return self.late == 0 and self.changed <= self.paired / 50 and self.paired >= 20 and not self.one_name
 
-    def compare(self, *, earlier: bool, last: bool) -> None:
-        """Of two reads by a save's connection, one made the save's value much likelier."""
-        self.base_was_earlier += earlier
-        self.base_was_last += last
+    def compare(self, earlier: float, last: float) -> None:
+        """How odd a save would be, by what its connection had read last, and before that."""
+        self.base_was_earlier += earlier + CLEARLY < last
+        self.base_was_last += last + CLEARLY < earlier
+
+    def compare_connections(self, own: float, others: float) -> None:
+        """How odd a save would be, by what its own connection had read, and by what others had."""
+        self.stayed += own + CLEARLY < others
+        self.changed += others + CLEARLY < own
+
+    @property
+    def looks_twice(self) -> bool:
+        """Whether its requests read once more right before they save, and use what they had read before."""
+        if self.base_was_earlier or self.base_was_last:
+            return self.base_was_earlier > 2 * self.base_was_last
+        return self.paired >= 5 and self.twice >= 0.9 * self.paired
+
+    @property
+    def may_look_twice(self) -> bool:
+        """Whether that cannot be ruled out."""
+        return self.twice > self.paired / 4
 
     @property
     def saves_always(self) -> bool:
@@ -99,7 +125,8 @@ class Version:
     """``parts``: what is known to stand there, by part, escaped; None: nothing is. ``complete``: that is all.
 
     ``wrote``: which parts this save was about, None where about all. ``reads_before``: of the key, in the capture.
-    ``base``: what the request that saved it had read, as far as can be told.
+    ``base``: what the request that saved it had read, as far as can be told; ``own``: what that request changed, once
+    asked for. ``ends``: when the key expires.
     """
 
     number: int
@@ -112,6 +139,8 @@ class Version:
     reads_before: int = 0
     base: Version | None = None
     forms: set[str] = field(default_factory=set)
+    own: set[Token] | None = None
+    ends: float = math.inf
     _facts: Facts | None = None
 
     @property
@@ -125,7 +154,7 @@ class Version:
             return 0
         wrote = self.parts if self.wrote is None else self.wrote
         raw = sum(len(self.parts.get(part, b"")) for part in wrote)
-        return raw if self._facts is None else raw * (1 + FACTS_WEIGH)
+        return (raw if self._facts is None else raw * (1 + FACTS_WEIGH)) + PART_WEIGHS * len(self.parts)
 
     @property
     def wrote_names(self) -> set[str] | None:
@@ -140,12 +169,12 @@ class Version:
     @property
     def facts(self) -> Facts:
         if self._facts is None:
-            contents: dict[str | None, tuple[Any, bytes | None]] = {}
+            contents: dict[str | None, tuple[Stored, bytes]] = {}
             for part, escaped in (self.parts or {}).items():
                 raw = plain(escaped)
-                content: Stored = read_value(raw)
+                content = read_value(raw)
                 self.forms.add(content.form)
-                contents[name_of(part)] = (content.value, None if content.readable else raw)
+                contents[name_of(part)] = (content, raw)
             self._facts = facts_of(contents)
         return self._facts
 
@@ -153,7 +182,7 @@ class Version:
         self.base = base
 
     def forget(self) -> None:
-        self.base = self._facts = None
+        self.base = self._facts = self.own = None
 
 
 def host_of(who: Who) -> bytes:
@@ -171,10 +200,6 @@ class Usage:
     def __init__(self) -> None:
         self._open: dict[Who, list[float]] = {}  # since its last save, from before, since when
         self._stored: dict[bytes, bytes] = {}
-        self._read_since_save = False
-        self._saver: Who | None = None
-        self.overlaps: bool = False
-        """Whether a save was seen that cannot be based on what stood there."""
 
     def note(self, event: Happening) -> None:
         """Take notice of who reads and who saves, for ``event.host``."""
@@ -189,7 +214,6 @@ class Usage:
             if now - mine[2] > RECENT:
                 mine[2] = now
             mine[0] += 1
-            self._read_since_save = True
             return
         host, opened = event.host, self._open.get(event.who)
         others = [
@@ -213,15 +237,17 @@ class Usage:
             host.late += 1
             if opened is not None:
                 opened[1] = max(0, opened[1] - 1)
-        self.overlaps = self.overlaps or not (self._read_since_save or self._saver in (None, event.who))
-        self._stored, self._saver, self._read_since_save = event.act.values, event.who, False
+        self._stored = event.act.values
 
 
 class History:
-    """One key. ``waiting``: what happened and was not looked at yet, so that more is known of its hosts by then."""
+    """One key. ``habits``: of those that save such keys. ``waiting``: what happened and was not looked at yet, so that
+    more is known of its hosts by then.
+    """
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, habits: Habits | None = None) -> None:
         self.key = key
+        self.habits: Habits = Habits() if habits is None else habits
         self.waiting: deque[Happening] = deque()
         self.reads: list[Read] = []
         self.reads_seen: int = 0
@@ -249,6 +275,12 @@ class History:
         event = self.waiting.popleft()
         self._awaited -= sum(map(len, event.act.values.values()))
         return event
+
+    def rehearse(self, look_at: Callable[[History, Happening], None]) -> None:
+        """Let all that waits be looked at, without coming to anything but habits."""
+        stage = History(self.key, self.habits)
+        for event in self.waiting:
+            look_at(stage, event)
 
     def judge(self) -> bool:
         """It was read and saved; whether that is new."""
@@ -290,10 +322,11 @@ class History:
 
     def own_changes(self, version: Version) -> set[Token]:
         """What the request that saved it had changed of what it had read."""
-        base = version.base or self.before(version)
-        if base is None or base.parts is None or version.parts is None:
-            return set()
-        return changes(base.facts, version.facts)
+        if version.own is None:
+            base = version.base or self.before(version)
+            known = base is not None and base.parts is not None and version.parts is not None
+            version.own = changes(base.facts, version.facts) if base is not None and known else set()
+        return version.own
 
     def counted(self, base: Version, saved: Version, token: Token) -> tuple[list[int], list[int]]:
         """As :meth:`.Ledger.counted`."""
@@ -315,10 +348,14 @@ class History:
             return make({}, True)
         if act.whole:
             return make(act.values, True)
-        parts = {part: value for part, value in (now.parts or {}).items() if part not in (act.parts or ())}
+        gone = act.parts or ()
+        parts = {part: value for part, value in (now.parts or {}).items() if part not in gone}
         if act.what == "add":
             return self._added(make, parts, act)
-        return make({**parts, **act.values}, now.complete, frozenset((*act.values, *(act.parts or ()))))
+        wrote = frozenset((*act.values, *(act.parts or ())))
+        if len(parts) > MOST_PARTS:
+            return make(dict(act.values), False, wrote)
+        return make({**parts, **act.values}, now.complete, wrote)
 
     def _added(self, make: _Making, parts: dict[bytes, bytes], act: Act) -> Version:
         ((part, by),) = act.values.items()

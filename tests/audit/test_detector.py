@@ -258,7 +258,8 @@ def test_a_script_that_looks_before_it_writes() -> None:
     said = [BEGUN, *OVERLAPPING, ("a", "SET", KEY, stored(cart=["x", "a"])), ("b", "EVALSHA", "0" * 40, "1", KEY)]
     saves = ("lua", "SET", KEY, stored(cart=["x", "b"]))
     assert judged([*said, ("lua", "GET", KEY), saves]).told == "none"
-    assert judged([*said, ("lua", "GET", "its:version"), saves]).told == "none"
+    assert judged([*said, ("lua", "GET", f"version:{KEY}"), saves]).told == "none"
+    assert counts(judged([*said, ("lua", "GET", "configuration"), saves])) == (1, 0)
     assert counts(judged([*said, saves])) == (1, 0)
 
 

@@ -42,6 +42,9 @@ def page(verdict: Verdict, where: str, style: Style, columns: int) -> list[str]:
 def _headline(verdict: Verdict) -> str:
     updates = verdict.tally.updates
     if verdict.told == "unknown":
+        unclear = verdict.tally.saves["unclear"]
+        if unclear:
+            return f"CANNOT TELL: of {_times(unclear, 'save')} it is not clear what had been read"
         return "NOTHING TO JUDGE: no key was read and saved"
     if verdict.told == "none":
         return "No lost update was seen."
@@ -112,6 +115,7 @@ SAVES = {
     "created": "only where there was none",
     "unread": "without reading",
     "early": "of a key that was not seen before",
+    "unclear": "of one of several reads, and the values cannot be read",
 }
 
 
@@ -151,6 +155,11 @@ def _notes(verdict: Verdict) -> Iterator[str]:
         yield "a client keeps copies of what it reads (CLIENT TRACKING); reads from a copy are not seen"
     if tally.saves["unread"] and tally.saves["unread"] >= tally.saves["fresh"]:
         yield "most saves came without a read: it is read elsewhere (a replica?), or never; nothing is said about them"
+    if tally.saves["unclear"]:
+        yield (
+            "values that cannot be read (compressed, encrypted) do not tell which of several reads a save is based on."
+            " Look at it with another serializer for a while, on a test system"
+        )
     if tally.dropped:
         yield f"{_times(tally.dropped, 'key')} forgotten while there was too much at once: losses there may be missing"
     if verdict.strange:
@@ -158,11 +167,13 @@ def _notes(verdict: Verdict) -> Iterator[str]:
 
 
 def _next(verdict: Verdict) -> str:
-    if verdict.told == "unknown":
+    if verdict.told == "unknown" and not verdict.tally.judged:
         return (
             "is this the server and the hour? Sessions on another server or read from a replica are not seen here. Give"
             " it longer: --seconds 60"
         )
+    if verdict.told == "unknown":
+        return "store sessions as JSON or pickle without compression on a test system, and audit that"
     if verdict.told == "none":
         if verdict.tally.judged < ALMOST_NOTHING:
             return "that was little traffic: look again at a busy hour, or longer: --seconds 60"
