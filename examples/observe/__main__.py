@@ -167,7 +167,7 @@ PANELS = (
             "not read: {{error_type}}": f"60 * sum by (error_type) (rate(sessionlock_loads_refused_total{RATE}))",
             "merged": f"60 * sum(rate(sessionlock_changes_merged_total{RATE})) or vector(0)",
         },
-        colours={"merged": "blue"},
+        colours={"merged": "text"},
     ),
     # How many are there, and for how long?
     Panel(
@@ -190,25 +190,22 @@ PANELS = (
         stacked=True,
     ),
     Panel(
-        "Leases renewed and lost, per minute",
-        "Renewed: the body took longer than a third of its ttl, or, handed over, of its claim. Lost: nothing was saved",
-        {
-            "renewed": f"60 * sum(rate(sessionlock_lock_renewals_total{RATE}))",
-            "lost: {{route}}": f"60 * sum by (route) (rate(sessionlock_lock_lost_total{RATE})) > 0",
-        },
-        colours={"renewed": "blue"},
+        "Leases lost, per minute",
+        "By route. Each one is a request whose save was refused",
+        {"{{route}}": f"topk(10, 60 * sum by (route) (rate(sessionlock_lock_lost_total{RATE})))"},
     ),
     # How much is there to do, and how is Redis?
     Panel(
         "Traffic",
-        "Locks that were granted, those of them that a holder passed on to a waiter, and saves, per second",
+        "Per second: locks granted, those of them that a holder passed on, saves; leases renewed, for long bodies",
         {
             "granted": f'sum(rate({ACQUISITIONS}{{outcome="granted"}}{RATE}))',
             "handed over": f"sum(rate(sessionlock_lock_handovers_total{RATE}))",
             "saved": f"sum(rate(sessionlock_changes_saved_total{RATE}))",
+            "renewed": f"sum(rate(sessionlock_lock_renewals_total{RATE}))",
         },
         "reqps",
-        colours={"granted": "green", "handed over": "blue", "saved": "purple"},
+        colours={"granted": "green", "handed over": "blue", "saved": "purple", "renewed": "orange"},
     ),
     Panel(
         "Redis: outages, and calls sent again, per minute",
@@ -217,7 +214,7 @@ PANELS = (
             "outages": f"60 * sum(rate(sessionlock_redis_outages_total{RATE}))",
             "{{script}}": f"60 * sum by (script) (rate(sessionlock_redis_repeats_total{RATE}))",
         },
-        colours={"outages": "red"},
+        colours={"outages": "text"},
     ),
 )
 
