@@ -145,6 +145,7 @@ def _clustered(found: Capabilities) -> Iterator[Finding]:
 def _forbidden(found: Capabilities) -> Iterator[Finding]:
     if found.mode == "sentinel":
         return
+    pushed = found.trial.get("SPUBLISH" if found.client == "cluster" and found.sharded_pubsub else "PUBLISH", "")
     if any(NO_LUA.search(said) for said in found.trial.values()):
         yield Finding(
             "refuse",
@@ -172,7 +173,7 @@ def _forbidden(found: Capabilities) -> Iterator[Finding]:
             "Permit EVALSHA and EVAL (ACL SETUSER <user> +eval +evalsha), under these names"
             + WITHOUT_SCRIPTS[found.client],
         )
-    elif FORBIDDEN.search(found.trial.get("PUBLISH", "")):
+    elif FORBIDDEN.search(pushed):
         yield Finding(
             "refuse",
             "push",
@@ -180,12 +181,12 @@ def _forbidden(found: Capabilities) -> Iterator[Finding]:
             "the script that gives a lock back tells the next waiter so, and would fail",
             "Permit it: ACL SETUSER <user> +publish +subscribe +spublish +ssubscribe &<prefix>:*",
         )
-    elif unpushed := found.trial.get("SPUBLISH" if found.client == "cluster" and found.sharded_pubsub else "PUBLISH"):
+    elif pushed:
         yield Finding(
             "warn",
             "no-push",
             "scripts may not publish here",
-            f"who waits is not told of its turn, and looks for it up to once a second ({unpushed})",
+            f"who waits is not told of its turn, and looks for it up to once a second ({pushed})",
             "Where requests of one session often wait for each other take another server",
         )
     forbidden = [name for name in ("TIME", "HGETALL", *WRITES) if FORBIDDEN.search(found.trial.get(name, ""))]

@@ -13,6 +13,7 @@ SMALL_BUFFER = MB  # bytes of a subscriber's output; pushes with sessions of 64 
 SHORT_TIMEOUT = 300  # seconds
 SHORT_SCRIPTS = 100  # ms
 SMALL_BULK = 16 * MB
+SMALL_FOR_ALL = 64 * MB
 NEARLY_ALL = 0.9
 FAR, VERY_FAR = 0.005, 0.05  # seconds there and back
 CLOCKS_APART = 1.0  # seconds between masters
@@ -68,7 +69,8 @@ def _connections(found: Capabilities) -> Iterator[Finding]:
             " time of a claim",
             "Set tcp-keepalive 60",
         )
-    limit = _pubsub_limit(found.settings.get("client-output-buffer-limit", ""))
+    yield from _output(found)
+    limit = _output_limit(found, "pubsub")
     if limit is not None and 0 < limit < SMALL_BUFFER:
         yield Finding(
             "warn",
@@ -86,6 +88,39 @@ def _connections(found: Capabilities) -> Iterator[Finding]:
             "a node that starts now may not get its two connections",
             "Raise maxclients, and see in CLIENT LIST who leaves connections open",
         )
+
+
+def _output(found: Capabilities) -> Iterator[Finding]:
+    limit = _output_limit(found, "normal")
+    if limit is not None and 0 < limit < SMALL_BULK:
+        yield Finding(
+            "warn",
+            "reply-size",
+            f"the server closes a connection when {limit} bytes of replies wait for it"
+            " (client-output-buffer-limit normal)",
+            "a session that is larger is saved, and can never be loaded again: its reply closes the connection, and"
+            " with it the calls of other requests",
+            f"Set client-output-buffer-limit 'normal 0 0 0', as it is by default, or SessionPolicy.max_session below"
+            f" {limit} bytes",
+        )
+    limit = _of_all_clients(found)
+    if limit is not None and 0 < limit < SMALL_FOR_ALL:
+        yield Finding(
+            "warn",
+            "client-memory",
+            f"the server closes connections when those of all clients use {limit} bytes (maxmemory-clients)",
+            "the one with the largest request or reply is closed: large sessions cannot be saved or loaded, and other"
+            " requests' calls on it are lost and repeated",
+            f"Set maxmemory-clients {SMALL_FOR_ALL} at least, or 0, or a smaller SessionPolicy.max_session",
+        )
+
+
+def _of_all_clients(found: Capabilities) -> int | None:
+    """In bytes; it may be given in percent of maxmemory."""
+    text = found.settings.get("maxmemory-clients", "")
+    if text.endswith("%") and text[:-1].isdecimal():
+        return int(text[:-1]) * (found.maxmemory or 0) // 100
+    return _number(found.settings, "maxmemory-clients")
 
 
 def _scripts(found: Capabilities) -> Iterator[Finding]:
@@ -174,10 +209,10 @@ def _number(settings: Mapping[str, str], name: str) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def _pubsub_limit(setting: str) -> int | None:
+def _output_limit(found: Capabilities, kind: str) -> int | None:
     """``normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60``: the lower of its two limits."""
-    words = setting.split()
-    if "pubsub" not in words:
+    words = found.settings.get("client-output-buffer-limit", "").split()
+    if kind not in words:
         return None
-    limits = [int(word) for word in words[words.index("pubsub") + 1 :][:2] if word.isdecimal() and word != "0"]
+    limits = [int(word) for word in words[words.index(kind) + 1 :][:2] if word.isdecimal() and word != "0"]
     return min(limits, default=0)

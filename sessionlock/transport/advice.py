@@ -18,6 +18,7 @@ __all__ = [
     "NOT_LET_IN",
     "NOT_LOADED",
     "NOT_NOW",
+    "NOT_NOW_BEHIND",
     "NO_FUNCTIONS",
     "NO_LUA",
     "NO_RESP3",
@@ -32,8 +33,21 @@ __all__ = [
 
 # --- kinds of answers that code decides by
 
-# "Not now": a server that loads its data set, a master being replaced, a slot being moved.
+# What is between says that the server behind it was not reached, or limits how much is asked: proxies (Envoy,
+# twemproxy, predixy) and services. Each has words of its own, and none a code. Not what is too large: that stays so.
+_IN_BETWEEN = (
+    r"(?:[A-Z]+ )?(?!.*(?:script|protocol error: |syntax| size\b|unknown command))(?:.*\b)?"
+    r"(?:upstream|no (?:healthy|route to|server|available)|server (?:connection|closed|is busy|overloaded)"
+    r"|connection (?:refused|reset|timed out|closed|lost|aborted)|broken pipe|operation timed out|host is down"
+    r"|network is (?:down|unreachable)|disconnected|(?:failed|unable) to connect|could ?n[o']t connect"
+    r"|max (?:[\w-]+ ){1,6}(?:exceeded|reached)|rate limit|too many (?:requests|connections)|throttl"
+    r"|temporarily|try again|service unavailable)"
+)
+# "Not now": a server that loads its data set, a master being replaced, a slot being moved, a proxy without its server.
 NOT_NOW = re.compile(r"^(LOADING|TRYAGAIN|MASTERDOWN|CLUSTERDOWN|READONLY|BUSY|UNBLOCKED|NOREPLICAS) ")
+NOT_NOW_BEHIND = re.compile(
+    rf"^(?!NOPERM|NOAUTH|WRONGPASS|DENIED|OOM|MISCONF|NOSCRIPT|MOVED|ASK|CROSSSLOT|WRONGTYPE|EXECABORT)(?i:{_IN_BETWEEN})"
+)
 # Those that hold for everything that is asked. The rest is about writes, or about one slot of a Cluster.
 NOTHING_NOW = re.compile(r"^(LOADING|MASTERDOWN|BUSY|CLUSTERDOWN (?!Hash slot))")
 # Those of a server that is the wrong one to ask again.
@@ -198,6 +212,17 @@ _ADVICE = (
     ),
     # The way there
     (
+        "each time that this was sent",
+        "a limit of the server closes connections over what is asked or answered, while others are served: see"
+        " client-output-buffer-limit normal, maxmemory-clients, client-query-buffer-limit and proto-max-bulk-len there,"
+        " and keep the session smaller (SessionPolicy.max_session)",
+    ),
+    (
+        rf"^ERR {_IN_BETWEEN}|^(?:upstream|no (?:upstream|healthy)) ",
+        "what stands between (a proxy, or the service) did not reach the server behind it, or limits how much is asked:"
+        " see its log and its limits",
+    ),
+    (
         "no (?:connection|answer) within",
         "the server hangs, or the way to it does: look at its load and log, at firewalls between, and whether there is"
         " TLS at that port (rediss://) or not (redis://)",
@@ -220,6 +245,10 @@ _ADVICE = (
     (
         "hostname mismatch|ip address mismatch|doesn't match|not valid for",
         "the server's certificate is for another name: use the host's name that stands in it",
+    ),
+    (
+        "certificate has expired|certificate is not yet valid",
+        "renew the server's certificate; if it is good, look at this machine's clock",
     ),
     (
         "CERTIFICATE_VERIFY_FAILED",

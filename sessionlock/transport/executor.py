@@ -30,7 +30,7 @@ from .advice import NO_SCRIPTS, with_advice
 from .clients import server_name
 from .cluster import ClusterRoute
 from .one_server import ServerRoute
-from .outages import Circuit, Trouble, is_outage, while_lost, worth_repeating
+from .outages import Circuit, CutOff, Trouble, is_outage, was_cut, while_lost, worth_repeating
 from .route import LOST, NotNow, Route, meant
 from .tasks import fetch_error, within
 from .wire import was_unsent
@@ -39,6 +39,8 @@ __all__ = ["RedisExecutor"]
 
 T = TypeVar("T")
 FAILURES = (RedisError, hiredis.ReplyError, NotNow, *LOST)
+CUTS_BY_A_LIMIT = 3  # connections in a row that are closed over one call, before that is taken for the call's doing
+BACK = "try again when Redis is back"
 MOST_PARKED = 2000  # calls that give something up and wait for the end of an outage to do so
 
 
@@ -259,6 +261,8 @@ class RedisExecutor:
             return answer, repetition.sent
         if not isinstance(met, FAILURES):
             met = RedisTimeoutError(f"no answer within {self._retry_for:g} s")
+        if repetition.cuts >= CUTS_BY_A_LIMIT and await self.circuit.is_there(call.keys):
+            met = CutOff(f"{met}, each time that this was sent")
         raise self._given_up(where, met, began_at, call, sent=repetition.sent)
 
     def _tell_repeated(self, call: Call[Any]) -> Callable[[int], object]:
@@ -393,7 +397,8 @@ class RedisExecutor:
 
 class _Repetition:
     """Tries of one call, after its ``first``. ``sent``: whether any of them had a connection; ``last``: what the last
-    one that ended met. ``on_again``: called before each but the first, with how many there were.
+    one that ended met; ``cuts``: how many in a row had a connection that was closed. ``on_again``: called before each
+    but the first, with how many there were.
     """
 
     def __init__(
@@ -405,6 +410,7 @@ class _Repetition:
     ) -> None:
         self.sent = first is not None and not was_unsent(first)
         self.last = first
+        self.cuts: int = was_cut(first)
         self._tries = 0 if first is None else 1
         self._on_again = on_again
         self._send = send
@@ -421,6 +427,7 @@ class _Repetition:
             raise
         except FAILURES as error:
             self.last = error
+            self.cuts = self.cuts + 1 if was_cut(error) else 0
             self.sent = self.sent or not was_unsent(error)
             raise
 
@@ -481,13 +488,12 @@ def _mapped(error: Exception, call: Call[Any], *, sent: bool = True) -> RedisUna
         return RedisUnavailable(with_advice(f"Redis cannot serve {what} now: {error}", error))
     if worth_repeating(error) and not sent:
         said = f"there was no connection to Redis for {what} ({error}); nothing was sent"
-        return RedisUnavailable(
-            with_advice(said, error, connecting=True, otherwise="try again when Redis is back"), unsent=True
-        )
+        return RedisUnavailable(with_advice(said, error, connecting=True, otherwise=BACK), unsent=True)
     if worth_repeating(error):
-        return RedisUnavailable(
+        said = (
             f"Redis did not answer {what} ({error}); whether it took effect is unknown."
-            " Leases end by themselves, nothing is saved twice; try again when Redis is back"
+            " Leases end by themselves, nothing is saved twice"
         )
+        return RedisUnavailable(with_advice(said, error if isinstance(error, CutOff) else "", otherwise=BACK))
     kind = ScriptsForbidden if NO_SCRIPTS.match(str(error)) else RedisUnavailable
     return kind(with_advice(f"Redis refused {what}: {error}", error), refused=True)

@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 
 import hiredis
 from redis.exceptions import AuthenticationError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from ..clock import monotonic
@@ -24,7 +26,7 @@ from .route import LOST, NotNow, meant
 from .tasks import within
 from .wire import was_unsent
 
-__all__ = ["Circuit", "Trouble", "is_outage", "while_lost", "worth_repeating"]
+__all__ = ["Circuit", "CutOff", "Trouble", "is_outage", "was_cut", "while_lost", "worth_repeating"]
 
 log: logging.Logger = logging.getLogger("sessionlock")
 
@@ -32,6 +34,10 @@ KNOCK_WITHIN = 1.0  # seconds for one look: a packet may be lost, and the next l
 JUST_OPENED = 0.02  # seconds for which a call waits for the very first look: perhaps it was one connection only
 TOLD_AGAIN_AFTER = 60.0
 MOST_COMPLAINTS = 100
+
+
+class CutOff(RedisConnectionError):
+    """The server closes the connection over this call, and answers others: that is no outage."""
 
 
 def worth_repeating(error: BaseException) -> bool:
@@ -53,10 +59,17 @@ def while_lost(seconds: float) -> AsyncRetrying:
     )
 
 
+def was_cut(error: Exception | None) -> bool:
+    """Its connection was open, and was closed before the reply."""
+    return isinstance(error, LOST) and not isinstance(error, RedisTimeoutError) and not was_unsent(error)
+
+
 def is_outage(error: BaseException) -> bool:
     """Whether it is about the server as a whole, so that other calls would meet it, too."""
     if isinstance(error, NotNow):
         return NOTHING_NOW.match(str(error)) is not None
+    if isinstance(error, CutOff):
+        return False
     return isinstance(error, LOST) or was_unsent(error) or NOT_LET_IN.search(str(error)) is not None
 
 
@@ -188,6 +201,14 @@ class Circuit:
             self.server,
             with_advice(str(error), error),
         )
+
+    async def is_there(self, keys: SessionKeys) -> bool:
+        """Whether the server answers somebody else than the call about ``keys`` that was lost again and again."""
+        try:
+            await within(self._knock(keys), KNOCK_WITHIN)
+        except Exception:
+            return False
+        return True
 
     def any_open(self) -> Trouble | None:
         return next((trouble for trouble in self.troubles.values() if trouble.is_open), None)

@@ -11,7 +11,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ..protocol.calls import Call
 from ..protocol.keys import SessionKeys
-from .advice import NOT_NOW
+from .advice import NOT_NOW, NOT_NOW_BEHIND
 from .reply import Reply
 
 __all__ = ["LOST", "NotNow", "Route", "meant", "words_of"]
@@ -81,4 +81,5 @@ def words_of(error: Exception) -> str:
 def meant(error: Exception) -> Exception:
     """An error reply as what it means: :class:`NotNow`, or itself."""
     words = words_of(error)
-    return NotNow(words) if NOT_NOW.match(words) else error
+    passing = NOT_NOW.match(words) or (not isinstance(error, LOST) and NOT_NOW_BEHIND.match(words))
+    return NotNow(words) if passing else error

@@ -75,7 +75,7 @@ def user(server: FaultyServer, flush: None) -> Iterator[User]:
 
 
 def opens(url: str, **more: Any) -> Callable[..., SessionGuard]:
-    return partial(SessionGuard.from_url, url, check=False, retry_for=0.3, **more)
+    return partial(SessionGuard.from_url, url, **{"check": False, "retry_for": 0.3, **more})
 
 
 def tried(use: Use, guard: Callable[..., SessionGuard]) -> None:
@@ -120,6 +120,9 @@ async def test_the_rule_is_enough(user: User, way: str) -> None:
     user.may(rule_for(mode, functions=functions))
     await use(opens(user.url))
     assert user.refused == set()
+    async with opens(user.url, check=True)() as guard:
+        refusal = (await guard.capabilities()).refusal()
+    assert (refusal is None) is (mode == "lock"), "the look refuses what the rule permits"
 
 
 @pytest.mark.slow
@@ -152,7 +155,12 @@ async def test_in_a_cluster(cluster: Cluster) -> None:
             node.execute_command("ACL", "LOG", "RESET")
         for master in cluster.masters:
             master.raw.flushall()
-        await by_scripts(opens(cluster.url.replace("://", "://app:secret@")))
+        guards = opens(cluster.url.replace("://", "://app:secret@"))
+        async with guards(check=True) as guard:
+            assert (await guard.capabilities()).refusal() is None, "the look refuses what the rule permits"
+        for node in nodes:
+            node.execute_command("ACL", "LOG", "RESET")
+        await by_scripts(guards)
         for node in nodes:
             assert {entry[7].decode() for entry in node.execute_command("ACL", "LOG")} - TRIED == set()
     for node in nodes:

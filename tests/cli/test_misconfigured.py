@@ -51,6 +51,7 @@ PLANTED: dict[str, Planted] = {
     "request-size of a client": Planted(
         {"client-query-buffer-limit": 1024 * 1024}, "warn", "client-query-buffer-limit"
     ),
+    "reply-size": Planted({"client-output-buffer-limit": "normal 1048576 0 0"}, "warn", "'normal 0 0 0'"),
     "notify": Planted({"notify-keyspace-events": "KEA"}, "info", "Switch off"),
     "too-few-replicas": Planted({"min-replicas-to-write": 1}, "warn", "replicas are away"),
     "maxclients": Planted({"maxclients": 40}, "warn", "CLIENT LIST"),
@@ -247,6 +248,12 @@ def test_a_sentinel_and_a_service_that_it_does_not_know(examine: Examine) -> Non
         assert finding(examine(f"redis://{host}:{port}"), "sentinel")["level"] == "refuse"
         told = examine(f"redis+sentinel://{host}:{port}/other")
         assert "the service's name" in told["failed"]
+
+
+@pytest.mark.parametrize(("limit", "warned"), [("1048576", True), ("5%", True), ("0", False), ("268435456", False)])
+def test_memory_of_all_clients(limit: str, warned: bool) -> None:
+    found = judge({"maxmemory": "104857600"}, {"maxmemory-clients": limit})
+    assert ("client-memory" in {one.code for one in found.of_level("warn")}) is warned
 
 
 def test_a_server_on_another_continent() -> None:

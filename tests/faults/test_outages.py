@@ -509,6 +509,28 @@ async def test_masters_of_a_quorum(
 
 @pytest.mark.slow
 @pytest.mark.server
+async def test_a_call_that_the_server_hangs_up_on_is_no_outage(
+    own_server: OwnServer, node: MakeGuard, lines: list[logging.LogRecord]
+) -> None:
+    """A limit of the server's closes the connection over one large session. Others are served, and nobody is told of an
+    outage; who asks for that session is told why, and what to do."""
+    own = own_server(config={"client-output-buffer-limit": "normal 100000 0 0"})
+    guard = node(own.unix_url, retry_for=RETRY_FOR)
+    async with guard.session_lock("large") as session:
+        session["text"] = "x" * 200_000
+    asking = asyncio.ensure_future(refused(guard, "large"))
+    served = 0
+    while not asking.done():
+        await use(guard)
+        served += 1
+    error = asking.result()
+    assert served > 1
+    assert "client-output-buffer-limit normal" in str(error)
+    assert "try again" not in str(error)
+    assert [line.levelname for line in lines] == ["ERROR"]
+    assert "refuses: the connection was lost" in lines[0].getMessage()
+
+
 def test_a_command_says_it_in_one_line() -> None:
     words = [sys.executable, "-m", "sessionlock", "inspect", "--url", "redis://127.0.0.1:1", "s"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)

@@ -433,6 +433,22 @@ SABOTAGE: Table = [
         CHECKUP + "test_a_client_that_insists_on_resp3",
     ),
     (
+        "what a proxy says of a moment is final",
+        "outages",
+        "transport/route.py",
+        " or (not isinstance(error, LOST) and NOT_NOW_BEHIND.match(words))",
+        "",
+        "tests/servers/test_flavours.py::test_what_passes_is_repeated",
+    ),
+    (
+        "one session that the server hangs up on is an outage of all",
+        "outages",
+        "transport/executor.py",
+        "if repetition.cuts >= CUTS_BY_A_LIMIT and",
+        "if False and",
+        "tests/faults/test_outages.py::test_a_call_that_the_server_hangs_up_on_is_no_outage",
+    ),
+    (
         "a gap is told to whoever subscribed only",
         "cluster",
         "transport/cluster_pushes.py",

@@ -119,6 +119,38 @@ async def test_locks_are_refused_by_name(restricted: RestrictedServer) -> None:
                 await guard.read("s")
 
 
+# What stands between says of a server that it does not reach for a moment, or of its own limits.
+PASSING = (
+    *("upstream failure", "no upstream host", "upstream protocol error"),  # Envoy
+    *("ERR Connection refused", "ERR Connection timed out", "ERR Host is down", "ERR Server closed the connection"),
+    *("ERR server connection close", "ERR no server connection avaliable"),  # predixy, as it spells it
+    *("ERR max requests per second limit exceeded", "ERR max concurrent connections exceeded"),
+    *("ERR max number of clients reached", "ERR temporarily unavailable"),
+)
+LASTING = (
+    "ERR max request size exceeded. Limit: 1048576 bytes",
+    "ERR user_script:12: no upstream value",
+    "NOPERM this user has no permissions to run the 'hget' command, try again",
+)
+
+
+@pytest.mark.parametrize("restricted", ["keydb"], indirect=True)
+async def test_what_passes_is_repeated(restricted: RestrictedServer) -> None:
+    """At the save, where else the handler's work would be lost; and no longer than the server says so."""
+    async with SessionGuard.from_url(restricted.url) as guard:
+        for words in PASSING:
+            async with guard.session_lock("s") as session:
+                session["said"] = words
+                restricted.next_calls.append(words)
+            assert not restricted.next_calls
+        assert (await guard.read("s"))["said"] == PASSING[-1]
+        for words in LASTING:
+            restricted.next_calls.append(words)
+            with pytest.raises(RedisUnavailable, match="refused the acquire call"):
+                async with guard.session_lock("s"):
+                    raise AssertionError("it was granted")
+
+
 def test_the_table_in_the_docs() -> None:
     """``python -m tests.servers flavours --write`` puts it there."""
     text = DOCS.read_text(encoding="utf-8")

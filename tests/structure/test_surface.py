@@ -113,6 +113,7 @@ INTERNAL = [
     "cluster_pushes.SubscribingRefused",
     "connection.NoVote",
     "merge.Clash",
+    "outages.CutOff",
     "route.NotNow",
     "tags.BadPart",
 ]

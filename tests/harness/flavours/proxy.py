@@ -44,6 +44,8 @@ class RestrictedServer:
         self.scripts: dict[str, str] = {}
         """By its hash, the hash of the script that is run in its place."""
         self.refusals: deque[str] = deque(maxlen=100)
+        self.next_calls: deque[str] = deque()
+        """Errors that the next calls of scripts are answered with, one each, as by what stands between."""
         self.port = 0
 
     def __enter__(self) -> Self:
@@ -164,6 +166,8 @@ class _Passage:
             return flavour.refused_library
         if name not in SCRIPTS:
             return ""
+        if self._server.next_calls:
+            return self._server.next_calls.popleft()
         keys = words[3 : 3 + int(words[2])]
         if not keys and flavour.needs_a_key:
             return flavour.needs_a_key
