@@ -15,7 +15,9 @@ from contextlib import suppress
 from functools import partial
 from types import BuiltinFunctionType
 
-__all__ = ["call_later", "monotonic"]
+__all__ = ["OtherClock", "call_later", "monotonic"]
+
+DRIFT = 1e-3  # by which two clocks differ in their speed at the most
 
 # Of Linux; of macOS, where CLOCK_MONOTONIC goes on in sleep and the function time.monotonic() stands still.
 COUNT_SLEEP = ("CLOCK_BOOTTIME", "CLOCK_MONOTONIC")
@@ -52,3 +54,30 @@ def call_later(
 def _in_loop(loop: asyncio.AbstractEventLoop, step: Callable[[], None]) -> None:
     with suppress(RuntimeError):  # it has been closed
         loop.call_soon_threadsafe(step)
+
+
+class OtherClock:
+    """What another machine's clock says now, as readings of it showed: a reading was taken at some instant between its
+    question and its answer, and what all of them allow is narrower than what each does.
+
+    After Cristian, "Probabilistic clock synchronization" (1989), and Marzullo's intersection of intervals (1984).
+    """
+
+    __slots__ = ("_at", "_earliest", "_latest")
+
+    def __init__(self) -> None:
+        self._at = 0.0  # when it was read last
+        self._earliest = self._latest = 0.0  # how far it is ahead of ours, in microseconds
+
+    def saw(self, us: int, asked: float, answered: float) -> None:
+        """It said ``us`` microseconds, between these two instants of ours."""
+        earliest, latest = us - answered * 1e6, us - asked * 1e6
+        drift = (answered - self._at) * DRIFT * 1e6
+        # If both cannot be true, it was set meanwhile.
+        if self._earliest - drift <= latest and earliest <= self._latest + drift:
+            earliest, latest = max(earliest, self._earliest - drift), min(latest, self._latest + drift)
+        self._at, self._earliest, self._latest = answered, earliest, latest
+
+    def latest(self, at: float) -> int:
+        """The latest that it may have said at that instant, in microseconds."""
+        return int(at * 1e6 + self._latest + abs(at - self._at) * DRIFT * 1e6)

@@ -76,8 +76,10 @@ class Acquisition:
             if self._waiter is not None:
                 self._waiter.rides_no_more()
             # Cancelled or failed anywhere: Redis may have granted or queued this token meanwhile.
-            await self._abandon(leaves_within(error, self._request, self._began))
-            self._runtime.numbers.acquisitions.end(self._request.digest, self.token)
+            try:
+                await self._abandon(leaves_within(error, self._request, self._began))
+            finally:
+                self._runtime.numbers.acquisitions.end(self._request.digest, self.token)
             raise
         finally:
             if self._expecting:
@@ -128,13 +130,11 @@ class Acquisition:
 
     async def _ask(self, *, queueing: bool, reads: bool | None = None) -> Granted | Queued | Busy:
         """``reads`` None: the session is read at once where a grant is likely, and it is not large."""
-        request = self._request
-        keys = request.keys
+        request, keys = self._request, self._request.keys
         if reads is None:
             reads = not self._wakeup.reads_late(keys)
         last = self._waiter.last if self._waiter is not None else None
         now, deaf, numbers = monotonic(), self._runtime.deaf, self._runtime.executor.numbers
-        clock = numbers.clock
         call = Acquire(
             keys,
             self.token,
@@ -149,7 +149,7 @@ class Acquisition:
             deaf,
             reads,
             now,
-            UNTOLD if deaf else clock.digits(now),
+            UNTOLD if deaf else numbers.clock.digits(now),
         )
         asked_before, self._asked = self._asked, True
         limit = left_of(request, self._began) if self._expecting else request.longest + GRACE
@@ -166,7 +166,7 @@ class Acquisition:
             raise timed_out(request, last, monotonic() - self._began) from None
         if isinstance(outcome, Granted):
             if call.now == UNTOLD:
-                clock.saw(outcome.server_us, monotonic())
+                numbers.clock.saw(outcome.server_us, monotonic())
                 numbers.saw_time(outcome.server_us)
             if outcome.snapshot is None:
                 return await self._ask(queueing=queueing, reads=True)
@@ -195,7 +195,7 @@ class Acquisition:
         if not isinstance(outcome, Busy):
             return outcome
         if outcome.full:
-            raise queue_full(self._request, outcome)
+            raise queue_full(self._request, outcome, self._wakeup.riding(self._request))
         raise not_granted(self._request, outcome.holder)
 
     # --- waiting

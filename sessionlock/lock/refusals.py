@@ -38,13 +38,15 @@ def refused(request: LockRequest, kind: str) -> SessionLockError:
     return refusal(request.digest, kind)
 
 
-def queue_full(request: LockRequest, busy: Busy) -> QueueFull:
+def queue_full(request: LockRequest, busy: Busy, riding: int = 0) -> QueueFull:
+    """``riding``: so many of this process wait beside the queue."""
+    waiting = busy.waiting + riding
     return QueueFull(
-        f"{busy.waiting} requests already wait for {request.title}, held by {_described(busy.holder)};"
+        f"{waiting} requests already wait for {request.title}, held by {_described(busy.holder)};"
         " try again later, or raise WaitPolicy.max_waiters",
         holder=busy.holder.label,
         holder_age=busy.holder.age,
-        position=busy.waiting,
+        position=waiting,
     ).about(request.digest)
 
 

@@ -16,10 +16,9 @@ import asyncio
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
-from functools import partial
 from typing import Generic, TypeVar
 
-from ..clock import call_later, monotonic
+from ..clock import OtherClock, call_later, monotonic
 from ..protocol.calls import PATIENCE, rider
 from ..protocol.keys import SessionKeys
 from ..protocol.replies import Committed, Conflict, Granted, Handover, Holder, Queued, Saved, pushed
@@ -103,21 +102,26 @@ class Room(Generic[W]):
     of the others; it never changes who is granted.
     """
 
-    __slots__ = ("clock", "last_ticket", "lease_ends", "riders", "seen", "waiters")
+    __slots__ = ("clock", "last_arrival", "last_ticket", "lease_ends", "riders", "seen", "waiters")
 
     def __init__(self) -> None:
         self.waiters: OrderedDict[str, W] = OrderedDict()  # by token, first come first; a dict finds its first slowly
         self.riders: OrderedDict[str, W] = OrderedDict()  # those of them that are not in the queue
         self.lease_ends: float = 0.0  # monotonic; inf when the lock was seen without an end
         self.seen: Queued | None = None  # what one of them was answered last, or the seat of the last rider
-        self.last_ticket: int = 0  # of the riders: they grow, as those in the queue do
-        self.clock: tuple[int, float] = (0, 0.0)  # Redis' (us), at some instant after that monotonic one
+        self.last_ticket: int = 0  # of those that were in the queue; they may be ahead of Redis' clock
+        self.last_arrival: float = 0.0  # of a rider, monotonic; no two come at once
+        self.clock: OtherClock = OtherClock()  # Redis'
 
     def enter(self, token: str, waiter: W) -> None:
         self.waiters[token] = waiter
 
     def foremost(self) -> W | None:
         return next(iter(self.waiters.values()), None)
+
+    def ticket(self, arrived: float, behind: int) -> str:
+        """Of a rider: no earlier than Redis' clock was then: nobody is passed by. And ``behind`` who queued before."""
+        return f"{max(behind + 1, self.clock.latest(arrived)):016d}"
 
     def first_rider(self) -> W:
         """Who rides and waits longest; there must be one."""
@@ -195,9 +199,10 @@ class Waiter:
         """Redis told where this waiter stands."""
         self.last = self.room.seen = queued
         self.was_known = True
-        self.room.clock = (queued.server_us, queued.asked_at)
         left = queued.left
         self.queues()
+        self.room.last_ticket = max(self.room.last_ticket, int(queued.ticket))
+        self.room.clock.saw(queued.server_us, queued.asked_at, self.last_heard)
         self.room.lease_ends = float("inf") if left is None else self.last_heard + left
 
     def rides(self, seat: Queued, rides_as: Callable[[int], str]) -> None:
@@ -344,7 +349,7 @@ class Wakeup:
         foremost = room.foremost()
         if refused and foremost is not None:
             foremost.look()
-        elif not held_here and waiter.was_known and room.riders:
+        elif not held_here and foremost is not None and len(room.riders) == len(room.waiters):
             room.first_rider().look()  # for one of them must be in the queue, to be handed the lock
         elif successor is not None:
             successor.wake()
@@ -363,22 +368,32 @@ class Wakeup:
         seen, holder = room.seen, holders.holder_of(keys.lock)
         if seen is None or (holder is None and len(room.riders) == len(room.waiters)):
             return None
-        # No earlier than the server's clock is now: nobody is passed by.
-        server_us, at = room.clock
-        ticket = room.last_ticket = max(room.last_ticket + 1, server_us + int((monotonic() - at) * 1e6))
-        return Queued(f"{ticket:016d}", len(room.waiters), seen.left, holder or seen.holder, server_us, at)
+        at = room.last_arrival = max(room.last_arrival + 1e-6, monotonic())
+        ticket = room.ticket(at, room.last_ticket)
+        return Queued(ticket, len(room.waiters), seen.left, holder or seen.holder, room.clock.latest(at), at)
 
     def ride(self, waiter: Waiter, request: LockRequest, seat: Queued) -> None:
         """It waits there, and is not in the queue."""
         keys, token = request.keys, waiter.token
         self.pushes.want(keys, token)
         channel = self.pushes.channel(keys)
-        waiter.rides(seat, partial(rider, token, seat.ticket, request.lease, channel, request.label))
+        room, behind = waiter.room, waiter.room.last_ticket
+
+        def rides_as(others: int) -> str:
+            """With a ticket as Redis' clock is known now, better than when the seat was taken perhaps."""
+            ticket = room.ticket(seat.asked_at, behind)
+            return rider(token, ticket, request.lease, channel, request.label, others)
+
+        waiter.rides(seat, rides_as)
 
     def most_in_queue(self, request: LockRequest) -> int:
         """How many of ``max_waiters`` the riders of this process leave."""
-        most, room = request.wait.most_waiters, self._rooms.known(request.keys.digest)
-        return most if room is None else max(0, most - len(room.riders))
+        return max(0, request.wait.most_waiters - self.riding(request))
+
+    def riding(self, request: LockRequest) -> int:
+        """How many of this process do for that session."""
+        room = self._rooms.known(request.keys.digest)
+        return 0 if room is None else len(room.riders)
 
     def rider(self, keys: SessionKeys) -> Waiter | None:
         """Who is to be named with the next release of that lock."""
@@ -437,8 +452,8 @@ class Wakeup:
         waiter = self._waiters.get(push.token)
         if waiter is not None:
             if waiter.rides_as:
-                if waiter.named_at:  # else it has asked for a place, and the reply is on its way
-                    waiter.room.clock = (push.server_us, waiter.named_at)
+                # If it was never named, it has asked for a place, and the reply is on its way.
+                waiter.room.clock.saw(push.server_us, waiter.named_at, monotonic())
                 waiter.queues()
             waiter.handover, waiter.behind = push, by or waiter.behind
             waiter.wake()

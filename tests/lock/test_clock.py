@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sys
 import threading
 import time
@@ -121,3 +122,45 @@ async def test_in_an_event_loop_whose_own_clock_is_left_alone(redis_url: str) ->
                 with pytest.raises(WaitTimedOut):
                     await other.session_lock("s", wait=0.3).__aenter__()
                 session["n"] = 1
+
+
+# --- another machine's
+
+SECOND = 1_000_000
+
+
+def test_it_is_never_earlier_than_the_clock_and_no_later_than_the_best_reading() -> None:
+    dice, other, best = random.Random(1), clock.OtherClock(), float("inf")
+    ahead, now = 1_795_000_000 * SECOND + 123, 50_000.0
+    for _ in range(200):
+        asked = now
+        took = dice.choice((0.001, 0.01, 2.5)) * dice.random()
+        read = asked + took * dice.random()
+        now = asked + took
+        other.saw(int(read * SECOND) + ahead, asked, now)
+        best = min(best, read - asked)
+        now += dice.random() * 0.01
+        error = other.latest(now) - (int(now * SECOND) + ahead)
+        assert -2 <= error <= best * SECOND + clock.DRIFT * 200 * 2.6 * SECOND
+    assert error < 0.01 * SECOND
+
+
+def test_a_slow_reply_does_not_make_it_worse() -> None:
+    other = clock.OtherClock()
+    other.saw(1000 * SECOND, 10.0, 10.001)
+    other.saw(1003 * SECOND, 10.5, 13.0)  # read at 12.99 or so; by itself it would allow for 2.5 s more
+    assert 1003 * SECOND <= other.latest(13.0) < 1003.02 * SECOND
+
+
+def test_a_clock_that_was_set_is_taken_as_it_is_now() -> None:
+    for step in (-30, -4, 4, 30):
+        other = clock.OtherClock()
+        other.saw(1000 * SECOND, 10.0, 10.001)
+        other.saw((1001 + step) * SECOND, 11.0, 11.001)
+        assert (1001 + step) * SECOND <= other.latest(11.0) <= (1001.01 + step) * SECOND
+
+
+def test_it_was_never_read() -> None:
+    other = clock.OtherClock()
+    other.saw(1000 * SECOND, 10.0, 10.001)
+    assert 1000 * SECOND <= other.latest(10.0) < 1000.1 * SECOND

@@ -17,7 +17,10 @@ import pytest
 from sessionlock import LeaseLost, LeasePolicy, Session, SessionGuard
 from sessionlock.lease import Lease
 from tests.harness.commands import CommandCounter
+from tests.harness.deployments import MakeGuard
 from tests.harness.polling import eventually
+from tests.harness.proxy import FaultyProxy
+from tests.harness.scripts import calls_of
 from tests.harness.stored import Look
 
 pytestmark = pytest.mark.anyio
@@ -451,6 +454,20 @@ async def test_what_a_block_used_is_freed_without_the_collector(guard: SessionGu
         assert freed() is None
     finally:
         gc.enable()
+
+
+async def test_who_is_cancelled_while_it_gives_up_leaves_no_number_outstanding(
+    proxy: FaultyProxy, node: MakeGuard
+) -> None:
+    guard, other = node(proxy.url), node()
+    async with other.session_lock("s"):
+        giving_up = proxy.hold_requests(calls_of("abandon"))
+        waits = asyncio.ensure_future(guard.session_lock("s", wait=0.1).__aenter__())
+        await giving_up.wait()
+        waits.cancel()
+        await asyncio.wait([waits])
+    await proxy.let_go()
+    assert not guard.runtime().numbers.acquisitions._outstanding
 
 
 async def test_a_lock_with_a_name_of_its_own_leaves_no_number_outstanding(guard: SessionGuard) -> None:

@@ -155,6 +155,23 @@ async def test_all_that_stood_in_the_queue_leave(node: MakeGuard, stored: Look, 
     assert await crowd.over() == ["r0", "r1"]
 
 
+@pytest.mark.parametrize("steps", range(4))
+async def test_a_rider_that_is_to_ask_leaves(node: MakeGuard, crowd: Crowd, steps: int) -> None:
+    """Before it has asked, or while it does: the next one asks, so that the lock is handed to this process."""
+    one, other = node(), node()
+    async with other.session_lock("s", lease=LEASE):
+        await crowd.queue(one, *QUEUED)
+        await crowd.ride(one, "r0", "r1", "r2")
+        for name in QUEUED:
+            crowd.tasks.pop(name).cancel()
+        while one.runtime().wakeup.waiting > 3:
+            await asyncio.sleep(0)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        crowd.tasks.pop("r0").cancel()
+    assert await crowd.over() == ["r1", "r2"]
+
+
 async def test_a_rider_gives_up(redis_url: str, node: MakeGuard, stored: Look, crowd: Crowd) -> None:
     """A rider whose time is over, or that is cancelled, leaves without a word to Redis; the others keep their order."""
     guard = node()
