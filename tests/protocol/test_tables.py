@@ -579,9 +579,10 @@ TABLE: dict[str, Row] = {
         ("A acquire", "granted #1"),
         ("C acquire", "queued 0 behind A"),
         ("C ahead", "ok"),
+        ("D acquire", "queued 1 behind A"),
         ("A release n=1 rider=B:1", "saved 1"),
         ("pushes", "G C #2 + n=1"),
-        ("queue", "B"),
+        ("queue", "D B"),
     ],
     "a rider behind a waiter of its own process": [
         ("A acquire", "granted #1"),

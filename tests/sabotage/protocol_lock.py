@@ -79,6 +79,14 @@ SABOTAGE: Table = [
         TABLES + "test_row[a-rider,-and-the-clock-was-set-back-since-the-others-came]",
     ),
     (
+        "whose ticket is of the future starves behind all that come",
+        2,
+        "protocol/lua/_queue.lua",
+        "  if highest and tonumber(highest) > now and tonumber(ticket) <= now then\n",
+        "  if false then\n",
+        TABLES + "test_row[a-rider,-and-the-clock-was-set-back-since-the-others-came]",
+    ),
+    (
         "a slow reply makes the tickets of riders late",
         2,
         "clock.py",

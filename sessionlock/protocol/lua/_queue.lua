@@ -39,12 +39,16 @@ local function leave_queue(token)
   return call('ZREM', QUEUE, token)
 end
 
--- A newcomer gets the next ticket. A waiter that was here before keeps its ticket, even if it was dropped meanwhile.
+-- A newcomer gets the next ticket. A waiter that was here before keeps its ticket, even if it was dropped meanwhile; but
+-- where tickets are of the future, since the clock was set back, all that come are behind them, or those would starve.
 local function join_queue(token, ttl, claim, who, ticket, patience, now, now_digits, last)
+  local highest = call('ZRANGE', QUEUE, -1, -1, 'WITHSCORES')[2]
+  if highest and tonumber(highest) > now and tonumber(ticket) <= now then
+    ticket = '0'
+  end
   local asked = ticket
   if ticket == '0' then
-    local highest = call('ZRANGE', QUEUE, -1, -1, 'WITHSCORES')
-    local number = next_number(highest[2], now, 'TICKET')
+    local number = next_number(highest, now, 'TICKET')
     ticket = number == now and now_digits or digits(number)
   end
   if call('ZADD', QUEUE, 'NX', ticket, token) == 0 and asked == '0' then
