@@ -15,7 +15,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from redis.asyncio import Connection, Redis, RedisCluster, UnixDomainSocketConnection
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import URL_QUERY_ARGUMENT_PARSERS, ConnectionPool, SSLConnection, parse_url
+from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from .errors import ConfigurationError
@@ -152,6 +154,7 @@ def _sentinel_client(given: _Url) -> Redis:
         "socket_timeout": SENTINEL_WITHIN,
         "socket_connect_timeout": SENTINEL_WITHIN,
         "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),  # the next one is asked instead
     }
     if given.kind is SSLConnection:
         options["ssl"] = True

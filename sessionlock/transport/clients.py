@@ -16,7 +16,9 @@ from typing import Any, Literal
 import redis
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis, RedisCluster, SSLConnection
 from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.backoff import NoBackoff
 
 from ..errors import ConfigurationError
 from .fake import fake_server
@@ -132,7 +134,10 @@ def _own_pool(pool: ConnectionPool) -> ConnectionPool:
 
 def _own_sentinel(manager: Sentinel) -> Sentinel:
     own = copy.copy(manager)
-    vars(own)["sentinels"] = [own_client(asked) for asked in manager.sentinels]
+    vars(own)["sentinels"] = sentinels = [own_client(asked) for asked in manager.sentinels]
+    for asked in sentinels:
+        # redis-py's tries of one that is down take longer than a connection may: the others would never be asked.
+        asked.set_retry(Retry(NoBackoff(), 0))
     return own
 
 

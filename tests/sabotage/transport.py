@@ -20,6 +20,14 @@ HEARING = "tests/transport/test_pushes.py::"
 
 SABOTAGE: Table = [
     (
+        "a Sentinel that is down is tried for longer than a connection may take",
+        "transport",
+        "transport/clients.py",
+        "        asked.set_retry(Retry(NoBackoff(), 0))\n",
+        "        pass\n",
+        "tests/faults/test_sentinel_faults.py::test_a_dead_sentinel_that_comes_first_is_passed_over",
+    ),
+    (
         "a server that takes functions only is refused",
         "words",
         "checkup/probe.py",
