@@ -86,6 +86,7 @@ class Operator:
         self._calls = executor
         self._own_calls = executor is None
         self._owned: list[Any] = []
+        self._guard: SessionGuard | None = None
 
     @classmethod
     def from_url(
@@ -108,13 +109,15 @@ class Operator:
         where they are not the guard's.
         """
         runtime = guard.runtime()
-        return cls(
+        made = cls(
             runtime.topology.client,
             prefix=guard.prefix if prefix is None else prefix,
             codec=guard.codec if codec is None else codec,
             policy=guard.session_policy,
             executor=runtime.executor,
         )
+        made._guard = guard  # what it opens ends with it, and nobody else may keep it
+        return made
 
     @property
     def name(self) -> str:
@@ -202,10 +205,6 @@ class Operator:
         keys = keys_named(self.prefix, digest)
         at = {digest: await self._shards.of(keys.session)}
         locks, sessions = await self._lock_states(at), await self._session_states(at)
-        if digest not in locks or digest not in sessions:
-            await self._shards.learn_anew()
-            at = {digest: await self._shards.of(keys.session)}
-            locks, sessions = await self._lock_states(at), await self._session_states(at)
         nothing = LockState(digest, None, 0, 0, 0)
         gone = SessionState(digest, False, False, 0, None, None, None, 0, None, "")
         return Inspection(locks.get(digest, nothing), sessions.get(digest, gone))

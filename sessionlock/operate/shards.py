@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AskError, RedisClusterException, RedisError, ResponseError, TryAgainError
+from redis.exceptions import AskError, MovedError, RedisClusterException, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ..errors import RedisUnavailable
@@ -32,6 +32,7 @@ T = TypeVar("T")
 Words = tuple[Any, ...]
 AT_ONCE = 500  # commands in one write
 STEP = 1_000  # keys that one SCAN looks at: half a millisecond of the server
+HOPS = 5  # from node to node after one key, while its slot is moved
 
 
 NICE_TO_KNOW = ("MEMORY", "DBSIZE")  # some servers have no such command, some users may not use it
@@ -54,16 +55,26 @@ class Step(NamedTuple):
 class Shard:
     """One server that holds sessions: all of them, or those of its slots."""
 
-    def __init__(self, client: Any, name: str, reply_within: float, *, owned: bool = True) -> None:
+    def __init__(
+        self,
+        client: Any,
+        name: str,
+        reply_within: float,
+        *,
+        owned: bool = True,
+        led_to: Callable[[str, AskError], Awaitable[Shard]] | None = None,
+    ) -> None:
+        """``led_to``: the shard where ``MOVED`` or ``ASK`` of this one leads; None: no cluster is known."""
         self.name: str = name
         self._client = client
         self._owned = owned
+        self._led_to = led_to
         self._answered = False
         self._reply_within = reply_within
 
     async def ask(self, commands: Sequence[Words]) -> list[Any]:
-        """The replies, in their order; :data:`NOT_TOLD` where a key is somebody else's or its slot is on its way to
-        another shard, and where what is only nice to know is not told.
+        """The replies, in their order; :data:`NOT_TOLD` where a key is somebody else's, and where what is only nice to
+        know is not told. A key that has gone to another shard, or is on its way, is asked for there.
 
         Raises:
             RedisUnavailable: no answer, or a refusal.
@@ -74,12 +85,27 @@ class Shard:
             while batch := list(islice(waiting, AT_ONCE)):
                 answers = await self._answer(partial(self._send, batch))
                 for command, answer in zip(batch, answers, strict=True):
+                    if isinstance(answer, AskError):
+                        answer = await self._follow(command, answer)
                     if isinstance(answer, Exception):
-                        if command[0] not in NICE_TO_KNOW and not _is_elsewhere(answer):
+                        if command[0] not in NICE_TO_KNOW and not str(answer).startswith("WRONGTYPE"):
                             raise answer
                         answer = NOT_TOLD
                     replies.append(answer)
         return replies
+
+    async def _follow(self, command: Words, said: AskError) -> Any:
+        """What those say to whom it leads."""
+        if self._led_to is None:
+            return ResponseError(f"MOVED {said}")  # redis-py has taken the word away
+        shard, answer = self, said
+        for _ in range(HOPS):
+            if not isinstance(answer, AskError) or shard._led_to is None:
+                return answer
+            asking = not isinstance(answer, MovedError)  # which is a kind of AskError in redis-py
+            shard = await shard._led_to(shard.name, answer)
+            *_, answer = await shard._answer(partial(shard._send, [("ASKING",), command] if asking else [command]))
+        return answer
 
     async def size(self) -> int:
         """How many keys there are; 0 where that may not be asked."""
@@ -191,8 +217,20 @@ class Shards:
             pool = ConnectionPool(connection_class=node.connection_class, **node.connection_kwargs)
             client = Redis(connection_pool=pool)
             _ask_plainly(client)
-            shard = self._open[node.name] = Shard(client, node.name, self._reply_within)
+            shard = self._open[node.name] = Shard(client, node.name, self._reply_within, led_to=self._led_to)
         return shard
+
+    async def _led_to(self, asked: str, said: AskError) -> Shard:
+        host = said.host if said.host not in ("", "?") else asked.rpartition(":")[0]  # nothing means: the one asked
+        for _ in range(2):
+            cluster = await self._known_cluster()
+            node = cluster.get_node(*cluster.nodes_manager.remap_host_port(host, said.port))
+            if node is not None:
+                return self._at(node)
+            await self.learn_anew()  # it is new
+        raise RedisClusterException(
+            f"{asked} says that a key is at {host}:{said.port}, which is no node of the cluster"
+        )
 
     async def aclose(self) -> None:
         await self.learn_anew()
@@ -206,10 +244,6 @@ def _ask_plainly(client: Any) -> None:
     client.set_retry(Retry(NoBackoff(), 0))
     if type(client.connection_pool) is ConnectionPool:
         client.connection_pool.connection_kwargs["decode_responses"] = False
-
-
-def _is_elsewhere(error: Exception) -> bool:
-    return isinstance(error, (AskError, TryAgainError)) or str(error).startswith("WRONGTYPE")
 
 
 @contextmanager

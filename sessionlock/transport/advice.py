@@ -194,6 +194,11 @@ _ADVICE = (
         "no master serves this now: look whether a failover is under way, and at the logs of the servers",
     ),
     (
+        "TRYAGAIN|during rehashing of slot",
+        "keys of this slot are on their way to another node: try again in a moment, or see whether a move of slots has"
+        " stopped half way (redis-cli --cluster check)",
+    ),
+    (
         "MISCONF|persist to disk|errors writing to the AOF",
         "the server cannot write to its disk and takes no writes: free space there, see its log (INFO persistence)",
     ),
@@ -259,7 +264,7 @@ _ADVICE = (
         "the server wants to see a certificate of yours: give it in the URL (?ssl_certfile=…&ssl_keyfile=…)",
     ),
     (
-        r"no such file|\[SSL\] PEM lib|no certificate or crl found",
+        r"\[Errno 2\] no such file|\[SSL\] PEM lib|no certificate or crl found",
         "check the files of ssl_ca_certs, ssl_certfile and ssl_keyfile",
     ),
     (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -210,6 +211,56 @@ async def test_a_cluster_is_seen_as_one(cluster: Cluster, node: MakeGuard) -> No
         assert {state.digest for state in (await operator.count()).sample} == digests
         assert len(await operator.sessions_of("ada")) == 10
         assert await operator.destroy_all("ada") == 10
+
+
+async def test_what_a_slot_on_its_way_holds_is_seen(cluster: Cluster, node: MakeGuard) -> None:
+    """A key that has gone ahead of its slot is asked for where it is, and one that is nowhere is nowhere."""
+    guard, sid = node(cluster.url), new_sid()
+    keys = guard.keys_of(sid)
+    async with Operator.from_url(cluster.url) as operator:
+        await guard.create({"n": 1}, sid=sid)
+        await guard.bind(sid, "ada")
+        slot, source = cluster.raw_for(keys.session).cluster("KEYSLOT", keys.session), cluster.master_of(keys.session)
+        to = next(one for one in cluster.masters if one is not source)
+        await cluster.begin_migration(slot, to)
+        try:
+            for moved in (False, True):
+                if moved:
+                    cluster.move_keys(slot, source, to)
+                seen = await operator.inspect(keys.digest)
+                assert seen.session.exists
+                assert seen.lock.holder is None
+                assert [state.digest for state in await operator.sessions_of("ada")] == [keys.digest]
+                assert [field.key for field in await operator.fields(keys.digest)] == ["n"]
+                assert await operator.values(keys.digest, ["n"]) == {"n": 1}
+                assert keys.digest in {state.digest for state in (await operator.count()).sample}
+        finally:
+            await cluster.finish_migration(slot, source, to)
+        assert (await operator.inspect(keys.digest)).session.exists  # it is MOVED now
+        assert await operator.destroy_all("ada") == 1
+
+
+async def test_a_node_of_a_cluster_is_not_taken_for_all_of_it(cluster: Cluster, node: MakeGuard) -> None:
+    """To find nothing would be a false all-clear: by redis:// what other nodes have is not to be seen."""
+    guard, sid = node(cluster.url), new_sid()
+    keys = guard.keys_of(sid)
+    await guard.create({"n": 1}, sid=sid)
+    other = next(one for one in cluster.masters if one is not cluster.master_of(keys.session))
+    async with Operator.from_url(other.tcp_url) as operator:
+        for look in (operator.inspect, operator.fields, lambda digest: operator.values(digest, ["n"])):
+            with pytest.raises(RedisUnavailable, match=r"use redis\+cluster://"):
+                await look(keys.digest)
+        for states in (operator.lock_states, operator.session_states):
+            with pytest.raises(RedisUnavailable, match=r"use redis\+cluster://"):
+                await states([keys.digest])
+
+
+async def test_a_guard_that_nobody_else_keeps(redis_url: str) -> None:
+    """The operator keeps it: what it opened would end with it, and every act be cancelled."""
+    async with Operator.of(SessionGuard.from_url(redis_url)) as operator:
+        gc.collect()
+        assert await operator.release(DIGEST, "nobody's") is False
+        assert await operator.destroy(DIGEST) is False
 
 
 async def test_a_quorums_locks_are_told_by_its_masters(three: Place) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.core.management import call_command, get_commands, load_command_class
 from django.core.management.base import CommandError
 from django.test import Client
@@ -37,8 +38,6 @@ def test_it_looks_at_the_projects_sessions(
 
 
 def test_it_is_found_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
-    from django.conf import settings
-
     if "sessionlock.integrations.django" in settings.INSTALLED_APPS:
         assert get_commands()["sessionlock"] == "sessionlock.integrations.django"
     command = load_command_class("sessionlock.integrations.django", "sessionlock")
@@ -46,3 +45,34 @@ def test_it_is_found_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert "0 locks held" in capsys.readouterr().out
     with pytest.raises(CommandError):
         call_command(command, "inspect", "a" * 14)
+
+
+def test_it_acts(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    digest = keys_for("sl", client.cookies["sessionid"].value).digest
+    for words, status, said in (
+        (("release", digest, "--token", "nobody's"), 1, "does not hold the lock"),
+        (("logout", digest, "--yes"), 0, "ended"),
+        (("logout", digest, "--yes"), 1, "no such session"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            run(*words)
+        assert end.value.code == status, words
+        assert said in "".join(capsys.readouterr())
+
+
+def test_what_every_command_of_django_takes_is_taken(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the word and behind it; by ``call_command``, too, whose words may be options of ours."""
+    monkeypatch.setenv("NO_COLOR", "")
+    theirs = ("--settings=of.mine", "--pythonpath", "/srv", "--traceback", "--no-color", "-v2", "--skip-checks")
+    for words in ((*theirs, "locks"), ("locks", *theirs), ("--settings", "of.mine", "locks", "--json")):
+        with pytest.raises(SystemExit) as end:
+            run(*words)
+        assert end.value.code == 0, words
+        assert "held" in capsys.readouterr().out
+    command = load_command_class("sessionlock.integrations.django", "sessionlock")
+    call_command(command, "locks", "--limit", "3", "--json")
+    assert json.loads(capsys.readouterr().out)["held"] == 0
+    command.print_help("manage.py", "sessionlock")
+    assert "logout" in capsys.readouterr().out
