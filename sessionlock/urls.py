@@ -15,19 +15,17 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from redis.asyncio import Connection, Redis, RedisCluster, UnixDomainSocketConnection
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import URL_QUERY_ARGUMENT_PARSERS, ConnectionPool, SSLConnection, parse_url
-from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from .errors import ConfigurationError
+from .transport.clients import ASKED_ONCE
 
 __all__ = ["SCHEMES", "MemoryStoreWarning", "client_from_url"]
 
 SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
 CLUSTER_SCHEMES = ("redis+cluster", "rediss+cluster")
 SCHEMES = ("redis", "rediss", "unix", *SENTINEL_SCHEMES, *CLUSTER_SCHEMES, "embedded", "memory")
-SENTINEL_WITHIN = 0.5  # seconds for one sentinel to answer; the others know it, too
 SENTINEL_PORT = 26379
 REDIS_PORT = 6379
 # RFC 3986, appendix B. urllib.parse has no place for several hosts: it refuses some of them that are IPv6 addresses.
@@ -150,12 +148,7 @@ def _sentinel_client(given: _Url) -> Redis:
     options = _options(given, {**connections, **sentinels, **OF_SENTINELS})
     _put_database(options, db.strip("/"))
     options = {**USUAL, **_credentials(given), **options}
-    asked: dict[str, Any] = {
-        "socket_timeout": SENTINEL_WITHIN,
-        "socket_connect_timeout": SENTINEL_WITHIN,
-        "protocol": 2,
-        "retry": Retry(NoBackoff(), 0),  # the next one is asked instead
-    }
+    asked: dict[str, Any] = {**ASKED_ONCE, "protocol": 2}
     if given.kind is SSLConnection:
         options["ssl"] = True
         asked.update({name: value for name, value in options.items() if name.startswith("ssl")})

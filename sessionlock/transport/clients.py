@@ -11,6 +11,7 @@ import asyncio
 import copy
 import inspect
 import weakref
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import redis
@@ -25,8 +26,17 @@ from .fake import fake_server
 
 OF_A_LOOP = (asyncio.Lock, asyncio.Condition)
 NOT_TAKEN = {"startup_nodes", "event_dispatcher"}  # of one client, and its event loop
+SENTINEL_WITHIN = 0.5  # seconds for one sentinel to answer; the others know it, too
+# How a sentinel is asked unless the application says otherwise. By default redis-py, from 6 on, tries a dead one for
+# seconds, longer than a connection may take: the next one would never be asked.
+ASKED_ONCE: Mapping[str, Any] = {
+    "socket_timeout": SENTINEL_WITHIN,
+    "socket_connect_timeout": SENTINEL_WITHIN,
+    "retry": Retry(NoBackoff(), 0),
+}
 
 __all__ = [
+    "ASKED_ONCE",
     "ClientKind",
     "address_of",
     "check_client",
@@ -134,10 +144,17 @@ def _own_pool(pool: ConnectionPool) -> ConnectionPool:
 
 def _own_sentinel(manager: Sentinel) -> Sentinel:
     own = copy.copy(manager)
-    vars(own)["sentinels"] = sentinels = [own_client(asked) for asked in manager.sentinels]
-    for asked in sentinels:
-        # redis-py's tries of one that is down take longer than a connection may: the others would never be asked.
-        asked.set_retry(Retry(NoBackoff(), 0))
+    vars(own)["sentinels"] = [_own_sentinel_client(asked, manager.sentinel_kwargs) for asked in manager.sentinels]
+    return own
+
+
+def _own_sentinel_client(client: Any, given: Mapping[str, Any]) -> Any:
+    """``given``: what the application said of the connections to sentinels."""
+    own = own_client(client)
+    if own is not client:
+        pool = own.connection_pool
+        usual = {name: value for name, value in ASKED_ONCE.items() if name not in given}
+        setattr(pool, "connection_kwargs", {**pool.connection_kwargs, **usual})  # noqa: B010  # as above
     return own
 
 

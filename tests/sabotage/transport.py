@@ -17,16 +17,9 @@ REPEATED = "tests/session/test_durability.py::test_a_repeated_save_is_judged_as_
 CHECKUP = "tests/checkup/test_checkup.py::"
 SILENT = "tests/faults/test_silent_pushes.py::"
 HEARING = "tests/transport/test_pushes.py::"
+DOWN = "tests/transport/test_sentinels_down.py::"
 
 SABOTAGE: Table = [
-    (
-        "a Sentinel that is down is tried for longer than a connection may take",
-        "transport",
-        "transport/clients.py",
-        "        asked.set_retry(Retry(NoBackoff(), 0))\n",
-        "        pass\n",
-        "tests/faults/test_sentinel_faults.py::test_a_dead_sentinel_that_comes_first_is_passed_over",
-    ),
     (
         "a server that takes functions only is refused",
         "words",
@@ -64,10 +57,26 @@ SABOTAGE: Table = [
         ),
     ),
     (
+        "a dead Sentinel is tried again until the connection's time is up",
+        "settings",
+        "transport/clients.py",
+        '    "retry": Retry(NoBackoff(), 0),\n',
+        "",
+        (DOWN + "test_nobody_listens_at_one", DOWN + "test_one_hangs"),
+    ),
+    (
+        "a Sentinel of the application's is asked as redis-py would",
+        "settings",
+        "transport/clients.py",
+        "**pool.connection_kwargs, **usual}",
+        "**pool.connection_kwargs}",
+        DOWN + "test_nobody_listens_at_one",
+    ),
+    (
         "a Sentinel's connections are shared between event loops",
         "settings",
         "transport/clients.py",
-        "[own_client(asked) for asked in manager.sentinels]",
+        "[_own_sentinel_client(asked, manager.sentinel_kwargs) for asked in manager.sentinels]",
         "list(manager.sentinels)",
         CLIENTS + "test_a_copy_of_a_sentinel_has_all_that_it_has",
     ),
