@@ -182,7 +182,7 @@ def overview(frame: Frame, name: str, seen: LocksSeen, most: int) -> str:
 def _queue_row(frame: Frame, lock: LockState) -> Sequence[str]:
     holder = lock.holder
     who = "nobody" if holder is None else _who(holder.node, holder.route)
-    return frame.to_session(lock.digest), f"{lock.queue}", _seconds(lock.longest_wait), who
+    return frame.to_session(lock.digest), f"{lock.waiting}", _seconds(lock.longest_wait if lock.queue else None), who
 
 
 def _more(count: int, most: int) -> str:

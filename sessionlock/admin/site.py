@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 from urllib.parse import parse_qs, quote
 
-from ..errors import CodecError, InvalidSessionId, SessionLockError
+from ..errors import CodecError, ConfigurationError, InvalidSessionId, SessionLockError
 from ..operate import Operator
 from ..protocol.keys import user_digest
 from . import html
@@ -161,7 +161,7 @@ class Site:
         if asked.path == "/find":
             try:
                 raise _GoTo(f"/session/{operator.digest(form.get('session', '').strip())}")
-            except InvalidSessionId as error:
+            except (InvalidSessionId, ConfigurationError) as error:
                 raise _Refused(400, str(error)) from None
         if asked.path == "/user":
             name = form.get("user", "").strip()

@@ -36,37 +36,59 @@ def add_prefix(parser: argparse.ArgumentParser) -> None:
 
 
 def given_url(arguments: argparse.Namespace) -> str | None:
-    """The URL that the command line says, by itself or in a file; None: it says none."""
-    if arguments.url is not None:
-        return str(arguments.url)
-    return None if arguments.url_file is None else _first_line(arguments.url_file)
+    """The URL that the command line says, by itself, by an option or in a file; None: it says none. By itself it is
+    ``arguments.address``, or ``source``, which may be the name of something else to read.
+
+    Raises:
+        Failure: two are given; or it is empty, as of a variable that is not set: none of the others is meant then.
+    """
+    alone = {"URL": getattr(arguments, "address", None), "URL|FILE": getattr(arguments, "source", None)}
+    said = {**alone, "--url": arguments.url, "--url-file": arguments.url_file}
+    given = {name: value for name, value in said.items() if value is not None}
+    if len(given) > 1:
+        raise Failure(f"one URL is enough: {' and '.join(given)} say two")
+    for name, value in given.items():
+        if not value.strip():
+            raise Failure(f"{name} is empty (a variable that is not set?): give the URL of a Redis, or leave it out")
+        return _first_line(value) if name == "--url-file" else str(value)
+    return None
 
 
 def chosen_url(arguments: argparse.Namespace) -> str:
     """That of a server that others can reach, too.
 
     Raises:
-        Failure: there is a file, and it cannot be read; or it is a URL of a server that only its own process has.
+        Failure: as of :func:`any_url`; or it is a URL of a server that only its own process has.
     """
     return shared(any_url(arguments))
 
 
 def any_url(arguments: argparse.Namespace) -> str:
-    """As :func:`chosen_url`, of whatever server; ``arguments.address``, where there is one, says it by itself. What a
-    framework's application says comes before the environment.
+    """As :func:`chosen_url`, of whatever server. What the command line says comes first, then what a framework's
+    application says, then the environment.
+
+    Raises:
+        Failure: as of :func:`given_url`; there is a file, and it cannot be read; a variable is set, and is empty.
     """
     place: Place | None = arguments.place
-    url = getattr(arguments, "address", None) or given_url(arguments)
-    url = url or (place.url if place is not None else None) or os.environ.get(URL_VARIABLE)
-    if not url and os.environ.get(FILE_VARIABLE):
-        url = _first_line(os.environ[FILE_VARIABLE])
-    return url or LOCAL
+    url = given_url(arguments) or (place.url if place is not None else None) or _in_environment(URL_VARIABLE)
+    if url is None:
+        file = _in_environment(FILE_VARIABLE)
+        url = LOCAL if file is None else _first_line(file)
+    return url
+
+
+def _in_environment(name: str) -> str | None:
+    value = os.environ.get(name)
+    if value is not None and not value.strip():
+        raise Failure(f"{name} in the environment is empty: unset it, or say there which Redis")
+    return value
 
 
 def shared(url: str) -> str:
     """``url``, if there can be sessions of an application in there. Raises :class:`Failure`."""
-    scheme = url.partition("://")[0].lower()
-    if scheme in PRIVATE:
+    scheme, is_url, _ = url.lower().partition("://")
+    if is_url and scheme in PRIVATE:
         raise Failure(
             f"{scheme}:// is a server of the one process that has it, and another process cannot look into it: give the"
             " URL of a Redis"

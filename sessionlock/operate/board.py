@@ -20,19 +20,20 @@ SHARE_FOR_SEARCH = 0.6  # of the time of a look
 @dataclass(frozen=True, slots=True)
 class HotSession:
     """A session for which there is much asking. ``saves``: a second, since it is followed, the latest most;
-    ``queue``: how many wait now.
+    ``queue``, ``waiting``: how many wait now, in Redis and at all, as of :class:`LockState`.
     """
 
     digest: str
     saves: float
     queue: int
     held: bool
+    waiting: int
 
 
 @dataclass(frozen=True, slots=True)
 class RouteWaits:
-    """Who waits now, by route. ``waiting``: how many of that route; ``longest``, ``mean``: seconds so far.
-    ``blocking``: how many wait for a holder of that route.
+    """Who waits now, by route. ``waiting``: how many of that route in the queues; ``longest``, ``mean``: seconds so
+    far. ``blocking``: how many wait for a holder of that route, in its process, too.
     """
 
     route: str
@@ -62,7 +63,7 @@ class View:
 
     @property
     def waiting(self) -> int:
-        return sum(lock.queue for lock in self.locks.locks)
+        return self.locks.waiting
 
 
 @dataclass(slots=True)
@@ -131,11 +132,11 @@ class Board:
 
     def _hot(self, states: dict[str, LockState]) -> Iterable[HotSession]:
         hot = [
-            HotSession(digest, known.saves, states[digest].queue, states[digest].holder is not None)
+            HotSession(digest, known.saves, state.queue, state.holder is not None, state.waiting)
             for digest, known in self._followed.items()
-            if digest in states and (known.saves > 0 or states[digest].queue)
+            if (state := states.get(digest)) is not None and (known.saves > 0 or state.waiting)
         ]
-        return sorted(hot, key=lambda session: (-session.queue, -session.saves, session.digest))
+        return sorted(hot, key=lambda session: (-session.waiting, -session.saves, session.digest))
 
     async def aclose(self) -> None:
         """The operator is not closed with it."""
@@ -151,8 +152,8 @@ def waits_by_route(locks: Iterable[LockState]) -> list[RouteWaits]:
     for lock in locks:
         for waiter in lock.waiters:
             waited.setdefault(waiter.route, []).append(waiter.waited or 0.0)
-        if lock.holder is not None and lock.queue:
-            blocking[lock.holder.route] = blocking.get(lock.holder.route, 0) + lock.queue
+        if lock.holder is not None and lock.waiting:
+            blocking[lock.holder.route] = blocking.get(lock.holder.route, 0) + lock.waiting
     routes = [
         RouteWaits(
             route,

@@ -25,6 +25,7 @@ from .reading import (
     digest_in,
     digest_of_key,
     digest_of_sid,
+    is_name,
     keys_named,
     lock_state,
     lock_told,
@@ -128,9 +129,14 @@ class Operator:
         """The digest of the session that is named by its digest, by one of its keys, or by its id.
 
         What looks like a digest is taken for one, unless it is said that it ``is_id``.
-        Raises :class:`~sessionlock.InvalidSessionId`.
+        Raises :class:`~sessionlock.InvalidSessionId`; :class:`~sessionlock.ConfigurationError` for a key of another
+        prefix.
         """
-        return (None if is_id else digest_in(named)) or digest_of_sid(self.prefix, check_sid(named))
+        return (None if is_id else digest_in(named, self.prefix)) or digest_of_sid(self.prefix, check_sid(named))
+
+    def is_digest(self, named: str) -> bool:
+        """Whether :meth:`digest` takes it for a digest or a key, and not for an id. Raises as that does."""
+        return digest_in(named, self.prefix) is not None
 
     # --- searching
 
@@ -218,7 +224,12 @@ class Operator:
         return await self._session_states(await self._at(digests))
 
     async def sessions_of(self, user: str, *, is_digest: bool = False) -> tuple[SessionState, ...]:
-        """The live sessions of a user, as the application bound them; the youngest first."""
+        """The live sessions of a user, as the application bound them; the youngest first.
+
+        Raises :class:`~sessionlock.ConfigurationError` where no user is named.
+        """
+        if not user:
+            raise ConfigurationError("the user is empty: name one as the application does where it binds a session")
         digest = user if is_digest else user_digest(user)
         index = user_key(self.prefix, digest)
         shard, names, place = await self._shards.of(index), list[str](), 0
@@ -228,7 +239,7 @@ class Operator:
                 break
             names += [as_bytes(entry).decode(errors="replace") for entry in entries]
             place += ENTRIES
-        states = await self.session_states(name for name in names if digest_in(name) == name)
+        states = await self.session_states(name for name in names if is_name(name))
         theirs = [state for state in states.values() if state.exists and state.user == digest]
         return tuple(sorted(theirs, key=lambda state: state.age or 0.0))
 

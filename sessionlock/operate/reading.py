@@ -21,6 +21,7 @@ __all__ = [
     "digest_in",
     "digest_of_key",
     "digest_of_sid",
+    "is_name",
     "keys_named",
     "lock_state",
     "lock_told",
@@ -30,29 +31,42 @@ __all__ = [
 ]
 
 WAITERS_SHOWN = 64  # of one queue
-SAMPLES = 5  # fields that are weighed where a hash has many
+SAMPLES = 32  # fields that are weighed where a hash has many; of a small one all, so that it weighs the same each time
 RESERVED = (
     *("#state", "#version", "#destroyed", "#user", "#expires"),
     *("#replaced", "#holder", "#old", "#refused", "#forced", "#floor", "#away", "#indexed", "#vector"),
 )
-# A digest as it stands alone, or in a key.
-_NAMED = re.compile(rf"({RECORD})|[^{{}} ]+:\{{({RECORD})\}}:[a-z]+")
+# A digest as it stands alone, in the braces of a key, or in a key with its prefix; with what is copied around it.
+_NAMED = re.compile(rf"\s*(?:({RECORD})|(?:([^{{}} ]+):)?\{{({RECORD})\}}(?::[a-z]+)?)\s*")
 _IN_A_KEY = re.compile(rf"\{{({RECORD})\}}:[a-z]+\Z".encode())
 
 
-def digest_in(text: str) -> str | None:
-    """The digest in ``text``, which is one or the key of a session; None: it is neither."""
+def digest_in(text: str, prefix: str) -> str | None:
+    """The digest in ``text``, which is one or the key of a session; None: it is neither.
+
+    Raises:
+        ConfigurationError: it is the key of another prefix.
+    """
     match = _NAMED.fullmatch(text)
-    return None if match is None else match[1] or match[2]
+    if match is not None and match[2] not in (None, prefix):
+        raise ConfigurationError(
+            f"that is a key of the prefix {match[2]!r}, and this looks at {prefix!r}: give that prefix (--prefix)"
+        )
+    return None if match is None else match[1] or match[3]
 
 
 def digest_of_sid(prefix: str, sid: str) -> str:
     return keys_for(prefix, sid).digest
 
 
+def is_name(digest: object) -> bool:
+    """Whether it is a digest."""
+    return isinstance(digest, str) and re.fullmatch(RECORD, digest) is not None
+
+
 def keys_named(prefix: str, digest: str) -> SessionKeys:
     """Raises :class:`~sessionlock.ConfigurationError`: this is no digest."""
-    if not isinstance(digest, str) or re.fullmatch(RECORD, digest) is None:
+    if not is_name(digest):
         raise ConfigurationError("a session's digest has 14 characters of [a-z0-9]")
     return keys_of_record(prefix, digest)
 

@@ -62,6 +62,13 @@ class LockState:
     waiters: tuple[LockWaiter, ...] = ()
 
     @property
+    def waiting(self) -> int:
+        """How many wait, as far as Redis knows: the queue, and those who waited in the holder's process when it was
+        granted the lock. Who has come to that process since is known there only.
+        """
+        return self.queue + (0 if self.holder is None else self.holder.riders)
+
+    @property
     def longest_wait(self) -> float:
         """Of whoever came first; 0.0 where nobody waits, or that is not known."""
         return max((waiter.waited or 0.0 for waiter in self.waiters), default=0.0)
@@ -88,7 +95,15 @@ class LocksSeen:
 
     @property
     def longest_queues(self) -> list[LockState]:
-        return sorted((lock for lock in self.locks if lock.queue), key=lambda lock: (-lock.queue, -lock.longest_wait))
+        """Those that somebody waits for, the most first."""
+        return sorted(
+            (lock for lock in self.locks if lock.waiting), key=lambda lock: (-lock.waiting, -lock.longest_wait)
+        )
+
+    @property
+    def waiting(self) -> int:
+        """How many wait, for all of them."""
+        return sum(lock.waiting for lock in self.locks)
 
 
 def _age(lock: LockState) -> float:

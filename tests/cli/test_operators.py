@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -73,6 +74,29 @@ async def test_locks_and_top_show_who_holds_and_who_waits(run: Run, node: MakeGu
             assert "POST /cart" in out
         assert "GET /feed" in out  # of top: the waiter's route
         assert (await run("locks", "--url", redis_url, "--prefix", "other"))[1].startswith("0 locks held")
+
+
+async def test_who_waits_in_the_holders_process_is_counted(run: Run, guard: SessionGuard, redis_url: str) -> None:
+    """The hottest sessions are those whose waiters are nowhere in Redis but in the holder's record, as a number."""
+    other = new_sid()
+    async with guard.session_lock(SID, label="POST /cart"), guard.session_lock(other) as session:
+        with connect(redis_url) as client:
+            for sid, riders in ((SID, 28), (other, 2)):
+                record = client.hget(guard.keys_of(sid).session, "#holder").split(b" ")
+                record[1] = b"held+%d" % riders
+                client.hset(guard.keys_of(sid).session, "#holder", b" ".join(record))
+        for command in (("locks", "--queues"), ("top", "--once")):
+            _, out, _ = await run(*command, "--url", redis_url)
+            assert "2 locks held, 30 requests waiting" in out
+            queues = out.partition("longest queues")[2].splitlines()
+            assert queues[2].split()[:2] == [DIGEST, "28"]
+            assert queues[3].split()[:2] == [session.digest, "2"]
+        assert out.partition("hottest sessions")[2].splitlines()[2].split()[:2] == [DIGEST, "28"]  # of top
+        assert [line.split()[-1] for line in out.splitlines() if line.startswith("  POST /cart")] == ["28"]
+        assert "28 in the holder's process" in (await run("inspect", DIGEST, "--url", redis_url))[1]
+        told = json.loads((await run("locks", "--json", "--url", redis_url))[1])
+        assert told["waiting"] == 30
+        assert {one["digest"]: one["waiting"] for one in told["locks"]} == {DIGEST: 28, session.digest: 2}
 
 
 async def test_json_of_every_command(run: Run, node: MakeGuard, redis_url: str) -> None:
@@ -150,6 +174,74 @@ async def test_the_url_is_said_in_one_way(
         assert (status, out) == (2, "")
         assert said in err
         assert err.count("\n") == 1
+
+
+async def test_an_empty_url_or_two_are_refused(run: Run, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An option whose variable is not set must not act on another server than the one that was meant."""
+    monkeypatch.setenv(URL_VARIABLE, redis_url)
+    act = ("logout", "--user", "ada", "--yes")
+    for words, said in (
+        ((*act, "--url", ""), "--url is empty"),
+        ((*act, "--url", " "), "--url is empty"),
+        ((*act, "--url-file", ""), "--url-file is empty"),
+        (("doctor", "", "--probe"), "URL is empty"),
+        (("doctor", redis_url, "--probe", "--url", redis_url), "URL and --url say two"),
+        (("doctor", redis_url, "--url-file", "no such"), "URL and --url-file say two"),
+        (("audit", "", "--yes"), "URL|FILE is empty"),
+        (("audit", "-", "--url", redis_url, "--yes"), "URL|FILE and --url say two"),
+    ):
+        status, out, err = await run(*words)
+        assert (status, out, err.count("\n")) == (2, "", 1), words
+        assert said in err, words
+    for name in (URL_VARIABLE, FILE_VARIABLE):
+        monkeypatch.delenv(URL_VARIABLE)
+        monkeypatch.setenv(name, "")
+        status, out, err = await run("locks")
+        assert (status, out) == (2, "")
+        assert f"{name} in the environment is empty" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("locks", "--within", "0"),
+        ("locks", "--within", "nan"),
+        ("locks", "--within", "1e9"),
+        ("locks", "--limit", "0"),
+        ("sessions", "--sample", "-1"),
+        ("top", "--every", "soon"),
+        ("top", "--looks", "1.5"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_wrong_usage(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And what is said of it is for people."""
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2
+    assert re.search(r"must be|invalid number", capsys.readouterr().err)
+
+
+async def test_what_is_no_digest_is_not_quietly_an_id(run: Run, guard: SessionGuard, redis_url: str) -> None:
+    """A digest that was cut names another session: "nobody holds it" would be a false all-clear."""
+    at = ("--url", redis_url)
+    async with guard.session_lock(SID):
+        for cut in (DIGEST[:-1], DIGEST + "x", DIGEST.upper()):
+            for command in (("inspect",), ("release", "--yes"), ("release", "--token", "t"), ("logout", "--yes")):
+                status, *told = await run(command[0], cut, *command[1:], *at)
+                assert status == 1
+                assert "was taken for a session's id; a digest has all of 14 characters" in "".join(told)
+        for copied in (f" {DIGEST}", f"{DIGEST} ", f"{{{DIGEST}}}", f"{{{DIGEST}}}:lock"):
+            assert "held by    " in (await run("inspect", copied, *at))[1]
+            assert (await run("inspect", copied, *at))[0] == 0
+    assert "taken for" not in "".join((await run("inspect", "x" * 14, *at))[1:])
+    assert "taken for" not in "".join((await run("inspect", "x" * 13, "--id", *at))[1:])
+    status, out, err = await run("inspect", f"shop:{{{DIGEST}}}:lock", *at)
+    assert (status, out) == (2, "")
+    assert "prefix 'shop'" in err
+    assert (await run("logout", "--user", "", "--yes", *at))[0] == 2
+    assert (await run("sessions", "--user", "", *at))[0] == 2
 
 
 async def test_errors_say_what_to_do(run: Run, own_server: Callable[..., FaultyServer]) -> None:

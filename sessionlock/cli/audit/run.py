@@ -9,7 +9,7 @@ import sys
 
 from ...audit.detector import Detector
 from ...audit.verdict import Verdict
-from ..address import chosen_url, shared
+from ..address import chosen_url
 from ..failure import without_secrets
 from ..terminal import Progress, columns_of, spelled, style_of
 from .page import COST, page
@@ -27,11 +27,10 @@ def run_audit(arguments: argparse.Namespace) -> int:
         Failure: there is nothing to read.
     """
     detector = Detector(arguments.match)
-    source = chosen_url(arguments) if arguments.source is None else arguments.source
+    source = chosen_url(arguments)
     live = "://" in source
     stopped = ""
     if live:
-        shared(source)
         if not _agreed(arguments.yes):
             print("sessionlock: nothing was read", file=sys.stderr)
             return 2

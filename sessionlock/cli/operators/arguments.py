@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..address import add_prefix, add_url
+from ..numbers import at_least, seconds
 
 __all__ = ["COMMANDS", "add_commands", "command"]
 
@@ -57,20 +58,20 @@ def add_commands(added: dict[str, argparse.ArgumentParser]) -> None:
         added[name].add_argument("--json", action="store_true", help="print JSON instead, see docs/cli.md")
 
     option = added["top"].add_argument
-    option("--every", type=_seconds, default=2.0, metavar="SECONDS", help="between two looks (default: 2)")
-    option("--looks", type=_least(1), metavar="N", help="end after so many looks")
+    option("--every", type=seconds, default=2.0, metavar="SECONDS", help="between two looks (default: 2)")
+    option("--looks", type=at_least(1), metavar="N", help="end after so many looks")
     option("--once", action="store_const", const=1, dest="looks", help="end after one look")
     _add_limit(added["top"], 10)
 
     option = added["locks"].add_argument
     option("--queues", action="store_true", help="only those that somebody waits for, the longest queues first")
-    option("--within", type=_seconds, metavar="SECONDS", help="search no longer than that")
+    option("--within", type=seconds, metavar="SECONDS", help="search no longer than that")
     _add_limit(added["locks"], 20)
 
     option = added["sessions"].add_argument
     option("--user", metavar="USER", help="only those bound to this user; - reads it from standard input")
-    option("--within", type=_seconds, metavar="SECONDS", help="search no longer than that, and tell how far it came")
-    option("--sample", type=_least(1), default=1000, metavar="N", help="sessions that are weighed (default: 1000)")
+    option("--within", type=seconds, metavar="SECONDS", help="search no longer than that, and tell how far it came")
+    option("--sample", type=at_least(1), default=1000, metavar="N", help="sessions that are weighed (default: 1000)")
     _add_limit(added["sessions"], 5)
 
     for name in ("inspect", "release", "logout"):
@@ -103,22 +104,5 @@ def command(name: str) -> Callable[[argparse.Namespace], int]:
 
 def _add_limit(parser: argparse.ArgumentParser, usual: int) -> None:
     parser.add_argument(
-        "--limit", type=_least(1), default=usual, metavar="N", help=f"rows of a table (default: {usual})"
+        "--limit", type=at_least(1), default=usual, metavar="N", help=f"rows of a table (default: {usual})"
     )
-
-
-def _least(least: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"must be {least} or more")
-        return value
-
-    return number
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 86_400:
-        raise argparse.ArgumentTypeError("must be a number of seconds above 0")
-    return value

@@ -55,7 +55,7 @@ async def _find(arguments: argparse.Namespace, operator: Operator) -> LocksSeen:
 
 def _locks_page(arguments: argparse.Namespace, seen: LocksSeen) -> tuple[Page, list[LockState]]:
     locks = seen.longest_queues if arguments.queues else seen.longest_held + seen.queues_of_nobody
-    held, waiting = len(seen.longest_held), sum(lock.queue for lock in seen.locks)
+    held, waiting = len(seen.longest_held), seen.waiting
     found = f"{count(held, 'lock')} held, {count(waiting, 'request')} waiting"
     head = f"{found}; {looked_at(seen.share, seen.keys)} looked at"
     title = "longest queues" if arguments.queues else "longest held"

@@ -21,7 +21,15 @@ KEYS = (Column("key", cut=True), Column("size", right=True), Column("value", ran
 LABEL = 11
 
 
+class _Named(NamedTuple):
+    """What the command line names, and what that is taken for."""
+
+    digest: str
+    hint: str  # for the answer that there is no such thing: what was named may not be what it was taken for
+
+
 class _Looked(NamedTuple):
+    named: _Named
     seen: Inspection
     fields: Sequence[SessionField]
     values: dict[str, Any]
@@ -33,12 +41,12 @@ def run_inspect(arguments: argparse.Namespace) -> int:
     said = answered(arguments.session)
 
     async def look(operator: Operator) -> _Looked:
-        digest = operator.digest(said, is_id=arguments.id)
-        seen = await operator.inspect(digest)
-        fields = await operator.fields(digest) if arguments.keys else ()
-        return _Looked(seen, fields, await operator.values(digest, arguments.value))
+        named = _named(operator, said, arguments)
+        seen = await operator.inspect(named.digest)
+        fields = await operator.fields(named.digest) if arguments.keys else ()
+        return _Looked(named, seen, fields, await operator.values(named.digest, arguments.value))
 
-    seen, fields, values = looked = ask(arguments, look)
+    named, seen, fields, values = looked = ask(arguments, look)
     if arguments.json:
         print_json("inspect", **_as_json(looked, arguments))
     else:
@@ -48,7 +56,9 @@ def run_inspect(arguments: argparse.Namespace) -> int:
         if arguments.value:
             rows = [(key, "", json.dumps(values[key], default=repr)) for key in arguments.value if key in values]
             tables.append(Table("values", (KEYS[0], KEYS[2]), [(row[0], row[2]) for row in rows], "no such key"))
-        print_page(Page([f"{label:<{LABEL}}{text}" for label, text in _lines(seen)], tables))
+        lines = [f"{label:<{LABEL}}{text}" for label, text in _lines(seen)]
+        doubt = named.hint and not seen.known
+        print_page(Page(lines, tables, [f"nothing is known of it{named.hint}"] if doubt else []))
     return 0 if seen.known else 1
 
 
@@ -57,26 +67,31 @@ def run_release(arguments: argparse.Namespace) -> int:
 
     token, said = arguments.token, answered(arguments.session)
 
-    async def find(operator: Operator) -> Inspection:
-        return await operator.inspect(operator.digest(said, is_id=arguments.id))
+    async def find(operator: Operator) -> tuple[_Named, Inspection]:
+        named = _named(operator, said, arguments)
+        return named, await operator.inspect(named.digest)
 
     if token is None:
-        seen = ask(arguments, find)
+        named, seen = ask(arguments, find)
         holder = seen.lock.holder
         if holder is None:
-            return _told(arguments, "release", False, "nothing was released: nobody holds that lock")
+            hint = "" if seen.known else named.hint
+            return _told(arguments, "release", False, f"nothing was released: nobody holds that lock{hint}")
         held = "for an unknown time" if holder.held_for is None else f"for {duration(holder.held_for)}"
         if not _agreed(arguments, f"Take the lock of {seen.lock.digest} from {one_line(who(holder))}, held {held}?"):
             return _told(arguments, "release", False, "nothing was released")
         token = holder.token
 
-    async def release(operator: Operator) -> bool:
-        return await operator.release(operator.digest(said, is_id=arguments.id), token)
+    async def release(operator: Operator) -> tuple[_Named, bool]:
+        named = _named(operator, said, arguments)
+        return named, await operator.release(named.digest, token)
 
-    if ask(arguments, release):
-        told = "released; the next waiter has the lock, and that holder's late save will be refused"
+    named, released = ask(arguments, release)
+    if released:
+        told = "released; the next waiter has the lock if there is one, and that holder's late save will be refused"
         return _told(arguments, "release", True, told)
-    return _told(arguments, "release", False, "nothing was released: that token does not hold the lock any more")
+    told = f"nothing was released: that token does not hold the lock any more{named.hint}"
+    return _told(arguments, "release", False, told)
 
 
 def run_logout(arguments: argparse.Namespace) -> int:
@@ -88,7 +103,8 @@ def run_logout(arguments: argparse.Namespace) -> int:
     user = answered(arguments.user)
     theirs = ask(arguments, lambda operator: operator.sessions_of(user))
     if not theirs:
-        return _told(arguments, "logout", False, "nothing was ended: that user has no session", ended=0)
+        told = "nothing was ended: no session is bound to that user (by guard.bind, as docs/cli.md has it)"
+        return _told(arguments, "logout", False, told, ended=0)
     if not _agreed(arguments, f"End {count(len(theirs), 'session')} of this user?"):
         return _told(arguments, "logout", False, "nothing was ended", ended=0)
     ended = ask(arguments, lambda operator: operator.destroy_all(user))
@@ -98,19 +114,28 @@ def run_logout(arguments: argparse.Namespace) -> int:
 def _log_out_one(arguments: argparse.Namespace) -> int:
     said = answered(arguments.session)
 
-    async def look(operator: Operator) -> Inspection:
-        return await operator.inspect(operator.digest(said, is_id=arguments.id))
+    async def look(operator: Operator) -> tuple[_Named, Inspection]:
+        named = _named(operator, said, arguments)
+        return named, await operator.inspect(named.digest)
 
     async def end(operator: Operator) -> bool:
-        return await operator.destroy(operator.digest(said, is_id=arguments.id))
+        return await operator.destroy(_named(operator, said, arguments).digest)
 
-    seen = ask(arguments, look)
+    named, seen = ask(arguments, look)
     if not seen.session.exists:
-        return _told(arguments, "logout", False, "nothing was ended: there is no such session", ended=0)
+        hint = "" if seen.known else named.hint
+        return _told(arguments, "logout", False, f"nothing was ended: there is no such session{hint}", ended=0)
     if not _agreed(arguments, f"End the session {seen.session.digest} ({_record(seen.session)})?"):
         return _told(arguments, "logout", False, "nothing was ended", ended=0)
     ended = ask(arguments, end)
     return _told(arguments, "logout", ended, "ended" if ended else "it had ended already", ended=int(ended))
+
+
+def _named(operator: Operator, said: str, arguments: argparse.Namespace) -> _Named:
+    digest = operator.digest(said, is_id=arguments.id)
+    if arguments.id or operator.is_digest(said):
+        return _Named(digest, "")
+    return _Named(digest, f". What you gave was taken for a session's id; a digest has all of {len(digest)} characters")
 
 
 def _agreed(arguments: argparse.Namespace, question: str) -> bool:
@@ -152,14 +177,14 @@ def _lines(seen: Inspection) -> Iterator[tuple[str, str]]:
         if holder.trace:
             yield "trace", one_line(holder.trace)
     yield "fence", str(lock.fence) if lock.fence else "none yet"
-    yield "waiters", str(lock.queue) if lock.queue else "none"
+    yield "waiters", f"{lock.waiting:,}" if lock.waiting else "none"
     for place, waiter in enumerate(lock.waiters, 1):
         waited = "" if waiter.waited is None else f", for {duration(waiter.waited)}"
         yield "", f"{place}. {one_line(f'{waiter.node} {waiter.route}'.strip() or 'unknown')}{waited}"
     if lock.queue > len(lock.waiters):
         yield "", f"and {lock.queue - len(lock.waiters):,} more"
     if holder is not None and holder.riders:
-        yield "", f"and {holder.riders} in the holder's process"
+        yield "", f"{'and ' if lock.queue else ''}{holder.riders:,} in the holder's process, as it was granted the lock"
 
 
 def _record(session: SessionState) -> str:

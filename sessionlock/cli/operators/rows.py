@@ -40,7 +40,7 @@ def _lock(lock: LockState) -> tuple[str, ...]:
     holder = lock.holder
     return (
         lock.digest,
-        f"{lock.queue:,}" if lock.queue else "-",
+        f"{lock.waiting:,}" if lock.waiting else "-",
         duration(lock.longest_wait) if lock.queue else "-",
         "-" if holder is None else _or(holder.held_for, "unknown"),
         "-" if holder is None else _or(holder.lease_left, "no end"),
@@ -81,7 +81,7 @@ def looked_at(part: float, keys: int) -> str:
 
 
 def as_json(lock: LockState | SessionState) -> dict[str, Any]:
-    return asdict(lock)
+    return {**asdict(lock), "waiting": lock.waiting} if isinstance(lock, LockState) else asdict(lock)
 
 
 def locks_json(seen: LocksSeen, locks: Iterable[LockState]) -> dict[str, Any]:
@@ -89,6 +89,6 @@ def locks_json(seen: LocksSeen, locks: Iterable[LockState]) -> dict[str, Any]:
         "share": seen.share,
         "keys": seen.keys,
         "held": sum(lock.holder is not None for lock in seen.locks),
-        "waiting": sum(lock.queue for lock in seen.locks),
+        "waiting": seen.waiting,
         "locks": [as_json(lock) for lock in locks],
     }

@@ -73,7 +73,7 @@ def page_of(view: View, where: str, limit: int) -> Page:
         f"{where}, {looked_at(view.share, locks.keys)} looked at, {time.strftime('%H:%M:%S')}",
     ]
     hot = [
-        (one.digest, f"{one.queue:,}", f"{one.saves:.1f}" if one.saves else "-", "yes" if one.held else "no")
+        (one.digest, f"{one.waiting:,}", f"{one.saves:.1f}" if one.saves else "-", "yes" if one.held else "no")
         for one in view.hot[:limit]
     ]
     routes = [
