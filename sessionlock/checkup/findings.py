@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ..errors import RedisUnavailable, ScriptsForbidden, SessionLockError
 from ..transport.clients import ClientKind
 from .services import Service
 
-__all__ = ["UNNAMED", "WRITES", "Capabilities", "Finding", "Level", "dotted"]
+__all__ = ["UNNAMED", "WRITES", "Capabilities", "Finding", "Level", "dotted", "without_locks"]
 
 Level = Literal["refuse", "warn", "info"]
 
@@ -47,7 +47,9 @@ class Capabilities:
     append-only file, else "". ``clock_offset``: seconds by which the server's clock is ahead of ours.
     ``trial``: command → what Redis said against it, "" when it worked. ``settings``: of CONFIG GET, as they stand.
     ``service``: as what it is sold, where that shows; ``several_masters``: which kind of several masters it is one of,
-    "" where none shows. ``evicted``: keys, since it was started. ``slots``: of a Cluster, that some node serves.
+    "" where none shows. ``evicted``: keys, since it was started. Of a Cluster: ``slots`` that some node has,
+    ``slots_served``: those of them whose node answers the others, ``cluster_state`` as that server sees it.
+    ``written``: what it says against a write, "" nothing, None: that was not tried. ``run_id``: of that process.
     ``round_trip``: seconds of a PING, where that was measured.
     """
 
@@ -81,6 +83,10 @@ class Capabilities:
     clients: int | None = None
     maxclients: int | None = None
     slots: int | None = None
+    slots_served: int | None = None
+    cluster_state: str | None = None
+    written: str | None = None
+    run_id: str | None = None
     round_trip: float | None = None
     because: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
@@ -111,6 +117,19 @@ class Capabilities:
         only_locks = all(finding.code in OF_SCRIPTS for finding in refused)
         kind = ScriptsForbidden if only_locks else RedisUnavailable
         return kind("; ".join(map(str, refused)), refused=True)
+
+
+def without_locks(found: Capabilities) -> Capabilities:
+    """As it is for an application that takes no lock: what is about scripts alone is worth a note then."""
+    if found.client not in ("single", "sentinel"):
+        return found
+    return replace(
+        found,
+        findings=tuple(
+            replace(one, level="info") if one.level == "refuse" and one.code in OF_SCRIPTS else one
+            for one in found.findings
+        ),
+    )
 
 
 def dotted(version: tuple[int, ...]) -> str:

@@ -19,7 +19,7 @@ from .findings import UNNAMED, WRITES, Capabilities
 from .rules import findings_about
 from .services import several_masters, sold_as
 
-__all__ = ["GLANCE", "Ask", "Server", "glance", "judge", "probe", "tags_of"]
+__all__ = ["Ask", "Server", "glance", "judge", "pairs_of", "probe", "tags_of", "words_of_glance"]
 
 # Runs one plain command. An error that Redis replies is returned or raised; a lost connection is raised.
 Ask = Callable[..., Awaitable[Any]]
@@ -61,8 +61,6 @@ SETTINGS = (
     "client-query-buffer-limit",
 )
 
-# Which server it is and whether it takes writes; nothing of it changes anything.
-GLANCE = (("INFO",), ("ROLE",), ("CLUSTER", "INFO"), ("CONFIG", "GET", "min-replicas-*"))
 MOST_TAGS = 1000  # that are tried
 
 # What our scripts do, tried on names that nobody uses: nothing is changed. The key is declared: some servers run no
@@ -95,6 +93,7 @@ _NAMES = {
     "eviction": "eviction policy",
     "maxmemory": "maxmemory",
     "used_memory": "memory in use",
+    "maxclients": "maxclients",
     "rdb": "snapshots",
     "aof": "append-only file",
     "clock_offset": "clock",
@@ -135,34 +134,55 @@ async def probe(
         _clock_offset(ask),
         *(_answer(ask, "CONFIG", "GET", setting) for setting in SETTINGS),
     )
-    refused = {"INFO": info, "CONFIG GET": next((said for said in settings if isinstance(said, Exception)), None)}
+    refused = {
+        "INFO": info,
+        "CONFIG GET": next((said for said in settings if isinstance(said, Exception)), None),
+        "CLUSTER INFO": slots if client == "cluster" else None,
+        "EVAL": ResponseError(trial["EVAL"]) if trial.get("EVAL") and _scripts(trial) is None else None,
+    }
     return judge(
         _parsed_info(info),
-        dict(pair for said in settings for pair in _pairs(said).items()),
-        hello=_pairs(hello),
+        dict(pair for said in settings for pair in pairs_of(said).items()),
+        hello=pairs_of(hello),
         trial=trial,
         clock_offset=offset,
         because=tuple(f"{asked}: {_short(said)}" for asked, said in refused.items() if isinstance(said, Exception)),
         client=client,
-        slots=_number(_parsed_info(slots).get("cluster_slots_assigned")),
+        slots=_parsed_info(slots),
         host=host,
         round_trip=round_trip,
     )
 
 
-def glance(info: Any, role: Any, slots: Any, replicas: Any, *, client: ClientKind = "single") -> Capabilities:
-    """What the replies to :data:`GLANCE` tell, or the errors: whether a server takes writes now."""
-    refused = {"INFO": info, "ROLE": role}
-    told, state = _parsed_info(info), _parsed_info(slots)
+def words_of_glance(prefix: str = "sl", tag: str = "probe") -> tuple[tuple[str, ...], ...]:
+    """Commands that tell which server it is and whether it takes writes. Nothing of it changes anything: the last one
+    is a write to a key that there is not, and only where there is one (XX). A server that takes none refuses it.
+    """
+    write = ("SET", f"{prefix}:{{{tag}}}:lock", "", "XX", "PX", "1")
+    return (("INFO",), ("ROLE",), ("CLUSTER", "INFO"), ("CONFIG", "GET", "min-replicas-*"), write)
+
+
+def glance(
+    info: Any, role: Any, slots: Any, replicas: Any, written: Any, *, client: ClientKind = "single"
+) -> Capabilities:
+    """What the replies to :func:`words_of_glance` tell, or the errors: whether a server takes writes now."""
+    refused = {"INFO": info, "ROLE": role, "SET": written, **({"CLUSTER INFO": slots} if client == "cluster" else {})}
+    told = _parsed_info(info)
     if "role" not in told and isinstance(role, (list, tuple)) and role:
         told["role"] = _text(role[0])
     return judge(
         told,
-        _pairs(replicas),
+        pairs_of(replicas),
         because=tuple(f"{name}: {_short(said)}" for name, said in refused.items() if isinstance(said, Exception)),
         client=client,
-        slots=_number(state.get("cluster_slots_assigned")),
+        slots=_parsed_info(slots),
+        written=None if _is_forbidden(written) else _objection(written),
     )
+
+
+def _is_forbidden(said: Any) -> bool:
+    text = _objection(said)
+    return bool(FORBIDDEN.search(text) or KEY_FORBIDDEN.search(text) or UNKNOWN.search(text))
 
 
 async def _try(ask: Ask, prefix: str, tag: str) -> dict[str, str]:
@@ -180,7 +200,7 @@ async def _try(ask: Ask, prefix: str, tag: str) -> dict[str, str]:
         return dict.fromkeys(("HGETALL", *WRITES), _text(said))
     trial = {"EVAL": _objection(said)}
     if isinstance(said, (list, tuple)):
-        trial.update(_pairs(said))
+        trial.update(pairs_of(said))
     trial["EVALSHA"] = "" if "No matching script" in _text(by_hash) else _objection(by_hash)
     trial["WAITAOF"] = _objection(waited)
     for name, answer in (("FCALL", called), ("FUNCTION LOAD", loaded)):
@@ -218,7 +238,7 @@ def _text(value: Any) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _pairs(said: Any) -> dict[str, str]:
+def pairs_of(said: Any) -> dict[str, str]:
     """A reply of names and values, in whichever shape protocol and client give it."""
     if isinstance(said, Mapping):
         return {_text(name): _text(value) for name, value in said.items()}
@@ -229,7 +249,7 @@ def _pairs(said: Any) -> dict[str, str]:
 
 def _parsed_info(said: Any) -> dict[str, str]:
     if isinstance(said, Mapping):
-        return _pairs(said)
+        return pairs_of(said)
     if not isinstance(said, (bytes, str)):
         return {}
     lines = (line.partition(":") for line in _text(said).splitlines() if not line.startswith("#"))
@@ -248,17 +268,19 @@ def judge(
     clock_offset: float | None = None,
     because: tuple[str, ...] = (),
     client: ClientKind = "single",
-    slots: int | None = None,
+    slots: Mapping[str, str] | None = None,
     host: str = "",
     round_trip: float | None = None,
+    written: str | None = None,
 ) -> Capabilities:
     """What the answers mean. Each may be empty: what it would have told is then unknown, which is no error.
 
     ``info`` and ``config``: fields of INFO and CONFIG GET. ``hello``: those of HELLO (Redis 6), which any user may
     ask. ``trial``: command → objection, "" for none. ``because``: why some of it is missing, in the server's words.
-    ``slots``: that the cluster serves. ``host``, ``round_trip``: as of :func:`probe`.
+    ``slots``: fields of CLUSTER INFO. ``host``, ``round_trip``: as of :func:`probe`. ``written``: as of
+    :class:`.Capabilities`.
     """
-    greeting, tried = hello or {}, trial or {}
+    greeting, tried, cluster = hello or {}, trial or {}, slots or {}
     server, version = _identity(info, greeting)
     aof = _flag(info.get("aof_enabled"))
     found = Capabilities(
@@ -295,11 +317,17 @@ def judge(
         evicted=_number(info.get("evicted_keys")),
         clients=_number(info.get("connected_clients")),
         maxclients=_number(info.get("maxclients") or config.get("maxclients")),
-        slots=slots,
+        slots=_number(cluster.get("cluster_slots_assigned")),
+        slots_served=_number(cluster.get("cluster_slots_ok")),
+        cluster_state=cluster.get("cluster_state"),
+        written=written,
+        run_id=info.get("run_id"),
         round_trip=round_trip,
         because=because,
     )
-    found = replace(found, unknown=tuple(name for field, name in _NAMES.items() if getattr(found, field) is None))
+    hidden = [name for field, name in _NAMES.items() if getattr(found, field) is None]
+    hidden += ["slots of the cluster"] if client == "cluster" and found.slots is None else []
+    found = replace(found, unknown=tuple(hidden))
     return replace(found, findings=findings_about(found))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from ..transport.advice import FORBIDDEN, NO_LUA, SCRIPTS_CHECKED, UNKNOWN
+from ..transport.advice import FORBIDDEN, NO_LUA, SCRIPTS_CHECKED, UNKNOWN, advice_about
 from ..transport.clients import ClientKind
 from .findings import UNNAMED, WRITES, Capabilities, Finding, dotted
 from .settings import SETTINGS_RULES
@@ -37,6 +37,7 @@ OTHERS = {
 # What it would mean that a field is not as it should be, which is not known.
 WHAT_IF = (
     ("scripts", "whether scripts are permitted", "without scripts no lock works"),
+    ("slots", "slots of the cluster", "sessions whose slots nobody serves cannot be reached"),
     ("role", "role", "a replica takes no writes"),
     ("eviction", "eviction policy", "if it evicts, sessions and locks vanish when the memory is full"),
     ("rdb", "snapshots", "if nothing is written to disk, all sessions end when it restarts"),
@@ -330,6 +331,8 @@ def _unknown(found: Capabilities) -> Iterator[Finding]:
     idle = {"fsync"} if not found.aof else {"rdb"}  # of no interest then
     if found.client == "quorum":  # it may forget, and is to have no replicas
         idle |= {"rdb", "aof", "replicas", "min_replicas_to_write"}
+    if found.client != "cluster":
+        idle |= {"slots"}
     hidden = [(name, why) for field, name, why in WHAT_IF if getattr(found, field) is None and field not in idle]
     if found.service is not None and found.service.may_have_several_masters and not found.several_masters:
         hidden.append(("whether it is Active-Active", "several masters would grant one lock to several holders"))
@@ -341,10 +344,22 @@ def _unknown(found: Capabilities) -> Iterator[Finding]:
         f"not known: {', '.join(name for name, _ in hidden)}"
         + (f" ({'; '.join(found.because)})" if found.because else ""),
         "; ".join(why for _, why in hidden),
-        f"See what {found.service.name} says about it"
-        if found.service
-        else "Permit INFO and CONFIG GET (ACL SETUSER <user> +info +config|get), or ask whoever runs the server",
+        _how_to_know(found),
     )
+
+
+def _how_to_know(found: Capabilities) -> str:
+    if found.service:
+        return f"See what {found.service.name} says about it"
+    asked = [reason.partition(":")[0] for reason in found.because if not FORBIDDEN.search(reason)]
+    if found.because and len(asked) == len(found.because) and "EVAL" in asked:
+        return advice_about(found.because[-1]).capitalize() or "Look again when it answers"
+    commands = [
+        name for name in ("INFO", "CONFIG GET", "CLUSTER INFO") if name != "CLUSTER INFO" or found.slots is None
+    ]
+    commands = commands if found.client == "cluster" else commands[:2]
+    rule = " ".join(f"+{name.lower().replace(' ', '|')}" for name in commands)
+    return f"Permit {', '.join(commands)} (ACL SETUSER <user> {rule}), or ask whoever runs the server"
 
 
 _RULES: tuple[Rule, ...] = (

@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator, Mapping
 
 from .findings import Capabilities, Finding
 
-__all__ = ["SETTINGS_RULES", "findings_among"]
+__all__ = ["ALL_SLOTS", "SETTINGS_RULES", "findings_among", "findings_of_sentinels"]
 
 MB = 2**20
 SMALL_BUFFER = MB  # bytes of a subscriber's output; pushes with sessions of 64 KiB and more go through it
 SHORT_TIMEOUT = 300  # seconds
 SHORT_SCRIPTS = 100  # ms
 SMALL_BULK = 16 * MB
+HASTY = 1000  # ms
+FEW_CLIENTS = 128
 SMALL_FOR_ALL = 64 * MB
 NEARLY_ALL = 0.9
 FAR, VERY_FAR = 0.005, 0.05  # seconds there and back
@@ -80,6 +82,15 @@ def _connections(found: Capabilities) -> Iterator[Finding]:
             f"Set client-output-buffer-limit 'pubsub 32mb 8mb 60', or push_limit below {limit} bytes",
         )
     clients, most = found.clients, found.maxclients
+    if most is not None and 0 < most < FEW_CLIENTS:
+        room = "" if clients is None else f" beside the {clients} that there are"
+        yield Finding(
+            "info",
+            "few-clients",
+            f"at most {most} clients may be connected",
+            f"each process needs two connections: there is room for {max(0, most - (clients or 0)) // 2} of them{room}",
+            "Count two for each worker process of each node, and once more while a new version is rolled out",
+        )
     if clients is not None and most and clients >= NEARLY_ALL * most:
         yield Finding(
             "warn",
@@ -162,6 +173,23 @@ def _uncovered(found: Capabilities) -> Iterator[Finding]:
             "sessions whose slots they are cannot be reached; by default the cluster answers nobody (CLUSTERDOWN)",
             "Give the slots to a node (redis-cli --cluster fix), or bring the node back that had them",
         )
+    elif found.slots is not None and found.slots_served is not None and found.slots_served < found.slots:
+        yield Finding(
+            "warn",
+            "slots",
+            f"{found.slots - found.slots_served} of the {ALL_SLOTS} slots of this cluster are of nodes that do not"
+            " answer",
+            "sessions whose slots they are cannot be reached until a replica takes over",
+            "Bring the node back, or give each master a replica",
+        )
+    if found.cluster_state not in (None, "ok"):
+        yield Finding(
+            "warn",
+            "cluster-down",
+            f"the cluster is down (cluster_state:{found.cluster_state})",
+            "it answers nobody (CLUSTERDOWN)",
+            "Look at the logs of its nodes; with cluster-require-full-coverage no it serves the slots that it has",
+        )
 
 
 def _far_away(found: Capabilities) -> Iterator[Finding]:
@@ -188,6 +216,7 @@ SETTINGS_RULES: tuple[Callable[[Capabilities], Iterator[Finding]], ...] = (
 
 def findings_among(seen: Mapping[str, Capabilities]) -> Iterator[Finding]:
     """What shows only where several servers are looked at."""
+    yield from _same_server(seen)
     clocks = {name: found.clock_offset for name, found in seen.items() if found.clock_offset is not None}
     if not clocks:
         return
@@ -202,6 +231,44 @@ def findings_among(seen: Mapping[str, Capabilities]) -> Iterator[Finding]:
             " failover that lost all state they might be smaller than before",
             "Let NTP set them all",
         )
+
+
+def findings_of_sentinels(master: Mapping[str, str]) -> Iterator[Finding]:
+    """``master``: fields of SENTINEL MASTER, as one of the sentinels tells them."""
+    after, others = _number(master, "down-after-milliseconds"), _number(master, "num-other-sentinels")
+    if after is not None and after <= HASTY:
+        yield Finding(
+            "warn",
+            "hasty-sentinels",
+            f"sentinels take a master for down after {after} ms (down-after-milliseconds)",
+            "they may replace a master that runs and was slow for a moment; what it acknowledges meanwhile is lost",
+            "Set down-after-milliseconds 2000 or more",
+        )
+    if others is not None and others < 2:
+        yield Finding(
+            "info",
+            "few-sentinels",
+            f"there {'is one sentinel' if others == 0 else 'are two sentinels'}",
+            "a failover needs a majority of them: where one is down as well, nobody replaces the master",
+            "Have three sentinels or more, each on a machine of its own",
+        )
+
+
+def _same_server(seen: Mapping[str, Capabilities]) -> Iterator[Finding]:
+    masters = {name: found for name, found in seen.items() if found.client == "quorum"}
+    known: dict[str, str] = {}
+    for name, found in masters.items():
+        if found.run_id is None:
+            continue
+        other = known.setdefault(found.run_id, name)
+        if other != name:
+            yield Finding(
+                "warn",
+                "same-server",
+                f"{other} and {name} are one server",
+                "they fail together: a quorum outlives a minority of its masters, and these may be a majority at once",
+                "Name masters that know nothing of each other, each a server of its own",
+            )
 
 
 def _number(settings: Mapping[str, str], name: str) -> int | None:

@@ -46,6 +46,7 @@ COMMANDS = {
 DEMO_URL = (
     "a Redis of yours; the demo uses random names there and deletes them at its end (default: a private server process)"
 )
+LONGEST_WITHIN = 3600.0
 DEMO_REQUESTS = "requests to each of the three sessions in each run (default: 1000)"
 
 
@@ -124,7 +125,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
     option(
         "--probe", action="store_true", help="only whether it takes sessions now, in one line; reads, changes nothing"
     )
-    option("--within", type=float, default=1.0, metavar="SECONDS", help="for --probe: how long to wait (default: 1)")
+    option("--within", type=_seconds, default=1.0, metavar="SECONDS", help="for --probe: how long to wait (default: 1)")
+    mode = "which mode your application uses; optimistic: no locks, and no scripts needed (default: lock)"
+    option("--mode", choices=("lock", "optimistic"), default="lock", help=mode)
     option("--acl", action="store_true", help="only print what a Redis user must be permitted; asks no server")
 
     option = added["audit"].add_argument
@@ -140,6 +143,16 @@ def _parser(program: str) -> argparse.ArgumentParser:
     for name in ("demo", "doctor", "audit"):
         added[name].add_argument("--json", action="store_true", help="print one JSON object instead")
     return parser
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= LONGEST_WITHIN:
+        raise argparse.ArgumentTypeError(f"must be above 0, and at most {LONGEST_WITHIN:g}")
+    return value
+
+
+_seconds.__name__ = "number"  # argparse names the type in its messages
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+import re
 
 __all__ = ["Failure", "one_line", "without_secrets"]
+
+
+URL = re.compile(r"([^:/?#]+)://([^/?#]*)([^?#]*)(\?[^#]*)?", re.DOTALL)
+HOST = re.compile(r"(?:[\w.%-]*|\[[0-9a-fA-F:.%\w]*\])(?::\d*)?")
 
 
 class Failure(Exception):
@@ -21,12 +25,12 @@ def one_line(text: object) -> str:
 
 
 def without_secrets(url: str) -> str:
-    """The URL as it may be shown: without user, password and query."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
+    """The URL as it may be shown: all its hosts, without user, password and query."""
+    match = URL.fullmatch(url)
+    # An "@" behind the hosts may be that of a password with a "/" or "?" in it, and what is before it is secret.
+    if match is None or ("@" not in match[2] and "@" in match[3] + (match[4] or "")):
         return "(an URL that cannot be read)"
-    if ":" in host:
-        host = f"[{host}]"
-    return f"{parts.scheme}://{host}{f':{port}' if port else ''}{parts.path}"
+    hosts = match[2].rpartition("@")[2]
+    if not all(HOST.fullmatch(host) for host in hosts.split(",")):
+        return "(an URL that cannot be read)"
+    return f"{match[1]}://{hosts}{match[3]}"

@@ -66,7 +66,7 @@ def test_a_server_without_a_fault() -> None:
     found = seen()
     assert found.findings == ()
     assert found.refusal() is None
-    assert found.unknown == ("clock",)
+    assert found.unknown == ("maxclients", "clock")
     assert (found.title, found.scripts, found.sharded_pubsub, found.waitaof) == ("Redis 7.2.4", True, True, True)
     assert (found.rdb, found.aof, found.fsync, found.cluster) == (True, True, "everysec", False)
 
@@ -92,7 +92,7 @@ def test_a_server_without_a_fault() -> None:
         ),
         pytest.param(
             {"info": {"cluster_enabled": "1"}, "config": {"min-replicas-to-write": "1"}, "client": "cluster"},
-            {},
+            {"unknown": "info"},
             id="cluster-cluster-client",
         ),
         pytest.param(

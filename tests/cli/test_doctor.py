@@ -16,8 +16,10 @@ import pytest
 import redis.asyncio
 
 from sessionlock.checkup.findings import Capabilities
+from sessionlock.checkup.permissions import rule_for
 from sessionlock.checkup.probe import probe
 from sessionlock.cli import doctor, main
+from sessionlock.cli.examination import Examination
 from tests.harness import import_path
 from tests.harness.cluster import Cluster
 from tests.harness.commands import CommandCounter, connect
@@ -67,6 +69,7 @@ async def probed(url: str, **options: Any) -> Capabilities:
 def test_a_fine_server(examine: Examine, redis_url: str, server: FaultyServer) -> None:
     status, told = examine(redis_url)
     assert (status, told["verdict"]) == (0, "fine")
+    assert (told["schema"], told["command"]) == (1, "doctor")
     (node,) = told["nodes"].values()
     assert tuple(node["version"]) == server.version
     assert node["server"].lower() == server.binary.flavour
@@ -309,6 +312,23 @@ def test_what_an_acl_hides_is_listed(own_server: OwnServer, examine: Examine) ->
     assert [reason.split(":")[0] for reason in node["because"]] == ["INFO", "CONFIG GET"]
 
 
+def test_for_an_application_that_takes_no_lock(own_server: OwnServer, examine: Examine) -> None:
+    """The rule of such a user permits no script; that is no fault of its server."""
+    own = own_server()
+    if own.version < (7,):
+        pytest.skip("rules name channels from 6.2 on; before 7.0 what a script may is another matter")
+    with connect(own.unix_url) as client:
+        rule = rule_for("optimistic").words()
+        client.execute_command("ACL", "SETUSER", "app", "on", ">p", *rule, "+info", "+config|get", "+del")
+        url = own.unix_url.replace("unix://", "unix://app:p@")
+        status, told = examine(url)
+        assert (status, told["verdict"]) == (2, "refused")
+        status, told = examine(url, "--mode", "optimistic")
+        assert (status, told["verdict"]) == (0, "fine")
+        assert [(step["name"], step["ok"]) for step in told["tried"]] == [("cycle", True)]
+        assert client.dbsize() == 0
+
+
 async def test_without_scripts_it_says_what_works(own_server: OwnServer, capsys: pytest.CaptureFixture[str]) -> None:
     own = own_server()
     if own.version < (6, 0):
@@ -333,7 +353,7 @@ async def test_a_node_of_a_cluster_needs_a_cluster_client(own_server: OwnServer)
 async def test_every_master_of_a_cluster_is_examined(cluster: Cluster) -> None:
     """Scripts are tried on all of them although our names lie on one."""
     host, port = cluster.startup_nodes[0]
-    seen = doctor.Examination("cluster")
+    seen = Examination("cluster")
     client: Any = redis.asyncio.RedisCluster(host=host, port=port, protocol=2)
     try:
         await doctor._probe_all(client, "sl", seen)

@@ -100,9 +100,12 @@ def closed_port() -> Iterator[int]:
 
 
 def finding(told: dict[str, Any], code: str, *, across: bool = False) -> dict[str, str]:
-    """``across``: one that shows where several servers are looked at."""
-    places = [told] if across else told["nodes"].values()
+    """``across``: one that shows where several servers are looked at. At the top stand all, with their servers."""
+    places = [] if across else told["nodes"].values()
     found = [one for place in places for one in place["findings"] if one["code"] == code]
+    at_the_top = [one for one in told["findings"] if one["code"] == code]
+    assert not found or set(told["nodes"]) & set(at_the_top[0]["nodes"])
+    found = found or at_the_top
     assert found, f"not found: {code}; but {told['nodes'] or told['failed']}"
     one: dict[str, str] = found[0]
     return one
@@ -271,9 +274,38 @@ def test_masters_of_a_quorum(spare: FaultyServer, own_server: OwnServer, examine
     assert "3600" in finding(told, "clocks-apart", across=True)["what"]
     assert "so that another holder gets them" in finding(told, "eviction")["why"]
     steps = {step["name"]: step for step in told["tried"]}
-    assert "nobody listens there" in steps["master"]["detail"]
+    assert "nobody listens there" in finding(told, "silent", across=True)["advice"].lower()
     assert [name for name, step in steps.items() if step["ok"]] == ["lock", "push", "cycle", "nothing left"]
     assert (told["status"], told["verdict"]) == (1, "warnings")
+
+
+@pytest.mark.server
+def test_masters_that_are_one_server(spare: FaultyServer, own_server: OwnServer, examine: Examine) -> None:
+    one, other = spare.tcp_url, spare.tcp_url.partition("/0")[0].replace("127.0.0.1", "localhost") + "/1"
+    masters = [one, other, own_server(tcp=True).tcp_url]
+    told = examine(spare.unix_url, *(word for url in masters for word in ("--master", url)))
+    same = finding(told, "same-server", across=True)
+    assert "are one server" in same["what"]
+    assert told["status"] == 1
+
+
+@pytest.mark.server
+def test_few_connections(spare: FaultyServer, raw: redis.Redis, examine: Examine) -> None:
+    """Two for each process are soon too many. Where there is none left for a push, that is why none came."""
+    before = raw.config_get("maxclients")["maxclients"]
+    raw.config_set("maxclients", 20)
+    try:
+        few = examine(spare.unix_url)
+        raw.config_set("maxclients", 4)  # ours, the doctor's, those of its two guards
+        none_left = examine(spare.unix_url)
+    finally:
+        raw.config_set("maxclients", before or "10000")
+    assert (few["status"], finding(few, "few-clients")["level"]) == (0, "info")
+    assert "at most 20 clients" in finding(few, "few-clients")["what"]
+    (push,) = [step for step in none_left["tried"] if step["name"] == "push"]
+    assert not push["ok"]
+    assert push["why"].startswith("SUBSCRIBE failed: ")
+    assert "maxclients" in push["advice"]
 
 
 def test_clocks_of_masters_that_are_apart() -> None:

@@ -477,8 +477,8 @@ SABOTAGE: Table = [
         "an earlier try is forgotten when there is no connection any more",
         "connection",
         "transport/executor.py",
-        "            self.last = error\n            self.sent = self.sent or not was_unsent(error)\n",
-        "            self.last = error\n            self.sent = not was_unsent(error)\n",
+        "else 0\n            self.sent = self.sent or not was_unsent(error)\n",
+        "else 0\n            self.sent = not was_unsent(error)\n",
         "tests/faults/test_lost_replies.py::test_what_was_sent_once",
     ),
     (

@@ -127,16 +127,11 @@ PASSING = (
     *("ERR max requests per second limit exceeded", "ERR max concurrent connections exceeded"),
     *("ERR max number of clients reached", "ERR temporarily unavailable"),
 )
-LASTING = (
-    "ERR max request size exceeded. Limit: 1048576 bytes",
-    "ERR user_script:12: no upstream value",
-    "NOPERM this user has no permissions to run the 'hget' command, try again",
-)
 
 
 @pytest.mark.parametrize("restricted", ["keydb"], indirect=True)
 async def test_what_passes_is_repeated(restricted: RestrictedServer) -> None:
-    """At the save, where else the handler's work would be lost; and no longer than the server says so."""
+    """At the save, where else the handler's work would be lost."""
     async with SessionGuard.from_url(restricted.url) as guard:
         for words in PASSING:
             async with guard.session_lock("s") as session:
@@ -144,11 +139,6 @@ async def test_what_passes_is_repeated(restricted: RestrictedServer) -> None:
                 restricted.next_calls.append(words)
             assert not restricted.next_calls
         assert (await guard.read("s"))["said"] == PASSING[-1]
-        for words in LASTING:
-            restricted.next_calls.append(words)
-            with pytest.raises(RedisUnavailable, match="refused the acquire call"):
-                async with guard.session_lock("s"):
-                    raise AssertionError("it was granted")
 
 
 def test_the_table_in_the_docs() -> None:

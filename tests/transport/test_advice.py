@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import hiredis
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from sessionlock import RedisUnavailable, ScriptsForbidden, SessionGuard
@@ -16,6 +18,7 @@ from sessionlock.cli import main
 from sessionlock.embedded import find_server
 from sessionlock.protocol.keys import keys_for
 from sessionlock.transport.advice import advice_about
+from sessionlock.transport.route import meant
 from tests.harness.commands import connect
 from tests.harness.faulty import FaultyServer
 
@@ -105,6 +108,29 @@ def test_advice(said: str, advice: str) -> None:
     assert advice in given
     assert bool(advice) == bool(given)
     assert "{" not in given
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "ERR max request size exceeded. Limit: 1048576 bytes",
+        "ERR user_script:12: no upstream value",
+        "ERR unknown command 'upstream'",
+        "NOPERM this user has no permissions to run the 'hget' command, try again",
+        "OOM command not allowed when used memory > 'maxmemory'.",
+        "ERR Protocol error: invalid bulk length, connection closed",
+        "ERR Command is not available: 'EVAL'. See the documentation",
+    ],
+)
+def test_what_stays_is_not_repeated(said: str) -> None:
+    """What stands between has words for what passes; they are not looked for in what does not."""
+    error = hiredis.ReplyError(said)
+    assert meant(error) is error
+
+
+def test_what_broke_the_connection_is_no_reply() -> None:
+    error = RedisConnectionError("Error while reading: Connection reset by peer")
+    assert meant(error) is error
 
 
 def test_a_connection_that_is_cut_off_as_it_is_opened() -> None:

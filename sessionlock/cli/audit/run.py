@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 
 from ...audit.detector import Detector
 from ...audit.verdict import Verdict
 from ..address import chosen_url
 from ..failure import without_secrets
+from ..printed import print_json
 from ..terminal import Progress, columns_of, spelled, style_of
 from .page import COST, page
 from .reading import read_capture, watch
@@ -43,7 +43,7 @@ def run_audit(arguments: argparse.Namespace) -> int:
     verdict = detector.finish(stopped)
     where = without_secrets(source) if live else source
     if arguments.json:
-        print(json.dumps({"source": where, **verdict.as_json()}, indent=2))
+        print_json("audit", indent=2, source=where, **verdict.as_json())
     else:
         _print(verdict, where)
     return STATUS[verdict.told]

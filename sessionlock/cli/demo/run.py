@@ -30,6 +30,7 @@ from ...policies import SessionPolicy
 from ...protocol.keys import keys_for
 from ...urls import client_from_url
 from ..failure import Failure, one_line, without_secrets
+from ..printed import print_json
 from ..terminal import Progress, Style, style_of
 from .node import LINE_LIMIT, Job
 from .report import Counts, Fifo, Figures, Report, Spread, fifo, figures_of
@@ -74,7 +75,10 @@ async def _run(arguments: argparse.Namespace, progress: Progress, style: Style) 
         if not arguments.json:
             print(_heading(stage, arguments.nodes, arguments.requests, style), flush=True)
         report = await _play(stage, arguments.nodes, arguments.requests, seed, progress)
-    print(json.dumps(report.as_json(), indent=2) if arguments.json else "\n" + report.as_text(style))
+    if arguments.json:
+        print_json("demo", indent=2, **report.as_json())
+    else:
+        print("\n" + report.as_text(style))
     return 0 if report.guarded.sound else 1
 
 

@@ -1,14 +1,13 @@
-"""How these commands reach Redis, and what they print in JSON."""
+"""How these commands reach Redis."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import logging
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ...errors import EmbeddedServerUnavailable, SessionLockError
 from ...operate import Operator
@@ -16,10 +15,9 @@ from ..address import chosen_url, given_url, shared
 from ..failure import Failure
 from ..place import Place
 
-__all__ = ["SCHEMA", "answered", "ask", "print_json"]
+__all__ = ["answered", "ask"]
 
 T = TypeVar("T")
-SCHEMA = 1  # raised when a name that JSON output has is taken away or gets another meaning
 
 
 def ask(arguments: argparse.Namespace, work: Callable[[Operator], Awaitable[T]]) -> T:
@@ -56,8 +54,3 @@ def _operator(arguments: argparse.Namespace) -> Operator:
 def answered(said: str) -> str:
     """What was said, or what standard input says where that is ``-``."""
     return sys.stdin.readline().rstrip("\n") if said == "-" else said
-
-
-def print_json(what: str, **content: Any) -> None:
-    """One object a line, where there are several."""
-    print(json.dumps({"schema": SCHEMA, "command": what, **content}, default=str), flush=True)

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 from ...operate import Board, LocksSeen, LockState, Operator, SessionsCounted
+from ..printed import print_json
 from ..tables import Page, print_page
 from ..terminal import Progress, style_of
 from ..units import count, duration, share, size
-from .asking import answered, ask, print_json
+from .asking import answered, ask
 from .rows import as_json, locks_json, locks_table, looked_at, sessions_table
 from .screen import screen
 
@@ -124,7 +126,7 @@ def _part(ordered: Sequence[float], part: float) -> float:
     return ordered[round(part * (len(ordered) - 1))]
 
 
-def _as_json(counted: SessionsCounted, limit: int) -> dict[str, object]:
+def _as_json(counted: SessionsCounted, limit: int) -> dict[str, Any]:
     sizes, ages = counted.sizes, counted.ages
     return {
         "share": counted.share,

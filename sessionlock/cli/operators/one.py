@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from ...operate import Inspection, Operator, SessionField, SessionState
 from ..failure import Failure, one_line
+from ..printed import print_json
 from ..tables import Column, Page, Table, print_page
 from ..units import count, duration, size
-from .asking import answered, ask, print_json
+from .asking import answered, ask
 from .rows import as_json, who
 
 __all__ = ["run_inspect", "run_logout", "run_release"]

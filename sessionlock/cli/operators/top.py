@@ -12,10 +12,11 @@ from dataclasses import asdict
 from typing import Any
 
 from ...operate import Board, Operator, View
+from ..printed import print_json
 from ..tables import Column, Page, Table, print_page
 from ..terminal import style_of
 from ..units import count, duration
-from .asking import ask, print_json
+from .asking import ask
 from .rows import as_json, locks_table, looked_at
 from .screen import screen
 
