@@ -32,6 +32,7 @@ from ..urls import MemoryStoreWarning, client_from_url
 from .address import any_url
 from .examination import Examination, Tried, examination_json, examination_page, milliseconds
 from .failure import Failure, one_line, without_secrets
+from .nodes import ask_about, close_all, masters_of
 from .printed import print_json
 from .terminal import columns_of, spelled, style_of
 
@@ -83,7 +84,7 @@ async def _examine(url: str, masters: Sequence[str], prefix: str, mode: Mode = "
             check_prefix(prefix)
             quorum = Quorum(*masters, rejoin_after=0, reply_within=ANSWERS_WITHIN) if masters else None
             client = client_from_url(url)
-            stack.push_async_callback(close_client, client)
+            stack.push_async_callback(close_all, client)
             await _probe_all(client, prefix, seen)
             await asyncio.gather(*(_probe_master(master, prefix, seen) for master in masters))
         except TIMED_OUT as error:
@@ -107,8 +108,7 @@ async def _examine(url: str, masters: Sequence[str], prefix: str, mode: Mode = "
 async def _probe_all(client: Any, prefix: str, seen: Examination) -> None:
     kind = client_kind(client)
     if kind == "cluster":
-        await within(client.initialize(), ANSWERS_WITHIN)
-        masters = {str(node.name): node for node in client.get_primaries()}
+        masters = await masters_of(client, ANSWERS_WITHIN)
         tags = tags_of(masters, lambda tag: str(client.get_node_from_key(tag).name))
 
         async def look(name: str, node: Any) -> Capabilities:
@@ -209,7 +209,7 @@ def _sid_of(client: Any, prefix: str, nodes: Mapping[str, Capabilities]) -> str:
     sid = new_sid()
     for _ in range(MOST_SIDS if client_kind(client) == "cluster" else 0):
         with suppress(RedisClusterException):  # a slot of nobody
-            if str(client.get_node_from_key(keys_for(prefix, sid).lock).name) in nodes:
+            if str(client.get_node_from_key(keys_for(prefix, sid).lock.decode()).name) in nodes:
                 break
         sid = new_sid()
     return sid
@@ -228,7 +228,7 @@ async def _try_out(url: str, quorum: Quorum | None, prefix: str, client: Any, si
         yield await _left_over(client, (keys.lock, keys.queue, keys.waiters), (keys.session, keys.receipts))
     finally:
         for key in (*keys.all, plain):
-            await client.delete(key)
+            await ask_about(client, key)("DEL", key)
 
 
 async def _try_without_lock(url: str, prefix: str, client: Any, sid: str) -> AsyncIterator[Tried]:
@@ -246,9 +246,9 @@ async def _try_without_lock(url: str, prefix: str, client: Any, sid: str) -> Asy
     finally:
         for key in keys_for(prefix, sid).all:
             try:
-                await client.delete(key)
+                await ask_about(client, key)("DEL", key)
             except NoPermissionError:
-                await client.pexpire(key, 1)
+                await ask_about(client, key)("PEXPIRE", key, 1)
 
 
 def _guard(url: str, quorum: Quorum | None, prefix: str) -> SessionGuard:
@@ -322,14 +322,15 @@ async def _why_no_push(url: str, prefix: str) -> tuple[str, str]:
 
 async def _compare(guard: SessionGuard, client: Any, sid: str, plain: bytes) -> Tried:
     """Guarded and unguarded cycles by turns, so that both meet the same machine."""
+    ask = ask_about(client, plain)
 
     async def guarded() -> None:
         async with guard.session_lock(sid) as session:
             session["n"] = session.get("n", 0) + 1
 
     async def unguarded() -> None:
-        count = int(await client.get(plain) or 0)
-        await client.set(plain, count + 1, ex=60)
+        count = int(await ask("GET", plain) or 0)
+        await ask("SET", plain, count + 1, "EX", 60)
 
     spent = {guarded: 0.0, unguarded: 0.0}
     for turn in range(WARM_UP + CYCLES):
@@ -350,8 +351,8 @@ async def _compare(guard: SessionGuard, client: Any, sid: str, plain: bytes) -> 
 
 async def _left_over(client: Any, gone: tuple[bytes, ...], mortal: tuple[bytes, ...]) -> Tried:
     """After the end of the session: no lock, no queue; what remains for a while (that it was destroyed) expires."""
-    left = [key for key in gone if await client.exists(key)]
-    left += [key for key in mortal if await client.pttl(key) == -1]
+    left = [key for key in gone if await ask_about(client, key)("EXISTS", key)]
+    left += [key for key in mortal if await ask_about(client, key)("PTTL", key) == -1]
     if left:
         return Tried("nothing left", False, f"left over: {', '.join(key.decode() for key in left)}")
     return Tried("nothing left", True, "no lock, no queue, no key without an end")

@@ -9,7 +9,7 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,11 +21,12 @@ from ..checkup.settings import ALL_SLOTS
 from ..errors import ConfigurationError, EmbeddedServerUnavailable, SessionLockError
 from ..protocol.keys import check_prefix
 from ..transport.advice import with_advice
-from ..transport.clients import ClientKind, client_kind, close_client
+from ..transport.clients import ClientKind, client_kind
 from ..transport.tasks import within
 from ..urls import client_from_url
 from .address import any_url
 from .failure import Failure, one_line, without_secrets
+from .nodes import close_all, masters_of
 from .printed import print_json
 from .terminal import spelled
 
@@ -94,9 +95,9 @@ async def _of_one(url: str, kind: ClientKind | None, seconds: float, prefix: str
     try:
         client = client_from_url(url)
         if client_kind(client) == "cluster":
-            await within(client.initialize(), seconds)
+            nodes = await masters_of(client, seconds)
             left = seconds - (time.perf_counter() - before)
-            return await _of_cluster(client, shown, prefix, seconds, left)
+            return await _of_cluster(client, nodes, shown, prefix, seconds, left)
         answers, took = await within(_asked_at_once(client, prefix), seconds)
         return judged(glance(*answers, client=kind or client_kind(client)), shown, took * 1000)
     except TIMED_OUT:
@@ -105,7 +106,7 @@ async def _of_one(url: str, kind: ClientKind | None, seconds: float, prefix: str
         return _silent(shown, before, with_advice(one_line(error), error, connecting=True))
     finally:
         if client is not None:
-            await close_client(client)
+            await close_all(client)
 
 
 async def _asked_at_once(client: Any, prefix: str) -> tuple[list[Any], float]:
@@ -117,9 +118,10 @@ async def _asked_at_once(client: Any, prefix: str) -> tuple[list[Any], float]:
     return answers, await _ping(client.execute_command)
 
 
-async def _of_cluster(client: Any, shown: str, prefix: str, seconds: float, left: float) -> Readiness:
+async def _of_cluster(
+    client: Any, nodes: Mapping[str, Any], shown: str, prefix: str, seconds: float, left: float
+) -> Readiness:
     """All its masters, each within the time that is ``left``. Nobody else has the sessions of one that is not ready."""
-    nodes = {str(node.name): node for node in client.get_primaries()}
     tags = tags_of(nodes, lambda tag: str(client.get_node_from_key(tag).name))
 
     async def asked(name: str, node: Any) -> Readiness:
