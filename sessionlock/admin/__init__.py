@@ -7,10 +7,10 @@
     page = asgi_admin("redis://localhost:6379/0", allow=lambda scope: scope["user"].is_staff)
     app.mount("/admin/sessions", page)
 
-``allow`` says who may look (True or ``"look"``), and who may also take locks and log out (``"act"``). No default.
+``allow`` says who may see locks (``"locks"``), also values (True or ``"look"``), and also act (``"act"``). No default.
 """
 
 from .faces import asgi_admin, wsgi_admin
-from .site import Access, PageAnswer, PageRequest, Site
+from .site import Access, Done, PageAnswer, PageRequest, Site
 
-__all__ = ["Access", "PageAnswer", "PageRequest", "Site", "asgi_admin", "wsgi_admin"]
+__all__ = ["Access", "Done", "PageAnswer", "PageRequest", "Site", "asgi_admin", "wsgi_admin"]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from http.cookies import CookieError, SimpleCookie
+from http import HTTPStatus
 from typing import Any
+from urllib.parse import unquote
 
 from ..blocking.portal import portal
 from ..codecs.base import Codec
+from ..errors import ConfigurationError
 from ..operate import Operator
 from ..policies import SessionPolicy
-from .site import MOST_BODY, Access, PageAnswer, PageRequest, Site
+from .site import MOST_BODY, Access, Done, PageAnswer, PageRequest, Site
 
-__all__ = ["Open", "asgi_admin", "opener", "respond", "wsgi_admin"]
+__all__ = ["Open", "asgi_admin", "check_blocking", "opener", "respond", "wsgi_admin"]
 
 Open = Callable[[], Operator]
 Scope = MutableMapping[str, Any]
@@ -36,6 +38,9 @@ def asgi_admin(
     url: str | Open,
     *,
     allow: Callable[[Scope], Access | Awaitable[Access]],
+    who: Callable[[Scope], str] | None = None,
+    on_done: Callable[[Scope, Done], object] | None = None,
+    root: str = "",
     prefix: str = "sl",
     codec: Codec | None = None,
     policy: SessionPolicy | None = None,
@@ -43,8 +48,10 @@ def asgi_admin(
     """An ASGI application. Mount it behind what knows who is logged in.
 
     ``url``: of the Redis, or what makes an :class:`~sessionlock.operate.Operator`. ``allow``: is given the ASGI scope
-    and says whether its sender may look (True or ``"look"``), may also take locks and log out (``"act"``), or neither;
-    it may be a coroutine function. ``prefix``, ``codec``, ``policy``: as the application's guard has them.
+    and says what its sender may: ``"locks"``, also values (True or ``"look"``), also take locks and log out
+    (``"act"``), or nothing; it may be a coroutine function. ``who``: names the sender for the log. ``on_done``: is
+    told what was done, or shown; it may be a coroutine function. ``root``: where the page is mounted, if the host does
+    not tell that in the scope. ``prefix``, ``codec``, ``policy``: as the application's guard has them.
 
     Raises:
         ConfigurationError: of the URL or prefix.
@@ -60,26 +67,53 @@ def asgi_admin(
         access = allow(scope)
         if inspect.isawaitable(access):
             access = await access
-        root = scope.get("root_path", "")
-        path = scope["path"].removeprefix(root) if root else scope["path"]
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        mounted_at, path = _place(scope, root.rstrip("/"))
+        headers, cookies = dict[str, str](), list[str]()
+        for name, value in scope["headers"]:
+            headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+            if name.lower() == b"cookie":  # HTTP/2 and 3 may send it in parts
+                cookies.append(value.decode("latin-1"))
         body = await _body(receive) if scope["method"] == "POST" else b""
         asked = PageRequest(
             scope["method"],
             path,
-            root,
-            cookies=_cookies(headers.get("cookie", "")),
+            mounted_at,
+            query=scope.get("query_string", b"").decode("latin-1"),
+            cookies=_cookies("; ".join(cookies)),
             headers=headers,
             body=body,
             secure=scope.get("scheme") == "https",
             access=access,
+            who=who(scope) if who is not None else "",
         )
         answer = await respond(open_operator, asked)
+        if on_done is not None and answer.done is not None:
+            told = on_done(scope, answer.done)
+            if inspect.isawaitable(told):
+                await told
         named = [(name.encode(), value.encode("latin-1")) for name, value in answer.headers]
         await send({"type": "http.response.start", "status": answer.status, "headers": named})
         await send({"type": "http.response.body", "body": answer.body})
 
     return application
+
+
+def _place(scope: Scope, told: str) -> tuple[str, str]:
+    """Where it is mounted, and the path below that.
+
+    By the standard ``path`` has ``root_path`` before it. Some cut that off; Litestar cuts off the mount, puts a slash
+    behind, and leaves the whole only in ``raw_path``.
+    """
+    root, path = scope.get("root_path", "").rstrip("/"), scope["path"].rstrip("/")
+    if root and f"{path}/".startswith(f"{root}/"):
+        path = path[len(root) :]
+    elif whole := unquote((scope.get("raw_path") or b"").decode("latin-1").partition("?")[0]).rstrip("/"):
+        cut = whole.removesuffix(path)
+        if cut != whole or not path:
+            root = cut if f"{cut}/".startswith(f"{root}/") else root + cut
+    if told and f"{path}/".startswith(f"{told}/"):
+        root, path = root + told, path[len(told) :]
+    return root, path
 
 
 async def _lifespan(receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Any]) -> None:
@@ -101,21 +135,31 @@ async def _body(receive: Callable[[], Awaitable[Any]]) -> bytes:
 
 
 def _cookies(header: str) -> dict[str, str]:
-    try:
-        return {name: morsel.value for name, morsel in SimpleCookie(header).items()}
-    except CookieError:
-        return {}
+    """As browsers send them: the host's other cookies are of any form, and none of them may hide ours."""
+    pairs = (part.partition("=") for part in header.split(";"))
+    return {name.strip(): value.strip() for name, equals, value in pairs if equals}
+
+
+def check_blocking(allow: Callable[..., Any], place: str) -> None:
+    """Raises :class:`~sessionlock.ConfigurationError`: ``allow`` is a coroutine function, and nobody awaits it."""
+    if inspect.iscoroutinefunction(allow) or inspect.iscoroutinefunction(type(allow).__call__):
+        raise ConfigurationError(f"{place}(allow=...) is called without await: give a plain function")
 
 
 def wsgi_admin(
     url: str | Open,
     *,
     allow: Callable[[dict[str, Any]], Access],
+    who: Callable[[dict[str, Any]], str] | None = None,
+    on_done: Callable[[dict[str, Any], Done], object] | None = None,
     prefix: str = "sl",
     codec: Codec | None = None,
     policy: SessionPolicy | None = None,
 ) -> Callable[..., Iterable[bytes]]:
-    """A WSGI application, as :func:`asgi_admin`; ``allow`` is given the environment."""
+    """A WSGI application, as :func:`asgi_admin`; ``allow``, ``who`` and ``on_done`` are given the environment, and are
+    plain functions.
+    """
+    check_blocking(allow, "wsgi_admin")
     open_operator = opener(url, prefix, codec, policy)
 
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -125,18 +169,19 @@ def wsgi_admin(
         asked = PageRequest(
             environ["REQUEST_METHOD"],
             environ.get("PATH_INFO", ""),
-            environ.get("SCRIPT_NAME", ""),
+            environ.get("SCRIPT_NAME", "").encode("latin-1").decode(errors="replace"),
+            query=environ.get("QUERY_STRING", ""),
             cookies=_cookies(environ.get("HTTP_COOKIE", "")),
             headers=headers,
             body=body,
             secure=environ.get("wsgi.url_scheme") == "https",
             access=allow(environ),
+            who=who(environ) if who is not None else "",
         )
         answer: PageAnswer = portal().call(respond, open_operator, asked)
-        start_response(f"{answer.status} {_REASONS.get(answer.status, 'Error')}", answer.headers)
+        if on_done is not None and answer.done is not None:
+            on_done(environ, answer.done)
+        start_response(f"{answer.status} {HTTPStatus(answer.status).phrase}", answer.headers)
         return [answer.body]
 
     return application
-
-
-_REASONS = {200: "OK", 303: "See Other", 400: "Bad Request", 403: "Forbidden", 404: "Not Found"}

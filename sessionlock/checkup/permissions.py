@@ -52,7 +52,7 @@ ALONGSIDE: Mapping[str, tuple[str, ...]] = {
     "doctor and the look at the server see more": ("config|get", "hello", "info", "waitaof"),
     "durability=Replicated(...)": ("wait", "waitaof"),
     "guard.repair_index()": ("scan",),
-    OPERATING: ("dbsize", "hscan", "memory|usage", "scan"),
+    OPERATING: ("dbsize", "hkeys", "hstrlen", "memory|usage", "scan"),
     "redis-py names itself in CLIENT LIST": ("client|setinfo", "client|setname"),
 }
 

@@ -172,7 +172,7 @@ class Operator:
                 break
         states = await self._lock_states(found)
         seen = [state for state in states.values() if state.holder is not None or state.queue]
-        return LocksSeen(tuple(seen), share, await self.keys())
+        return LocksSeen(tuple(seen), share, await self.keys(), full=len(found) > most)
 
     async def count(
         self,
@@ -245,23 +245,21 @@ class Operator:
 
     async def fields(self, digest: str) -> tuple[SessionField, ...]:
         """The keys of a session and how large their values are, without the values; the first 10,000 of them."""
+        return (await self.fields_from(digest, 0, MOST_FIELDS))[0]
+
+    async def fields_from(self, digest: str, begin: int, most: int) -> tuple[tuple[SessionField, ...], int]:
+        """``most`` of its keys in their order, beginning with number ``begin``; and how many there are. Redis sends no
+        value, only the names of all and the sizes of these.
+        """
         keys = keys_named(self.prefix, digest)
-        shard, cursor, found = await self._shards.of(keys.session), "0", dict[str, int]()
-        while len(found) < MOST_FIELDS:
-            [reply] = await shard.ask([("HSCAN", keys.session, cursor, "COUNT", AT_ONCE)])
-            if reply is NOT_TOLD:
-                break
-            cursor, fields = (
-                as_bytes(reply[0]).decode() if isinstance(reply[0], (str, bytes)) else str(reply[0]),
-                reply[1],
-            )
-            for name, value in _field_pairs(fields):
-                key = key_of_field(name)
-                if key is not None:
-                    found[key] = len(value)
-            if cursor == "0":
-                break
-        return tuple(SessionField(key, size) for key, size in sorted(found.items()))
+        shard = await self._shards.of(keys.session)
+        [reply] = await shard.ask([("HKEYS", keys.session)])
+        names = () if reply is NOT_TOLD else map(as_bytes, reply)
+        there = sorted((key, name) for name in names if (key := key_of_field(name)) is not None)
+        shown = there[begin : begin + most]
+        sizes = await shard.ask([("HSTRLEN", keys.session, name) for _, name in shown])
+        known = zip(shown, sizes, strict=True)
+        return tuple(SessionField(key, int(size)) for (key, _), size in known if size is not NOT_TOLD), len(there)
 
     async def values(self, digest: str, wanted: Sequence[str]) -> dict[str, Any]:
         """These keys of a session with their values, read by the codec; those that it does not have are left out.
@@ -394,9 +392,3 @@ def _batches(at: dict[str, Shard]) -> Iterable[tuple[Shard, list[str]]]:
     for shard, digests in by_shard.items():
         for begin in range(0, len(digests), AT_ONCE):
             yield shard, digests[begin : begin + AT_ONCE]
-
-
-def _field_pairs(fields: Any) -> Iterable[tuple[bytes, bytes]]:
-    """Of a hash, as a client tells it: a mapping, or flat."""
-    pairs = fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=True)
-    return ((as_bytes(name), as_bytes(value)) for name, value in pairs)

@@ -76,11 +76,14 @@ class LockState:
 
 @dataclass(frozen=True, slots=True)
 class LocksSeen:
-    """``share``: of the keys that were looked at, from 0 to 1; 1: all. ``keys``: how many there are in the database."""
+    """``share``: of the keys that were looked at, from 0 to 1; 1: all. ``keys``: how many there are in the database.
+    ``full``: it was given up because so many were found, not for the time.
+    """
 
     locks: tuple[LockState, ...]
     share: float
     keys: int
+    full: bool = False
 
     @property
     def longest_held(self) -> list[LockState]:
