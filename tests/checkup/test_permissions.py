@@ -110,7 +110,8 @@ def test_what_the_index_of_a_users_sessions_asks() -> None:
 def test_what_operators_ask() -> None:
     """Beside what a guard may: they look at all locks and sessions."""
     text = "".join(path.read_text("utf-8") for path in (ROOT / "sessionlock" / "operate").glob("*.py"))
-    looks = {name.lower() for name in re.findall(r'"(DBSIZE|KEYS|MEMORY|OBJECT|CLIENT|PUBSUB|[HSZ]?SCAN)"', text)}
+    asked = re.findall(r'"(DBSIZE|H?KEYS|HSTRLEN|MEMORY|OBJECT|CLIENT|PUBSUB|[HSZ]?SCAN)"', text)
+    looks = {name.lower() for name in asked}
     assert looks == {command.partition("|")[0] for command in ALONGSIDE[OPERATING]}
 
 

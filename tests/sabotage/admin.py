@@ -11,7 +11,7 @@ SABOTAGE: Table = [
         "anybody may look at the admin page",
         "admin",
         "admin/site.py",
-        '        if asked.access not in (True, "look", "act"):\n',
+        '        if asked.access not in (True, "locks", "look", "act"):\n',
         "        if False:\n",
         SITE + "test_who_may_not_look",
     ),

@@ -92,5 +92,5 @@ def test_a_value_and_a_log_out(client: Client) -> None:
     refused = other.post(action, marked, **STAFF)
     assert refused.status_code == 403
     done = other.post(action, marked, **ADMIN)
-    assert (done.status_code, done["Location"]) == (303, f"/ops/sessions/session/{digest}")
+    assert (done.status_code, done["Location"]) == (303, f"/ops/sessions/session/{digest}?done=ended")
     assert client.get("/cart").json() == {"cart": []}
