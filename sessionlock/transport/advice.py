@@ -10,6 +10,7 @@ import re
 
 __all__ = [
     "FORBIDDEN",
+    "FULL",
     "KEY_FORBIDDEN",
     "LOADED_ALREADY",
     "NOTHING_NOW",
@@ -28,20 +29,23 @@ __all__ = [
     "SCRIPTS_CHECKED",
     "UNKNOWN",
     "advice_about",
+    "passes",
     "with_advice",
 ]
 
 # --- kinds of answers that code decides by
 
 # What is between says that the server behind it was not reached, or limits how much is asked: proxies (Envoy,
-# twemproxy, predixy) and services. Each has words of its own, and none a code. Not what is too large: that stays so.
+# twemproxy, predixy) and services. Each has words of its own, and none a code. Not what stays so: what is
+# too large, and the end of what a plan allows in a day or a month.
 _IN_BETWEEN = (
-    r"(?:[A-Z]+ )?(?!.*(?:script|protocol error: |syntax| size\b|unknown command))(?:.*\b)?"
+    r"(?:[A-Z]+ )?(?!.*(?:script|protocol error: |syntax| size\b|unknown command|max (?:\w+ )?requests? limit))"
+    r"(?:.*\b)?"
     r"(?:upstream|no (?:healthy|route to|server|available)|server (?:connection|closed|is busy|overloaded)"
-    r"|connection (?:refused|reset|timed out|closed|lost|aborted)|broken pipe|operation timed out|host is down"
-    r"|network is (?:down|unreachable)|disconnected|(?:failed|unable) to connect|could ?n[o']t connect"
+    r"|connection (?:refused|reset|timed out|closed|lost|aborted)|broken pipe|operation timed out"
+    r"|(?:host|network) is (?:down|unreachable)|disconnected|(?:failed|unable) to connect|could ?n[o']t connect"
     r"|max (?:[\w-]+ ){1,6}(?:exceeded|reached)|rate limit|too many (?:requests|connections)|throttl"
-    r"|temporarily|try again|service unavailable)"
+    r"|backend conn|deliver request fail|slot\S* is not ready|temporarily|try again|service unavailable)"
 )
 # "Not now": a server that loads its data set, a master being replaced, a slot being moved, a proxy without its server.
 NOT_NOW = re.compile(r"^(LOADING|TRYAGAIN|MASTERDOWN|CLUSTERDOWN|READONLY|BUSY|UNBLOCKED|NOREPLICAS) ")
@@ -86,6 +90,9 @@ LOADED_ALREADY = "already exists"
 # A function is not even begun then. A script is, up to its first write, so that it tells what was done already and
 # can give a lock up.
 PLIGHTS = ("OOM ", "MISCONF ", "NOREPLICAS ")
+# Those that a server may be in for long. Who begins something had better be told at once, and has lost nothing; for
+# whoever brings what was worked out it is "not now".
+FULL = ("OOM ", "MISCONF ")
 # Once more for a command that a script calls.
 FORBIDDEN = re.compile(r"NOPERM|ACL failure|no permissions|user executing the script can't", re.IGNORECASE)
 KEY_FORBIDDEN = re.compile(
@@ -125,6 +132,10 @@ _ADVICE = (
         "max number of clients|max clients|maxclients",
         "the server has as many connections as it may: raise its maxclients, and look at CLIENT LIST for what leaves"
         " them open. A guard needs two for each process; make one and keep it",
+    ),
+    (
+        r"max (?:\w+ )?requests? limit",
+        "the requests of the service's plan are used up: take a larger one",
     ),
     # What that user may do
     (
@@ -283,6 +294,14 @@ _WHILE_CONNECTING = (
     "if the server expects TLS at that port, use rediss://; else it may have reached its maxclients, or be in protected"
     " mode (which a password ends): its log tells"
 )
+
+
+def passes(said: str, *, saves: bool = False) -> bool:
+    """Whether what a server, or something before it, said may be otherwise a moment later. ``saves``: it was said to a
+    call that brings what was worked out.
+    """
+    told = NOT_NOW.match(said) or NOT_NOW_BEHIND.match(said)
+    return told is not None or (saves and said.startswith(FULL))
 
 
 def advice_about(error: BaseException | str, *, connecting: bool = False) -> str:

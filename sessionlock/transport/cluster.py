@@ -135,7 +135,7 @@ class ClusterRoute:
         async def evaluate(link: Link, asking: bool) -> Any:
             return await link.evaluate(call, asking=asking)
 
-        return await self._to_owner(int(key_slot(call.redis_keys[0])), evaluate)
+        return await self._to_owner(call, evaluate)
 
     async def send_and_wait(self, call: Call[Any], wait: tuple[Any, ...]) -> tuple[Any, Any]:
         async def evaluate(link: Link, asking: bool) -> Any:
@@ -144,7 +144,7 @@ class ClusterRoute:
                 return await link.evaluate(call, asking=True), await link.ask(*wait)
             return await link.evaluate_and_wait(call, wait)
 
-        answer: tuple[Any, Any] = await self._to_owner(int(key_slot(call.redis_keys[0])), evaluate)
+        answer: tuple[Any, Any] = await self._to_owner(call, evaluate)
         return answer
 
     async def ask(self, *words: Any) -> Any:
@@ -168,8 +168,9 @@ class ClusterRoute:
     def reached(self) -> bool:
         return any(link.reached for link in self._links.values())
 
-    async def _to_owner(self, slot: int, evaluate: Callable[[Link, bool], Any]) -> Any:
+    async def _to_owner(self, call: Call[Any], evaluate: Callable[[Link, bool], Any]) -> Any:
         """Follow the redirections. What is lost on the way makes the map suspect, and is the caller's to repeat."""
+        slot = int(key_slot(call.redis_keys[0]))
         try:
             address, asking = await self._owner(slot), False
         except (*LOST, asyncio.CancelledError) as error:
@@ -182,7 +183,7 @@ class ClusterRoute:
                 words = str(error).split(" ")
                 asking = words[0] == "ASK"
                 if words[0] not in ("MOVED", "ASK") or len(words) < 3:
-                    raise self._meant(error) from error
+                    raise self._meant(error, call) from error
                 self._suspect = self._suspect or not asking
                 address = self.map.redirected(words, address)
             except LOST:
@@ -190,8 +191,8 @@ class ClusterRoute:
                 raise
         raise NotNow(f"the cluster redirected {MOST_REDIRECTIONS} times; its nodes disagree about slot {slot}")
 
-    def _meant(self, error: hiredis.ReplyError) -> Exception:
-        meaning = meant(error)
+    def _meant(self, error: hiredis.ReplyError, call: Call[Any]) -> Exception:
+        meaning = meant(error, call)
         if isinstance(meaning, NotNow) and not str(error).startswith("TRYAGAIN"):
             self._suspect = True
         return meaning

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 import hiredis
 from redis.asyncio import RedisCluster
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from tenacity import AsyncRetrying, stop_after_delay
+from tenacity import stop_after_delay
 
 from ..clock import monotonic
 from ..errors import OutcomeUnknown, RedisUnavailable, ScriptsForbidden
@@ -26,19 +26,19 @@ from ..protocol.calls import Abandon, Call
 from ..protocol.keys import SessionKeys
 from ..protocol.numbers import Numbers
 from ..protocol.replies import Committed, Conflict, Refused, Snapshot
-from .advice import NO_SCRIPTS, with_advice
+from .advice import FULL, NO_SCRIPTS, with_advice
 from .clients import server_name
 from .cluster import ClusterRoute
 from .one_server import ServerRoute
-from .outages import Circuit, CutOff, Trouble, is_outage, was_cut, while_lost, worth_repeating
-from .route import LOST, NotNow, Route, meant
+from .outages import Circuit, CutOff, Trouble, is_outage, while_lost, worth_repeating
+from .repetition import FAILURES, Repetition
+from .route import NotNow, Route, meant
 from .tasks import fetch_error, within
 from .wire import was_unsent
 
 __all__ = ["RedisExecutor"]
 
 T = TypeVar("T")
-FAILURES = (RedisError, hiredis.ReplyError, NotNow, *LOST)
 CUTS_BY_A_LIMIT = 3  # connections in a row that are closed over one call, before that is taken for the call's doing
 BACK = "try again when Redis is back"
 MOST_PARKED = 2000  # calls that give something up and wait for the end of an outage to do so
@@ -250,7 +250,7 @@ class RedisExecutor:
         if first is not None and not worth_repeating(first):
             raise self._given_up(where, first, began_at, call)
         trouble = self.circuit.doubt(where, began_at)
-        repetition = _Repetition(send, args, first, self._tell_repeated(call))
+        repetition = Repetition(send, args, first, self._tell_repeated(call))
         left = max(0.0, began_at + self._retry_for - monotonic())
         retrying = self._retrying.copy(stop=stop_after_delay(left))
         ended = await repetition.run(retrying, trouble.opened, left if self._cuts else None)
@@ -263,7 +263,7 @@ class RedisExecutor:
             met = RedisTimeoutError(f"no answer within {self._retry_for:g} s")
         if repetition.cuts >= CUTS_BY_A_LIMIT and await self.circuit.is_there(call.keys):
             met = CutOff(f"{met}, each time that this was sent")
-        raise self._given_up(where, met, began_at, call, sent=repetition.sent)
+        raise self._given_up(where, met, began_at, call, sent=repetition.sent, lost=repetition.lost)
 
     def _tell_repeated(self, call: Call[Any]) -> Callable[[int], object]:
         observer = self._observer
@@ -285,7 +285,14 @@ class RedisExecutor:
             raise trouble.refusal() if first is None else _mapped(first, call, sent=not was_unsent(first))
 
     def _given_up(
-        self, where: str | None, error: Exception, began_at: float, call: Call[Any], *, sent: bool = True
+        self,
+        where: str | None,
+        error: Exception,
+        began_at: float,
+        call: Call[Any],
+        *,
+        sent: bool = True,
+        lost: bool = False,
     ) -> RedisUnavailable:
         if is_outage(error) or isinstance(error, NotNow):
             self.circuit.gave_up(where, error, began_at, call.keys)
@@ -293,7 +300,7 @@ class RedisExecutor:
             self.circuit.answered(where)
             if not (NO_SCRIPTS.match(str(error)) and call.needs_no_script):
                 self.circuit.complain(error)
-        mapped = _mapped(error, call, sent=sent)
+        mapped = _mapped(error, call, sent=sent, lost=lost)
         mapped.__cause__ = error
         return mapped
 
@@ -395,58 +402,6 @@ class RedisExecutor:
         await self.route.aclose()
 
 
-class _Repetition:
-    """Tries of one call, after its ``first``. ``sent``: whether any of them had a connection; ``last``: what the last
-    one that ended met; ``cuts``: how many in a row had a connection that was closed. ``on_again``: called before each
-    but the first, with how many there were.
-    """
-
-    def __init__(
-        self,
-        send: Callable[..., Awaitable[Any]],
-        args: tuple[Any, ...],
-        first: Exception | None,
-        on_again: Callable[[int], object],
-    ) -> None:
-        self.sent = first is not None and not was_unsent(first)
-        self.last = first
-        self.cuts: int = was_cut(first)
-        self._tries = 0 if first is None else 1
-        self._on_again = on_again
-        self._send = send
-        self._args = args
-
-    async def _again(self) -> Any:
-        if self._tries:
-            self._on_again(self._tries)
-        self._tries += 1
-        try:
-            return await self._send(*self._args)
-        except asyncio.CancelledError as error:
-            self.sent = self.sent or not was_unsent(error)
-            raise
-        except FAILURES as error:
-            self.last = error
-            self.cuts = self.cuts + 1 if was_cut(error) else 0
-            self.sent = self.sent or not was_unsent(error)
-            raise
-
-    async def run(
-        self, retrying: AsyncRetrying, opened: asyncio.Future[None], within: float | None
-    ) -> asyncio.Task[Any] | None:
-        """The tries, ended; None when they were cut off: their time is over, or ``opened`` tells of an outage."""
-        tries: asyncio.Task[Any] = asyncio.ensure_future(retrying(self._again))
-        try:
-            await asyncio.wait([tries, opened], timeout=within, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            if not tries.done():
-                tries.cancel()
-                tries.add_done_callback(fetch_error)
-        if not tries.done():
-            await asyncio.wait([tries])  # then it is known what was sent
-        return None if tries.cancelled() else tries
-
-
 def _told(outcome: T, safety: Replication | None) -> tuple[T, Replication | None]:
     """What was committed also tells by itself how far it came."""
     if isinstance(outcome, Committed):
@@ -481,11 +436,13 @@ def _route(client: Any, reply_within: float, on_break: Callable[[], None]) -> Ro
     return ServerRoute(client, reply_within=reply_within, on_break=on_break)
 
 
-def _mapped(error: Exception, call: Call[Any], *, sent: bool = True) -> RedisUnavailable:
-    """``sent``: whether any of the tries had a connection."""
+def _mapped(error: Exception, call: Call[Any], *, sent: bool = True, lost: bool = False) -> RedisUnavailable:
+    """``sent``: whether any of the tries had a connection. ``lost``: whether one may have been carried out."""
     what = f"the {call.script} call"
     if isinstance(error, NotNow):
-        return RedisUnavailable(with_advice(f"Redis cannot serve {what} now: {error}", error))
+        known = not lost and str(error).startswith(FULL)  # then the lock can be given up at once
+        doubt = "; whether it took effect is unknown, nothing is saved twice" if lost else ""
+        return RedisUnavailable(with_advice(f"Redis cannot serve {what} now: {error}{doubt}", error), refused=known)
     if worth_repeating(error) and not sent:
         said = f"there was no connection to Redis for {what} ({error}); nothing was sent"
         return RedisUnavailable(with_advice(said, error, connecting=True, otherwise=BACK), unsent=True)

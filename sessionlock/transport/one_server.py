@@ -44,19 +44,19 @@ class ServerRoute:
         try:
             return await self.link.otherwise(call, refusal)
         except hiredis.ReplyError as error:
-            raise self._meant(error) from error
+            raise self._meant(error, call) from error
 
     async def send(self, call: Call[Any]) -> Any:
         try:
             return await self.link.evaluate(call)
         except hiredis.ReplyError as error:
-            raise self._meant(error) from error
+            raise self._meant(error, call) from error
 
     async def send_and_wait(self, call: Call[Any], wait: tuple[Any, ...]) -> tuple[Any, Any]:
         try:
             return await self.link.evaluate_and_wait(call, wait)
         except hiredis.ReplyError as error:
-            raise self._meant(error) from error
+            raise self._meant(error, call) from error
 
     async def ask(self, *words: Any) -> Any:
         return await self.link.ask(*words)
@@ -77,12 +77,12 @@ class ServerRoute:
     def reached(self) -> bool:
         return self.link.reached
 
-    def _meant(self, error: hiredis.ReplyError) -> Exception:
+    def _meant(self, error: hiredis.ReplyError, call: Call[Any]) -> Exception:
         said = words_of(error)
         if NOT_HERE.match(said):
             self.link.drop()
         self._is_split = self._is_split or ONE_SLOT.search(said) is not None
-        return meant(error)
+        return meant(error, call)
 
     def group(self, keys: SessionKeys) -> object:
         """All may be named in one call; but by slot, once a proxy has told that a cluster is behind it."""

@@ -20,7 +20,7 @@ from ..clock import monotonic
 from ..errors import RedisUnavailable
 from ..observe import Observer, OutageBegan, OutageEnded
 from ..protocol.keys import SessionKeys
-from .advice import NO_RESP3, NOT_LET_IN, NOTHING_NOW, with_advice
+from .advice import NO_RESP3, NOT_LET_IN, NOTHING_NOW, passes, with_advice
 from .breaker import Breaker
 from .route import LOST, NotNow, meant
 from .tasks import within
@@ -42,6 +42,8 @@ class CutOff(RedisConnectionError):
 
 def worth_repeating(error: BaseException) -> bool:
     """Whether what failed may succeed a moment later."""
+    if isinstance(error, ResponseError):  # while connecting, in redis-py's words
+        return passes(f"ERR {error}")
     # redis-py takes a wrong password for a lost connection.
     hopeless = isinstance(error, AuthenticationError) or NO_RESP3.search(str(error))
     return isinstance(error, (*LOST, NotNow)) and not hopeless

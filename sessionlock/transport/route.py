@@ -11,7 +11,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ..protocol.calls import Call
 from ..protocol.keys import SessionKeys
-from .advice import NOT_NOW, NOT_NOW_BEHIND
+from .advice import passes
 from .reply import Reply
 
 __all__ = ["LOST", "NotNow", "Route", "meant", "words_of"]
@@ -78,8 +78,10 @@ def words_of(error: Exception) -> str:
     return IN_A_SCRIPT.sub("", str(error))
 
 
-def meant(error: Exception) -> Exception:
-    """An error reply as what it means: :class:`NotNow`, or itself."""
+def meant(error: Exception, call: Call[Any] | None = None) -> Exception:
+    """An error reply, to that call, as what it means: :class:`NotNow`, or itself."""
+    if isinstance(error, LOST):
+        return error
     words = words_of(error)
-    passing = NOT_NOW.match(words) or (not isinstance(error, LOST) and NOT_NOW_BEHIND.match(words))
-    return NotNow(words) if passing else error
+    saves = bool(getattr(call, "changes", ())) and call is not None and not call.begins
+    return NotNow(words) if passes(words, saves=saves) else error

@@ -42,13 +42,17 @@ PATIENCE = 10.0
 
 
 class Fault:
-    """One armed fault: it happens to the next ``times`` matching requests (pushes), then no more."""
+    """One armed fault: it happens to the next ``times`` matching requests (pushes), then no more. ``says``: what the
+    client is told in the reply's place, if it is told anything; ``does``: whether the server gets the request.
+    """
 
     def __init__(self, match: Match | None, times: float) -> None:
         self.match = match
         self.left = times
         self.count = 0
         self.happened = asyncio.Event()
+        self.says = b""
+        self.does = True
 
     def takes(self, frame: bytes) -> bool:
         """Whether it shall happen to this frame; if so, one of its times is used up."""
@@ -175,6 +179,15 @@ class FaultyProxy:
         """
         self.dropped.clear()
         return _arm(self._drop_replies, match, times)
+
+    def refuse_next(self, says: str, match: Match | None = None, times: int = 1, *, does: bool = False) -> Fault:
+        """Answer the next request that contains ``match`` with the error ``says``, as something before the server may.
+
+        The server never sees it; or it does, and what it answers is lost (``does``).
+        """
+        fault = _arm(self._drop_replies, match, times)
+        fault.says, fault.does = b"-%b\r\n" % says.encode(), does
+        return fault
 
     def drop_next_request(self, match: Match | None = None, times: int = 1) -> Fault:
         """Swallow the next request that contains ``match`` and reset the client; the server never sees it.
@@ -438,7 +451,10 @@ class _Connection:
         if head(frame) in CONFIRMATIONS:
             self.subscribed = True  # confirmed by pushes, not by a reply
         else:
-            self._unanswered.append(proxy._eats_reply_to(frame))
+            eats = proxy._eats_reply_to(frame)
+            self._unanswered.append(eats)
+            if eats is not None and not eats.does:
+                frame = b"*1\r\n$4\r\nPING\r\n"  # so that the refusal comes in its turn
         self.requests.push(frame)
         if hold is not None:
             proxy._record_hold(hold)
@@ -475,7 +491,13 @@ class _Connection:
             self.replies.push(frame)
 
     def _eat(self, fault: Fault) -> None:
-        """Cut the client off where the reply would have come, behind the replies that are still on their way to it."""
+        """Cut the client off where the reply would have come, behind the replies that are still on their way to it; or
+        tell it something else.
+        """
+        if fault.says:
+            self.replies.push(fault.says)
+            fault.record()
+            return
 
         def cut() -> None:
             self.cut_client()

@@ -79,7 +79,7 @@ SABOTAGE: Table = [
     (
         "a call that is sent again is told to nobody",
         "observe",
-        "transport/executor.py",
+        "transport/repetition.py",
         "            self._on_again(self._tries)\n",
         "            pass\n",
         MORE + "test_calls_that_are_sent_again",

@@ -19,7 +19,49 @@ SILENT = "tests/faults/test_silent_pushes.py::"
 HEARING = "tests/transport/test_pushes.py::"
 DOWN = "tests/transport/test_sentinels_down.py::"
 
+NOT_NOW = "tests/faults/test_not_now.py::"
+
 SABOTAGE: Table = [
+    (
+        "what the plan's end or a script says is taken for passing",
+        "not now",
+        "transport/advice.py",
+        "    return told is not None or (saves and said.startswith(FULL))\n",
+        '    return told is not None or said.startswith("ERR ")\n',
+        NOT_NOW + "test_what_is_not_for_the_moment_is_told_at_once",
+    ),
+    (
+        "full memory ends a save at once",
+        "not now",
+        "transport/route.py",
+        "passes(words, saves=saves)",
+        "passes(words)",
+        NOT_NOW + "test_memory_that_is_full_for_a_moment",
+    ),
+    (
+        "whoever begins waits for memory, too",
+        "not now",
+        "transport/route.py",
+        "passes(words, saves=saves)",
+        "passes(words, saves=True)",
+        NOT_NOW + "test_memory_that_is_full_for_a_moment",
+    ),
+    (
+        "a lock is kept although its save was refused each time",
+        "not now",
+        "transport/executor.py",
+        "known = not lost and str(error).startswith(FULL)",
+        "known = False",
+        NOT_NOW + "test_memory_that_stays_full",
+    ),
+    (
+        "what a proxy may have passed on is told as refused",
+        "not now",
+        "transport/repetition.py",
+        "        return NOT_NOW_BEHIND.match(str(error)) is not None\n",
+        "        return False\n",
+        NOT_NOW + "test_it_stays_so",
+    ),
     (
         "a server that takes functions only is refused",
         "words",
@@ -452,10 +494,13 @@ SABOTAGE: Table = [
     (
         "what a proxy says of a moment is final",
         "outages",
-        "transport/route.py",
-        " or (not isinstance(error, LOST) and NOT_NOW_BEHIND.match(words))",
-        "",
-        "tests/servers/test_flavours.py::test_what_passes_is_repeated",
+        "transport/advice.py",
+        "    told = NOT_NOW.match(said) or NOT_NOW_BEHIND.match(said)\n",
+        "    told = NOT_NOW.match(said)\n",
+        (
+            "tests/servers/test_flavours.py::test_what_passes_is_repeated",
+            NOT_NOW + "test_whoever_refused_it_and_whether_it_was_done",
+        ),
     ),
     (
         "one session that the server hangs up on is an outage of all",
@@ -476,9 +521,9 @@ SABOTAGE: Table = [
     (
         "an earlier try is forgotten when there is no connection any more",
         "connection",
-        "transport/executor.py",
-        "else 0\n            self.sent = self.sent or not was_unsent(error)\n",
-        "else 0\n            self.sent = not was_unsent(error)\n",
+        "transport/repetition.py",
+        "            self.sent = self.sent or not was_unsent(error)\n            self.lost = self.lost or _is_lost",
+        "            self.sent = not was_unsent(error)\n            self.lost = self.lost or _is_lost",
         "tests/faults/test_lost_replies.py::test_what_was_sent_once",
     ),
     (
