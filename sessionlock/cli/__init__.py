@@ -1,19 +1,21 @@
 """The command line: ``sessionlock demo | doctor | audit | top | locks | sessions | inspect | release | logout``.
 
 Exit status: 0 done; 1 the answer is no (the demo's guarded run lost something, there is no such session or holder);
-2 wrong usage or no Redis to work with (``doctor``: or one that does not do); 130 after Ctrl-C, 143 after SIGTERM.
+2 wrong usage or no Redis to work with (``doctor``: or one that does not do); 130 after Ctrl-C, 143 after SIGTERM;
+141 where nobody reads on.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 
 from ..version import __version__
 from .address import add_url
+from .ending import Ended, complain, open_streams, put_away_output, signals_end_it, what_failed
 from .failure import Failure
+from .numbers import between, seconds
 from .operators import arguments as operators
 from .place import Place
 
@@ -46,7 +48,6 @@ COMMANDS = {
 DEMO_URL = (
     "a Redis of yours; the demo uses random names there and deletes them at its end (default: a private server process)"
 )
-LONGEST_WITHIN = 3600.0
 DEMO_REQUESTS = "requests to each of the three sessions in each run (default: 1000)"
 
 
@@ -55,21 +56,28 @@ def main(argv: Sequence[str] | None = None, *, place: Place | None = None, progr
 
     ``place``: where an application keeps its sessions, for a framework's commands; ``program``: what was called.
     """
+    open_streams()
     arguments = _parser(program).parse_args(argv)
     vars(arguments)["place"] = place
     try:
-        status = _command(arguments.command)(arguments)
-        sys.stdout.flush()
+        with signals_end_it():
+            status = _command(arguments.command)(arguments)
+            sys.stdout.flush()
     except Failure as failure:
-        print(f"sessionlock: {failure}", file=sys.stderr)
+        complain(str(failure))
         return 2
     except KeyboardInterrupt:
-        print("sessionlock: interrupted", file=sys.stderr)
+        complain("interrupted")
         return 130
+    except Ended as end:
+        return end.status
     except BrokenPipeError:
-        # Whoever read us has left (`| head`). The interpreter's own flush at exit must not fail over it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        put_away_output()  # whoever read us has left (`| head`)
         return 141
+    except OSError as error:
+        put_away_output()
+        complain(what_failed(error))
+        return 2
     return status
 
 
@@ -113,8 +121,8 @@ def _parser(program: str) -> argparse.ArgumentParser:
 
     option = added["demo"].add_argument
     option("--url", help=DEMO_URL)
-    option("--nodes", type=_whole(1, 64), default=4, metavar="N", help="node processes (default: 4)")
-    option("--requests", type=_whole(1, 20_000), default=1000, metavar="N", help=DEMO_REQUESTS)
+    option("--nodes", type=between(1, 64), default=4, metavar="N", help="node processes (default: 4)")
+    option("--requests", type=between(1, 20_000), default=1000, metavar="N", help=DEMO_REQUESTS)
     option("--seed", type=int, metavar="N", help="which requests deliver messages (default: random)")
 
     option = added["doctor"].add_argument
@@ -125,7 +133,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     option(
         "--probe", action="store_true", help="only whether it takes sessions now, in one line; reads, changes nothing"
     )
-    option("--within", type=_seconds, default=1.0, metavar="SECONDS", help="for --probe: how long to wait (default: 1)")
+    option("--within", type=seconds, default=1.0, metavar="SECONDS", help="for --probe: how long to wait (default: 1)")
     mode = "which mode your application uses; optimistic: no locks, and no scripts needed (default: lock)"
     option("--mode", choices=("lock", "optimistic"), default="lock", help=mode)
     option("--acl", action="store_true", help="only print what a Redis user must be permitted; asks no server")
@@ -134,7 +142,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     what = "a Redis (all masters of a Cluster), a capture, or - for standard input (default: a Redis, said as below)"
     option("source", nargs="?", metavar="URL|FILE", help=what)
     add_url(added["audit"])
-    option("--seconds", type=_whole(1, 3600), default=10, metavar="N", help="how long to read (default: 10)")
+    option("--seconds", type=between(1, 3600), default=10, metavar="N", help="how long to read (default: 10)")
     option("--match", metavar="PATTERN", help="only keys like that: 'session:*' (default: all)")
     option("--yes", action="store_true", help="do not ask before MONITOR begins")
 
@@ -143,24 +151,3 @@ def _parser(program: str) -> argparse.ArgumentParser:
     for name in ("demo", "doctor", "audit"):
         added[name].add_argument("--json", action="store_true", help="print one JSON object instead")
     return parser
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= LONGEST_WITHIN:
-        raise argparse.ArgumentTypeError(f"must be above 0, and at most {LONGEST_WITHIN:g}")
-    return value
-
-
-_seconds.__name__ = "number"  # argparse names the type in its messages
-
-
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        value = int(text)
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"must be from {least} to {most}")
-        return value
-
-    number.__name__ = "number"  # argparse names the type in its messages
-    return number

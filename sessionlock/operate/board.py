@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 
+from ..errors import RedisUnavailable
 from .operator import Found, Operator
 from .told import LocksSeen, LockState
 
@@ -89,10 +90,14 @@ class Board:
         """What there is now. It searches for a part of ``within`` seconds, and goes on with that the next time.
 
         Raises:
-            RedisUnavailable: no answer, or a refusal.
+            RedisUnavailable: no answer, or a refusal. The next look begins where this one ended.
         """
-        await self._search(within * SHARE_FOR_SEARCH)
-        states = await self._operator.lock_states(self._followed)
+        try:
+            await self._search(within * SHARE_FOR_SEARCH)
+            states = await self._operator.lock_states(self._followed)
+        except RedisUnavailable:
+            await self._operator.learn_anew()  # the next look may find another master there
+            raise
         now = time.monotonic()
         for digest, state in states.items():
             self._note(digest, state, now)

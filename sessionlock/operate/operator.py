@@ -311,6 +311,10 @@ class Operator:
 
     # --- life
 
+    async def learn_anew(self) -> None:
+        """Ask again which masters there are, the next time: one of them does not answer any more."""
+        await self._shards.learn_anew()
+
     async def aclose(self) -> None:
         """Close what it opened."""
         await self._shards.aclose()

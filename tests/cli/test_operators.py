@@ -22,7 +22,7 @@ from sessionlock.cli import main
 from sessionlock.cli.address import FILE_VARIABLE, URL_VARIABLE
 from sessionlock.cli.tables import Column, Page, Table, lines_of
 from sessionlock.cli.terminal import Style
-from sessionlock.operate import Board, Operator
+from sessionlock.operate import Board, Operator, View
 from sessionlock.protocol.keys import keys_for, new_sid
 from tests.harness.commands import connect
 from tests.harness.deployments import MakeGuard
@@ -336,7 +336,8 @@ def test_a_column_that_matters_less_goes_first() -> None:
     assert widest == {80: [*"abcd"], 48: [*"abcd"], 36: [*"acd"], 24: [*"ad"]}
 
 
-def test_top_in_a_terminal_ends_with_ctrl_c(redis_url: str) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_top_in_a_terminal_ends_with_a_signal(redis_url: str, number: int, status: int) -> None:
     """It shows a look, and leaves the terminal as it was."""
     ours, terminal = os.openpty()
     environment = {**os.environ, URL_VARIABLE: redis_url, "TERM": "xterm", "COLUMNS": "80"}
@@ -349,11 +350,42 @@ def test_top_in_a_terminal_ends_with_ctrl_c(redis_url: str) -> None:
                 screen += part
                 if b"locks held" in screen and not told:
                     told = True
-                    process.send_signal(signal.SIGINT)
-    assert process.returncode == 0
+                    process.send_signal(number)
+    assert process.returncode == status
     assert b"waits by route" in screen
     assert screen.count(b"\x1b[?1049h") == screen.count(b"\x1b[?1049l")
     assert screen.count(b"\x1b[?25l") == screen.count(b"\x1b[?25h")
+
+
+def ends(*words: str, **streams: Any) -> subprocess.CompletedProcess[bytes]:
+    """The command in a process of its own, whose end is awaited."""
+    return subprocess.run([sys.executable, "-m", "sessionlock", *words], timeout=60, check=False, **streams)
+
+
+def test_closed_and_full_streams_end_no_command_by_a_traceback(redis_url: str) -> None:
+    """What is closed is like /dev/null; what is full is told, and is not "no" (1)."""
+    shell = f"{sys.executable} -m sessionlock"
+    for rest, status in (
+        ("locks --url $U >&-", 0),
+        ("locks --url $U --json >&- 2>&-", 0),
+        ("doctor --probe --url $U >&-", 0),
+        ("release - --yes --url $U <&-", 2),
+        ("release x --url $U <&-", 1),
+    ):
+        ran = subprocess.run(
+            ["sh", "-c", f"{shell} {rest}"],
+            env={**os.environ, "U": redis_url},
+            timeout=60,
+            check=False,
+            capture_output=True,
+        )
+        assert ran.returncode == status, (rest, ran)
+        assert b"Traceback" not in ran.stderr, rest
+    with open("/dev/full", "wb") as full:
+        ran = ends("locks", "--url", redis_url, stdout=full, stderr=subprocess.PIPE)
+    assert ran.returncode == 2
+    assert ran.stderr.decode().count("\n") == 1
+    assert b"could not be written (No space left" in ran.stderr
 
 
 # --- what top follows
@@ -377,6 +409,34 @@ async def test_the_board_finds_what_is_hot(node: MakeGuard, redis_url: str) -> N
             assert view.hot[1].saves > 0
             assert [(one.route, one.waiting, one.blocking) for one in view.routes] == [("GET /", 1, 0), ("", 0, 1)]
         await board.aclose()
+
+
+async def test_top_waits_for_a_server_that_went_away(
+    run: Run, own_server: Callable[..., FaultyServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says since when, and goes on; only where there never was an answer, or the last look had none, it ends so."""
+    server = own_server()
+    look, before_looks = Board.look, list[Callable[[], object]]()
+
+    async def looks(board: Board, within: float) -> View:
+        before_looks.pop(0)()
+        return await look(board, within)
+
+    monkeypatch.setattr(Board, "look", looks)
+    at = ("--every", "0.01", "--url", server.unix_url)
+    before_looks[:] = list, server.kill, server.restart
+    status, out, _ = await run("top", "--looks", "3", "--json", *at)
+    first, second, third = map(json.loads, out.splitlines())
+    assert (status, first["held"], third["held"]) == (0, 0, 0)
+    assert "nobody listens there" in second["failed"] or "No such file" in second["failed"]
+    before_looks[:] = list, server.kill, server.restart
+    status, out, _ = await run("top", "--looks", "3", *at)
+    assert status == 0
+    assert re.search(r"no answer since \d\d:\d\d:\d\d: .+\n0 locks held", out)
+    before_looks[:] = list, server.kill
+    assert (await run("top", "--looks", "2", "--json", *at))[0] == 2
+    before_looks[:] = (list,)
+    assert (await run("top", "--looks", "2", "--json", *at))[0] == 2
 
 
 async def test_a_server_that_goes_away_ends_top_with_advice(own_server: Callable[..., FaultyServer]) -> None:

@@ -8,10 +8,12 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
+from ...errors import RedisUnavailable
 from ...operate import Board, Operator, View
+from ..failure import one_line
 from ..printed import print_json
 from ..tables import Column, Page, Table, print_page
 from ..terminal import style_of
@@ -44,17 +46,18 @@ def run_top(arguments: argparse.Namespace) -> int:
     with _putting(arguments) as put:
 
         async def watch(operator: Operator) -> None:
-            board, done, within = Board(operator), 0, FIRST_LOOK
+            board, done, within, last = Board(operator), 0, FIRST_LOOK, _Last(arguments, operator.name, put)
             try:
                 while looks is None or done < looks:
                     if done:
                         await asyncio.sleep(arguments.every)
-                    view = await board.look(within)
+                    try:
+                        last.show(await board.look(within))
+                    except RedisUnavailable as error:
+                        if not last.seen or done + 1 == looks:
+                            raise
+                        last.show_failure(str(error))
                     done, within = done + 1, min(FIRST_LOOK, arguments.every)
-                    if arguments.json:
-                        print_json("top", **as_lines(view, operator.name))
-                    else:
-                        put(page_of(view, operator.name, arguments.limit))
             finally:
                 await board.aclose()
 
@@ -63,6 +66,33 @@ def run_top(arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             pass
     return 0
+
+
+class _Last:
+    """The last look that was answered. A server that is away is waited for: that is when one wants to look."""
+
+    def __init__(self, arguments: argparse.Namespace, where: str, put: Callable[[Page], None]) -> None:
+        self.seen: bool = False
+        self._json: bool = arguments.json
+        self._limit: int = arguments.limit
+        self._where = where
+        self._put = put
+        self._page = Page()
+        self._at = ""
+
+    def show(self, view: View) -> None:
+        self.seen, self._at = True, time.strftime("%H:%M:%S")
+        if self._json:
+            print_json("top", **as_lines(view, self._where))
+            return
+        self._page = page_of(view, self._where, self._limit)
+        self._put(self._page)
+
+    def show_failure(self, why: str) -> None:
+        if self._json:
+            print_json("top", server=self._where, failed=why)
+            return
+        self._put(replace(self._page, head=[f"no answer since {self._at}: {one_line(why)}", *self._page.head]))
 
 
 def page_of(view: View, where: str, limit: int) -> Page:
