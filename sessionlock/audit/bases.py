@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from .compare import Deed, deeds, same, takes_back
 from .facts import Path
@@ -25,6 +25,10 @@ UNKNOWN_DEEDS = 1.0
 NOTHING_DONE = 2.0  # where requests that change nothing were not seen to save
 BEFORE_LAST, LOOKS_TWICE, LONG_AGO = 1.5, 0.5, 3.0  # a base that is not what the connection usually reads last
 BY_CHANCE = 2.5  # a request that does the same as another, which it had not seen
+MOST_CHOICES, LEAST_CHOICES = 64, 4
+MOST_COMPARED = 40_000  # facts, of all that a save may be based on
+
+_Choice = TypeVar("_Choice", bound=object)
 
 
 class Base(NamedTuple):
@@ -69,6 +73,7 @@ def base_of(record: History, event: Happening, version: Version) -> Base:
         choices.append(last)
     if not choices:
         return Base("early" if current.number == 0 and not record.reads_seen else "unread")
+    choices = _not_too_many(choices, version)
     done = _Deeds([_version_of(one) for one in choices], record, event, version)
     if not done.known and any(_version_of(one) is not _version_of(choices[0]) for one in choices):
         return Base("unclear", answered=() if mine is None else (mine,), newest=mine)
@@ -85,6 +90,12 @@ def base_of(record: History, event: Happening, version: Version) -> Base:
 def latest(reads: list[Read], event: Happening) -> Read | None:
     """By the same client."""
     return next((one for one in reversed(reads) if one.who == event.who), None)
+
+
+def _not_too_many(choices: list[_Choice], version: Version) -> list[_Choice]:
+    """The newest; each is compared with what was saved, and that may be long."""
+    most = MOST_CHOICES if version.parts is None else max(LEAST_CHOICES, MOST_COMPARED // (1 + len(version.facts)))
+    return choices[-most:]
 
 
 def _version_of(choice: Read | Version) -> Version:
@@ -119,6 +130,7 @@ def _of_own(own: list[Read], near: list[Read], record: History, event: Happening
     others = [one for one in near if one.who != event.who and one.version.number <= last.version.number]
     if all(one.version is last.version for one in (*own, *others)):
         return _by(last, record.current, tuple(mine), last)
+    own, others = _not_too_many(own, version), _not_too_many(others, version)
     done = _Deeds([one.version for one in (*own, *others)], record, event, version)
     before = own[-2] if len(own) > 1 else last
     if not done.known and before.version is not last.version and not host.looks_twice and host.may_look_twice:

@@ -6,6 +6,7 @@ Words stay as the server escaped them (:mod:`.lines`), but for numbers and optio
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ class Act:
     ``unknown``: changed, nobody knows how. ``extend``: its life.
 
     ``only``: ``nx`` and ``xx`` where it has to be absent or there, ``if`` where the server compares. ``lasts``: in
-    seconds.
+    seconds; None: for ever, or it is not said. ``keeps``: as long as what was there.
     """
 
     key: bytes
@@ -40,6 +41,7 @@ class Act:
     whole: bool = False
     only: str = ""
     lasts: float | None = None
+    keeps: bool = False
 
 
 def acts_of(words: Sequence[bytes]) -> Iterable[Act]:
@@ -60,6 +62,15 @@ def _get(words: Sequence[bytes]) -> Iterator[Act]:
     yield Act(words[1], "read")
 
 
+def _getex(words: Sequence[bytes]) -> Iterator[Act]:
+    yield Act(words[1], "read")
+    option = words[2].upper() if len(words) > 2 else b""
+    if option in _UNITS:
+        yield Act(words[1], "extend", lasts=float(words[3]) * _UNITS[option])
+    elif option:
+        yield Act(words[1], "extend", lasts=math.inf)
+
+
 def _getdel(words: Sequence[bytes]) -> Iterator[Act]:
     yield Act(words[1], "read")
     yield Act(words[1], "drop")
@@ -73,7 +84,7 @@ _UNITS = {b"EX": 1.0, b"PX": 1e-3}
 
 
 def _set(words: Sequence[bytes]) -> Iterator[Act]:
-    only, lasts = "", None
+    only, lasts, keeps = "", None, False
     options = iter(words[3:])
     for word in options:
         option = word.upper()
@@ -83,10 +94,12 @@ def _set(words: Sequence[bytes]) -> Iterator[Act]:
             lasts = float(next(options, b"")) * _UNITS[option]
         elif option in (b"EXAT", b"PXAT"):
             next(options, b"")
+        elif option == b"KEEPTTL":
+            keeps = True
         elif option.startswith(b"IF"):
             only = "if"
             next(options, b"")
-    yield Act(words[1], "put", values={WHOLE: words[2]}, whole=True, only=only, lasts=lasts)
+    yield Act(words[1], "put", values={WHOLE: words[2]}, whole=True, only=only, lasts=lasts, keeps=keeps)
 
 
 def _setex(words: Sequence[bytes]) -> Iterator[Act]:
@@ -137,6 +150,11 @@ def _unknown_second(words: Sequence[bytes]) -> Iterator[Act]:
 def _expire(words: Sequence[bytes]) -> Iterator[Act]:
     unit = 1e-3 if words[0].upper() == b"PEXPIRE" else 1.0
     yield Act(words[1], "extend", lasts=float(words[2]) * unit)
+
+
+def _expire_at(words: Sequence[bytes]) -> Iterator[Act]:
+    """At a time, which is taken for a far one; or never."""
+    yield Act(words[1], "extend", lasts=math.inf)
 
 
 # --- hashes
@@ -235,7 +253,8 @@ def _escaped(name: str) -> bytes:
 
 
 _COMMANDS: dict[bytes, Callable[[Sequence[bytes]], Iterator[Act]]] = {
-    **dict.fromkeys((b"GET", b"GETEX", b"SUBSTR", b"GETRANGE"), _get),
+    **dict.fromkeys((b"GET", b"SUBSTR", b"GETRANGE"), _get),
+    b"GETEX": _getex,
     b"GETDEL": _getdel,
     b"GETSET": _getset,
     b"MGET": _mget,
@@ -254,6 +273,7 @@ _COMMANDS: dict[bytes, Callable[[Sequence[bytes]], Iterator[Act]]] = {
     b"BITOP": _unknown_second,
     b"EXPIRE": _expire,
     b"PEXPIRE": _expire,
+    **dict.fromkeys((b"EXPIREAT", b"PEXPIREAT", b"PERSIST"), _expire_at),
     b"HGETALL": _hgetall,
     b"HVALS": _hgetall,
     b"HSCAN": _hgetall,

@@ -39,12 +39,22 @@ class Undone(NamedTuple):
 
 
 def undone(base: Facts, seen: Facts, saved: Facts, parts: Collection[str] | None, at: float) -> Iterator[Undone]:
-    """``parts``: the save wrote only these of the record. ``at``: when, by the server's clock."""
-    for path in base.paths | seen.paths:
+    """``parts``: the save wrote only these of the record. ``at``: when, by the server's clock.
+
+    Of a record that both requests began, where there was none, the last may decide: only whole keys are missed.
+    """
+    began = base.nothing
+    scalars, bags = base.differ(seen)
+    for path in sorted(bags | scalars | base.differ(saved)[0]):
         if parts is not None and (not path or path[0] not in parts):
             continue
-        if path in base.bags or path in seen.bags:
-            yield from _undone_items(path, base, seen, saved)
+        if path in bags:
+            if not began:
+                yield from _undone_items(path, base, seen, saved)
+            elif path not in saved.bags:
+                yield Undone(Token(path, None, True), "both", False)
+            elif _more(seen.bags[path], saved.bags[path]):
+                yield Undone(Token(path, None, True), "contested", False)
         if path in base.scalars or path in seen.scalars:
             yield from _undone_scalar(path, base, seen, saved, at)
 
@@ -59,7 +69,7 @@ def _undone_scalar(path: Path, base: Facts, seen: Facts, saved: Facts, at: float
         return
     if path in seen.opaque or path in saved.opaque or path in base.opaque:
         if stood != now:
-            yield Undone(token, "both", False)
+            yield Undone(token, "contested" if base.nothing else "both", False)
         return
     numbers = is_number(stood) and is_number(now) and not looks_like_time(now, at)
     if now == was:
@@ -91,7 +101,7 @@ def _undone_items(path: Path, base: Facts, seen: Facts, saved: Facts) -> Iterato
 
 def missing(seen: Facts, saved: Facts, parts: Collection[str] | None) -> Iterator[Undone]:
     """The same where the base is not known: what stood there, and is gone with the save, or was taken out by it."""
-    for path in seen.paths:
+    for path in seen.scalars.keys() | seen.bags.keys():
         if parts is not None and (not path or path[0] not in parts):
             continue
         for item in _more(seen.bag(path), saved.bag(path)):
@@ -110,16 +120,12 @@ def _both_began(path: Path, base: Facts, seen: Facts, saved: Facts) -> bool:
 
 def changes(before: Facts, after: Facts) -> set[Token]:
     """What was done between two versions; also with a number that both have."""
-    found = {
-        Token(path, None, after.scalar(path) is not NOTHING)
-        for path in before.scalars.keys() | after.scalars.keys()
-        if before.scalar(path) != after.scalar(path)
-    }
-    for path in before.bags.keys() | after.bags.keys():
+    scalars, bags = before.differ(after)
+    found = {Token(path, None, path in after.scalars) for path in scalars}
+    for path in bags:
         was, now = before.bag(path), after.bag(path)
-        if was != now:
-            found.update(Token(path, item, True) for item in _more(now, was))
-            found.update(Token(path, item, False) for item in _more(was, now))
+        found.update(Token(path, item, True) for item in _more(now, was))
+        found.update(Token(path, item, False) for item in _more(was, now))
     return found
 
 
@@ -129,9 +135,10 @@ def deeds(before: Facts, after: Facts, parts: Collection[str] | None, at: float)
     ``parts``, ``at``: as :func:`undone` has them.
     """
     done: dict[Path, Deed] = {}
-    for path in before.scalars.keys() | after.scalars.keys():
+    scalars, bags = before.differ(after)
+    for path in scalars:
         was, now = before.scalar(path), after.scalar(path)
-        if was == now or looks_like_time(now, at):
+        if looks_like_time(now, at):
             continue
         if was is NOTHING:
             done[path] = "new"
@@ -141,15 +148,14 @@ def deeds(before: Facts, after: Facts, parts: Collection[str] | None, at: float)
             done[path] = now - was
         else:
             done[path] = "set"
-    for path in before.bags.keys() | after.bags.keys():
+    for path in bags:
         was, now = before.bag(path), after.bag(path)
-        if was != now:
-            gone, come = _more(was, now).total(), _more(now, was).total()
-            words = (
-                ("emptied" if gone == was.total() else "shrunk") if gone else "",
-                f"grown {min(come, 3)}" if come else "",
-            )
-            done[path] = " ".join(filter(None, words))
+        gone, come = _more(was, now).total(), _more(now, was).total()
+        words = (
+            ("emptied" if gone == was.total() else "shrunk") if gone else "",
+            f"grown {min(come, 3)}" if come else "",
+        )
+        done[path] = " ".join(filter(None, words))
     if parts is not None:
         return {path: deed for path, deed in done.items() if path and path[0] in parts}
     return done
@@ -157,11 +163,12 @@ def deeds(before: Facts, after: Facts, parts: Collection[str] | None, at: float)
 
 def same(base: Facts, seen: Facts, saved: Facts) -> bool:
     """Whether two have put the same in where *base* has it not; numbers do not count, as all count from 5 to 6."""
-    for path in saved.scalars.keys() & seen.scalars.keys():
-        now = saved.scalars[path]
-        if now == seen.scalars[path] != base.scalar(path) and not is_number(now):
+    scalars, bags = base.differ(seen)
+    for path in scalars:
+        now = saved.scalar(path)
+        if now is not NOTHING and now == seen.scalar(path) and not is_number(now):
             return True
-    for path in saved.bags.keys() & seen.bags.keys():
+    for path in bags & saved.bags.keys() & seen.bags.keys():
         now, stood = saved.bags[path], seen.bags[path]
         if _more(now, base.bag(path)) & _more(stood, base.bag(path)):
             return True

@@ -23,6 +23,8 @@ MOST_BYTES = 64 * 1024 * 1024
 MOST_WAITING = 32  # of one key: what is looked at later is looked at knowing more
 MOST_HOSTS = 5_000
 REHEARSALS = (0.98, 0.8)  # of a base: how sure it must be to learn from it
+MOST_REHEARSED = 1 << 20  # bytes
+MOST_AT_ONCE = 4  # that waited, and are looked at while another comes: nobody waits for long
 
 
 class Detector:
@@ -114,10 +116,7 @@ class Detector:
             self._clock.hear_client(line.words)
         else:
             acts = acts_of(line.words)
-            block = connections.transaction(who) if acts else None
-            if block is not None:
-                block.add(line.at, acts)
-            elif acts:
+            if acts and not connections.in_transaction(who, line.at, acts):
                 self._happened(who, line, acts)
 
     def _happened(self, who: Who, line: Line, acts: Iterable[Act]) -> None:
@@ -132,6 +131,7 @@ class Detector:
         """Of each key: what was read before it was saved, and what stands there behind it."""
         saves: dict[bytes, list[Act]] = {}
         read: set[bytes] = set()
+        extended: list[Happening] = []
         host, who = self._host(unit.who), unit.who
         why = "script" if unit.is_script else ""
         for at, act in unit.acts:
@@ -139,7 +139,9 @@ class Detector:
             if act.what == "read" and act.key not in saves:
                 read.add(act.key)
                 self._record(unit.database, Happening(at, who, host, act, why))
-            elif act.what not in ("read", "extend"):
+            elif act.what == "extend":
+                extended.append(Happening(at, who, host, act))
+            elif act.what != "read":
                 saves.setdefault(act.key, []).append(act)
         for key, acts in saves.items():
             # A script that looks before it writes decides by what is there: of that key, or of one beside it.
@@ -147,29 +149,32 @@ class Detector:
             if self._connections.has_watched(who, (unit.database, key)):
                 safe = "watched"
             self._record(unit.database, Happening(unit.acts[-1][0], who, host, together(acts), safe))
+        for event in extended:
+            self._record(unit.database, event)
 
     def _record(self, database: bytes, event: Happening) -> None:
-        if event.act.what == "extend":
-            return
         key = (database, event.act.key)
         record = self._records.get(key)
         if record is None:
+            if event.act.what == "extend":
+                return
             if self._match is not None and not self._match.match(plain(event.act.key).decode("latin-1")):
                 return
             record = self._records[key] = History(event.act.key, self._habits_of(event.act.key))
             if len(self._records) > self._limits[0]:
                 self._forget_oldest(dropping=True)
         self._records.move_to_end(key)
-        if event.act.what != "read":
+        if event.act.what not in ("read", "extend"):
             event = self._with_lock(event)
         before = record.size
-        record.usage.note(event)
+        if event.act.what != "extend":
+            record.usage.note(event)
         record.await_look(event)
         if record.habits.are_new:
             if record.habits.await_save(event.act.what):
                 self._rehearse(record.habits)
         else:
-            self._look(record, MOST_WAITING)
+            self._look(record, max(MOST_WAITING, len(record.waiting) - MOST_AT_ONCE))
         self._size += record.size - before
         while self._size > self._limits[1] and self._records:
             self._forget_oldest(dropping=True)
@@ -184,10 +189,10 @@ class Detector:
         """
         habits.have_begun()
         for least in REHEARSALS:
-            rehearsing = Judge(Tally(), learns_from=least)
+            rehearsing, left = Judge(Tally(), learns_from=least), MOST_REHEARSED
             for record in self._records.values():
-                if record.habits is habits:
-                    record.rehearse(rehearsing.look_at)
+                if record.habits is habits and left > 0:
+                    left -= record.rehearse(rehearsing.look_at, left)
 
     def _with_lock(self, event: Happening) -> Happening:
         lock = self._locks.around(event.act.key)

@@ -19,8 +19,9 @@ __all__ = ["NOTHING", "Facts", "Path", "facts_of", "is_number", "looks_like_time
 Path = tuple[str, ...]
 
 _DEEPEST = 32
-_MOST = 50_000  # facts
+_MOST = 20_000  # facts, with all items of lists
 _DAY = 86_400.0
+_DOTNET_EPOCH = 62_135_596_800  # seconds from the year 1 to 1970
 _TIME_AS_TEXT = re.compile(r".{0,12}?\d{4}-\d\d-\d\d[T ]\d\d:\d\d|\w{3}, \d\d \w{3} \d{4} \d\d:")
 
 
@@ -59,8 +60,18 @@ class Facts:
         self.opaque |= others.opaque
 
     @property
-    def paths(self) -> set[Path]:
-        return self.scalars.keys() | self.bags.keys()
+    def nothing(self) -> bool:
+        """Whether there is not even an empty record."""
+        return not (self.scalars or self.bags or self.folders)
+
+    def __len__(self) -> int:
+        return len(self.scalars) + len(self.bags)
+
+    def differ(self, other: Facts) -> tuple[set[Path], set[Path]]:
+        """The paths of scalars, and of lists, at which the two say something else."""
+        scalars = {path for path, _ in self.scalars.items() ^ other.scalars.items()}
+        bags = {path for path in self.bags.keys() | other.bags.keys() if self.bag(path) != other.bag(path)}
+        return scalars, bags
 
 
 _NOTHING: Counter[Any] = Counter()
@@ -138,4 +149,5 @@ def looks_like_time(value: Any, now: float) -> bool:
         return _TIME_AS_TEXT.match(value) is not None
     if not is_number(value) or not 0 < value < 1e20:
         return False
-    return any(now - _DAY <= value / unit <= now + 400 * _DAY for unit in (1, 1e3, 1e6, 1e9))
+    seconds = (value, value / 1e3, value / 1e6, value / 1e9, value / 1e7 - _DOTNET_EPOCH)
+    return any(now - _DAY <= one <= now + 400 * _DAY for one in seconds)

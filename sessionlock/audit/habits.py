@@ -32,6 +32,7 @@ FRESH, STALE, AGAIN = 9.0, 0.5, 2.0
 MOST_PATHS = 2_000
 MOST_KINDS = 16  # of one path
 ENOUGH = 200  # saves, from which on only few more are learned from
+LONG_ENOUGH = 5_000  # reads and saves, behind which no more are waited for
 SELDOM = 16
 
 
@@ -41,15 +42,16 @@ class Habits:
     def __init__(self) -> None:
         self.are_new: bool = True
         """Whether nothing was judged yet."""
-        self._awaited = self._asked = 0
+        self._heard = self._awaited = self._asked = 0
         self._saves = self._fresh = self._stale = self._again = 0.0
         self._done: dict[Path, dict[Deed, float]] = {}
         self._changed: dict[Path, float] = {}
 
     def await_save(self, what: str) -> bool:
         """Something came that is not judged yet; whether there are enough saves now to learn from."""
-        self._awaited += what != "read"
-        return self._awaited >= ENOUGH
+        self._heard += 1
+        self._awaited += what not in ("read", "extend")
+        return self._awaited >= ENOUGH or self._heard >= LONG_ENOUGH
 
     def have_begun(self) -> None:
         """From now on they are learned."""

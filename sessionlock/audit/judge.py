@@ -12,11 +12,11 @@ from .bases import Base, base_of, latest
 from .compare import Token, Undone, changes, deeds, missing, undone
 from .facts import is_number, looks_like_time
 from .verdict import Example, Grade, Tally, digest_of, shown_name
-from .versions import NOT_HELD, Happening, History, Version
+from .versions import EXPIRED, NOT_HELD, Happening, History, Version
 
 __all__ = ["Judge"]
 
-ENVELOPES = ("session", "data", "passport")  # aiohttp-session's, Quart's and others'
+ENVELOPES = ("session", "data", "passport", "m")  # aiohttp-session's, Quart's, pyramid_session_redis' and others'
 LEARNS_FROM = 0.6  # surety
 THE_VALUE, THE_RECORD = "(the value)", "(the record)"
 
@@ -36,8 +36,12 @@ class Judge:
         self._began = at
 
     def look_at(self, record: History, event: Happening) -> None:
+        record.pass_time(event.at)
         if event.act.what == "read":
             record.note_read(event)
+            return
+        if event.act.what == "extend":
+            record.extend(event)
             return
         version = record.next_version(event)
         if version is None:
@@ -83,6 +87,8 @@ class Judge:
         if seen.act == "drop" and seen.wrote is None:
             self._brought_back(record, event, known)
             return
+        expired = next((one for one in record.between(base, seen) if one.act == EXPIRED), None)
+        base = expired or base  # what had been read was over: nobody has overwritten that
         found: Iterable[Undone]
         if base.knows(version.wrote):
             found = undone(base.facts, seen.facts, version.facts, version.wrote_names, event.at)

@@ -54,7 +54,12 @@ def parse(line: bytes) -> Line | None:
 
 def plain(word: bytes) -> bytes:
     """The word without the server's escapes."""
-    return _ESCAPE.sub(_unescaped, word) if b"\\" in word else word
+    if b"\\" not in word:
+        return word
+    try:  # they are Python's, too, and this is fast
+        return word.decode("unicode_escape").encode("latin-1")
+    except (UnicodeError, DeprecationWarning):  # it was cut off, or is no server's
+        return _ESCAPE.sub(_unescaped, word)
 
 
 def _unescaped(match: re.Match[bytes]) -> bytes:

@@ -14,6 +14,9 @@ Key = tuple[bytes, bytes]  # database and name
 
 MOST_CONNECTIONS = 20_000
 LONGEST = 10_000  # commands of one transaction or script
+MOST_BYTES = 16 * 1024 * 1024  # of all transactions that are not over; of some it is never seen that they end
+COMMAND_WEIGHS = 300  # bytes, beside its values
+MOST_WATCHED = 100_000  # keys, of all connections
 
 
 class Unit:
@@ -24,10 +27,13 @@ class Unit:
         self.database = database
         self.is_script = is_script
         self.acts: list[tuple[float, Act]] = []
+        self.size: int = 0
 
     def add(self, at: float, acts: Iterable[Act]) -> None:
-        if len(self.acts) < LONGEST:
-            self.acts.extend((at, act) for act in acts)
+        if len(self.acts) < LONGEST and self.size < MOST_BYTES:
+            for act in acts:
+                self.acts.append((at, act))
+                self.size += COMMAND_WEIGHS + sum(map(len, act.values.values()))
 
 
 class Connections:
@@ -37,6 +43,7 @@ class Connections:
         self._scripts: dict[int, Unit] = {}
         self._blocks: OrderedDict[Who, Unit] = OrderedDict()
         self._watched: OrderedDict[Who, dict[Key, bool]] = OrderedDict()
+        self._size = self._watching = 0
 
     def begin_script(self, who: Who, database: bytes) -> None:
         self._scripts[who[0]] = Unit(who, database, is_script=True)
@@ -54,23 +61,39 @@ class Connections:
         return ended
 
     def begin_transaction(self, who: Who, database: bytes) -> None:
+        self.end_transaction(who)
         self._blocks[who] = Unit(who, database, is_script=False)
-        if len(self._blocks) > MOST_CONNECTIONS:
-            self._blocks.popitem(last=False)
+        while len(self._blocks) > MOST_CONNECTIONS:
+            self.end_transaction(next(iter(self._blocks)))
 
-    def transaction(self, who: Who) -> Unit | None:
-        return self._blocks.get(who)
+    def in_transaction(self, who: Who, at: float, acts: Iterable[Act]) -> bool:
+        """Keep them until it is over, if that client has begun one. Of too much at once, the oldest is forgotten."""
+        unit = self._blocks.get(who)
+        if unit is None:
+            return False
+        before = unit.size
+        unit.add(at, acts)
+        self._size += unit.size - before
+        while self._size > MOST_BYTES and len(self._blocks) > 1:
+            self.end_transaction(next(iter(self._blocks)))
+        return True
 
     def end_transaction(self, who: Who) -> Unit | None:
-        return self._blocks.pop(who, None)
+        unit = self._blocks.pop(who, None)
+        if unit is not None:
+            self._size -= unit.size
+        return unit
 
     def watch(self, who: Who, keys: Iterable[Key]) -> None:
-        self._watched.setdefault(who, {}).update(dict.fromkeys(keys, False))
-        if len(self._watched) > MOST_CONNECTIONS:
-            self._watched.popitem(last=False)
+        watched = self._watched.setdefault(who, {})
+        before = len(watched)
+        watched.update(dict.fromkeys(keys, False))
+        self._watching += len(watched) - before
+        while self._watching > MOST_WATCHED or len(self._watched) > MOST_CONNECTIONS:
+            self.unwatch(next(iter(self._watched)))
 
     def unwatch(self, who: Who) -> None:
-        self._watched.pop(who, None)
+        self._watching -= len(self._watched.pop(who, ()))
 
     def has_read(self, who: Who, key: Key) -> None:
         watched = self._watched.get(who)

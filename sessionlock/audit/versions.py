@@ -9,6 +9,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 from .commands import WHOLE, Act
@@ -19,18 +20,21 @@ from .habits import Habits
 from .ledger import Ledger
 from .lines import plain
 
-__all__ = ["NOT_HELD", "RECENT", "Happening", "History", "Host", "Read", "Version", "Who", "host_of"]
+__all__ = ["EXPIRED", "NOT_HELD", "RECENT", "Happening", "History", "Host", "Read", "Version", "Who", "host_of"]
 
 Who = tuple[int, bytes]  # which server's lines, and the client's address
 
+EXPIRED = "expired"  # as a version's act
 NOT_HELD = -1.0  # as locked_since: a lock was seen, and nobody holds it
 MOST_VERSIONS = 64  # of one key
 MOST_READS = 64
 CLEARLY = 1.5  # a difference in oddness that tells something
 RECENT = 1.0  # seconds in which a read may still be a request's that is at work
-MOST_PARTS = 512  # of one hash; a larger one is an index or a cache, and no session
+MOST_PARTS = 128  # of one hash; a larger one is an index or a cache, and no session
+SHORT = 500  # bytes, of which it is remembered what was read in them
 PART_WEIGHS = 100  # bytes of a part that another version has, too
 FACTS_WEIGH = 6  # times the bytes that they were read from
+EVENT_WEIGHS = 300  # bytes of one that waits, or of a version, beside its values
 
 
 @dataclass(slots=True)
@@ -151,10 +155,10 @@ class Version:
     def size(self) -> int:
         """Bytes that it holds, about; of a hash, those that it brought."""
         if not self.parts:
-            return 0
+            return EVENT_WEIGHS
         wrote = self.parts if self.wrote is None else self.wrote
         raw = sum(len(self.parts.get(part, b"")) for part in wrote)
-        return (raw if self._facts is None else raw * (1 + FACTS_WEIGH)) + PART_WEIGHS * len(self.parts)
+        return (raw if self._facts is None else raw * (1 + FACTS_WEIGH)) + PART_WEIGHS * len(self.parts) + EVENT_WEIGHS
 
     @property
     def wrote_names(self) -> set[str] | None:
@@ -171,18 +175,29 @@ class Version:
         if self._facts is None:
             contents: dict[str | None, tuple[Stored, bytes]] = {}
             for part, escaped in (self.parts or {}).items():
-                raw = plain(escaped)
-                content = read_value(raw)
+                content, raw = (_read_short if len(escaped) <= SHORT else _read)(escaped, part != WHOLE)
                 self.forms.add(content.form)
                 contents[name_of(part)] = (content, raw)
             self._facts = facts_of(contents)
         return self._facts
+
+    def last_until(self, ends: float) -> None:
+        """Its time is another now."""
+        self.ends = ends
 
     def rest_on(self, base: Version | None) -> None:
         self.base = base
 
     def forget(self) -> None:
         self.base = self._facts = self.own = None
+
+
+def _read(escaped: bytes, part: bool) -> tuple[Stored, bytes]:
+    raw = plain(escaped)
+    return read_value(raw, part=part), raw
+
+
+_read_short = lru_cache(2048)(_read)  # most parts of a hash stay as they are from version to version
 
 
 def host_of(who: Who) -> bytes:
@@ -269,18 +284,24 @@ class History:
 
     def await_look(self, event: Happening) -> None:
         self.waiting.append(event)
-        self._awaited += sum(map(len, event.act.values.values()))
+        self._awaited += _weight(event)
 
     def next_to_look_at(self) -> Happening:
         event = self.waiting.popleft()
-        self._awaited -= sum(map(len, event.act.values.values()))
+        self._awaited -= _weight(event)
         return event
 
-    def rehearse(self, look_at: Callable[[History, Happening], None]) -> None:
-        """Let all that waits be looked at, without coming to anything but habits."""
-        stage = History(self.key, self.habits)
+    def rehearse(self, look_at: Callable[[History, Happening], None], most: int) -> int:
+        """Let what waits be looked at, without coming to anything but habits; how many bytes that was, ``most`` at
+        most.
+        """
+        stage, weight = History(self.key, self.habits), 0
         for event in self.waiting:
+            weight += _weight(event)
+            if weight > most:
+                break
             look_at(stage, event)
+        return weight
 
     def judge(self) -> bool:
         """It was read and saved; whether that is new."""
@@ -289,6 +310,16 @@ class History:
 
     def see_lock(self) -> None:
         self.locked = True
+
+    def pass_time(self, now: float) -> None:
+        """What has an end is not there any more when that is over."""
+        ended = self.current
+        if now > ended.ends:
+            self.add(Version(ended.number + 1, ended.ends, None, EXPIRED, {}, True, None, self.reads_seen))
+
+    def extend(self, event: Happening) -> None:
+        if event.act.lasts is not None:
+            self.current.last_until(event.at + event.act.lasts)
 
     def note_read(self, event: Happening) -> None:
         self.reads_seen += 1
@@ -347,15 +378,15 @@ class History:
         if act.what == "drop" and act.parts is None:
             return make({}, True)
         if act.whole:
-            return make(act.values, True)
+            return make(act.values, True, ends=now.ends if act.keeps else event.at + (act.lasts or math.inf))
         gone = act.parts or ()
         parts = {part: value for part, value in (now.parts or {}).items() if part not in gone}
         if act.what == "add":
             return self._added(make, parts, act)
         wrote = frozenset((*act.values, *(act.parts or ())))
         if len(parts) > MOST_PARTS:
-            return make(dict(act.values), False, wrote)
-        return make({**parts, **act.values}, now.complete, wrote)
+            return make(dict(act.values), False, wrote, ends=now.ends)
+        return make({**parts, **act.values}, now.complete, wrote, ends=now.ends)
 
     def _added(self, make: _Making, parts: dict[bytes, bytes], act: Act) -> Version:
         ((part, by),) = act.values.items()
@@ -363,9 +394,9 @@ class History:
         wrote = None if part == WHOLE else frozenset((part,))
         if len(before) < 20 and before.lstrip(b"-").isdigit():
             parts[part] = b"%d" % (int(before) + int(by))
-            return make(parts, self.current.complete, wrote)
+            return make(parts, self.current.complete, wrote, ends=self.current.ends)
         parts.pop(part, None)
-        return make(parts or None, False, wrote)
+        return make(parts or None, False, wrote, ends=self.current.ends)
 
 
 class _Making:
@@ -375,10 +406,22 @@ class _Making:
         self._reads_before = reads_before
 
     def __call__(
-        self, parts: dict[bytes, bytes] | None, complete: bool, wrote: frozenset[bytes] | None = None
+        self,
+        parts: dict[bytes, bytes] | None,
+        complete: bool,
+        wrote: frozenset[bytes] | None = None,
+        *,
+        ends: float = math.inf,
     ) -> Version:
         event = self._event
-        return Version(self._number, event.at, event.who, event.act.what, parts, complete, wrote, self._reads_before)
+        made = Version(self._number, event.at, event.who, event.act.what, parts, complete, wrote, self._reads_before)
+        made.last_until(ends)
+        return made
+
+
+def _weight(event: Happening) -> int:
+    """Bytes that it holds, about."""
+    return EVENT_WEIGHS + sum(map(len, event.act.values.values()))
 
 
 def _has(version: Version, act: Act) -> bool:

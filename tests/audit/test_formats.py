@@ -36,6 +36,42 @@ def test_pickles_of_objects_name_their_classes() -> None:
     assert value["set"] == [1]
 
 
+CART = {"cart": ["a", "b"], "n": 7}
+CART_OF_PHP = b'a:2:{s:4:"cart";a:2:{i:0;s:1:"a";i:1;s:1:"b";}s:1:"n";i:7;}'
+SEALED = base64.b64encode(bytes(range(60))).decode()
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        json.dumps(json.dumps(CART)).encode(),
+        json.dumps(base64.b64encode(json.dumps(CART).encode()).decode()).encode(),
+        pickle.dumps(base64.b64encode(pickle.dumps(CART)).decode()),
+        b's:%d:"%b";' % (len(CART_OF_PHP), CART_OF_PHP),
+    ],
+    ids=["JSON twice", "base64 in JSON", "Beaker", "Laravel"],
+)
+def test_what_is_stored_twice_over(stored: bytes) -> None:
+    assert read_value(stored)[1:] == (CART, True)
+
+
+def test_a_field_that_holds_a_session() -> None:
+    assert read_value(json.dumps({"v": 1, "data": json.dumps(CART)}).encode()).value == {"v": 1, "data": CART}
+
+
+@pytest.mark.parametrize("stored", [{"v": 1, "payload": SEALED}, {"iv": SEALED, "value": SEALED, "tag": ""}, SEALED])
+def test_what_is_encrypted_is_no_assignment(stored: Any) -> None:
+    """It is compared as bytes are: nobody means the last to decide."""
+    assert not read_value(json.dumps(stored).encode()).readable
+    assert read_value(json.dumps({"csrf": SEALED, "cart": []}).encode()).readable
+
+
+def test_a_number_of_javas() -> None:
+    head = bytes.fromhex("aced00057372000e6a6176612e6c616e672e4c6f6e673b8be490cc8f23df0200014a000576616c7565787200")
+    head += bytes.fromhex("106a6176612e6c616e672e4e756d62657286ac951d0b94e08b0200007870")
+    assert read_value(head + (1_795_892_448_123).to_bytes(8, "big"), part=True).value == 1_795_892_448_123
+
+
 class Bomb:
     def __reduce__(self) -> tuple[Any, ...]:
         return exec, ("import tests.audit.test_formats as here; here.exploded.append(1)",)

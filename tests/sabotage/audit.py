@@ -7,6 +7,7 @@ from tests.sabotage import Table
 CASES = "tests/audit/test_detector.py::"
 CAPTURES = "tests/audit/test_captures.py::"
 FORMATS = "tests/audit/test_formats.py::"
+LIMITS = "tests/audit/test_limits.py::"
 CLI = "tests/cli/test_audit.py::"
 
 BASES = "audit/bases.py"
@@ -198,6 +199,38 @@ SABOTAGE: Table = [
         "            if await watcher.is_behind():\n",
         "            if False:\n",
         CLI + "test_who_falls_behind_stops",
+    ),
+    (
+        "a text that holds a session is taken for a word",
+        "text",
+        "audit/formats/reading.py",
+        "            return _opened(content, wrappings) if content.readable else content\n",
+        "            return content\n",
+        FORMATS + "test_what_is_stored_twice_over",
+    ),
+    (
+        "what has expired is taken for what is there",
+        "expiry",
+        "audit/versions.py",
+        "        if now > ended.ends:\n",
+        "        if False:\n",
+        LIMITS + "test_what_has_expired_was_not_there",
+    ),
+    (
+        "transactions that nobody ends are kept for ever",
+        "memory",
+        "audit/units.py",
+        "        while self._size > MOST_BYTES and len(self._blocks) > 1:\n",
+        "        while False:\n",
+        LIMITS + "test_transactions_that_nobody_ends_are_forgotten",
+    ),
+    (
+        "each number of a session is compared with all of the rest",
+        "time",
+        "audit/versions.py",
+        "        if version.own is None:\n",
+        "        if True:\n",
+        LIMITS + "test_long_sessions_are_compared_once",
     ),
     (
         "nobody is asked before MONITOR begins",

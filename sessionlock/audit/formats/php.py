@@ -8,6 +8,7 @@ from typing import Any
 __all__ = ["read_php"]
 
 _DEEPEST = 64
+_MOST = 20_000  # values
 _NAME = re.compile(rb"([^|;{}]{1,200})\|")
 _NUMBER = re.compile(rb"[-+0-9.eEINFA]{1,40}")
 _FIRST = re.compile(rb"[aObidsNCE][:;]")
@@ -18,7 +19,7 @@ class _Malformed(ValueError):
 
 
 def read_php(raw: bytes) -> Any:
-    """None: it is nothing of PHP's.
+    """None: it is nothing of PHP's. A string that is serialized itself is bytes: often another session is in it.
 
     Raises:
         ValueError: it looks so, and is not whole.
@@ -26,6 +27,9 @@ def read_php(raw: bytes) -> Any:
     if raw[:2] in (b"a:", b"O:") and raw[-1:] == b"}":
         value, end = _Reader(raw).value(0)
         return value if end == len(raw) else None
+    if raw[:2] == b"s:" and raw[-2:] == b'";':
+        text, end = _Reader(raw).quoted(2)
+        return text if end == len(raw) - 1 else None
     name = _NAME.match(raw)
     if name is None or _FIRST.match(raw, name.end()) is None:
         return None
@@ -42,11 +46,13 @@ def read_php(raw: bytes) -> Any:
 class _Reader:
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
+        self._left = _MOST
 
     def value(self, begin: int, depth: int = 0) -> tuple[Any, int]:
         """The value that begins there, and where it ends."""
         kind, raw = self._raw[begin : begin + 1], self._raw
-        if depth > _DEEPEST:
+        self._left -= 1
+        if depth > _DEEPEST or self._left < 0:
             raise _Malformed
         if kind == b"N":
             return None, self._past(b"N;", begin)
@@ -57,12 +63,12 @@ class _Reader:
                 raise _Malformed
             return _number(kind, number[0]), self._past(b";", number.end())
         if kind in (b"s", b"E"):  # a string; an enum's case
-            text, end = self._quoted(begin)
+            text, end = self.quoted(begin)
             return _text(text), self._past(b";", end)
         if kind == b"a":
             return self._pairs(begin, depth)
         if kind in (b"O", b"C"):
-            name, end = self._quoted(begin)
+            name, end = self.quoted(begin)
             end = self._past(b":", end)
             if kind == b"C":  # a class that writes itself, in its own way
                 length, end = self._length(end)
@@ -95,7 +101,8 @@ class _Reader:
             raise _Malformed
         return int(digits), end + 1
 
-    def _quoted(self, begin: int) -> tuple[bytes, int]:
+    def quoted(self, begin: int) -> tuple[bytes, int]:
+        """A text behind ``s:``, and where it ends."""
         length, begin = self._length(begin)
         begin = self._past(b'"', begin)
         return self._raw[begin : begin + length], self._past(b'"', begin + length)

@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["read_pickle"]
 
-_MOST = 100_000  # opcodes
+_MOST = 30_000  # opcodes
 _MARK = object()
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _LITERALS = {
