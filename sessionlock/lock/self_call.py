@@ -30,7 +30,7 @@ class SelfCallCheck:
     """Checks, while a request waits, whether that is pointless. ``wake`` is called when it is.
 
     ``on_wait`` (None: nobody asks) says what the question is. It is put when the wait has lasted for
-    :data:`BRIEF_WAIT`, one after the other of a loop's waits: a crowd of waiters costs no more than one at a time.
+    :data:`BRIEF_WAIT`; what it costs where many wait is its own affair.
     """
 
     def __init__(
@@ -90,12 +90,8 @@ class SelfCallCheck:
             self._looking = self._runtime.loop.call_later(LOOK_EVERY, self._look)
 
     def _ask(self, question: Question) -> None:
-        self._asking = self._runtime.background(self._asked(question))
+        self._asking = self._runtime.background(question())
         self._asking.add_done_callback(self._answered)
-
-    async def _asked(self, question: Question) -> None:
-        async with self._runtime.wakeup.one_question:
-            await question()
 
     def _answered(self, asking: asyncio.Task[None]) -> None:
         if not asking.cancelled() and asking.exception() is not None:

@@ -312,8 +312,6 @@ class Wakeup:
         self._expected: dict[str, Handover | None] = {}  # tokens being queued now -> the push that overtook the reply
         self._rooms: WaitingRooms[Waiter] = WaitingRooms()
         self._large: set[str] = set()
-        # A crowd of waiters asks one after the other whether its wait makes sense.
-        self.one_question: asyncio.Lock = asyncio.Lock()
 
     # --- waiters
 

@@ -6,18 +6,15 @@ session, then the holder is calling. Nobody is asked but the kernel, and only on
 
 from __future__ import annotations
 
-import asyncio
 import os
-import threading
-from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 
 from ..errors import ReentrantLock
 from ..lock.holders import held_by_us, node_name
 from ..lock.request import LockRequest, OnWait, Question
 from ..protocol.replies import Holder
-from .sockets import Client, Peer, is_of_process, is_on_this_host
+from .looks import found_out
+from .sockets import Client, Peer
 
 __all__ = ["calls_itself", "process_of", "refusing"]
 
@@ -51,9 +48,11 @@ def _suspect(client: Client, request: LockRequest, holder: Holder) -> Question |
 
 
 async def _refuse(request: LockRequest, holder: Holder, token: str | None, pid: int, peer: Peer) -> None:
-    if token is not None and held_by_us(request.keys, holder.label) != token:
-        return  # that hold has ended meanwhile: it did not wait for this request
-    if await _found_out(lambda: is_on_this_host(peer) and is_of_process(peer, pid)):
+    def stands() -> bool:
+        """Else that hold has ended meanwhile: it did not wait for this request."""
+        return token is None or held_by_us(request.keys, holder.label) == token
+
+    if stands() and await found_out(peer, pid, stands):
         raise calls_itself(request.digest, f"the very process that made this request ({holder.label})")
 
 
@@ -63,29 +62,6 @@ def _known(client: Client) -> Peer | None:
         return client()
     except Exception:
         return None
-
-
-async def _found_out(look: Callable[[], bool]) -> bool:
-    """In a thread of its own: those of the loop's executor may all be occupied by calls that wait. An error is no."""
-    loop = asyncio.get_running_loop()
-    found: asyncio.Future[bool] = loop.create_future()
-
-    def tell(answer: bool) -> None:
-        if not found.done():
-            found.set_result(answer)
-
-    def run() -> None:
-        answer = False
-        with suppress(Exception):
-            answer = look()
-        with suppress(RuntimeError):  # the loop has been closed
-            loop.call_soon_threadsafe(tell, answer)
-
-    try:
-        threading.Thread(target=run, name="sessionlock-self-call", daemon=True).start()
-    except RuntimeError:
-        return False  # this process may have no more of them
-    return await found
 
 
 def process_of(holder: Holder) -> int | None:

@@ -7,8 +7,8 @@ nothing is raised. It reads the kernel's tables, which takes milliseconds: for a
 from __future__ import annotations
 
 import os
+import re
 import socket
-import stat
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -18,18 +18,19 @@ from typing import Any
 
 __all__ = [
     "Client",
+    "Look",
     "Peer",
     "client_of",
     "client_of_environ",
     "client_of_scope",
     "client_of_transport",
-    "is_of_process",
     "is_on_this_host",
     "peer_of",
 ]
 
 Peer = tuple[str, int]  # address and port
 Client = Callable[[], "Peer | None"]  # who sent a request; asked only if somebody wants to know
+_A_SOCKET = re.compile(r"socket:\[(\d+)\]")
 TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
 MAPPED = b"%08X%08X%08X" % struct.unpack("=3I", IPv6Address("::ffff:0:0").packed[:12])  # begins an IPv4 address in IPv6
 
@@ -86,37 +87,51 @@ def is_on_this_host(peer: Peer) -> bool:
     return False
 
 
-def is_of_process(peer: Peer, pid: int) -> bool:
-    """Whether this very process has a connection whose other end, ``peer``, is a socket of the process ``pid``."""
-    with suppress(ValueError, OSError):
-        for ours, theirs in _connections(peer):
-            if _has(os.getpid(), ours):
-                return _has(pid, theirs)
-    return False
+class Look:
+    """What the kernel says now: each of its tables is read when it is first needed, for all that is asked."""
+
+    def __init__(self) -> None:
+        self._tables: dict[str, bytes] = {}
+        self._sockets: dict[int, frozenset[int]] = {}
+
+    def is_of_process(self, peer: Peer, pid: int) -> bool:
+        """Whether this very process has a connection whose other end, ``peer``, is a socket of the process ``pid``."""
+        with suppress(ValueError, OSError):
+            for ours, theirs in self._connections(peer):
+                if ours in self._open_in(os.getpid()):
+                    return theirs in self._open_in(pid)
+        return False
+
+    def _connections(self, peer: Peer) -> Iterator[tuple[int, int]]:
+        """The connections within this host one end of which is ``peer``: inode of the other end, inode of that end.
+
+        Which of several it is, is told by who has the other end: a port may be in use towards several others at once.
+        """
+        wanted = _as_listed(peer)
+        at_peer: dict[bytes, int] = {}
+        others: dict[bytes, int] = {}
+        for table in TABLES:
+            # A socket for IPv6 may be at either end of a connection by IPv4, so the second table may be needed, too.
+            if table not in self._tables:
+                self._tables[table] = Path(table).read_bytes()
+            for local, remote, inode in _rows(self._tables[table], wanted):
+                if local == wanted:
+                    at_peer[remote] = inode
+                elif remote == wanted:
+                    others[local] = inode
+            found = at_peer.keys() & others.keys()
+            yield from ((others.pop(end), at_peer.pop(end)) for end in found)
+
+    def _open_in(self, pid: int) -> frozenset[int]:
+        """The sockets that process has open, by their inodes."""
+        if pid not in self._sockets:
+            self._sockets[pid] = frozenset(_sockets_of(pid))
+        return self._sockets[pid]
 
 
 def _plain(address: str) -> IPv4Address | IPv6Address:
     found = ip_address(address.partition("%")[0])  # without the interface of a link-local one
     return getattr(found, "ipv4_mapped", None) or found
-
-
-def _connections(peer: Peer) -> Iterator[tuple[int, int]]:
-    """The connections within this host one end of which is ``peer``: inode of the other end, inode of that end.
-
-    Which of several it is, is told by who has the other end: a port may be in use towards several others at once.
-    """
-    wanted = _as_listed(peer)
-    at_peer: dict[bytes, int] = {}
-    others: dict[bytes, int] = {}
-    for table in TABLES:
-        # A socket for IPv6 may be at either end of a connection by IPv4, so the second table may be needed, too.
-        for local, remote, inode in _rows(Path(table).read_bytes(), wanted):
-            if local == wanted:
-                at_peer[remote] = inode
-            elif remote == wanted:
-                others[local] = inode
-        found = at_peer.keys() & others.keys()
-        yield from ((others.pop(end), at_peer.pop(end)) for end in found)
 
 
 def _rows(table: bytes, wanted: bytes) -> Iterator[tuple[bytes, bytes, int]]:
@@ -138,26 +153,9 @@ def _as_listed(peer: Peer) -> bytes:
     return b"".join(b"%08X" % number for number in numbers) + b":%04X" % peer[1]
 
 
-def _has(pid: int, inode: int) -> bool:
-    """Whether that process has that socket open; the newest first."""
+def _sockets_of(pid: int) -> Iterator[int]:
     folder = f"/proc/{pid}/fd"
-    numbers = sorted(map(int, os.listdir(folder)), reverse=True)
-    if pid == os.getpid():
-        return any(_is_socket(number, inode) for number in numbers)
-    wanted = f"socket:[{inode}]"
-    return any(_leads_to(f"{folder}/{number}") == wanted for number in numbers)
-
-
-def _is_socket(number: int, inode: int) -> bool:
-    try:
-        found = os.fstat(number)
-    except OSError:
-        return False  # closed meanwhile
-    return found.st_ino == inode and stat.S_ISSOCK(found.st_mode)
-
-
-def _leads_to(link: str) -> str:
-    try:
-        return os.readlink(link)
-    except FileNotFoundError:
-        return ""  # closed meanwhile
+    for number in os.listdir(folder):
+        with suppress(FileNotFoundError):  # closed meanwhile
+            if match := _A_SOCKET.fullmatch(os.readlink(f"{folder}/{number}")):
+                yield int(match[1])

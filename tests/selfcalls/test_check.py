@@ -20,6 +20,7 @@ from sessionlock.lock.self_call import BRIEF_WAIT
 from sessionlock.protocol.keys import keys_for
 from sessionlock.protocol.replies import Holder
 from sessionlock.selfcalls.check import process_of, refusing
+from sessionlock.selfcalls.looks import Looks
 from sessionlock.selfcalls.sockets import Peer, peer_of
 from tests.harness.stored import Stored
 from tests.harness.workers import Worker
@@ -42,6 +43,12 @@ def peer() -> Iterator[Peer]:
         found = peer_of(*name)
         assert found is not None
         yield found
+
+
+@pytest.fixture(autouse=True)
+def unspent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No look of another test puts off that of this one."""
+    monkeypatch.setattr("sessionlock.selfcalls.check.found_out", Looks().found_out)
 
 
 @pytest.fixture
@@ -264,8 +271,8 @@ async def test_what_goes_wrong_while_it_is_found_out(
 
     failing = {
         "client": "sessionlock.views.wrap.client_of",
-        "look-up": "sessionlock.selfcalls.check.is_of_process",
-        "thread": "sessionlock.selfcalls.check.threading.Thread.start",
+        "look-up": "sessionlock.selfcalls.looks.Look.is_of_process",
+        "thread": "sessionlock.selfcalls.looks.threading.Thread.start",
     }
     monkeypatch.setattr(failing[where], fail)
 

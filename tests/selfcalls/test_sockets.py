@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from sessionlock.selfcalls import sockets as peers
-from sessionlock.selfcalls.sockets import Peer, client_of, is_of_process, is_on_this_host, peer_of
+from sessionlock.selfcalls.sockets import Look, Peer, client_of, is_on_this_host, peer_of
 
 pytestmark = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux tells this, in /proc")
 
@@ -32,6 +32,10 @@ other, _ = server.accept()
 print("accepted", flush=True)
 sys.stdin.read()
 """
+
+
+def is_of_process(peer: Peer, pid: int) -> bool:
+    return Look().is_of_process(peer, pid)
 
 
 def listener(address: str) -> socket.socket:
