@@ -49,12 +49,17 @@ CONNECTING = ("ping", "role")
 """By which a connection shows that it lives, and leads to a master."""
 OPERATING = "looking at all locks and sessions (sessionlock top, locks, sessions)"
 ALONGSIDE: Mapping[str, tuple[str, ...]] = {
-    "doctor and the look at the server see more": ("config|get", "hello", "info", "waitaof"),
+    "doctor and the look at the server see more": ("cluster|info", "config|get", "hello", "info", "waitaof"),
     "durability=Replicated(...)": ("wait", "waitaof"),
     "guard.repair_index()": ("scan",),
     OPERATING: ("dbsize", "hkeys", "hstrlen", "memory|usage", "scan"),
     "redis-py names itself in CLIENT LIST": ("client|setinfo", "client|setname"),
 }
+
+
+def literal(text: str) -> str:
+    """As a pattern of Redis' that nothing else matches."""
+    return "".join(f"\\{char}" if char in "\\*?[" else char for char in text)
 
 
 @dataclass(frozen=True)
@@ -66,20 +71,25 @@ class Rule:
 
     def words(self, *, channels: bool = True) -> list[str]:
         """As ``ACL SETUSER`` takes them, behind a user's name and password. ``channels``: Redis 6.2 and newer."""
-        heard = ["resetchannels", f"&{self.prefix}:*"] if channels else []
-        return ["resetkeys", f"~{self.prefix}:*", *heard, "-@all", *(f"+{command}" for command in self.commands)]
+        names = f"{literal(self.prefix)}:*"
+        heard = ["resetchannels", f"&{names}"] if channels else []
+        return ["resetkeys", f"~{names}", *heard, "-@all", *(f"+{command}" for command in self.commands)]
 
     def without(self, command: str) -> Rule:
         return Rule(tuple(one for one in self.commands if one != command), self.prefix)
 
 
-def rule_for(purpose: Purpose, prefix: str = "sl", *, functions: bool = True, cluster: bool = False) -> Rule:
-    """What is enough for that. ``functions``: scripts run as functions (Redis 7.0 and newer), else by their text."""
+def rule_for(
+    purpose: Purpose, prefix: str = "sl", *, functions: bool = True, cluster: bool = False, sharded: bool = True
+) -> Rule:
+    """What is enough for that. ``functions``: scripts run as functions (Redis 7.0 and newer), else by their text.
+    ``sharded``: a Cluster's pushes are (Redis 7.0 and newer).
+    """
     if purpose == "optimistic":
         wanted = {"ping", *WITH_WATCH}
     else:
         ways = BY_FUNCTION if functions else BY_TEXT
-        heard = PUSHING_IN_CLUSTER if cluster else PUSHING
+        heard = PUSHING_IN_CLUSTER if cluster and sharded else PUSHING
         wanted = {*CONNECTING, *IN_SCRIPTS, *ways, *heard}
         if purpose == "quorum master":
             wanted |= {"info"} if functions else {"info", "script|load"}

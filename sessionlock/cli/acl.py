@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
-from ..checkup.permissions import ALONGSIDE, PURPOSES, Purpose, Rule, rule_for
+from ..checkup.permissions import ALONGSIDE, PURPOSES, Purpose, rule_for
 from ..errors import ConfigurationError
 from ..protocol.keys import check_prefix
 from .failure import Failure
+from .printed import print_json
 
 __all__ = ["print_rules"]
 
 
 class _Shown(NamedTuple):
+    """``since``: the oldest Redis that takes this rule, and does by it all that is promised."""
+
     what: str
     purpose: Purpose
     functions: bool
     cluster: bool
-    rule: Rule
+    since: str
+    rule: list[str]
 
 
 def print_rules(arguments: argparse.Namespace) -> int:
@@ -31,32 +35,40 @@ def print_rules(arguments: argparse.Namespace) -> int:
         raise Failure(str(error)) from None
     shown = list(_rules(prefix))
     if arguments.json:
-        print(json.dumps({"rules": [_as_json(one) for one in shown], "more": _more()}, indent=2))
+        print_json("doctor --acl", indent=2, rules=[one._asdict() for one in shown], more=_more())
         return 0
     for one in shown:
-        print(f"# {one.what}\nACL SETUSER sessionlock on >PASSWORD {' '.join(one.rule.words())}\n")
-    print("# beside them, where that is wanted")
+        print(f"# {one.what}\nACL SETUSER sessionlock on >PASSWORD {' '.join(one.rule)}\n")
+    print("# beside them, where that is wanted; a server that does not know one of the commands refuses the line")
     for why, words in _more().items():
         print(f"ACL SETUSER sessionlock {' '.join(words)}  # {why}")
     return 0
 
 
 def _rules(prefix: str) -> Iterator[_Shown]:
+    """Functions and sharded pushes are of Redis 7.0, channels in rules of 6.2."""
     for purpose, what in PURPOSES.items():
         if purpose == "optimistic":
-            yield _Shown(what, purpose, False, False, rule_for(purpose, prefix))
+            rule = rule_for(purpose, prefix)
+            yield _Shown(f"{what}: Redis 6.2 and newer", purpose, False, False, "6.2", rule.words())
+            yield _Shown(f"{what}: Redis 6.0", purpose, False, False, "6.0", rule.words(channels=False))
             continue
-        ways = ((True, "as functions: Redis 7.0 and newer"), (False, "by their text"))
         for cluster in (False, True) if purpose == "lock" else (False,):
-            for functions, how in ways:
-                where = "; in a Cluster" if cluster else ""
-                rule = rule_for(purpose, prefix, functions=functions, cluster=cluster)
-                yield _Shown(f"{what}, {how}{where}", purpose, functions, cluster, rule)
+            what_and_where = what + ("; in a Cluster" if cluster else "")
+            rule = rule_for(purpose, prefix, cluster=cluster)
+            yield _Shown(
+                f"{what_and_where}, as functions: Redis 7.0 and newer", purpose, True, cluster, "7.0", rule.words()
+            )
+            by_text = partial(rule_for, purpose, prefix, functions=False, cluster=cluster)
+            if cluster:
+                told = f"{what_and_where}, by their text: Redis 7.0 and newer"
+                yield _Shown(told, purpose, False, True, "7.0", by_text().words())
+            classic = by_text(sharded=False)
+            told = f"{what_and_where}, by their text: Redis 6.2" + ("" if cluster else " and newer")
+            yield _Shown(told, purpose, False, cluster, "6.2", classic.words())
+            told = f"{what_and_where}, by their text: Redis 6.0"
+            yield _Shown(told, purpose, False, cluster, "6.0", classic.words(channels=False))
 
 
 def _more() -> dict[str, list[str]]:
     return {why: [f"+{command}" for command in commands] for why, commands in ALONGSIDE.items()}
-
-
-def _as_json(one: _Shown) -> dict[str, object]:
-    return {"purpose": one.purpose, "functions": one.functions, "cluster": one.cluster, "rule": one.rule.words()}

@@ -132,7 +132,10 @@ def _facts(found: Capabilities) -> Iterator[tuple[str, str]]:
     yield "scripts", {True: "permitted", False: "not permitted", None: "unknown"}[found.scripts]
     yes_no = {True: "yes", False: "no", None: "unknown"}
     yield "sharded pub/sub", yes_no[found.sharded_pubsub]
-    yield "WAITAOF", yes_no[found.waitaof]
+    yield (
+        "WAITAOF",
+        yes_no[found.waitaof] + (", but there is no append-only file" if found.waitaof and found.aof is False else ""),
+    )
     used = "unknown" if found.used_memory is None else size(found.used_memory)
     limit = {None: "limit unknown", 0: "no limit"}.get(found.maxmemory, f"of {size(found.maxmemory or 0)}")
     yield "memory", f"{used}, {limit}, eviction policy {found.eviction or 'unknown'}"

@@ -169,6 +169,11 @@ _ADVICE = (
         FORBIDDEN.pattern,
         "permit it: ACL SETUSER <user> ~<prefix>:* &<prefix>:* +@read +@write +@scripting +time +publish +subscribe",
     ),
+    (
+        r"\bWAIT(?:AOF)?\b",
+        "durability=Replicated(...) needs this command: saves are stored all the same, and how far they came is not"
+        " known. Take durability away, or a server that has it (aof=True: Redis 7.2 and newer, with appendonly yes)",
+    ),
     # Which server that is
     (
         r"\b(?:MOVED|ASK) \d|SELECT is not allowed in cluster mode|CROSSSLOT",

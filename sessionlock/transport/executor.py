@@ -214,7 +214,7 @@ class RedisExecutor:
         reply, reached = answer
         if doubtful:
             reached = await self._wait_behind(call, durability.command)
-        return reply, doubtful, reached
+        return reply, doubtful, self.circuit.unless_refused(reached)
 
     async def _wait_behind(self, call: Call[Any], wait: tuple[Any, ...]) -> Any:
         """The reply to ``wait`` behind all that an earlier try of ``call`` wrote, on a connection that is gone. None:

@@ -14,12 +14,14 @@ import hiredis
 
 from ..protocol.calls import Call
 from .reply import Reply
+from .route import NotNow, meant
 from .scripting import Scripting, Way, behind
 from .tasks import fetch_error
 from .wire import Wire, unsent
 
 __all__ = ["Link"]
 
+A_REPLICA = "replica instances"  # where WAIT cannot be asked: no save was done there
 MOST_WAITING = 8  # connections on which saves wait for replicas; more saves than that share them
 
 
@@ -85,7 +87,8 @@ class Link:
 
     async def evaluate_and_wait(self, call: Call[Any], wait: tuple[Any, ...]) -> tuple[Any, Any]:
         """The script's reply, as of :meth:`evaluate`, and that of the command ``wait``, which follows it on the same
-        connection.
+        connection: an error that will be the same the next time (no such command, no permission) is what that came to,
+        for the call is done.
 
         Raises as :meth:`evaluate` does.
         """
@@ -98,7 +101,7 @@ class Link:
             if not isinstance(reply, hiredis.ReplyError):
                 break
             way = self._instead(wire, way, reply)
-        if isinstance(reached, hiredis.ReplyError):
+        if isinstance(reached, hiredis.ReplyError) and _may_differ(reached):
             raise reached
         return reply, reached
 
@@ -182,3 +185,8 @@ class Link:
             opening.cancel()
             await asyncio.wait([opening])
         self.close()
+
+
+def _may_differ(refusal: hiredis.ReplyError) -> bool:
+    """Whether WAIT may be answered otherwise the next time, or elsewhere."""
+    return isinstance(meant(refusal), NotNow) or A_REPLICA in str(refusal)

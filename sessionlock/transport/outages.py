@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import hiredis
 from redis.exceptions import AuthenticationError, ResponseError
@@ -203,6 +204,15 @@ class Circuit:
             self.server,
             with_advice(str(error), error),
         )
+
+    def unless_refused(self, reached: Any) -> Any:
+        """How far a save came, as WAIT or WAITAOF answered. None: the server refuses to tell, which is told in the log;
+        the save itself is done.
+        """
+        if not isinstance(reached, hiredis.ReplyError):
+            return reached
+        self.complain(reached)
+        return None
 
     async def is_there(self, keys: SessionKeys) -> bool:
         """Whether the server answers somebody else than the call about ``keys`` that was lost again and again."""

@@ -7,9 +7,10 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from functools import partial
-from typing import Any
+from io import StringIO
+from typing import Any, cast
 
 import pytest
 
@@ -24,6 +25,7 @@ from tests.harness.commands import connect
 from tests.harness.faulty import FaultyServer
 from tests.harness.permitted import by_quorum, by_scripts, by_watch
 from tests.harness.scripts import forget_scripts
+from tests.servers.cache import cached
 
 pytestmark = pytest.mark.anyio
 
@@ -196,6 +198,48 @@ def test_of_a_quorum(own_server: Callable[..., FaultyServer], functions: bool) -
             assert command in refused | (TRIED & {command}), f"{command} is not needed by a {role}"
 
 
+# What a user of an old server is given, whose rules know less.
+OLD = [("redis60", False), ("redis62", True)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "channels"), OLD)
+async def test_before_functions(name: str, channels: bool) -> None:
+    """Redis 6.0 refuses a rule that names channels."""
+    old = cached(name)
+    if old is None:
+        pytest.skip(f"{name} is not there: python -m tests.servers get {name}")
+    with FaultyServer(str(old.path)) as own, connect(own.unix_url) as raw:
+        url = own.unix_url.replace("unix://", "unix://app:secret@")
+        for mode, use in (("lock", by_scripts), ("optimistic", by_watch)):
+            rule = rule_for(cast("Purpose", mode), functions=False).words(channels=channels)
+            assert rule in printed("--json", since="6.2" if channels else "6.0")
+            raw.flushall()
+            raw.execute_command("ACL", "SETUSER", "app", "reset", "on", ">secret", *rule)
+            raw.execute_command("ACL", "LOG", "RESET")
+            await use(opens(url))
+            log = [dict(zip(entry[::2], entry[1::2], strict=True)) for entry in raw.execute_command("ACL", "LOG")]
+            assert {entry[b"object"] for entry in log} <= {b"client"}
+
+
+def printed(*more: str, since: str) -> list[list[str]]:
+    """The rules for servers of that version."""
+    with redirect_stdout(StringIO()) as out:
+        assert main(["doctor", "--acl", *more]) == 0
+    return [one["rule"] for one in json.loads(out.getvalue())["rules"] if one["since"] == since]
+
+
+async def test_a_prefix_with_signs_of_a_pattern(user: User) -> None:
+    """It is meant as it stands: it names the guard's keys, and nobody else's."""
+    for prefix, other in (("app[1]", "app1"), ("sl*", "sl-other")):
+        user.may(rule_for("lock", prefix))
+        async with opens(user.url, prefix=prefix)() as guard, guard.session_lock("s") as session:
+            session["n"] = 1
+        with pytest.raises(SessionLockError):
+            async with opens(user.url, prefix=other)() as guard, guard.session_lock("s"):
+                pass
+
+
 def test_it_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     """To be pasted; and no server is asked."""
     assert main(["doctor", "--acl", "--prefix", "shop"]) == 0
@@ -207,4 +251,9 @@ def test_it_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--acl", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert rule_for("optimistic").words() in [one["rule"] for one in told["rules"]]
+    assert (told["schema"], told["command"]) == (1, "doctor --acl")
+    for one in told["rules"]:  # a server refuses a rule with a word that it does not know
+        words = set(one["rule"])
+        assert ("resetchannels" in words) is (one["since"] >= "6.2")
+        assert one["since"] >= "7.0" or not words & {"+fcall", "+spublish", "+ssubscribe", "+function|load"}
     assert main(["doctor", "--acl", "--prefix", "{}"]) == 2

@@ -226,4 +226,20 @@ SABOTAGE: Table = [
         'except ZeroDivisionError as error:\n        return f"SUBSCRIBE',
         "tests/cli/test_misconfigured.py::test_few_connections",
     ),
+    (
+        "a prefix is a pattern",
+        "acl",
+        "checkup/permissions.py",
+        'names = f"{literal(self.prefix)}:*"',
+        'names = f"{self.prefix}:*"',
+        "tests/checkup/test_permissions.py::test_a_prefix_with_signs_of_a_pattern",
+    ),
+    (
+        "Redis 6.0 is given a rule that it refuses",
+        "acl",
+        "cli/acl.py",
+        "classic.words(channels=False))",
+        "classic.words())",
+        "tests/checkup/test_permissions.py::test_it_is_printed",
+    ),
 ]

@@ -492,6 +492,14 @@ SABOTAGE: Table = [
         CHECKUP + "test_a_client_that_insists_on_resp3",
     ),
     (
+        "who may not wait is told that nothing was saved",
+        "durability",
+        "transport/link.py",
+        "if isinstance(reached, hiredis.ReplyError) and _may_differ(reached):",
+        "if isinstance(reached, hiredis.ReplyError):",
+        "tests/session/test_durability.py::test_where_nobody_may_wait",
+    ),
+    (
         "what a proxy says of a moment is final",
         "outages",
         "transport/advice.py",

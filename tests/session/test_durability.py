@@ -160,13 +160,42 @@ async def test_a_repeated_save_is_judged_as_well(pair: tuple[FaultyServer, Fault
             await dropped.wait()
 
 
+@pytest.mark.parametrize("required", [False, True])
+async def test_where_nobody_may_wait(own_server: OwnServer, required: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """The save is done: a request fails for the shortfall, where that is to be so, and not as one that was refused."""
+    own = own_server()
+    if own.version < (6, 2):
+        pytest.skip("there are no users before 6.0, and no channels in rules before 6.2")
+    with connect(own.unix_url) as client:
+        client.execute_command("ACL", "SETUSER", "app", "on", ">p", "~*", "&*", "+@all", "-wait")
+    url = own.unix_url.replace("unix://", "unix://app:p@")
+
+    async def save(n: int) -> Any:
+        async with guard.session_lock("s") as session:
+            session["n"] = n
+        return session.saved
+
+    async with SessionGuard.from_url(url, durability=Replicated(replicas=1, required=required)) as guard:
+        for n in (1, 2):
+            if required:
+                with pytest.raises(NotDurable, match="was saved"):
+                    await save(n)
+            else:
+                assert not (await save(n)).enough
+            assert (await guard.read("s"))["n"] == n
+    told = [record.getMessage() for record in caplog.records if "refuses" in record.getMessage()]
+    assert len(told) == 1
+    assert "+wait" in told[0]
+
+
 async def test_on_disk(own_server: OwnServer) -> None:
     own = own_server(tcp=True, config={"appendonly": "yes"})
     if own.version < (7, 2):
-        async with SessionGuard.from_url(own.tcp_url, durability=Replicated(replicas=0, aof=True)) as guard:
-            with pytest.raises(Exception, match="WAITAOF"):
-                async with guard.session_lock("s") as session:
-                    session["n"] = 1
+        wait = Replicated(replicas=0, aof=True)
+        async with SessionGuard.from_url(own.tcp_url, durability=wait) as guard, guard.session_lock("s") as session:
+            session["n"] = 1
+        assert session.saved is not None
+        assert (session.saved.on_disk, session.saved.enough) == (False, False)
         return
     async with SessionGuard.from_url(own.tcp_url, durability=Replicated(replicas=0, aof=True, within=3)) as guard:
         async with guard.session_lock("s") as session:
