@@ -68,7 +68,7 @@ def everything_stored(topology: Topology) -> Iterable[bytes]:
 
 async def live(topology: Topology, node: Node, told: Told) -> None:
     """Everything that can be done with a session, with everything that goes wrong."""
-    guard, other = node(), node(wait=WaitPolicy.seconds(60, max_waiters=1))
+    guard, other, patient = node(), node(wait=WaitPolicy.seconds(60, max_waiters=1)), node()
 
     def note_store() -> None:
         told.add(*(part.decode(errors="replace") for part in everything_stored(topology)))
@@ -87,10 +87,11 @@ async def live(topology: Topology, node: Node, told: Told) -> None:
         told.add(session, session.lease, context, session.name)
         await told.error(lambda: enter(lambda: guard.session_lock(SID)))
         await told.error(lambda: enter(lambda: other.session_lock(SID, wait=0)))
-        await told.error(lambda: enter(lambda: other.session_lock(SID, wait=0.02)))
         waiter = asyncio.create_task(enter(lambda: other.session_lock(SID)), name="waiter")
         await topology.record(SID).until(lambda stored: len(stored.waiting) == 1)
         await told.error(lambda: enter(lambda: other.session_lock(SID)))  # the queue is full
+        # Behind the waiter, and by a guard that lets it: a place is given back after the wait has ended.
+        await told.error(lambda: enter(lambda: patient.session_lock(SID, wait=0.02)))
         told.add(waiter, waiter.get_stack(), await guard.inspect(SID))
         note_store()
         session["cart"].append("pear")
