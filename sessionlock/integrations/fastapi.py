@@ -10,12 +10,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from inspect import signature
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from ..errors import ConfigurationError
@@ -23,6 +22,7 @@ from ..session.mapping import Session
 from .asgi.exchange import RUN, conflict
 from .asgi.middleware import SessionLockMiddleware, visit_of
 from .settings.options import FaceOptions, FaceSettings
+from .web.naming import METHODS
 from .web.openapi import described
 from .web.request_session import RunAgain
 
@@ -81,10 +81,13 @@ def describe_problems(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            paths = make().get("paths", {})
-            for route in app.routes:
-                if isinstance(route, APIRoute) and route.include_in_schema:
-                    _describe(route, paths.get(route.path_format, {}), face)
+            locked = set(_locked(app.routes))
+            for path, operations in make().get("paths", {}).items():
+                for method in METHODS & {word.upper() for word in operations}:
+                    takes_lock = (path, method) in locked
+                    answers = described(face.problems, face.rules.policy_for(method, path), takes_lock=takes_lock)
+                    operation = operations[method.lower()]
+                    operation["responses"] = {**answers, **operation.get("responses", {})}
         return make()
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -98,14 +101,17 @@ def _face_of(app: FastAPI) -> FaceSettings:
     raise ConfigurationError("describe_problems(app) comes after app.add_middleware(SessionLockMiddleware, ...)")
 
 
-def _describe(route: APIRoute, operations: dict[str, Any], face: FaceSettings) -> None:
-    takes_lock = _depends_on(route.dependant, locked_session)
-    for method in route.methods or ():
-        operation = operations.get(method.lower())
-        if operation is not None:
-            policy = face.rules.policy_for(method, route.path_format)
-            answers = described(face.problems, policy, takes_lock=takes_lock)
-            operation["responses"] = {**answers, **operation.get("responses", {})}
+def _locked(routes: Iterable[Any]) -> Iterator[tuple[str, str]]:
+    """Path and method of each operation that asks for :data:`LockedSession`. Later versions of FastAPI keep the routes
+    of an included router below it, and make others of them, with its prefix.
+    """
+    for route in routes:
+        included = getattr(route, "effective_candidates", None)
+        if included is not None:
+            yield from _locked(included())
+        elif getattr(route, "dependant", None) is not None and _depends_on(route.dependant, locked_session):
+            for method in getattr(route, "methods", None) or ():
+                yield route.path_format, method
 
 
 def _depends_on(dependant: Any, wanted: object) -> bool:

@@ -15,7 +15,7 @@ from sessionlock.integrations.web.problems import Problems
 
 ALL = {"409", "413", "429", "503"}
 NOWHERE = "redis://127.0.0.1:1/0"
-ROUTES: dict[str, Any] = {"/static/*": "off", "GET /feed": "read"}
+ROUTES: dict[str, Any] = {"/static/**": "off", "/shop/static/**": "off", "GET /feed": "read"}
 
 
 def ours(paths: dict[str, Any], path: str, method: str) -> set[str]:
@@ -24,7 +24,7 @@ def ours(paths: dict[str, Any], path: str, method: str) -> set[str]:
 
 def test_fastapi() -> None:
     """By the rules of the middleware, and where an operation asks for the lock itself; its own words stay."""
-    app, router = FastAPI(), APIRouter(prefix="/shop")
+    app, router, inner = FastAPI(), APIRouter(prefix="/shop"), APIRouter()
     app.add_middleware(SessionLockMiddleware, guard=NOWHERE, routes=ROUTES, problems=Problems({WaitTimedOut: 423}))
 
     @app.get("/feed")
@@ -40,13 +40,24 @@ def test_fastapi() -> None:
     @router.post("/cart", responses={409: {"description": "as I say"}})
     async def cart() -> None: ...
 
+    @router.put("/cart/{item}")
+    async def put() -> None: ...
+
+    @inner.post("/static/{name}/lock")
+    async def locked_within(session: LockedSession) -> None: ...
+
     describe_problems(app)
+    router.include_router(inner)
     app.include_router(router)
+    app.include_router(inner)
     for _ in range(2):
         paths = app.openapi()["paths"]
         assert ours(paths, "/feed", "get") == {"503"}
         assert ours(paths, "/feed", "post") == ours(paths, "/static/locked", "post") == {*ALL, "423"}
         assert ours(paths, "/static/{name}", "get") == set()
+        assert ours(paths, "/shop/cart/{item}", "put") == {*ALL, "423"}
+        assert ours(paths, "/static/{name}/lock", "post") == {*ALL, "423"}
+        assert ours(paths, "/shop/static/{name}/lock", "post") == {*ALL, "423"}
         assert paths["/shop/cart"]["post"]["responses"]["409"] == {"description": "as I say"}
     busy = paths["/feed"]["post"]["responses"]["503"]
     assert "Retry-After" in busy["headers"]

@@ -28,9 +28,10 @@ from ..web.asked import Asked
 from ..web.cancelling import Cancels
 from ..web.headers import stays, varies_by_cookie
 from ..web.mapping import WebSession
+from ..web.naming import label_of
 from ..web.problems import may_still_read, tell
 from ..web.request_session import RequestSession, RunAgain
-from ..web.rules import NO_ROUTE, SAFE_METHODS, RoutePolicy, label_of
+from ..web.rules import SAFE_METHODS, RoutePolicy
 from .body import Body
 from .settings import Life, Settings, template_of
 
@@ -155,7 +156,7 @@ class SessionOfRequest:
             None if off else usable_sid(request.cookies.get(how.cookie.name)),
             method=request.method,
             path=template_of(request),
-            route=lambda: NO_ROUTE if request.match_info.route.resource is None else template_of(request),
+            route=partial(template_of, request),
             https=request.secure,
             client=partial(client_of_transport, request),
             rules=how.face.rules,

@@ -14,6 +14,7 @@ from ...guard import SessionGuard
 from ...policies import SessionPolicy
 from ...views.cookies import CookieSettings
 from ..settings.options import FaceSettings
+from ..web.naming import NO_ROUTE
 
 if TYPE_CHECKING:
     from .request import SessionOfRequest
@@ -74,4 +75,4 @@ class Settings:
 def template_of(request: web.Request) -> str:
     """Its path as the routes have it: `/item/{id}`."""
     route = request.match_info.route
-    return request.path if route.resource is None else route.resource.canonical
+    return NO_ROUTE if route.resource is None else route.resource.canonical

@@ -137,7 +137,7 @@ class SessionLockMiddleware:
             self.cookie.find(cookies),
             method=method,
             path=path,
-            route=partial(route_of_scope, scope),
+            route=partial(route_of_scope, dict(scope), self.app),
             https=scope.get("scheme") in ("https", "wss"),
             client=partial(client_of_scope, scope),
             rules=self.face.rules,

@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, MutableMapping
 from typing import Any
 
-from ..web.rules import NO_ROUTE
+from ..web.naming import NO_ROUTE
+from .checks import layers
 
 __all__ = ["route_of_scope"]
 
 DEEP = 16  # mounts within each other
 
 
-def route_of_scope(scope: MutableMapping[str, Any]) -> str | None:
-    """The pattern, ``/cart/{id}``; None: this application has no router that we know (Starlette's, Litestar's)."""
+def route_of_scope(scope: MutableMapping[str, Any], inside: Any = None) -> str | None:
+    """The pattern, ``/cart/{id}``; None: this application has no router that we know (Starlette's, Litestar's).
+
+    ``scope``: as it is before a router sees it, for those write into it. ``inside``: what it is going to be given to,
+    where no application has put itself into it.
+    """
     template = scope.get("path_template")  # Litestar has looked already
     if isinstance(template, str):
         return template or NO_ROUTE
-    routes = getattr(getattr(scope.get("app"), "router", None), "routes", None)
+    routers = (getattr(layer, "router", None) for layer in layers(scope.get("app", inside)))
+    routes = next((found for router in routers if (found := getattr(router, "routes", None)) is not None), None)
     if routes is None:
         return None
     try:
@@ -27,17 +33,14 @@ def route_of_scope(scope: MutableMapping[str, Any]) -> str | None:
 
 
 def _found(routes: Iterable[Any], scope: MutableMapping[str, Any], deep: int) -> str | None:
-    """As Starlette's router chooses: the first that fits, else the first that would with another method."""
-    partly = None
+    """As Starlette's router chooses: the first that fits. One that would with another method is answered 405: it has no
+    name of its own, or whoever sends methods makes names.
+    """
     for route in routes:
         match, more = route.matches(scope)
-        if match.name == "NONE":
-            continue
-        template = _template(route, {**scope, **more}, deep)
         if match.name == "FULL":
-            return template
-        partly = partly or template
-    return partly
+            return _template(route, {**scope, **more}, deep)
+    return None
 
 
 def _template(route: Any, scope: MutableMapping[str, Any], deep: int) -> str:

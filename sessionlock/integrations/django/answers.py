@@ -13,7 +13,6 @@ from django.utils.cache import patch_vary_headers
 from ...errors import SessionLockError
 from ..web.headers import stays
 from ..web.problems import tell
-from ..web.rules import label_of
 from . import settings
 
 __all__ = ["is_one", "is_ours", "made_of_an_error", "not_told_by_us", "problem", "replaced", "take_over"]
@@ -29,7 +28,7 @@ def problem(error: SessionLockError, request: Any) -> Any:
     told = settings.current().problems.answer(error, request.META.get("HTTP_ACCEPT"))
     if told is None:
         return None
-    tell(error, label_of(request.method, request.path))
+    tell(error, request.sessionlock_run.label)
     response = HttpResponse(told.content(), status=told.status)
     for name, value in told.headers():
         response.headers[name] = value

@@ -16,7 +16,8 @@ from ...clock import monotonic
 from ...views.cookies import usable_sid
 from ..web.bodies import Spool
 from ..web.learning import Learnt
-from ..web.rules import BODY_LIMIT, NO_ROUTE, RequestMode, RoutePolicy, label_of
+from ..web.naming import label_of
+from ..web.rules import BODY_LIMIT, RequestMode, RoutePolicy
 from . import settings
 from .answers import take_over
 
@@ -25,6 +26,7 @@ __all__ = ["Run"]
 # Under the lock, too, a run can meet a conflict: a safe request that does not wait may commit meanwhile. Each such
 # commit is somebody's progress, and its route is learnt, so there are soon no more of them.
 MOST_RUNS = 5
+LONGEST = 100  # characters of a path by which a page is remembered
 
 
 class Run:
@@ -35,20 +37,20 @@ class Run:
         self.key: str | None = request.COOKIES.get(django_settings.SESSION_COOKIE_NAME)
         """The session's key: the cookie's, or the one that an earlier run gave it."""
         self.policy: RoutePolicy = _policy(request, match)
-        self.label: str = label_of(request.method, NO_ROUTE if match is None else _from_the_root(match.route))
+        self.label: str = label_of(request.method, _from_the_root(match))
         """For those who wait for it, and the log: its route. A path has many values, and may have a secret in it."""
         mode = self.policy.mode_for(request.method)
         self.mode: RequestMode = "read" if mode == "off" else mode  # Django has no requests without a session
         # By route, not by path: what one page of a kind does, the others do.
-        route = label_of(request.method, request.path) if match is None else f"{request.method} {match.route}"
-        self._learn = partial(learnt.add, route)
+        page = f"{request.method} {request.path[:LONGEST] if match is None else match.route}"
+        self._learn = partial(learnt.add, page)
         self._before: _Before | None = None
         self._began = monotonic()
         self._discarded: list[Any] = []  # responses of earlier runs
         self.store: Any = None
         self.over: bool = False
         self.may_run_again: bool = self.policy.may_run_again(request.method) and usable_sid(self.key) is not None
-        if self.may_run_again and route in learnt:
+        if self.may_run_again and page in learnt:
             self.mode = "lock"
         self._spool = self._spooled(request)
         if self.may_run_again:
@@ -150,9 +152,11 @@ def _policy(request: Any, match: Any) -> RoutePolicy:
     return settings.current().rules.policy_for(request.method, request.path_info, view)
 
 
-def _from_the_root(route: str) -> str:
+def _from_the_root(match: Any) -> str | None:
     """Django's routes begin without a slash, or, as regular expressions, with a ``^``."""
-    return route if route.startswith(("/", "^")) else f"/{route}"
+    if match is None:
+        return None
+    return match.route if match.route.startswith(("/", "^")) else f"/{match.route}"
 
 
 def _match(request: Any) -> Any:

@@ -27,9 +27,10 @@ from ..flask_family.application import AppSettings, expect_still_there
 from ..flask_family.hooks import SessionHooks
 from ..flask_family.session import use_of
 from ..web.learning import Remembered
+from ..web.naming import NO_ROUTE, label_of
 from ..web.problems import tell
 from ..web.request_session import RequestSession, RunAgain
-from ..web.rules import NO_ROUTE, RoutePolicy, label_of
+from ..web.rules import RoutePolicy
 from .again import FlaskRun, prepare_body, receive_body, run_request
 from .session import FlaskUse, LockedSession, renew
 
@@ -172,7 +173,7 @@ class SessionLockInterface(SessionHooks, SessionInterface):
     def is_being_answered(self, error: BaseException) -> None:
         """``error`` is about to become an answer."""
         if isinstance(error, SessionLockError):
-            tell(error, label_of(current_request.method, current_request.path))
+            tell(error, label_of(current_request.method, _route(current_request)))
             self.answer_is_ready()
 
     def answer_is_ready(self) -> None:
@@ -207,7 +208,7 @@ class SessionLockInterface(SessionHooks, SessionInterface):
             policy,
             takes_over=takes_over,
             method=request.method,
-            route=lambda: NO_ROUTE if request.url_rule is None else request.url_rule.rule,
+            route=partial(_route, request),
             https=request.is_secure,
             client=partial(client_of_environ, request.environ),
             rules=None if run is None else self.settings.rules,
@@ -259,6 +260,10 @@ def _for_threads(given: object) -> SessionGuard:
     if not isinstance(given, SessionGuard):
         raise ConfigurationError(f"SessionLock wants a guard or a URL, not {given!r}")
     return blocking_guard(given).inner
+
+
+def _route(request: Request) -> str:
+    return NO_ROUTE if request.url_rule is None else request.url_rule.rule
 
 
 def _use_in(context: Any) -> FlaskUse | None:

@@ -23,9 +23,10 @@ from ..flask_family.answers import become
 from ..flask_family.application import AppSettings, expect_still_there
 from ..flask_family.hooks import SessionHooks
 from ..flask_family.use import only_read
+from ..web.naming import NO_ROUTE, RouteName
 from ..web.problems import may_still_read, tell
 from ..web.request_session import RequestSession, RunAgain
-from ..web.rules import NO_ROUTE, Mode, RoutePolicy, label_of
+from ..web.rules import Mode, RoutePolicy
 from ..web.starting import look_at_start
 from .again import QuartRun
 from .application import use_here
@@ -96,7 +97,7 @@ class SessionLockInterface(SessionHooks, SessionInterface):
 
     async def open_session(self, app: Quart, request: Any) -> LockedSession:
         run = QuartRun.of(request)
-        use = QuartUse(label_of(_method(request), request.path), run)
+        use = QuartUse(RouteName(_method(request), partial(_route, request)), run)
         try:
             visit = await self._begin(app, request, run)
             await visit.open()
@@ -232,6 +233,8 @@ def _endpoint(request: Any) -> str | None:
 
 def _rule(request: Any) -> Any:
     """Which fits; None where none does. Quart looks for it only after it has opened the session."""
+    if request.url_rule is not None:
+        return request.url_rule
     context: Any = _cv_websocket.get(None) if isinstance(request, Websocket) else _cv_request.get(None)
     if context is None or context.url_adapter is None:
         return None

@@ -10,6 +10,7 @@ from ...errors import SessionLockError
 from ...session.mapping import Session
 from ..flask_family.session import FamilySession, show, use_of
 from ..flask_family.use import Phase, Use
+from ..web.naming import RouteName
 from ..web.request_session import RequestSession
 
 if TYPE_CHECKING:
@@ -21,13 +22,13 @@ log: logging.Logger = logging.getLogger("sessionlock.web")
 
 
 class QuartUse(Use):
-    """What one request or websocket of Quart's does with its session. ``label``: see :func:`.rules.label_of`. ``run``
-    None: nobody runs it, and it cannot be run again (a request context of a test's own, say).
+    """What one request or websocket of Quart's does with its session. ``name``: its route. ``run`` None:
+    nobody runs it, and it cannot be run again (a request context of a test's own, say).
     """
 
-    def __init__(self, label: str, run: QuartRun | None) -> None:
+    def __init__(self, name: RouteName, run: QuartRun | None) -> None:
         super().__init__()
-        self.label = label
+        self._name = name
         self.run = run
         self.session: LockedSession = LockedSession(self)
         self.looked: bool = False
@@ -37,6 +38,11 @@ class QuartUse(Use):
         self._instead: RequestSession | None = None
         if run is not None:
             run.begin(self)
+
+    @property
+    def label(self) -> str:
+        """The route, for the log."""
+        return str(self._name)
 
     def opened(self, visit: RequestSession) -> None:
         super().opened(visit)

@@ -17,17 +17,20 @@ from ...views.cookies import CookieSettings
 from ..takeover.taking import Origin, TakeOver
 from .identity import IDENTITY
 from .learning import Learnt
-from .rules import SAFE_METHODS, RequestMode, RoutePolicy, Rules, label_of, shape_of
+from .naming import RouteName
+from .rules import SAFE_METHODS, RequestMode, RoutePolicy, Rules
 
 __all__ = ["Asked"]
+
+LONGEST = 100  # characters of a path by which a page is remembered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """One request. ``sid``: what its cookie says, if it says anything usable; ``told``: the id that the browser has.
 
-    ``label``: method and path, for logs and errors. ``route``: finds what others see of the holder. ``client``: who
-    sent it. ``learnt``: the face runs safe requests again that met a conflict, and remembers their routes.
+    ``name``: how others see it, and logs and errors. ``client``: who sent it. ``learnt``: the face runs safe requests
+    again that met a conflict, and remembers them by ``page``.
     ``identity``: keys whose change gives a new id. ``codec``, ``lifetime``: others than the guard's. ``old``: where
     sessions are that visitors had before.
     """
@@ -38,8 +41,8 @@ class Asked:
     sid: str | None
     told: str | None
     method: str
-    label: str
-    route: Callable[[], str | None] | None
+    name: RouteName
+    page: str
     https: bool
     client: Client | None
     learnt: Learnt | None
@@ -68,23 +71,29 @@ class Asked:
         origin: Origin | None = None,
         old_cookie: str | None = None,
     ) -> Asked:
-        """What a face knows. ``route``: the pattern of its router that fits; None, or where that finds none: the path
-        without names and numbers. ``rules`` None: it cannot run a request again. ``old_cookie``: what ``origin``'s
-        cookie says (see :mod:`..takeover`).
+        """What a face knows. ``route``: the pattern of its router that fits; None, or where there is no
+        router that it knows: the rule that fits. ``rules`` None: it cannot run a request again. ``old_cookie``: what
+        ``origin``'s cookie says (see :mod:`..takeover`).
         """
+
+        def pattern() -> str | None:
+            found = None if route is None else route()
+            return found or (None if rules is None else rules.pattern_for(method, path))
+
         lifetime = lifetime or guard.session_policy
         old = None
         if origin is not None and (old_cookie is not None or origin.write_back):
             old = TakeOver(origin, guard, old_cookie or "", lifetime, codec)
+        method = method.upper()
         return cls(
             guard=guard,
             cookie=cookie.lasting(lifetime.idle),
             policy=policy,
             sid=sid,
             told=sid,
-            method=method.upper(),
-            label=label_of(method, path),
-            route=route,
+            method=method,
+            name=RouteName(method, pattern),
+            page=f"{method} {path}"[:LONGEST],
             https=https,
             client=client,
             learnt=rules.learnt if rules is not None else None,
@@ -100,9 +109,8 @@ class Asked:
 
     @property
     def seen_as(self) -> str:
-        """By those who wait for this request: its route. A path has many values, and may have a secret in it."""
-        route = None if self.route is None else self.route()
-        return label_of(self.method, route or shape_of(self.label.partition(" ")[2]))
+        """By those who wait for this request, and who read the log: its route."""
+        return str(self.name)
 
     @property
     def is_safe(self) -> bool:

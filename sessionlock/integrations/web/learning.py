@@ -6,7 +6,7 @@ from ...clock import monotonic
 
 __all__ = ["Learnt", "Remembered", "Rerun"]
 
-MOST = 512  # labels; beyond them the oldest is forgotten
+MOST = 512  # pages; beyond them the oldest is forgotten
 FORGET_AFTER = 300.0  # seconds
 SLOW = 1.0  # seconds; a request of this length would hold up its visitor's others more often than it meets a conflict
 
@@ -44,27 +44,27 @@ class Remembered:
 
 
 class Learnt(Remembered):
-    """Labels (see :func:`.rules.label_of`)."""
+    """Requests, by method and path (of Django: and route). They are kept here and told to nobody."""
 
     def __init__(self) -> None:
         super().__init__(MOST)
 
-    def add(self, label: str, took: float = 0.0) -> None:
-        """A safe request of this route, which ran for ``took`` seconds, met a conflict."""
+    def add(self, page: str, took: float = 0.0) -> None:
+        """A safe request of this page, which ran for ``took`` seconds, met a conflict."""
         if took < SLOW:
-            self.note(label, FORGET_AFTER)
+            self.note(page, FORGET_AFTER)
 
 
 class Rerun:
     """Whether this request may run again, under the lock, if it meets a conflict. ``learnt`` None: its face cannot."""
 
-    def __init__(self, learnt: Learnt | None, label: str, *, allowed: bool) -> None:
+    def __init__(self, learnt: Learnt | None, page: str, *, allowed: bool) -> None:
         self._learnt = learnt if allowed else None
-        self._label = label
+        self._page = page
         self._began_at = monotonic()
         self._took_effect = False
         # A route that is known to meet conflicts takes the lock at once: nothing is to be run again.
-        self.is_known: bool = self._learnt is not None and label in self._learnt
+        self.is_known: bool = self._learnt is not None and page in self._learnt
 
     @property
     def is_possible(self) -> bool:
@@ -78,7 +78,7 @@ class Rerun:
     def learn(self) -> None:
         """From now on the route takes the lock at once."""
         if self._learnt is not None and not self.is_known:
-            self._learnt.add(self._label, self.age)
+            self._learnt.add(self._page, self.age)
 
     @property
     def age(self) -> float:

@@ -208,7 +208,7 @@ def _exactness(kind: str) -> int:
 
 
 def tell(error: SessionLockError, label: str) -> None:
-    """Log at WARNING what a request met, once a request. ``label``: its route, as :func:`.rules.label_of` makes it.
+    """Log at WARNING what a request met, once a request. ``label``: its route, as :func:`.naming.label_of` makes it.
 
     With the session's digest, the holder, and the keys, where they are known; never a value. An outage is told by the
     executor, when it begins and when it ends, and not again by each of its requests.

@@ -63,7 +63,7 @@ class RequestSession:
 
     def __init__(self, asked: Asked, *, on_loss: Callable[[], object] | None = None) -> None:
         self._asked = asked
-        self._rerun = Rerun(asked.learnt, asked.label, allowed=asked.policy.may_run_again(asked.method))
+        self._rerun = Rerun(asked.learnt, asked.page, allowed=asked.policy.may_run_again(asked.method))
         self.mode: RequestMode = "lock" if self._rerun.is_known else asked.policy.mode_for(asked.method)
         self._on_loss = on_loss
         self.answer: CookieAnswer = CookieAnswer(asked.cookie, asked.told, asked.https)
@@ -101,7 +101,7 @@ class RequestSession:
     @property
     def label(self) -> str:
         """The route, for logs and errors."""
-        return self._asked.label
+        return self._asked.seen_as
 
     def when_lost(self, on_loss: Callable[[], object] | None) -> None:
         """What is called when the lease is lost in a request that has changed the session by then."""

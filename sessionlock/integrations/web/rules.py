@@ -13,14 +13,11 @@ from .learning import Learnt
 
 __all__ = [
     "BODY_LIMIT",
-    "NO_ROUTE",
     "SAFE_METHODS",
     "PolicyOptions",
     "RequestMode",
     "RoutePolicy",
     "Rules",
-    "label_of",
-    "shape_of",
 ]
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -32,10 +29,6 @@ MARK = "sessionlock_policy"  # the attribute by which a view says how it uses it
 BODY_LIMIT = 64 * 1_048_576
 _RULE = re.compile(r"(?:([A-Za-z|]+)\s+)?(/\S*|\*\*)")
 _WILD = re.compile(r"\*\*|\*|\{[^{}]*\}")
-
-NO_ROUTE = "(no route)"  # instead of one, where the router has none: it is answered 404
-MOST_PARTS = 8
-_WORD = re.compile(r"|[A-Za-z][A-Za-z_.-]{0,31}|\{.*\}")
 
 
 class PolicyOptions(TypedDict, total=False):
@@ -155,25 +148,21 @@ class Rules:
         """
         method = method.upper()
         policy = self.default
-        for methods, pattern, by_rule in self._rules:
-            if (methods is None or method in methods) and pattern.fullmatch(path):
+        for methods, pattern, _, by_rule in self._rules:
+            if _fits(methods, pattern, method, path):
                 policy = by_rule
                 break
         own = None if view is None else policy_of(view, method)
         return policy if own is None else own.over(policy)
 
-
-def shape_of(path: str) -> str:
-    """A path without what may be a name, a number or a secret: instead of a route, where there is no router to ask."""
-    parts = path.split("/")
-    kept = "/".join(part if _WORD.fullmatch(part) else "{}" for part in parts[:MOST_PARTS])
-    return kept if len(parts) <= MOST_PARTS else f"{kept}/**"
+    def pattern_for(self, method: str, path: str) -> str | None:
+        """The path of the first rule that fits, as it was written: a route's name, where there is no router to ask."""
+        fits = (written for methods, pattern, written, _ in self._rules if _fits(methods, pattern, method, path))
+        return next(fits, None)
 
 
-def label_of(method: str, path: str) -> str:
-    """The request as logs and errors name it; with its route for the path, as others see it who wait for it."""
-    printable = "".join(c if c.isprintable() else "?" for c in f"{method} {path}")
-    return printable if len(printable) <= 100 else f"{printable[:99]}…"
+def _fits(methods: frozenset[str] | None, pattern: re.Pattern[str], method: str, path: str) -> bool:
+    return (methods is None or method in methods) and pattern.fullmatch(path) is not None
 
 
 def policy_of(view: object, method: str) -> RoutePolicy | None:
@@ -187,7 +176,7 @@ def _policy(given: RoutePolicy | Mode) -> RoutePolicy:
     return given if isinstance(given, RoutePolicy) else RoutePolicy(given)
 
 
-def _compiled(rule: str) -> tuple[frozenset[str] | None, re.Pattern[str]]:
+def _compiled(rule: str) -> tuple[frozenset[str] | None, re.Pattern[str], str]:
     found = _RULE.fullmatch(rule.strip())
     if found is None:
         raise ConfigurationError(
@@ -197,4 +186,4 @@ def _compiled(rule: str) -> tuple[frozenset[str] | None, re.Pattern[str]]:
     literals = map(re.escape, _WILD.split(path))
     wilds = [".*" if wild == "**" or wild.endswith(":path}") else "[^/]+" for wild in _WILD.findall(path)]
     pattern = "".join(literal + wild for literal, wild in zip(literals, [*wilds, ""], strict=True))
-    return frozenset(methods.upper().split("|")) if methods else None, re.compile(pattern, re.DOTALL)
+    return frozenset(methods.upper().split("|")) if methods else None, re.compile(pattern, re.DOTALL), path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -53,6 +54,19 @@ def test_writers_wait_and_are_told_when_it_takes_too_long(client: Client, holder
         assert response.json()["status"] == 503
         assert response.cookies == {}
     assert client.post("/add/x").json() == {"cart": ["first", "x"]}
+
+
+def test_the_log_names_the_route(
+    client: Client, holder: Callable[[str], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A path may be a token for a new password."""
+    with holder(sid_of(client)), override_settings(SESSION_LOCK_WAIT=0.05), caplog.at_level(logging.DEBUG):
+        assert client.post("/say/alice").status_code == 503
+        assert client.generic("ALICE", "/say/alice").status_code == 503
+        client.post("/nowhere/alice")
+    ours = [record for record in caplog.records if record.name == "sessionlock.web"]
+    assert [record.__dict__["route"] for record in ours][:2] == ["POST /say/<text>", "_OTHER /say/<text>"]
+    assert "alice" not in "".join(f"{record.getMessage()} {record.__dict__['route']}" for record in ours).lower()
 
 
 def test_the_answers_can_be_changed(client: Client, holder: Callable[[str], Any]) -> None:

@@ -27,8 +27,9 @@ from sessionlock import (
     StaleFencingToken,
     WaitTimedOut,
 )
+from sessionlock.integrations.web.naming import NO_ROUTE, label_of
 from sessionlock.integrations.web.problems import Problem, Problems
-from sessionlock.integrations.web.rules import RoutePolicy, Rules, label_of
+from sessionlock.integrations.web.rules import RoutePolicy, Rules
 from sessionlock.selfcalls.nesting import Held, refuse_nested
 
 
@@ -95,6 +96,17 @@ def test_labels() -> None:
     assert label_of("GET", "/a") == "GET /a"
     assert label_of("GET", "/a\n\x00") == "GET /a??"
     assert len(label_of("GET", "/" + "x" * 500)) == 100
+    assert label_of("GET", None) == f"GET {NO_ROUTE}"
+    assert {label_of(method, "/a") for method in ("ZZ0", "MKCOL", "get", "")} == {"_OTHER /a"}
+
+
+def test_the_pattern_of_a_rule_is_a_name() -> None:
+    """As it was written; not the path."""
+    rules = Rules(routes={"PUT|POST /user/{name}": "lock", "/user/*": "read", "/files/**": "lock"})
+    assert rules.pattern_for("POST", "/user/alice") == "/user/{name}"
+    assert rules.pattern_for("GET", "/user/alice") == "/user/*"
+    assert rules.pattern_for("GET", "/files/a/b") == "/files/**"
+    assert rules.pattern_for("GET", "/") is None
 
 
 @pytest.mark.parametrize(
