@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from inspect import iscoroutinefunction
 from typing import Any
 
 from .errors import ConfigurationError, SessionLockError
@@ -52,11 +53,13 @@ __all__ = [
     "LockTimedOut",
     "Observer",
     "Observers",
+    "OutageAbandoned",
     "OutageBegan",
     "OutageEnded",
     "WaitOver",
     "node_of",
     "route_of",
+    "tell_saved",
 ]
 
 log: logging.Logger = logging.getLogger("sessionlock")
@@ -123,7 +126,7 @@ class LockHandedOver(Event):
 @quickly_frozen
 class WaitOver(Event):
     """How it ended. ``waited``: seconds since LockAsked. ``holder``, ``trace``: of whom it waited for, as last heard of
-    (as in LockQueued); None where it did not wait for anybody.
+    (as in LockQueued); None where it did not wait for anybody, and, after LockQueued, where that is not known.
     """
 
     waited: float
@@ -177,7 +180,9 @@ class LockLost(Event):
 
 @quickly_frozen
 class LockReleased(Event):
-    """It was given up, or found to be lost. ``held``: seconds since the call was sent that it was granted to."""
+    """It was given up, or found to be lost; or its event loop has ended, and it runs out in Redis. ``held``: seconds
+    since the call was sent that it was granted to.
+    """
 
     held: float
 
@@ -194,7 +199,9 @@ class LoadRefused(Event):
 
 @quickly_frozen
 class ChangesMerged(Event):
-    """Others changed ``keys`` keys that this request changed too; by its policy both changes count."""
+    """Others changed ``keys`` keys that this request changed too; by its policy both changes count. Told once a save,
+    when it has taken effect; ChangesSaved follows.
+    """
 
     keys: int
 
@@ -212,6 +219,13 @@ class ChangesRefused(Event):
     """Nothing was saved: a commit clashed, the session is gone or became too large, the lock was lost, no Redis."""
 
     error: SessionLockError
+
+
+def tell_saved(observer: Observer, session: str, label: str, keys: int, version: int | None, merged: int) -> None:
+    """``keys`` keys were changed, ``merged`` of them by others, too."""
+    if merged:
+        observer(ChangesMerged(session, label, merged))
+    observer(ChangesSaved(session, label, keys, version or 0))
 
 
 # --- Redis
@@ -256,6 +270,16 @@ class OutageEnded(Event):
     refused: int
 
 
+@quickly_frozen
+class OutageAbandoned(Event):
+    """Nobody here looks for ``server`` any more, after ``seconds``: the guard was closed, or its event loop has ended,
+    before the outage did.
+    """
+
+    server: str
+    seconds: float
+
+
 KINDS: frozenset[type[Event]] = frozenset(
     (
         CallAnswered,
@@ -274,6 +298,7 @@ KINDS: frozenset[type[Event]] = frozenset(
         LockReleased,
         LockRenewed,
         LockTimedOut,
+        OutageAbandoned,
         OutageBegan,
         OutageEnded,
     )
@@ -310,7 +335,7 @@ class Observers:
         """Those that were given, None where there are none.
 
         Raises:
-            ConfigurationError: one is not a function.
+            ConfigurationError: one is not a function, or an asynchronous one.
         """
         if given is None:
             return None
@@ -319,6 +344,13 @@ class Observers:
             if not callable(observer):
                 raise ConfigurationError(
                     f"observer must be a function that is called with each event, or several, not {observer!r}"
+                )
+            if isinstance(observer, type):
+                raise ConfigurationError(f"observer must be an object that is called, not the class {observer!r}")
+            if iscoroutinefunction(observer) or iscoroutinefunction(type(observer).__call__):
+                raise ConfigurationError(
+                    f"observer must not be async, for nobody would await it: {observer!r}. Put what takes time into a"
+                    " queue, or begin a task"
                 )
         return cls(observers) if observers else None
 

@@ -29,6 +29,7 @@ from ..observe import (
     LockRefused,
     LockReleased,
     LockTimedOut,
+    OutageAbandoned,
     OutageBegan,
     OutageEnded,
     node_of,
@@ -45,6 +46,7 @@ _LEVELS: dict[type[Event], int] = {
     LockTimedOut: logging.WARNING,
     OutageBegan: logging.WARNING,
     OutageEnded: logging.INFO,
+    OutageAbandoned: logging.INFO,
 }
 
 

@@ -1,7 +1,7 @@
 """What is measured of sessions and their locks, once for every library of metrics: names, units, meaning.
 
 Attributes are few-valued: routes, outcomes and kinds of errors, never a session or a path. What comes beyond
-:data:`MOST_ROUTES` routes is counted as "other".
+:data:`MOST_ROUTES` patterns, with whichever methods, is counted as "other".
 """
 
 from __future__ import annotations
@@ -11,7 +11,18 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..errors import QueueFull, RedisUnavailable, ReentrantLock, SessionLockError, SessionNotFound
+from ..errors import (
+    LeaseLost,
+    QueueFull,
+    RedisUnavailable,
+    ReentrantLock,
+    SessionConflict,
+    SessionDestroyed,
+    SessionLockError,
+    SessionNotFound,
+    SessionTooLarge,
+    StaleFencingToken,
+)
 from ..observe import (
     CallRepeated,
     ChangesMerged,
@@ -28,11 +39,13 @@ from ..observe import (
     LockReleased,
     LockRenewed,
     LockTimedOut,
+    OutageAbandoned,
     OutageBegan,
     OutageEnded,
     WaitOver,
     route_of,
 )
+from .web.naming import METHODS, OTHER_METHOD
 
 __all__ = [
     "ACQUISITIONS",
@@ -46,6 +59,7 @@ __all__ = [
     "Measure",
     "Measuring",
     "outcome_of",
+    "waiter_of",
 ]
 
 MOST_ROUTES = 200
@@ -124,7 +138,11 @@ LOST = Measure(
 )
 SAVED = Measure("sessionlock.changes.saved", "counter", "{save}", "Saves that took effect", ("route",))
 MERGED = Measure(
-    "sessionlock.changes.merged", "counter", "{merge}", "Changes that were merged with somebody else's", ("route",)
+    "sessionlock.changes.merged",
+    "counter",
+    "{save}",
+    "Saves whose changes were merged with somebody else's",
+    ("route",),
 )
 REFUSED = Measure(
     "sessionlock.changes.refused",
@@ -163,6 +181,9 @@ MEASURES: tuple[Measure, ...] = (
     DOWN,
 )
 
+# For which a save is refused, but for outages. OpenTelemetry's SDK keeps 2,000 combinations of a counter's attributes.
+REFUSALS = (SessionConflict, LeaseLost, StaleFencingToken, SessionTooLarge, SessionDestroyed)
+
 # What has to be seen at zero, with each route: of a counter that is first seen at one, Prometheus' ``rate()`` and
 # ``increase()`` know no increase. Of what is rare they would miss all, in each process anew.
 BEGIN_AT_ZERO: tuple[tuple[Measure, tuple[str, ...]], ...] = (
@@ -170,7 +191,7 @@ BEGIN_AT_ZERO: tuple[tuple[Measure, tuple[str, ...]], ...] = (
     (ACQUISITIONS, ("queue_full",)),
     (ACQUISITIONS, ("unavailable",)),
     (LOST, ()),
-    (REFUSED, ("SessionConflict",)),
+    *((REFUSED, (error.__name__,)) for error in REFUSALS),
 )
 
 
@@ -195,12 +216,29 @@ def _outcome_of(error: SessionLockError) -> str:
     return next((word for kind, word in outcomes if isinstance(error, kind)), "refused")
 
 
+Waiting = tuple[Any, str]  # a task, and for what it waits
+
+
+def waiter_of(known: Collection[Waiting], event: WaitOver) -> Waiting | None:
+    """Which of those that are known to wait this is about; None: it is none of them."""
+    if not known:
+        return None
+    try:
+        who: Waiting = asyncio.current_task(), event.session
+    except RuntimeError:  # its loop was closed in the middle of the wait, and now it is collected
+        ended = (one for one in known if one[1] == event.session and one[0].get_loop().is_closed())
+        return next(ended, None)
+    return who if who in known else None
+
+
 class Measuring:
     """An observer that measures; how a measurement is kept is its subclass' business."""
 
     def __init__(self) -> None:
         self._routes: set[str] = set()
-        self._waiting: set[tuple[object, str]] = set()  # by who waits, and for what
+        # Without their methods. These are what is limited: methods are few, and who sends all of them takes no name.
+        self._patterns: set[str] = set()
+        self._waiting: set[Waiting] = set()  # by who waits, and for what
         self.handlers: dict[type[Event], Callable[[Any], None]] = {
             LockQueued: self._queued,
             LockHandedOver: lambda event: self.add(HANDOVERS, ()),
@@ -218,6 +256,7 @@ class Measuring:
             CallRepeated: lambda event: self.add(REPEATS, (event.script,)),
             OutageBegan: self._began,
             OutageEnded: lambda event: self.add(DOWN, (), -1),
+            OutageAbandoned: lambda event: self.add(DOWN, (), -1),
         }
         self.hears: Collection[type[Event]] = self.handlers.keys()
 
@@ -244,16 +283,18 @@ class Measuring:
     def _over(self, event: WaitOver) -> None:
         route, outcome = self._route(event.label), outcome_of(event)
         self.add(ACQUISITIONS, (route, outcome))
-        if event.holder is not None:
-            self._no_longer_waits(event)
+        if self._has_waited(event):
             self.record(WAIT, (route, outcome), event.waited)
-            self.add(BLOCKED, (route, self._route(event.holder)), event.waited)
+            self.add(BLOCKED, (route, self._route(event.holder or "")), event.waited)
 
-    def _no_longer_waits(self, event: WaitOver) -> None:
-        who = asyncio.current_task(), event.session
-        if who in self._waiting:
-            self._waiting.discard(who)
-            self.add(WAITING, (), -1)
+    def _has_waited(self, event: WaitOver) -> bool:
+        """Whom it waited for may not be known; that it queued is. Or it was refused at once, because of a holder."""
+        who = waiter_of(self._waiting, event)
+        if who is None:
+            return event.holder is not None
+        self._waiting.discard(who)
+        self.add(WAITING, (), -1)
+        return True
 
     def _released(self, event: LockReleased) -> None:
         route = self._route(event.label)
@@ -272,8 +313,13 @@ class Measuring:
         """Of a label; whoever names his holders by something that has many values does not fill the memory."""
         route = route_of(label) or UNNAMED
         if route not in self._routes:
-            if len(self._routes) >= MOST_ROUTES:
-                return OTHER
+            method, _, pattern = route.partition(" ")
+            if method not in METHODS and method != OTHER_METHOD:
+                pattern = route
+            if pattern not in self._patterns:
+                if len(self._patterns) >= MOST_ROUTES:
+                    return OTHER
+                self._patterns.add(pattern)
             self._routes.add(route)
             for measure, others in BEGIN_AT_ZERO:
                 self.add(measure, (route, *others), 0)

@@ -23,12 +23,14 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from time import time_ns
 from typing import Any
+from weakref import WeakValueDictionary
 
 from opentelemetry import context, trace
 from opentelemetry import metrics as otel_metrics
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, Tracer, TracerProvider
 
+from ..errors import ConfigurationError
 from ..observe import (
     CallAnswered,
     ChangesMerged,
@@ -57,12 +59,12 @@ from .measures import (
     HELD_TIME,
     HOLD,
     MEASURES,
-    MOST_ROUTES,
-    OTHER,
     SAVED,
     Measure,
     Measuring,
+    Waiting,
     outcome_of,
+    waiter_of,
 )
 
 __all__ = ["SHORTEST", "Spans", "metrics", "spans", "telemetry"]
@@ -70,7 +72,7 @@ __all__ = ["SHORTEST", "Spans", "metrics", "spans", "telemetry"]
 # Seconds. A record costs the SDK some 70,000 instructions, a span 150,000; a guarded cycle without a wait has 500,000
 # in all: what lasts less than this is only counted.
 SHORTEST = 0.005
-MANY = f"- {OTHER}"  # the label of all that come beyond MOST_ROUTES
+MOST_LABELS = 10_000
 
 
 def telemetry(
@@ -82,10 +84,14 @@ def telemetry(
 ) -> Observers:
     """An observer that makes :func:`spans` and :func:`metrics`, by default with the global providers.
 
-    ``calls``: a span also for each call to Redis.
+    Each guard may have one of its own: their spans are, and their metrics are the same. ``calls``: a span also for each
+    call to Redis.
+
+    Raises:
+        ConfigurationError: as :func:`metrics` does.
     """
     tracer = trace.get_tracer("sessionlock", __version__, tracer_provider)
-    meter = otel_metrics.get_meter("sessionlock", __version__, meter_provider)
+    meter = _meters.of(meter_provider)
     return Observers([spans(tracer, shortest=shortest, calls=calls), metrics(meter, shortest=shortest)])
 
 
@@ -98,14 +104,53 @@ def spans(tracer: Tracer, *, shortest: float = SHORTEST, calls: bool = False) ->
 
 
 def metrics(meter: otel_metrics.Meter, *, shortest: float = SHORTEST) -> OpenTelemetryMetrics:
-    """An observer that measures. Call it once for a meter, and give all guards the same.
+    """An observer that measures. All guards share one for each meter: a further call returns the first one's.
 
     ``shortest``: seconds; histograms have no record of what is shorter. Counters have all.
+
+    Raises:
+        ConfigurationError: the meter has metrics with another ``shortest``.
     """
-    return OpenTelemetryMetrics(meter, shortest)
+    return _meters.metrics_of(meter, shortest)
 
 
 # --- metrics
+
+
+class _Meters:
+    """Of two that measure with one meter the SDK would leave out what one of them counts, and say nothing."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._global: otel_metrics.Meter | None = None
+        # They live as long as their meter, which calls them; and it as long as they.
+        self._known: WeakValueDictionary[int, OpenTelemetryMetrics] = WeakValueDictionary()
+
+    def of(self, provider: MeterProvider | None) -> otel_metrics.Meter:
+        """The meter of that provider; of the global one always the same, also from before it was set."""
+        with self._lock:
+            is_global = provider is None or provider is otel_metrics.get_meter_provider()
+            if is_global and self._global is not None:
+                return self._global
+            meter = otel_metrics.get_meter("sessionlock", __version__, provider)
+            if is_global:
+                self._global = meter
+            return meter
+
+    def metrics_of(self, meter: otel_metrics.Meter, shortest: float) -> OpenTelemetryMetrics:
+        with self._lock:
+            known = self._known.get(id(meter))
+            if known is None:
+                known = self._known[id(meter)] = OpenTelemetryMetrics(meter, shortest)
+        if known.shortest != shortest:
+            raise ConfigurationError(
+                f"these metrics are measured already, with shortest={known.shortest!r}, not {shortest!r}: give all"
+                " guards the same"
+            )
+        return known
+
+
+_meters = _Meters()
 
 
 class OpenTelemetryMetrics(Measuring):
@@ -113,10 +158,12 @@ class OpenTelemetryMetrics(Measuring):
 
     def __init__(self, meter: otel_metrics.Meter, shortest: float) -> None:
         super().__init__()
-        self._shortest = shortest
+        self.shortest: float = shortest
+        self._meter = meter
         self._lock = threading.Lock()
         self._counts: dict[Measure, dict[tuple[str, ...], float]] = {}
-        self._cells: dict[str, _Cell] = {}  # by label
+        self._by_route: dict[str, _Cell] = {}
+        self._cells: dict[str, _Cell] = {}  # the same, by label: that is the node, too
         self._histograms: dict[Measure, otel_metrics.Histogram] = {}
         for measure in MEASURES:
             about = {"unit": measure.unit, "description": measure.meaning}
@@ -137,14 +184,14 @@ class OpenTelemetryMetrics(Measuring):
             counts[values] = counts.get(values, 0) + by
 
     def record(self, measure: Measure, values: tuple[str, ...], value: float) -> None:
-        if measure.unit != "s" or value >= self._shortest:
+        if measure.unit != "s" or value >= self.shortest:
             self._histograms[measure].record(value, _attributes(measure, values))
 
     # What each cycle has. Counted by label and without a lock: nothing comes between reading a number and writing it
     # back, as there is neither a call nor a jump.
 
     def _granted(self, event: LockGranted) -> None:
-        if event.holder is not None:
+        if event.holder is not None or (self._waiting and waiter_of(self._waiting, event) is not None):
             self._over(event)
             (self._cells.get(event.label) or self._cell(event.label)).handed += 1
         else:
@@ -157,23 +204,24 @@ class OpenTelemetryMetrics(Measuring):
         held, cell = event.held, self._cells.get(event.label) or self._cell(event.label)
         cell.released += 1
         cell.held += held
-        if held >= self._shortest:
+        if held >= self.shortest:
             self.record(HOLD, (self._route(event.label),), held)
 
     def _cell(self, label: str) -> _Cell:
-        self._route(label)  # what is to be seen at zero is, before it is told that anything happened
+        route = self._route(label)  # what is to be seen at zero is, before it is told that anything happened
         with self._lock:
-            if len(self._cells) >= MOST_ROUTES:
-                label = MANY
-            return self._cells.setdefault(label, _Cell())
+            cell = self._by_route.setdefault(route, _Cell())
+            if len(self._cells) < MOST_LABELS:  # beyond them each is looked for anew
+                self._cells[label] = cell
+            return cell
 
     def _teller(self, measure: Measure) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def tell(options: CallbackOptions) -> Iterable[Observation]:
             with self._lock:
                 counts = dict(self._counts[measure])
-                cells = list(self._cells.items())
-            for label, cell in cells:
-                for values, count in cell.of(measure, self._route(label)):
+                cells = list(self._by_route.items())
+            for route, cell in cells:
+                for values, count in cell.of(measure, route):
                     counts[values] = counts.get(values, 0) + count
             return [Observation(count, _attributes(measure, values)) for values, count in counts.items()]
 
@@ -181,7 +229,7 @@ class OpenTelemetryMetrics(Measuring):
 
 
 class _Cell:
-    """Of one label. ``handed``: granted after a wait."""
+    """Of one route. ``handed``: granted after a wait."""
 
     __slots__ = ("granted", "handed", "held", "released", "saved")
 
@@ -249,7 +297,7 @@ class Spans:
     def __init__(self, tracer: Tracer, shortest: float, calls: bool) -> None:
         self._tracer = tracer
         self._shortest = shortest
-        self._waits: dict[tuple[object, str], _Story] = {}
+        self._waits: dict[Waiting, _Story] = {}
         # Of most there is no more to know than where they began. One, but for the moments after a loss.
         self._holds: dict[str, _Story | context.Context] = {}
         self.handlers: dict[type[Event], Callable[[Any], None]] = {
@@ -294,7 +342,8 @@ class Spans:
             story.note(event, {})
 
     def _granted(self, event: LockGranted) -> None:
-        if event.holder is not None or event.waited >= self._shortest:
+        waited = event.holder is not None or event.waited >= self._shortest
+        if waited or (self._waits and waiter_of(self._waits, event) is not None):
             self._over(event)
         if event.session not in self._holds:
             self._holds[event.session] = context.get_current()
@@ -305,7 +354,8 @@ class Spans:
         last.next = _Story()
 
     def _over(self, event: WaitOver) -> None:
-        story = self._waits.pop((asyncio.current_task(), event.session), None) or _Story()
+        who = waiter_of(self._waits, event)
+        story = _Story() if who is None else self._waits.pop(who)
         error = getattr(event, "error", None)
         if not story.telling and error is None and event.waited < self._shortest:
             return

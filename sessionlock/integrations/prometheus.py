@@ -12,7 +12,9 @@ library has it (``PROMETHEUS_MULTIPROC_DIR``). What each means: ``docs/observe.m
 
 from __future__ import annotations
 
+import threading
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
@@ -21,9 +23,17 @@ from .measures import MEASURES, Measure, Measuring
 __all__ = ["PrometheusMetrics", "prometheus_metrics", "series_name"]
 
 
+_making = threading.Lock()
+_known: WeakKeyDictionary[CollectorRegistry, PrometheusMetrics] = WeakKeyDictionary()
+
+
 def prometheus_metrics(registry: CollectorRegistry = REGISTRY) -> PrometheusMetrics:
-    """An observer that measures. Call it once for a registry, and give all guards the same."""
-    return PrometheusMetrics(registry)
+    """An observer that measures. All guards share one for each registry: a further call returns the first one's."""
+    with _making:
+        known = _known.get(registry)
+        if known is None:
+            known = _known[registry] = PrometheusMetrics(registry)
+        return known
 
 
 def series_name(measure: Measure) -> str:

@@ -127,6 +127,7 @@ class SessionContext(SessionLockBlock):
         """Save until nothing is left: what is changed meanwhile follows in the next call, in order."""
         session, lease = self._session, self._lease
         merges = 0
+        merged: frozenset[bytes] = frozenset()
         while changes := session.data.changes():
             if lease.is_lost:
                 raise self._loss(await self._highest_fence())
@@ -141,12 +142,14 @@ class SessionContext(SessionLockBlock):
             )
             outcome, _ = await self._runtime.executor.save(call)
             if not isinstance(outcome, Conflict):
-                self._saved(changes, outcome)
+                self._saved(changes, outcome, merged)
+                merged = frozenset()
                 continue
             merges += 1
             if merges > MOST_MERGES:
                 raise session.data.changed_too_often(MOST_MERGES)
-            self._merge(outcome)
+            session.data.merge(outcome)
+            merged |= frozenset(outcome.theirs)
 
     async def _highest_fence(self) -> int:
         return (await self._runtime.executor.run(Inspect(self._request.keys, waiters=False))).fence

@@ -299,13 +299,15 @@ class SessionLockBlock(LockBlock, Actions):
             if self._saving is not None:
                 await self._saves_done()
             session.close("is being saved and released")
+            merged: frozenset[bytes] = frozenset()
             for _ in range(MOST_MERGES):
                 changes = session.data.changes()
                 outcome = await self._give_up(session.data.in_time(changes), session.data.created)
                 if not isinstance(outcome, Conflict):
                     kept = False
-                    return self._saved(changes, outcome)
-                self._merge(outcome)
+                    return self._saved(changes, outcome, merged)
+                session.data.merge(outcome)
+                merged |= frozenset(outcome.theirs)
             raise session.data.changed_too_often(MOST_MERGES)
         except Exception as error:
             tell_refused(self._runtime.observer, self._request, error)
@@ -325,24 +327,21 @@ class SessionLockBlock(LockBlock, Actions):
             self._saving = None
             saving.result()
 
-    def _saved(self, changes: list[Change], outcome: Committed | Refused) -> None:
+    def _saved(self, changes: list[Change], outcome: Committed | Refused, merged: frozenset[bytes]) -> None:
+        """``merged``: the keys among them that others had changed, too."""
         if isinstance(outcome, Committed):
             self._session.was_saved(changes, outcome)
             if changes and self._runtime.observer is not None:
                 keys, label = self._request.keys, self._request.label
-                self._runtime.observer(observe.ChangesSaved(keys.digest, label, len(changes), outcome.version or 0))
+                observe.tell_saved(
+                    self._runtime.observer, keys.digest, label, len(changes), outcome.version, len(merged)
+                )
         elif outcome.kind == "lost":
             raise self._loss(outcome.number)
         elif outcome.kind == "large":
             raise self._session.data.outgrown(changes)
         elif changes or outcome.kind in ("destroyed", "dead"):
             raise not_saved(self._request.digest, outcome.kind)
-
-    def _merge(self, conflict: Conflict) -> None:
-        self._session.data.merge(conflict)
-        observer, request = self._runtime.observer, self._request
-        if observer is not None:
-            observer(observe.ChangesMerged(request.digest, request.label, len(conflict.theirs)))
 
     async def _without_saving(self) -> int:
         """Release; returns the highest fencing token seen when the lock was not ours any more."""

@@ -361,6 +361,15 @@ class Holders:
         if self._held.get(body.lock) is body:
             del self._held[body.lock]
 
+    def end(self, observer: Observer | None) -> None:
+        """Their event loop has ended: nobody gives them up any more, and they run out in Redis."""
+        held, self._held = self._held, {}
+        for body in held.values():
+            if observer is not None and not body.lease.released:
+                label = told_apart(body.label)[0]
+                observer(observe.LockReleased(body.lease.digest, label, body.lease.age()))
+            body.lease.mark_released()
+
     def holder_of(self, lock: bytes) -> Holder | None:
         """Who of this event loop has that lock."""
         body = self._held.get(lock)

@@ -171,7 +171,13 @@ class Runtime:
             await asyncio.wait(list(self._tasks), timeout=CLEAN_UP_WITHIN)
         for task in list(self._tasks):
             task.cancel()
+        self.executor.look_no_more()
         await self.topology.aclose()
+
+    def loop_has_ended(self) -> None:
+        """What is held here nobody will give up, and what is down nobody will find back."""
+        self.executor.look_no_more()
+        self.holders.end(self.observer)
 
 
 async def _farewell(runtime: Runtime) -> AsyncGenerator[None, None]:
@@ -180,6 +186,7 @@ async def _farewell(runtime: Runtime) -> AsyncGenerator[None, None]:
         yield
     finally:
         await runtime.aclose()
+        runtime.loop_has_ended()
 
 
 class Runtimes:
@@ -201,8 +208,8 @@ class Runtimes:
         """That of the running event loop; made when it is first asked for."""
         self._leave_inheritance()
         for key, known in list(self._by_loop.items()):
-            if known.loop.is_closed():
-                self._by_loop.pop(key, None)
+            if known.loop.is_closed() and self._by_loop.pop(key, None) is not None:
+                known.loop_has_ended()
         runtime = self._by_loop.get(id(loop))
         if runtime is None or runtime.loop is not loop:
             runtime = self._by_loop[id(loop)] = self._make()

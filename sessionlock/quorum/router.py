@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from ..clock import monotonic
 from ..errors import QuorumNotReached, RedisUnavailable
-from ..observe import Observer, OutageBegan, OutageEnded
+from ..observe import Observer, OutageAbandoned, OutageBegan, OutageEnded
 from ..policies import Replication
 from ..protocol.calls import Abandon, Call, Release, Renew
 from ..protocol.inspected import Inspected
@@ -290,6 +290,13 @@ class CallRouter:
         answers = await self.masters.ask(at_masters)
         released = sum(answer == "released" for answer in answers.values())
         return "released" if released >= self.masters.majority else at_store
+
+    def look_no_more(self) -> None:
+        """As :meth:`Executor.look_no_more`."""
+        breaker, self._breaker = self._breaker, Breaker()
+        if breaker.state == "open" and self._observer is not None:
+            self._observer(OutageAbandoned("", "", MAJORITY, monotonic() - breaker.since))
+        self.store.look_no_more()
 
     async def aclose(self) -> None:
         await self.masters.aclose()

@@ -104,4 +104,6 @@ async def attempts(wanted: Unlocked, retry: AsyncRetrying | None) -> AsyncIterat
                     snapshot = attempt.conflict.snapshot or await wanted.load()
                     raise _Conflicted(attempt.conflict)
     except _Conflicted as last:
-        raise attempt.exhausted(last.conflict) from None
+        error = attempt.exhausted(last.conflict)
+        wanted.tell_refused(error)
+        raise error from None

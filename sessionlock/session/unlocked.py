@@ -75,10 +75,12 @@ class Unlocked:
         """Save what changed. Returns the conflict that was not merged because ``merges`` is 0.
 
         Raises:
-            SessionConflict: it cannot be merged. SessionDestroyed, SessionNotFound: it is gone.
+            SessionConflict: it cannot be merged, or was in vain so many times. SessionDestroyed, SessionNotFound: it is
+                gone.
         """
         runtime = self.guard.runtime()
         data, engine, observer = session.data, runtime.engine, runtime.observer
+        merged: frozenset[bytes] = frozenset()
         try:
             for left in range(merges, -1, -1):
                 changes = data.changes()
@@ -100,12 +102,14 @@ class Unlocked:
                 if not isinstance(outcome, Conflict):
                     session.was_saved(changes, outcome)
                     if observer is not None:
-                        observer(observe.ChangesSaved(self.keys.digest, "", len(changes), outcome.version or 0))
+                        observe.tell_saved(observer, self.keys.digest, "", len(changes), outcome.version, len(merged))
                     return None
                 if self.expected_version is not None and outcome.version != self.expected_version:
                     current = SessionData(data.digest, outcome.snapshot or EMPTY, self.how)
                     raise self._other_version(data, outcome.version, current)
                 if left == 0:
+                    if merges:
+                        raise data.changed_too_often(merges)
                     return outcome
                 stale = [check.field for check in checks if check.field in outcome.theirs]
                 if stale:
@@ -113,13 +117,17 @@ class Unlocked:
                     what = f"changed {listed(theirs)}, which this request has read" if theirs else "holds its lock"
                     raise data.conflict(f": somebody else {what}; nothing was saved. Load it again", theirs)
                 data.merge(outcome)
-                if observer is not None:
-                    observer(observe.ChangesMerged(self.keys.digest, "", len(outcome.theirs)))
+                merged |= frozenset(outcome.theirs)
         except SessionLockError as error:
-            if observer is not None:
-                observer(observe.ChangesRefused(self.keys.digest, "", error))
+            self.tell_refused(error)
             raise
         raise AssertionError("unreachable")
+
+    def tell_refused(self, error: SessionLockError) -> None:
+        """Why nothing was saved."""
+        observer = self.guard.runtime().observer
+        if observer is not None:
+            observer(observe.ChangesRefused(self.keys.digest, "", error))
 
     def _other_version(self, data: SessionData, version: int, current: SessionData) -> SessionConflict:
         what = f" is at version {version}, not {self.expected_version}; nothing was saved"
@@ -177,13 +185,11 @@ class UnlockedContext:
         if self.mode == "read":
             raise ReadOnlySession(f"session {self.session.digest} was opened for reading only; nothing was saved")
         try:
-            conflict = await self._wanted.commit(self.session)
+            await self._wanted.commit(self.session)
         except SessionConflict:
             self.session.had_conflict()
             raise
         self._expect_no_version()
-        if conflict is not None:
-            raise self.session.data.changed_too_often(MOST_MERGES)
 
     async def release(self) -> None:
         self.close("is being saved")

@@ -62,4 +62,7 @@ class Executor(Protocol):
     def deaf(self) -> bool:
         """Whether nothing follows from the number of receivers of a push."""
 
+    def look_no_more(self) -> None:
+        """For servers that are down: the event loop ends, or the guard is closed."""
+
     async def aclose(self) -> None: ...

@@ -396,6 +396,9 @@ class RedisExecutor:
         """Leases of one group may be renewed in one call."""
         return self.route.group(keys)
 
+    def look_no_more(self) -> None:
+        self.circuit.look_no_more()
+
     async def aclose(self) -> None:
         self._closed = True
         await self.circuit.aclose()

@@ -19,7 +19,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_r
 
 from ..clock import monotonic
 from ..errors import RedisUnavailable
-from ..observe import Observer, OutageBegan, OutageEnded
+from ..observe import Observer, OutageAbandoned, OutageBegan, OutageEnded
 from ..protocol.keys import SessionKeys
 from .advice import NO_RESP3, NOT_LET_IN, NOTHING_NOW, passes, with_advice
 from .breaker import Breaker
@@ -167,7 +167,7 @@ class Circuit:
             extra={"server": trouble.server, "reason": trouble.reason},
         )
         trouble.told_at = monotonic()
-        if self._observer is not None:
+        if self._observer is not None and not self._closed:
             self._observer(OutageBegan("", "", trouble.server, trouble.reason))
         trouble.opened.set_result(None)
         if not self._closed:
@@ -263,10 +263,18 @@ class Circuit:
                 extra={"server": trouble.server, "reason": trouble.reason, "seconds": lasted, "refused": refused},
             )
 
-    async def aclose(self) -> None:
+    def look_no_more(self) -> list[Trouble]:
+        """For servers that are down: who counts them counts them no longer. Returns what was known of them."""
         self._closed = True
         troubles = list(self.troubles.values())
         self.troubles.clear()
+        for trouble in troubles:
+            if trouble.is_open and self._observer is not None:
+                self._observer(OutageAbandoned("", "", trouble.server, monotonic() - trouble.breaker.since))
+        return troubles
+
+    async def aclose(self) -> None:
+        troubles = self.look_no_more()
         for trouble in troubles:
             trouble.stop()
         looks = [trouble.knocking for trouble in troubles if trouble.knocking is not None]

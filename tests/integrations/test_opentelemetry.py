@@ -22,6 +22,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from sessionlock.integrations.measures import REFUSALS
 from sessionlock.integrations.opentelemetry import metrics, spans, telemetry
 
 pytestmark = pytest.mark.anyio
@@ -285,7 +286,10 @@ async def test_all_that_is_measured(redis_url: str, elsewhere: SessionGuard, mea
         "redis.outages": {(): 0},
         "redis.down": {(): 0},
         "changes.saved": {("POST /pay",): 1, ("GET /cart",): 1},
-        "changes.refused": {("POST /pay", "SessionConflict"): 1, ("GET /cart", "SessionConflict"): 0},
+        "changes.refused": {
+            **{(route, error.__name__): 0 for route in routes for error in REFUSALS},
+            ("POST /pay", "SessionConflict"): 1,
+        },
         "lock.lost": {(route,): 0 for route in routes},
     }
 
@@ -307,5 +311,5 @@ async def test_what_is_rare_is_seen_at_zero_before_it_happens(redis_url: str, me
         pass
     points = measured.points()
     assert points["lock.lost"] == {("POST /pay",): 0}
-    assert points["changes.refused"] == {("POST /pay", "SessionConflict"): 0}
+    assert points["changes.refused"] == {("POST /pay", error.__name__): 0 for error in REFUSALS}
     assert points["lock.acquisitions"][("POST /pay", "timed_out")] == 0

@@ -6,16 +6,20 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable
-from typing import TypeVar
+from functools import partial
+from threading import Thread
+from typing import Any, TypeVar, cast
 
 import pytest
 
 from sessionlock import (
+    ConfigurationError,
     LeaseLost,
     LeasePolicy,
     QueueFull,
     RedisUnavailable,
     ReentrantLock,
+    Session,
     SessionConflict,
     SessionDestroyed,
     SessionGuard,
@@ -23,11 +27,14 @@ from sessionlock import (
     SessionTooLarge,
     WaitPolicy,
 )
+from sessionlock.blocking import SessionGuard as BlockingGuard
 from sessionlock.observe import (
     KINDS,
     CallAnswered,
     CallRepeated,
+    ChangesMerged,
     ChangesRefused,
+    ChangesSaved,
     Event,
     LoadRefused,
     LockGranted,
@@ -206,6 +213,85 @@ async def test_under_the_lock(redis_url: str, elsewhere: SessionGuard) -> None:
                 session.lease.mark_lost("a test says so")
     kinds = [type(event.error) for event in told.of(ChangesRefused)]
     assert kinds == [SessionConflict, SessionTooLarge, SessionTooLarge, SessionDestroyed, LeaseLost]
+
+
+class Overtaken:
+    """A merge strategy: somebody else is faster each time that the two have been merged."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.times = self.writes = 0
+        self.ends_after = 1000
+
+    def __call__(self, base: object, ours: object, theirs: object) -> int:
+        self.times += 1
+        if self.times < self.ends_after:
+            self.overtake()
+        return self.times
+
+    def overtake(self) -> None:
+        # The blocking face has a loop of its own, and is not for a thread that runs one.
+        writing = Thread(target=self._write)
+        writing.start()
+        writing.join()
+
+    def _write(self) -> None:
+        with BlockingGuard.from_url(self._url) as guard, guard.session_lock("s", mode="last_write_wins") as session:
+            self.writes += 1
+            session["n"] = f"theirs {self.writes}"
+
+
+@pytest.mark.parametrize("mode", ["optimistic", "lock"])
+async def test_merged_in_vain(redis_url: str, mode: Any) -> None:
+    """It is told as refused, once; and as merged what was saved, once, however often it was tried."""
+    told = Told()
+    strategy = Overtaken(redis_url)
+    policy = SessionPolicy(merge={"n": strategy})
+    async with SessionGuard.from_url(redis_url, session=policy, observer=told) as guard:
+        with pytest.raises(SessionConflict, match="times while it was being saved") as error:
+            async with guard.session_lock("s", mode=mode) as session:
+                session["n"] = 1
+                strategy.overtake()
+        assert told.only(ChangesRefused).error is error.value
+        assert [*told.of(ChangesMerged), *told.of(ChangesSaved)] == []
+        strategy.ends_after = strategy.times + 3
+        async with guard.session_lock("s", mode=mode) as session:
+            session["n"] = 1
+            strategy.overtake()
+        assert (told.only(ChangesMerged).keys, told.only(ChangesSaved).keys) == (1, 1)
+        assert len(told.of(ChangesRefused)) == 1
+
+
+async def test_a_transaction_in_vain(redis_url: str, elsewhere: SessionGuard) -> None:
+    told = Told()
+
+    async def change(session: Session) -> None:
+        session["n"] = session.get("n", 0) + 1
+        async with elsewhere.session_lock("s", mode="optimistic") as theirs:
+            theirs["n"] = theirs.get("n", 0) + 1
+
+    async with SessionGuard.from_url(redis_url, observer=told) as guard:
+        with pytest.raises(SessionConflict) as error:
+            await guard.transaction("s", change)
+    assert told.only(ChangesRefused).error is error.value
+
+
+class Later:
+    async def __call__(self, event: Event) -> None: ...
+
+
+async def later(event: Event) -> None: ...
+
+
+@pytest.mark.parametrize("observer", [later, Later(), partial(later), [Told(), later]])
+def test_an_observer_that_nobody_would_await(observer: Any) -> None:
+    with pytest.raises(ConfigurationError, match="must not be async"):
+        SessionGuard.from_url("redis://localhost", observer=observer)
+
+
+def test_an_observer_is_an_object() -> None:
+    with pytest.raises(ConfigurationError, match="not the class"):
+        SessionGuard.from_url("redis://localhost", observer=cast("Any", Told))
 
 
 async def test_an_immediate_save(redis_url: str, elsewhere: SessionGuard) -> None:

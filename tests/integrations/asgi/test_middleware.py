@@ -463,7 +463,7 @@ async def test_a_page_for_browsers(
         assert (answer.status_code, answer.headers["content-type"]) == (503, kind)
         assert sid not in answer.text
     (record,) = caplog.records
-    assert record.getMessage().startswith("POST /cart: WaitTimedOut")
+    assert record.getMessage().startswith("POST /{rest:path}: WaitTimedOut")
 
 
 async def test_a_problem_has_no_body_for_head(guard: SessionGuard, elsewhere: SessionGuard, sid: str) -> None:
