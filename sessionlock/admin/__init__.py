@@ -10,7 +10,7 @@
 ``allow`` says who may see locks (``"locks"``), also values (True or ``"look"``), and also act (``"act"``). No default.
 """
 
-from .faces import asgi_admin, wsgi_admin
+from .faces import asgi_admin, check_blocking, wsgi_admin
 from .site import Access, Done, PageAnswer, PageRequest, Site
 
-__all__ = ["Access", "Done", "PageAnswer", "PageRequest", "Site", "asgi_admin", "wsgi_admin"]
+__all__ = ["Access", "Done", "PageAnswer", "PageRequest", "Site", "asgi_admin", "check_blocking", "wsgi_admin"]

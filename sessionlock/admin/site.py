@@ -11,7 +11,7 @@ import hmac
 import logging
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -47,8 +47,7 @@ USER = re.compile(r"/user/([A-Za-z0-9_-]{24})(/destroy)?")
 class PageRequest:
     """``path``: below ``root``, where the page is mounted. ``secure``: it came by https. ``who``: its sender, for the
     log. ``forms_are_ours``: False where the framework has checked the form that came, and marks those that go by
-    ``marks``. ``back``: where a link leads back to the host's own pages. ``known_as``: what an application binds
-    sessions to, for what a visitor of the page typed; ``users_are``: that in words.
+    ``marks``. ``back``: where a link leads back to the host's own pages. ``users_are``: how one names them here.
     """
 
     method: str
@@ -64,7 +63,6 @@ class PageRequest:
     forms_are_ours: bool = True
     marks: str = ""
     back: str = ""
-    known_as: Callable[[str], str] | None = None
     users_are: str = "as the application names them where it calls guard.bind(sid, user)"
 
 
@@ -222,7 +220,7 @@ class Site:
             name = form.get("user", "").strip()
             if not name:
                 raise _Refused(400, f"Name a user {asked.users_are}.")
-            raise _GoTo(f"/user/{user_digest(name if asked.known_as is None else asked.known_as(name))}")
+            raise _GoTo(f"/user/{user_digest(name)}")
         whose, user = SESSION.fullmatch(path), USER.fullmatch(path)
         if whose is not None and whose[2] == "/value":
             if asked.access == "locks":

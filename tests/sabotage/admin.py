@@ -87,4 +87,28 @@ SABOTAGE: Table = [
         '        sizes = list(map(len, await shard.ask([("HGET", keys.session, name) for _, name in shown])))\n',
         SITE + "test_looking_fetches_no_values",
     ),
+    (
+        "staff of Django's admin see values without a permission",
+        "admin",
+        "integrations/django/admin.py",
+        '    if not may("sessions.view_session"):\n',
+        "    if False:\n",
+        "tests/integrations/django/test_admin.py::test_values_need_a_permission",
+    ),
+    (
+        "a login in Django binds its session to nobody",
+        "django",
+        "integrations/django/sitting.py",
+        "                await guard.bind(key, user)\n",
+        "                pass\n",
+        "tests/integrations/django/test_users.py::test_a_login_binds_its_session",
+    ),
+    (
+        "where Litestar mounts the page is not looked for",
+        "admin",
+        "admin/faces.py",
+        "        if cut != whole or not path:\n",
+        "        if False:\n",
+        "tests/admin/test_mounts.py::test_links_and_forms_lead_back",
+    ),
 ]

@@ -12,7 +12,15 @@ from django.contrib.sessions.backends.base import CreateError, UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
 from django.core.exceptions import BadRequest
 
-from ...errors import InvalidSessionId, NotDurable, ReadOnlySession, SessionConflict, SessionLockError, SessionNotFound
+from ...errors import (
+    InvalidSessionId,
+    NotDurable,
+    ReadOnlySession,
+    SessionConflict,
+    SessionDestroyed,
+    SessionLockError,
+    SessionNotFound,
+)
 from ...guard import SessionGuard
 from ...policies import SessionPolicy
 from ...selfcalls.nesting import Held
@@ -103,8 +111,10 @@ class Course:
         """What the application has counted, in case the request runs again."""
         self.in_view = True
         """Whether it is the view that has its turn, and not a thread that it has begun."""
+        self.user = ""
+        """Who logged in, until the session is bound to them."""
 
-    def note(self, **noted: bool) -> None:
+    def note(self, **noted: bool | str) -> None:
         """Set any of these."""
         for name, value in noted.items():
             setattr(self, name, value)
@@ -189,6 +199,10 @@ class Sitting:
 
     async def save(self, guard: SessionGuard, must_create: bool) -> None:
         """Save now, and keep the lock if there is one."""
+        await self._save(guard, must_create)
+        await self._bind(guard)
+
+    async def _save(self, guard: SessionGuard, must_create: bool) -> None:
         self.check_writable()
         data = await self._data(guard, no_load=must_create)
         ttl = self._seconds_to_live(data)
@@ -287,6 +301,8 @@ class Sitting:
 
     async def _finish(self, guard: SessionGuard, save: bool) -> None:
         await self._settle(guard, save)
+        if save:
+            await self._bind(guard)
         if save and settings.current().origin is not None:
             await self._tell_old(guard)
 
@@ -316,6 +332,14 @@ class Sitting:
             self.course.note(ended=True)
             if changed:
                 raise UpdateError(str(error)) from None
+
+    async def _bind(self, guard: SessionGuard) -> None:
+        """Whoever logged in is in the index of users' sessions, too: for those who log them out everywhere."""
+        user, key = self.course.user, self._store._session_key
+        if user and key is not None:
+            self.course.note(user="")
+            with suppress(SessionNotFound, SessionDestroyed):
+                await guard.bind(key, user)
 
     async def _live_on(self, guard: SessionGuard) -> None:
         """A view that only reads, where every request prolongs the session's life."""

@@ -6,6 +6,7 @@ import copy
 from collections.abc import MutableMapping
 from typing import Any
 
+from django.contrib.auth.signals import user_logged_in
 from django.contrib.sessions.backends.base import SessionBase
 
 from .control import Control
@@ -140,3 +141,13 @@ def _twin(
         twin._session_cache = loaded
     twin.accessed, twin.modified = accessed, modified
     return twin
+
+
+def _note_login(request: Any, user: Any, **_: Any) -> None:
+    """By the key by which Django keeps the user in the session."""
+    session = getattr(request, "session", None)
+    if isinstance(session, SessionStore):
+        session.sessionlock.course.note(user=user._meta.pk.value_to_string(user))
+
+
+user_logged_in.connect(_note_login, dispatch_uid="sessionlock")

@@ -165,6 +165,7 @@ def _views() -> None:
         path("told", told),
         path("api/cart", Cart.as_view()),
         path("wizard", Wizard.as_view()),
+        *_sessions(admin.site),
         path("admin/", admin.site.urls),
         path("accounts/", include("allauth.urls")),
         path("hijack/", include("hijack.urls")),
@@ -173,8 +174,19 @@ def _views() -> None:
     ]
 
 
+def _sessions(site: Any) -> list[Any]:
+    """The page over the sessions, where they are ours."""
+    from django.urls import include, path
+
+    if os.environ["WAY"] != "guarded":
+        return []
+    from sessionlock.integrations.django.admin import sessions_admin
+
+    return [path("admin/sessions/", include(sessions_admin(site)))]
+
+
 def prepare() -> None:
-    """The database, with ada who may do everything and bob who may not."""
+    """The database, with ada who may do everything, bob who may not, and cleo who may log in to the admin."""
     configured()
     from django.contrib.auth.models import User
     from django.core.management import call_command
@@ -182,6 +194,7 @@ def prepare() -> None:
     call_command("migrate", verbosity=0)
     User.objects.create_superuser("ada", "ada@example.com", PASSWORD)
     User.objects.create_user("bob", "bob@example.com", PASSWORD)
+    User.objects.create_user("cleo", "cleo@example.com", PASSWORD, is_staff=True)
 
 
 def wsgi() -> Any:

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from django.contrib.admin import AdminSite
 from django.http import HttpRequest
-from django.test import Client
+from django.test import Client, RequestFactory
 from django.urls import include, path
 
+from sessionlock import ConfigurationError
 from tests.harness.django_site import override_settings
 from tests.harness.django_site.calls import sid_of
 
@@ -94,3 +95,31 @@ def test_a_value_and_a_log_out(client: Client) -> None:
     done = other.post(action, marked, **ADMIN)
     assert (done.status_code, done["Location"]) == (303, f"/ops/sessions/session/{digest}?done=ended")
     assert client.get("/cart").json() == {"cart": []}
+
+
+@pytest.mark.parametrize(
+    ("powers", "shown"), [({"is_superuser": True}, {"value", "destroy"}), ({"is_staff": True}, set())]
+)
+def test_values_need_a_permission(client: Client, powers: dict[str, bool], shown: set[str]) -> None:
+    """By default: Django's own of its sessions, which superusers have."""
+    from django.contrib.auth.models import User
+
+    from sessionlock.integrations.django.admin import sessions_admin
+
+    [*_, below], _ = sessions_admin(Site(name="ops"))
+    digest = digest_of(client)
+    request = RequestFactory().get(f"/ops/sessions/session/{digest}", **STAFF)
+    request.user = User(pk=7, **powers)
+    page = below.callback(request, below=f"session/{digest}").content.decode()
+    assert "<code>cart</code>" in page
+    assert {action for action in ("value", "destroy") if f"{digest}/{action}" in page} == shown
+
+
+def test_an_allow_that_nobody_awaits() -> None:
+    from sessionlock.integrations.django.admin import sessions_admin
+
+    async def allow(request: HttpRequest) -> str:
+        return "act"
+
+    with pytest.raises(ConfigurationError, match="plain function"):
+        sessions_admin(Site(name="ops"), allow=allow)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ import pytest
 import websockets
 
 from sessionlock import SessionGuard
+from sessionlock.protocol.keys import keys_for
 from tests.harness.sites import Site
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -199,3 +200,30 @@ async def test_channels(browser: Browser, site: Site, guard: SessionGuard) -> No
         assert json.loads(await socket.recv()) == {"saved": True}
     stored = await guard.read(browser.sid)
     assert (stored["said"], stored["cart"]) == ("hello", ["x", "y"])
+
+
+async def test_the_sessions_page_of_the_admin(site: Site, browser: Browser) -> None:
+    """By user name; what was done is in the admin's own log. Staff without permissions see no values."""
+    await browser.log_in("ada")
+    async with Browser(site.url) as other, Browser(site.url) as clerk:
+        await other.log_in("bob")
+        await clerk.log_in("cleo")
+        session = f"/admin/sessions/session/{keys_for('sl', other.sid).digest}"
+        seen = await clerk.get(session)
+        assert "_auth_user_id" in seen.text
+        assert (await clerk.post(f"{session}/value", {"key": "_auth_user_id"})).status_code == 403
+        assert (await clerk.post(f"{session}/destroy")).status_code == 403
+        assert (await other.get("/admin/sessions/")).status_code == 302
+        page = await browser.get("/admin/sessions/")
+        assert 'href="/admin/">Administration' in page.text
+        for name in ("bob", "2"):
+            found = await browser.post("/admin/sessions/user", {"user": name})
+            assert found.status_code == 303, found.text
+            account = await browser.get(found.headers["location"])
+            assert session in account.text
+        ended = await browser.post(f"{found.headers['location']}/destroy")
+        assert "of this user ended." in (await browser.get(ended.headers["location"])).text
+        assert await other.user() == ""
+        assert await clerk.user() == "cleo"
+        recent = (await browser.get("/admin/")).text  # of the log
+        assert f"user {found.headers['location'].rpartition('/')[2]}" in recent
