@@ -31,6 +31,7 @@ class OneStore:
     """
 
     acquisition = Acquisition
+    voters: tuple[Any, ...] = ()
 
     def __init__(
         self,

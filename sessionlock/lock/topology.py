@@ -7,7 +7,7 @@ A topology belongs to one event loop. Only :mod:`sessionlock.guard` knows which 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..checkup.findings import Capabilities
@@ -39,10 +39,15 @@ class Acquiring(Protocol):
 
 
 class Topology(Protocol):
-    """The way to the locks and sessions. ``client`` leads to the store of the sessions."""
+    """The way to the locks and sessions. ``client`` leads to the store of the sessions, ``voters`` to each of those who
+    keep the locks instead of it.
+    """
 
     @property
     def client(self) -> Any: ...
+
+    @property
+    def voters(self) -> Sequence[Any]: ...
 
     @property
     def executor(self) -> Executor:

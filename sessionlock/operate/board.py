@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 
 from ..errors import RedisUnavailable
-from .operator import Found, Operator
+from .operator import LOCKS, Found, Operator
 from .told import LocksSeen, LockState
 
 __all__ = ["Board", "HotSession", "RouteWaits", "View"]
@@ -111,7 +111,7 @@ class Board:
     async def _search(self, within: float) -> None:
         began_at = time.monotonic()
         if self._searching is None:
-            self._searching = self._operator.search("[lq]*")
+            self._searching = self._operator.search(LOCKS)
             self._keys = await self._operator.keys()
         async for found in self._searching:
             for digest in found.digests:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from ..codecs.base import Codec, default_codec
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, RedisUnavailable
 from ..guard import SessionGuard
 from ..policies import SessionPolicy
 from ..protocol.keys import SessionKeys, check_prefix, check_sid, field_name, key_of_field, user_digest, user_key
@@ -36,12 +37,13 @@ from .reading import (
 from .shards import NOT_TOLD, Shard, Shards, Words, as_bytes
 from .told import Inspection, LocksSeen, LockState, SessionField, SessionsCounted, SessionState
 
-__all__ = ["Found", "Operator"]
+__all__ = ["LOCKS", "Found", "Operator"]
 
 T = TypeVar("T")
 ANSWERS_WITHIN = 2.0  # seconds
 AT_ONCE = 100  # sessions that are read together
 MOST_FIELDS = 10_000
+LOCKS = "[lq]*"  # the parts of a lock, and of its queue: of keys
 ENTRIES = 500  # of a user's index in one reply
 
 
@@ -60,7 +62,8 @@ class Operator:
 
     ``client``: a ``redis.asyncio`` client, which is not used itself: connections of its own are made like its. No guard
     is needed, nor any process of the application. ``prefix``, ``codec``, ``policy``: as the application's guard has
-    them; the codec is needed for values only. For one event loop.
+    them; the codec is needed for values only. ``executor``, ``voters``: what :meth:`of` a guard finds there. For one
+    event loop.
 
     What only looks uses plain read commands, none of which takes Redis long, however many sessions there are. All
     methods raise :class:`~sessionlock.RedisUnavailable` where there is no answer, or a refusal, with what to do;
@@ -76,6 +79,7 @@ class Operator:
         policy: SessionPolicy | None = None,
         reply_within: float = ANSWERS_WITHIN,
         executor: Executor | None = None,
+        voters: Sequence[Any] = (),
     ) -> None:
         check_client(client)
         self.prefix: str = check_prefix(prefix)
@@ -84,6 +88,7 @@ class Operator:
         self._client = client
         self._reply_within = reply_within
         self._shards = Shards(client, reply_within=reply_within)
+        self._voters = [Shards(voter, reply_within=reply_within) for voter in voters]
         self._calls = executor
         self._own_calls = executor is None
         self._owned: list[Any] = []
@@ -116,6 +121,7 @@ class Operator:
             codec=guard.codec if codec is None else codec,
             policy=guard.session_policy,
             executor=runtime.executor,
+            voters=runtime.topology.voters,
         )
         made._guard = guard  # what it opens ends with it, and nobody else may keep it
         return made
@@ -140,10 +146,27 @@ class Operator:
 
     # --- searching
 
-    async def search(self, parts: str) -> AsyncGenerator[Found, None]:
-        """Sessions that have keys of those ``parts`` (``"lock"``, ``"session"``, or a pattern), step by step."""
+    async def _sized(self, *, of_locks: bool) -> tuple[list[Shard], list[int]]:
+        """Where to search, and how many keys are there. Of a quorum's masters those that answer, as long as most do:
+        what is held is held at most of them.
+        """
         shards = await self._shards.all()
         sizes = [await shard.size() for shard in shards]
+        silent: list[RedisUnavailable] = []
+        for voter in self._voters if of_locks else ():
+            try:
+                [shard] = await voter.all()
+                sizes.append(await shard.size())
+                shards.append(shard)
+            except RedisUnavailable as error:
+                silent.append(error)
+        if silent and 2 * len(silent) >= len(self._voters):
+            raise silent[0]
+        return shards, sizes
+
+    async def search(self, parts: str) -> AsyncGenerator[Found, None]:
+        """Sessions that have keys of those ``parts`` (``"lock"``, ``"session"``, or a pattern), step by step."""
+        shards, sizes = await self._sized(of_locks=parts == LOCKS)
         total, before = max(1, sum(sizes)), 0
         for shard, size in zip(shards, sizes, strict=True):
             looked_at = 0
@@ -161,9 +184,8 @@ class Operator:
         """Who holds a lock, and who waits. Looks through all keys, for ``within`` seconds at the most, and until it
         found more than ``most`` sessions. ``on_step`` is told the share of the keys that was looked at so far.
         """
-        self._check_locks_are_here()
         began_at, found, share = time.monotonic(), {}, 0.0
-        async for step in self.search("[lq]*"):
+        async for step in self.search(LOCKS):
             share = step.share
             found.update(dict.fromkeys(step.digests, step.shard))
             if on_step is not None:
@@ -317,7 +339,8 @@ class Operator:
 
     async def aclose(self) -> None:
         """Close what it opened."""
-        await self._shards.aclose()
+        for shards in (self._shards, *self._voters):
+            await shards.aclose()
         if self._own_calls and self._calls is not None:
             calls, self._calls = self._calls, None
             await calls.aclose()
@@ -338,20 +361,17 @@ class Operator:
         """By which the masters of a quorum are asked; None: there is none."""
         return None if isinstance(self._calls, RedisExecutor) else self._calls
 
-    def _check_locks_are_here(self) -> None:
-        if self._quorum is not None:
-            raise ConfigurationError(
-                "the locks of a quorum are at its masters, not in the store of the sessions: look at each of them"
-            )
-
     async def _at(self, digests: Iterable[str]) -> dict[str, Shard]:
         return {digest: await self._shards.of(keys_named(self.prefix, digest).session) for digest in digests}
 
     async def _lock_states(self, at: dict[str, Shard]) -> dict[str, LockState]:
         quorum, found = self._quorum, dict[str, LockState]()
         if quorum is not None:
-            calls = {digest: Inspect(keys_named(self.prefix, digest)) for digest in at}
-            return {digest: lock_told(digest, await quorum.run(call)) for digest, call in calls.items()}
+            for _, digests in _batches(at):
+                calls = (quorum.run(Inspect(keys_named(self.prefix, digest))) for digest in digests)
+                told = await asyncio.gather(*calls)
+                found.update({digest: lock_told(digest, seen) for digest, seen in zip(digests, told, strict=True)})
+            return found
         for shard, digests in _batches(at):
             replies = await self._ask_each(shard, digests, about_lock)
             now = await shard.now()

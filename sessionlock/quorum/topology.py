@@ -45,6 +45,7 @@ class QuorumTopology:
     ) -> None:
         self._store: Topology = open_store(background=background, on_break=on_break)
         self.client: Any = self._store.client
+        self.voters: tuple[Any, ...] = tuple(quorum.masters.values())
         self._masters = Masters(quorum, prefix=prefix, lease_ttl=lease_ttl)
         self.executor: CallRouter = CallRouter(
             self._store.executor, self._masters, background, retry_for=retry_for, observer=observer

@@ -27,6 +27,7 @@ from sessionlock.protocol.keys import keys_for, new_sid
 from tests.harness.commands import connect
 from tests.harness.deployments import MakeGuard
 from tests.harness.faulty import FaultyServer
+from tests.harness.quorums import Place
 from tests.operate.queueing import waiting
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_url_around")]
@@ -137,6 +138,21 @@ async def test_release_asks_or_compares(run: Run, guard: SessionGuard, redis_url
     status, _, err = await run("release", DIGEST, "--yes", "--url", redis_url)
     assert status == 1
     assert "nobody holds" in err
+
+
+async def test_the_locks_of_a_quorum(run: Run, three: Place) -> None:
+    """With its masters named all of it is seen, and released at all of them: the next one gets it."""
+    at = ("--url", three.store.tcp_url, *(word for master in three.masters for word in ("--master", master.tcp_url)))
+    with pytest.raises(LeaseLost):
+        async with three.guard(label="n1").session_lock(SID) as session:
+            session["n"] = 1
+            assert "1 lock held" in (await run("locks", *at))[1]
+            assert "held by    n1" in (await run("inspect", DIGEST, *at))[1]
+            assert (await run("release", DIGEST, "--yes", *at))[0] == 0
+            assert three.is_free()
+            async with three.guard().session_lock(SID, wait=5) as other:
+                other["n"] = 2
+    assert (await three.guard().read(SID))["n"] == 2
 
 
 async def test_logout_ends_a_session_or_all_of_a_user(run: Run, guard: SessionGuard, redis_url: str) -> None:

@@ -105,6 +105,14 @@ SABOTAGE: Table = [
         COMMANDS + "test_top_waits_for_a_server_that_went_away",
     ),
     (
+        "the locks of a quorum are looked for in its store",
+        "operate",
+        "operate/operator.py",
+        "for voter in self._voters if of_locks else ():",
+        "for voter in ():",
+        LAYER + "test_a_quorums_locks_are_told_by_its_masters",
+    ),
+    (
         "a key of somebody else passes for a session's",
         "operate",
         "operate/reading.py",
@@ -124,8 +132,8 @@ SABOTAGE: Table = [
         "the store is asked who holds a lock of a quorum",
         "operate",
         "operate/operator.py",
-        "        if quorum is not None:\n            calls",
-        "        if False:\n            calls",
+        "        if quorum is not None:\n            for _, digests",
+        "        if False:\n            for _, digests",
         LAYER + "test_a_quorums_locks_are_told_by_its_masters",
     ),
     (

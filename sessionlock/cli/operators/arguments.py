@@ -55,6 +55,8 @@ def add_commands(added: dict[str, argparse.ArgumentParser]) -> None:
     for name in COMMANDS:
         add_url(added[name])
         add_prefix(added[name])
+        one = "of a quorum's masters, whose store --url is then; once for each"
+        added[name].add_argument("--master", action="append", default=[], dest="masters", metavar="URL", help=one)
         added[name].add_argument("--json", action="store_true", help="print JSON instead, see docs/cli.md")
 
     option = added["top"].add_argument

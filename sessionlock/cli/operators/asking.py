@@ -6,11 +6,14 @@ import argparse
 import asyncio
 import logging
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 
 from ...errors import EmbeddedServerUnavailable, SessionLockError
+from ...guard import SessionGuard
 from ...operate import Operator
+from ...quorum.config import Quorum
 from ..address import chosen_url, given_url, shared
 from ..failure import Failure
 from ..place import Place
@@ -18,6 +21,7 @@ from ..place import Place
 __all__ = ["answered", "ask"]
 
 T = TypeVar("T")
+ANSWERS_WITHIN = 2.0  # seconds
 
 
 def ask(arguments: argparse.Namespace, work: Callable[[Operator], Awaitable[T]]) -> T:
@@ -41,14 +45,31 @@ def ask(arguments: argparse.Namespace, work: Callable[[Operator], Awaitable[T]])
         log.removeHandler(quiet)
 
 
-def _operator(arguments: argparse.Namespace) -> Operator:
+@asynccontextmanager
+async def _operator(arguments: argparse.Namespace) -> AsyncIterator[Operator]:
+    """Closed at the end, with what was opened for it."""
+    async with AsyncExitStack() as stack:
+        yield await stack.enter_async_context(await _opened(arguments, stack))
+
+
+async def _opened(arguments: argparse.Namespace, stack: AsyncExitStack) -> Operator:
     place: Place | None = arguments.place
-    if place is not None and given_url(arguments) is None:
+    if place is not None and given_url(arguments) is None and not arguments.masters:
         if place.url is not None:
             shared(place.url)
         guard, codec = place.kept()
         return Operator.of(guard, prefix=arguments.prefix, codec=codec)
-    return Operator.from_url(chosen_url(arguments), prefix="sl" if arguments.prefix is None else arguments.prefix)
+    url, prefix = chosen_url(arguments), "sl" if arguments.prefix is None else arguments.prefix
+    if not arguments.masters:
+        return Operator.from_url(url, prefix=prefix)
+    guard = SessionGuard.from_url(
+        url,
+        quorum=Quorum(*arguments.masters, rejoin_after=0),  # it votes for nobody here
+        prefix=prefix,
+        retry_for=ANSWERS_WITHIN,
+        reply_within=ANSWERS_WITHIN,
+    )
+    return Operator.of(await stack.enter_async_context(guard))
 
 
 def answered(said: str) -> str:
