@@ -10,8 +10,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import TypeAlias
 
 from ..clock import monotonic
+from ..policies import Replicated
 from ..transport.clients import ClientKind
 from .findings import WRITES, Capabilities, Finding
 from .probe import Ask, Server, judge, probe
@@ -37,10 +39,11 @@ BEGUN_FOR = 10.0  # seconds after which another event loop looks, too, if one th
 # How to ask each of several servers, by their names, for as long as it is entered.
 Everyone = Callable[[], AbstractAsyncContextManager[Mapping[str, Server]]]
 
-# What this process knows, by server, kind of client and prefix: whichever of its event loops found out. A loop may end
-# amid its look, and a process may have hundreds of loops, one after the other (``asyncio.run``) or at once.
-_known: dict[tuple[str, ClientKind, str], tuple[float, Capabilities]] = {}
-_begun: dict[tuple[str, ClientKind, str], float] = {}
+# What this process knows, by server, kind of client, prefix and durability: whichever of its event loops found out. A
+# loop may end amid its look; a process may have hundreds of loops, one after the other (``asyncio.run``) or at once.
+_Key: TypeAlias = "tuple[str, ClientKind, str, Replicated | None]"
+_known: dict[_Key, tuple[float, Capabilities]] = {}
+_begun: dict[_Key, float] = {}
 _told: set[tuple[str, str]] = set()
 
 
@@ -49,7 +52,7 @@ class Checkup:
 
     ``server`` names it (:func:`.server_name`). Findings are logged once per process and server. ``everyone``, in the
     place of ``ask``: the masters that are one store or one quorum together. They are looked at all at once, and one
-    that does not answer is done without.
+    that does not answer is done without. ``durability``: what saves wait for.
     """
 
     def __init__(
@@ -60,7 +63,9 @@ class Checkup:
         client: ClientKind = "single",
         prefix: str = "sl",
         everyone: Everyone | None = None,
+        durability: Replicated | None = None,
     ) -> None:
+        self._durability = durability
         self._server = server
         self._client: ClientKind = client
         self._prefix = prefix
@@ -101,7 +106,10 @@ class Checkup:
     async def _probed(self) -> Capabilities:
         async with self._everyone() as servers:
             answers = await asyncio.gather(
-                *(probe(ask, client=self._client, prefix=self._prefix, tag=tag) for ask, tag in servers.values()),
+                *(
+                    probe(ask, client=self._client, prefix=self._prefix, tag=tag, durability=self._durability)
+                    for ask, tag in servers.values()
+                ),
                 return_exceptions=True,
             )
         seen: dict[str, Capabilities] = {}
@@ -120,8 +128,8 @@ class Checkup:
         return min(seen.values(), key=lambda found: found.refusal() is not None)
 
     @property
-    def _key(self) -> tuple[str, ClientKind, str]:
-        return (self._server, self._client, self._prefix)
+    def _key(self) -> _Key:
+        return (self._server, self._client, self._prefix, self._durability)
 
 
 def tell(seen: Mapping[str, Capabilities]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ..errors import RedisUnavailable, ScriptsForbidden, SessionLockError
+from ..policies import Replicated
 from ..transport.clients import ClientKind
 from .services import Service
 
@@ -50,6 +51,7 @@ class Capabilities:
     "" where none shows. ``evicted``: keys, since it was started. Of a Cluster: ``slots`` that some node has,
     ``slots_served``: those of them whose node answers the others, ``cluster_state`` as that server sees it.
     ``written``: what it says against a write, "" nothing, None: that was not tried. ``run_id``: of that process.
+    ``durability``: what the guard's saves wait for, where it was asked for that.
     ``round_trip``: seconds of a PING, where that was measured.
     """
 
@@ -86,6 +88,7 @@ class Capabilities:
     slots_served: int | None = None
     cluster_state: str | None = None
     written: str | None = None
+    durability: Replicated | None = None
     run_id: str | None = None
     round_trip: float | None = None
     because: tuple[str, ...] = ()

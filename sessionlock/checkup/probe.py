@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import hiredis
 from redis.exceptions import ResponseError
 
+from ..policies import Replicated
 from ..transport.advice import FORBIDDEN, KEY_FORBIDDEN, NO_LUA, SCRIPTS_CHECKED, UNKNOWN
 from ..transport.clients import ClientKind
 from .findings import UNNAMED, WRITES, Capabilities
@@ -116,21 +117,24 @@ async def probe(
     tag: str = "probe",
     host: str = "",
     round_trip: float | None = None,
+    durability: Replicated | None = None,
 ) -> Capabilities:
     """Ask a server with some twenty plain commands, all at once: one round trip, so that it is done even in an event
     loop that ends after one request. Nothing is changed.
 
     ``client``: what the guard was given. ``prefix``: the guard's, so that permissions on its names are tried.
     ``tag``: as of :class:`Server`. ``host``: its name, by which services are known. ``round_trip``: in seconds.
+    ``durability``: what the guard's saves wait for.
 
     Raises:
         whatever ``ask`` raises for a lost connection.
     """
-    hello, info, slots, trial, offset, *settings = await asyncio.gather(
+    hello, info, slots, trial, waited, offset, *settings = await asyncio.gather(
         _answer(ask, "HELLO"),
         _answer(ask, "INFO"),
         _answer(ask, "CLUSTER", "INFO"),
         _try(ask, prefix, tag),
+        _try_to_wait(ask, durability),
         _clock_offset(ask),
         *(_answer(ask, "CONFIG", "GET", setting) for setting in SETTINGS),
     )
@@ -144,8 +148,9 @@ async def probe(
         _parsed_info(info),
         dict(pair for said in settings for pair in pairs_of(said).items()),
         hello=pairs_of(hello),
-        trial=trial,
+        trial={**trial, **waited},
         clock_offset=offset,
+        durability=durability,
         because=tuple(f"{asked}: {_short(said)}" for asked, said in refused.items() if isinstance(said, Exception)),
         client=client,
         slots=_parsed_info(slots),
@@ -210,6 +215,14 @@ async def _try(ask: Ask, prefix: str, tag: str) -> dict[str, str]:
     return trial
 
 
+async def _try_to_wait(ask: Ask, durability: Replicated | None) -> dict[str, str]:
+    """The command by which saves are to wait, for nothing that takes time."""
+    if durability is None:
+        return {}
+    words = ("WAITAOF", 1, 0, 1) if durability.aof else ("WAIT", 0, 1)
+    return {f"{words[0]} of saves": _objection(await _answer(ask, *words))}
+
+
 async def _clock_offset(ask: Ask) -> float | None:
     before = time.time()
     said = await _answer(ask, "TIME")
@@ -272,12 +285,13 @@ def judge(
     host: str = "",
     round_trip: float | None = None,
     written: str | None = None,
+    durability: Replicated | None = None,
 ) -> Capabilities:
     """What the answers mean. Each may be empty: what it would have told is then unknown, which is no error.
 
     ``info`` and ``config``: fields of INFO and CONFIG GET. ``hello``: those of HELLO (Redis 6), which any user may
     ask. ``trial``: command → objection, "" for none. ``because``: why some of it is missing, in the server's words.
-    ``slots``: fields of CLUSTER INFO. ``host``, ``round_trip``: as of :func:`probe`. ``written``: as of
+    ``slots``: fields of CLUSTER INFO. ``host``, ``round_trip``, ``durability``: as of :func:`probe`. ``written``: as of
     :class:`.Capabilities`.
     """
     greeting, tried, cluster = hello or {}, trial or {}, slots or {}
@@ -321,6 +335,7 @@ def judge(
         slots_served=_number(cluster.get("cluster_slots_ok")),
         cluster_state=cluster.get("cluster_state"),
         written=written,
+        durability=durability,
         run_id=info.get("run_id"),
         round_trip=round_trip,
         because=because,

@@ -299,6 +299,26 @@ def _splitting(found: Capabilities) -> Iterator[Finding]:
         )
 
 
+def _unable_to_wait(found: Capabilities) -> Iterator[Finding]:
+    wanted = found.durability
+    if wanted is None:
+        return
+    command = str(wanted.command[0])
+    said = found.trial.get(f"{command} of saves", "")
+    if said:
+        then = (
+            "each request would end with NotDurable" if wanted.required else "session.saved.enough is False each time"
+        )
+        yield Finding(
+            "refuse" if wanted.required else "warn",
+            "durability",
+            f"saves cannot wait by {command} here ({said})",
+            f"durability=Replicated(...) was asked for: each save is stored, how far it came is not known, and {then}",
+            "Let this user do that (ACL SETUSER <user> +wait +waitaof), set appendonly yes for aof=True, or leave"
+            " durability out where the server has no such command",
+        )
+
+
 def _small_things(found: Capabilities) -> Iterator[Finding]:
     if found.loading:
         yield Finding(
@@ -374,6 +394,7 @@ _RULES: tuple[Rule, ...] = (
     _unlasting,
     _too_few,
     _splitting,
+    _unable_to_wait,
     _small_things,
     *SETTINGS_RULES,
     _unknown,

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from ..policies import Replicated
 from ..transport.clients import client_kind, server_name
 from ..transport.cluster import ClusterRoute, slot_of_name
 from ..transport.executor import RedisExecutor
@@ -20,12 +21,16 @@ from .probe import Server, tags_of
 __all__ = ["checkup_of_store"]
 
 
-def checkup_of_store(client: Any, executor: RedisExecutor, *, prefix: str, reply_within: float) -> Checkup:
-    """Of the server, or all masters of the cluster, that ``executor`` leads to."""
+def checkup_of_store(
+    client: Any, executor: RedisExecutor, *, prefix: str, reply_within: float, durability: Replicated | None = None
+) -> Checkup:
+    """Of the server, or all masters of the cluster, that ``executor`` leads to. ``durability``: as of a guard."""
     kind, name, route = client_kind(client), server_name(client), executor.route
     if isinstance(route, ClusterRoute):
-        return Checkup(None, name, client=kind, prefix=prefix, everyone=_cluster(route, reply_within))
-    return Checkup(executor.ask, name, client=kind, prefix=prefix)
+        return Checkup(
+            None, name, client=kind, prefix=prefix, everyone=_cluster(route, reply_within), durability=durability
+        )
+    return Checkup(executor.ask, name, client=kind, prefix=prefix, durability=durability)
 
 
 def _cluster(

@@ -60,7 +60,9 @@ class OneStore:
             on_break=on_break,
             observer=observer,
         )
-        checkup = checkup_of_store(self.client, self.executor, prefix=prefix, reply_within=reply_within)
+        checkup = checkup_of_store(
+            self.client, self.executor, prefix=prefix, reply_within=reply_within, durability=durability
+        )
         self.vetting: Vetting = Vetting(checkup)
         if check:
             self.executor.vet_by(self.vetting.vet)

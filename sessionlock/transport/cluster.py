@@ -141,7 +141,8 @@ class ClusterRoute:
         async def evaluate(link: Link, asking: bool) -> Any:
             if asking:
                 # A slot that is being moved: rare, and over soon.
-                return await link.evaluate(call, asking=True), await link.ask(*wait)
+                reply = await link.evaluate(call, asking=True)
+                return reply, await (await link.wire()).call(wait)
             return await link.evaluate_and_wait(call, wait)
 
         answer: tuple[Any, Any] = await self._to_owner(call, evaluate)

@@ -47,7 +47,7 @@ class Route(Protocol):
     async def send(self, call: Call[Any]) -> Any: ...
 
     async def send_and_wait(self, call: Call[Any], wait: tuple[Any, ...]) -> tuple[Any, Any]:
-        """The script's reply, and the reply to ``wait``, which was sent right behind it."""
+        """The script's reply, and the reply to ``wait``, which was sent right behind it, be it an error."""
 
     async def ask(self, *words: Any) -> Any:
         """The reply to a plain command, of whichever server."""

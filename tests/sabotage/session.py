@@ -20,6 +20,14 @@ PREVIOUS = "if previous ~= proof or "
 
 SABOTAGE: Table = [
     (
+        "nobody finds out at the start that saves cannot wait",
+        "durability",
+        "checkup/probe.py",
+        "        trial={**trial, **waited},\n",
+        "        trial=trial,\n",
+        "tests/session/test_durability.py::test_it_is_known_from_the_look_at_the_server",
+    ),
+    (
         "a merge compares each item with each",
         "stalls",
         "session/merge.py",

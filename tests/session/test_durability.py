@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sessionlock import ConfigurationError, NotDurable, Replicated, SessionGuard
+from sessionlock import ConfigurationError, NotDurable, RedisUnavailable, Replicated, SessionGuard
 from tests.harness.commands import CommandCounter, connect
 from tests.harness.faulty import FaultyServer
 from tests.harness.polling import eventually
@@ -208,3 +208,21 @@ async def test_on_disk(own_server: OwnServer) -> None:
 def test_what_makes_no_sense_is_refused(senseless: dict[str, int]) -> None:
     with pytest.raises(ConfigurationError):
         Replicated(**senseless)  # type: ignore[arg-type]
+
+
+async def test_it_is_known_from_the_look_at_the_server(own_server: OwnServer) -> None:
+    """Required, it is refused before any handler runs; else it is a warning. Who asked for nothing hears nothing."""
+    server = own_server()
+    if server.version < (6, 2):
+        pytest.skip("users with channels are of Redis 6.2")
+    with connect(server.unix_url) as client:
+        client.execute_command("ACL", "SETUSER", "app", "on", ">p", "~*", "&*", "+@all", "-wait")
+    url = server.unix_url.replace("unix://", "unix://app:p@")
+    for durability, levels in ((Replicated(required=True), ["refuse"]), (Replicated(), ["warn"]), (None, [])):
+        async with SessionGuard.from_url(url, durability=durability, check=True) as guard:
+            found = await guard.capabilities()
+            assert [finding.level for finding in found.findings if finding.code == "durability"] == levels
+            if durability is not None and durability.required:
+                with pytest.raises(RedisUnavailable, match="saves cannot wait by WAIT here"):
+                    async with guard.session_lock("s"):
+                        raise AssertionError("entered")
