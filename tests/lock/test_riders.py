@@ -239,6 +239,30 @@ async def test_the_holders_lease_is_lost(node: MakeGuard, stored: Look, crowd: C
     assert await crowd.over() == [*QUEUED, "r0", "r1"]
 
 
+@pytest.mark.parametrize("how", ["cut", "closed"])
+async def test_no_push_can_be_heard(proxy: FaultyProxy, node: MakeGuard, stored: Look, crowd: Crowd, how: str) -> None:
+    """The push connection is cut and does not come back, or the guard is closed: the releases of this process go on
+    naming its riders, and nobody who comes later is before them.
+    """
+    guard, session, riders = node(proxy.url), stored("s"), [f"r{n}" for n in range(20)]
+    async with guard.session_lock("s", lease=LEASE):
+        pushes = guard.runtime().wakeup.pushes
+        await crowd.queue(guard, *QUEUED)
+        await crowd.ride(guard, *riders)
+        for name in QUEUED:
+            crowd.tasks.pop(name).cancel()
+        await session.until(lambda s: not s.waiting)
+        if how == "cut":
+            proxy.refuse()
+            session.client.client_kill_filter(_type="pubsub")
+            while pushes.hears(session.keys):
+                await asyncio.sleep(0.001)
+            crowd.enter(guard, "later")
+        else:
+            await guard.aclose()
+    assert await crowd.over() == [*riders, *(["later"] if how == "cut" else [])]
+
+
 @pytest.mark.parametrize("who", ["the holder", "another process"])
 async def test_the_session_is_destroyed(node: MakeGuard, crowd: Crowd, who: str) -> None:
     """All are told at once, those that ride, too: some in the queue by a push, and each tells the others."""

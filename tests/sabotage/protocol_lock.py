@@ -163,6 +163,14 @@ SABOTAGE: Table = [
         RIDERS + "test_a_rider_is_cancelled_when_it_was_named",
     ),
     (
+        "riders wait while no push can be heard",
+        2,
+        "lock/waiting.py",
+        "return room.first_rider() if room is not None and room.riders else None\n",
+        "return room.first_rider() if room is not None and room.riders and self.pushes.hears(keys) else None\n",
+        RIDERS + "test_no_push_can_be_heard",
+    ),
+    (
         "any number of riders",
         2,
         "lock/waiting.py",
