@@ -18,7 +18,7 @@ from ..address import chosen_url, given_url, shared
 from ..failure import Failure
 from ..place import Place
 
-__all__ = ["answered", "ask"]
+__all__ = ["answered", "answered_user", "ask"]
 
 T = TypeVar("T")
 ANSWERS_WITHIN = 2.0  # seconds
@@ -75,3 +75,10 @@ async def _opened(arguments: argparse.Namespace, stack: AsyncExitStack) -> Opera
 def answered(said: str) -> str:
     """What was said, or what standard input says where that is ``-``."""
     return sys.stdin.readline().rstrip("\n") if said == "-" else said
+
+
+def answered_user(arguments: argparse.Namespace) -> str:
+    """The user that was said, as the application binds sessions to them."""
+    place: Place | None = arguments.place
+    user = answered(arguments.user)
+    return user if place is None else place.user_of(user)

@@ -16,7 +16,7 @@ from ..printed import print_json
 from ..tables import Page, print_page
 from ..terminal import Progress, style_of
 from ..units import count, duration, share, size
-from .asking import answered, ask
+from .asking import answered_user, ask
 from .rows import as_json, locks_json, locks_table, looked_at, sessions_table
 from .screen import screen
 
@@ -84,7 +84,7 @@ def run_sessions(arguments: argparse.Namespace) -> int:
 
 
 def _of_user(arguments: argparse.Namespace) -> int:
-    user = answered(arguments.user)
+    user = answered_user(arguments)
     states = ask(arguments, lambda operator: operator.sessions_of(user))
     if arguments.json:
         print_json("sessions", user=states[0].user if states else None, sessions=[as_json(state) for state in states])

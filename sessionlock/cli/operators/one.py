@@ -13,7 +13,7 @@ from ..failure import Failure, one_line
 from ..printed import print_json
 from ..tables import Column, Page, Table, print_page
 from ..units import count, duration, size
-from .asking import answered, ask
+from .asking import answered, answered_user, ask
 from .rows import as_json, who
 
 __all__ = ["run_inspect", "run_logout", "run_release"]
@@ -101,7 +101,7 @@ def run_logout(arguments: argparse.Namespace) -> int:
         raise Failure("say which session, or --user and whose")
     if arguments.user is None:
         return _log_out_one(arguments)
-    user = answered(arguments.user)
+    user = answered_user(arguments)
     theirs = ask(arguments, lambda operator: operator.sessions_of(user))
     if not theirs:
         told = "nothing was ended: no session is bound to that user (by guard.bind, as docs/cli.md has it)"

@@ -227,3 +227,13 @@ async def test_the_sessions_page_of_the_admin(site: Site, browser: Browser) -> N
         assert await clerk.user() == "cleo"
         recent = (await browser.get("/admin/")).text  # of the log
         assert f"user {found.headers['location'].rpartition('/')[2]}" in recent
+
+
+async def test_the_command_logs_a_user_out_by_name(site: Site, browser: Browser) -> None:
+    await browser.log_in("bob")
+    said = "from tests.harness.django_site.project import configured; configured()\n"
+    said += "from django.core.management import call_command, load_command_class\n"
+    said += "command = load_command_class('sessionlock.integrations.django', 'sessionlock')\n"
+    said += "call_command(command, 'logout', '--user', 'bob', '--yes')"
+    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", said], env=site.environment, check=True)
+    assert await browser.user() == ""

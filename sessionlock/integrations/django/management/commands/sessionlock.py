@@ -14,6 +14,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from .....cli import main
 from .....cli.place import Place
 from ... import settings
+from ...admin import primary_key_of
 from ...homes import new_guard
 
 __all__ = ["Command"]
@@ -47,7 +48,7 @@ class Command(BaseCommand):  # type: ignore[misc]
 
 
 def _place() -> Place:
-    return Place(lambda: (new_guard(), None), settings.current().url)
+    return Place(lambda: (new_guard(), None), settings.current().url, primary_key_of)
 
 
 def _without_djangos(words: Sequence[str]) -> list[str]:
