@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ..version import __version__
-from .address import add_url
+from .address import add_prefix, add_url, chosen_prefix, given_url
 from .ending import Ended, complain, open_streams, put_away_output, signals_end_it, what_failed
 from .failure import Failure
 from .numbers import between, seconds
@@ -97,6 +97,12 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
+    """Of a project it looks at what the application uses."""
+    place: Place | None = arguments.place
+    masters = arguments.masters
+    if place is not None and not masters and given_url(arguments) is None:
+        masters = list(place.masters)
+    vars(arguments).update(masters=masters, prefix=chosen_prefix(arguments))
     if arguments.acl:
         from .acl import print_rules
 
@@ -147,7 +153,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     option("--yes", action="store_true", help="do not ask before MONITOR begins")
 
     operators.add_commands(added)
-    added["doctor"].add_argument("--prefix", default="sl", help="the guard's key prefix (default: sl)")
+    add_prefix(added["doctor"])
     for name in ("demo", "doctor", "audit"):
         added[name].add_argument("--json", action="store_true", help="print one JSON object instead")
     return parser

@@ -12,7 +12,17 @@ from pathlib import Path
 from .failure import Failure
 from .place import Place
 
-__all__ = ["FILE_VARIABLE", "URL_VARIABLE", "add_prefix", "add_url", "any_url", "chosen_url", "given_url", "shared"]
+__all__ = [
+    "FILE_VARIABLE",
+    "URL_VARIABLE",
+    "add_prefix",
+    "add_url",
+    "any_url",
+    "chosen_prefix",
+    "chosen_url",
+    "given_url",
+    "shared",
+]
 
 URL_VARIABLE, FILE_VARIABLE = "SESSION_LOCK_URL", "SESSION_LOCK_URL_FILE"
 LOCAL = "redis://localhost:6379/0"
@@ -68,14 +78,30 @@ def any_url(arguments: argparse.Namespace) -> str:
     application says, then the environment.
 
     Raises:
-        Failure: as of :func:`given_url`; there is a file, and it cannot be read; a variable is set, and is empty.
+        Failure: as of :func:`given_url`; the application does not say it by a URL; there is a file, and it cannot be
+            read; a variable is set, and is empty.
     """
     place: Place | None = arguments.place
-    url = given_url(arguments) or (place.url if place is not None else None) or _in_environment(URL_VARIABLE)
+    url = given_url(arguments)
+    if url is None and place is not None:
+        if place.url is None:
+            raise Failure(
+                "the application's guard is not made of a URL, so that it must be said here which Redis: --url"
+            )
+        return place.url
+    url = url or _in_environment(URL_VARIABLE)
     if url is None:
         file = _in_environment(FILE_VARIABLE)
         url = LOCAL if file is None else _first_line(file)
     return url
+
+
+def chosen_prefix(arguments: argparse.Namespace) -> str:
+    """As the command line says, or the application's guard has it, or as a guard has it by default."""
+    if arguments.prefix is not None:
+        return str(arguments.prefix)
+    place: Place | None = arguments.place
+    return "sl" if place is None else place.kept()[0].prefix
 
 
 def _in_environment(name: str) -> str | None:

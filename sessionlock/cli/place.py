@@ -17,9 +17,10 @@ __all__ = ["Place"]
 class Place:
     """``kept``: makes the application's guard, or has it; and the codec for values, where it is not the guard's.
     ``url``: what the guard is made of; None: that is not known. ``user_of``: what a session is bound to, of how one
-    names a user.
+    names a user. ``masters``: URLs of its quorum's, as far as it says them so.
     """
 
     kept: Callable[[], tuple[SessionGuard, Codec | None]]
     url: str | None = None
     user_of: Callable[[str], str] = str
+    masters: tuple[str, ...] = ()

@@ -184,7 +184,10 @@ _ADVICE = (
         "some slots of this cluster belong to no node: give them to one (redis-cli --cluster fix), or bring the node"
         " back that had them",
     ),
-    (r"cluster support disabled|CLUSTER command.*disabled", "this is no Redis Cluster: use redis://host:port"),
+    (
+        "cluster support disabled|cluster mode is not enabled|CLUSTER command.*disabled",
+        "this is no Redis Cluster: use redis://host:port",
+    ),
     (
         r"READONLY|read only replica",
         "this server is a replica: connect to the master, or by redis+sentinel:// or redis+cluster://, which find it",

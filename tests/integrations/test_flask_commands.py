@@ -8,7 +8,9 @@ from typing import Any
 import flask
 import pytest
 import quart
+import redis.asyncio
 
+from sessionlock import SessionGuard
 from sessionlock.blocking import SessionGuard as BlockingGuard
 from sessionlock.integrations.flask import SessionLock as FlaskLock
 from sessionlock.integrations.quart import SessionLock as QuartLock
@@ -21,7 +23,7 @@ pytestmark = pytest.mark.parametrize(
 )
 
 
-def runner_for(framework: Any, extension: Any, url: str) -> Any:
+def runner_for(framework: Any, extension: Any, url: Any) -> Any:
     app = framework(__name__)
     extension(app, url)
     return app.test_cli_runner()
@@ -37,6 +39,19 @@ def test_it_looks_at_the_applications_sessions(redis_url: str, framework: Any, e
     assert lock["digest"] == keys_for("sl", SID).digest
     assert runner.invoke(args=["sessionlock", "inspect", "a" * 14]).exit_code == 1
     assert "sessionlock top" in runner.invoke(args=["sessionlock", "top", "--help"]).stdout
+
+
+def test_doctor_asks_no_other_server_than_the_applications(redis_url: str, framework: Any, extension: Any) -> None:
+    """A guard that was made of a client tells no URL: nothing else is looked at instead."""
+    guard: Any = BlockingGuard if framework is flask.Flask else SessionGuard
+    runner = runner_for(framework, extension, guard(redis.asyncio.Redis.from_url(redis_url), prefix="shop"))
+    assert "~shop:*" in runner.invoke(args=["sessionlock", "doctor", "--acl"]).output
+    for words in (["doctor", "--probe"], ["doctor"]):
+        found = runner.invoke(args=["sessionlock", *words])
+        assert found.exit_code == 2
+        assert "--url" in found.output
+    found = runner.invoke(args=["sessionlock", "doctor", "--probe", "--url", redis_url])
+    assert found.exit_code == 0
 
 
 def test_a_private_server_is_not_started_for_it(framework: Any, extension: Any) -> None:

@@ -113,6 +113,22 @@ SABOTAGE: Table = [
         LAYER + "test_a_quorums_locks_are_told_by_its_masters",
     ),
     (
+        "doctor asks the environment's server where the application does not say a URL",
+        "operate",
+        "cli/address.py",
+        "        if place.url is None:\n",
+        "        if False:\n",
+        "tests/integrations/test_flask_commands.py::test_doctor_asks_no_other_server_than_the_applications[flask]",
+    ),
+    (
+        "doctor of a project looks at another prefix",
+        "operate",
+        "cli/address.py",
+        'return "sl" if place is None else place.kept()[0].prefix',
+        'return "sl"',
+        "tests/integrations/django/test_command.py::test_doctor_looks_at_what_the_project_uses",
+    ),
+    (
         "a key of somebody else passes for a session's",
         "operate",
         "operate/reading.py",

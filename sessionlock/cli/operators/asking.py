@@ -14,7 +14,7 @@ from ...errors import EmbeddedServerUnavailable, SessionLockError
 from ...guard import SessionGuard
 from ...operate import Operator
 from ...quorum.config import Quorum
-from ..address import chosen_url, given_url, shared
+from ..address import chosen_prefix, chosen_url, given_url, shared
 from ..failure import Failure
 from ..place import Place
 
@@ -59,7 +59,7 @@ async def _opened(arguments: argparse.Namespace, stack: AsyncExitStack) -> Opera
             shared(place.url)
         guard, codec = place.kept()
         return Operator.of(guard, prefix=arguments.prefix, codec=codec)
-    url, prefix = chosen_url(arguments), "sl" if arguments.prefix is None else arguments.prefix
+    url, prefix = chosen_url(arguments), chosen_prefix(arguments)
     if not arguments.masters:
         return Operator.from_url(url, prefix=prefix)
     guard = SessionGuard.from_url(

@@ -52,10 +52,15 @@ class FaceSettings:
             ConfigurationError: options that make no sense together.
         """
         said: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        problems = said.get("problems", Problems())
+        if not isinstance(problems, Problems):
+            raise ConfigurationError(
+                f"problems (SESSION_LOCK_PROBLEMS) must be a Problems, not {problems!r}: a dotted path is for Django"
+            )
         policy: Any = {name: said[name] for name in INHERITED if name in said}
         return cls(
             Rules(RoutePolicy.of(said.get("mode", "auto"), policy), said.get("routes")),
-            said.get("problems") or Problems(),
+            problems,
             tuple(said.get("identity", identity)),
             said.get("read_from"),
         )

@@ -12,6 +12,8 @@ from django.core.management import call_command, get_commands, load_command_clas
 from django.core.management.base import CommandError
 from django.test import Client
 
+from sessionlock import Quorum
+from sessionlock.integrations.django import settings as lock_settings
 from sessionlock.protocol.keys import keys_for
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("site")]
@@ -58,6 +60,29 @@ def test_it_acts(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
             run(*words)
         assert end.value.code == status, words
         assert said in "".join(capsys.readouterr())
+
+
+def test_doctor_looks_at_what_the_project_uses(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its prefix, also in the rules of ``--acl``; and the masters of its quorum."""
+    monkeypatch.setattr(settings, "SESSION_LOCK_OPTIONS", {"prefix": "shop"}, raising=False)
+    lock_settings.read_again()
+    with pytest.raises(SystemExit):
+        run("doctor", "--acl")
+    assert "~shop:* " in (rules := capsys.readouterr().out)
+    assert "~sl:" not in rules
+    quorum = Quorum(*(f"redis://127.0.0.1:{port}/0" for port in (1, 2, 3)))
+    monkeypatch.setattr(settings, "SESSION_LOCK_OPTIONS", {"quorum": quorum}, raising=False)
+    lock_settings.read_again()
+    try:
+        with pytest.raises(SystemExit) as end:
+            run("doctor", "--probe")
+    finally:
+        monkeypatch.undo()
+        lock_settings.read_again()
+    assert end.value.code == 2
+    assert "nobody listens" in capsys.readouterr().out
 
 
 def test_what_every_command_of_django_takes_is_taken(

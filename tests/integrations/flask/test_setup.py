@@ -115,6 +115,10 @@ def test_wrong_values_are_told_at_once() -> None:
         SessionLock(app, on_conflict="never")  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError):
         SessionLock(app, wait=-1)
+    app.config["SESSION_LOCK_PROBLEMS"] = "of.django"  # else the first outage would be a 500
+    with pytest.raises(ConfigurationError, match="SESSION_LOCK_PROBLEMS"):
+        SessionLock(app)
+    del app.config["SESSION_LOCK_PROBLEMS"]
     SessionLock(app)
 
 

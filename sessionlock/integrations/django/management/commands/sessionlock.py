@@ -48,7 +48,15 @@ class Command(BaseCommand):  # type: ignore[misc]
 
 
 def _place() -> Place:
-    return Place(lambda: (new_guard(), None), settings.current().url, primary_key_of)
+    said = settings.current()
+    quorum = said.options.get("quorum")
+    masters = () if quorum is None else quorum.masters.values()
+    return Place(
+        lambda: (new_guard(), None),
+        said.url,
+        primary_key_of,
+        tuple(master for master in masters if isinstance(master, str)),
+    )
 
 
 def _without_djangos(words: Sequence[str]) -> list[str]:
