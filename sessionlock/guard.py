@@ -455,7 +455,7 @@ class SessionGuard(GuardOperations):
 
     def runtime(self) -> Runtime:
         """This process' and event loop's part; a fork or another loop gets its own, and it ends with its loop."""
-        loop = asyncio.get_running_loop()
+        loop = asyncio._get_running_loop()
         runtime = self._runtimes.latest
         if runtime is None or runtime.loop is not loop or self._runtimes.pid != os.getpid():
             runtime = self._runtimes.of(loop)

@@ -204,8 +204,17 @@ class Runtimes:
     def __len__(self) -> int:
         return len(self._by_loop)
 
-    def of(self, loop: asyncio.AbstractEventLoop) -> Runtime:
-        """That of the running event loop; made when it is first asked for."""
+    def of(self, loop: asyncio.AbstractEventLoop | None) -> Runtime:
+        """That of the running event loop; made when it is first asked for.
+
+        Raises:
+            RuntimeError: none runs.
+        """
+        if loop is None:
+            raise RuntimeError(
+                "no running event loop: a guard needs one of asyncio (or uvloop); under trio and without a loop use"
+                " sessionlock.blocking, in a thread (trio.to_thread.run_sync)"
+            )
         self._leave_inheritance()
         for key, known in list(self._by_loop.items()):
             if known.loop.is_closed() and self._by_loop.pop(key, None) is not None:

@@ -144,3 +144,27 @@ async def test_a_child_does_not_close_what_is_its_parents(connections: tuple[str
     await by_lock(guard)
     assert count() == 1
     await guard.aclose()
+
+
+def test_without_an_event_loop_of_asyncio() -> None:
+    """As under trio, or where a coroutine is driven by hand: told what is needed, and nothing else goes wrong."""
+    guard = SessionGuard.from_url("redis://localhost:1/0")
+    entering = by_lock(guard)
+    with pytest.raises(RuntimeError, match=r"needs one of asyncio .* trio .* sessionlock\.blocking"):
+        entering.send(None)
+
+
+def test_under_trio_in_a_thread(redis_url: str) -> None:
+    """What that error advises."""
+    trio = pytest.importorskip("trio", reason="trio is no part of what tests need")
+
+    def in_a_thread() -> None:
+        with BlockingGuard.from_url(redis_url) as guard, guard.session_lock("s") as session:
+            session["n"] = 1
+
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match="needs one of asyncio"):
+            await by_lock(SessionGuard.from_url(redis_url))
+        await trio.to_thread.run_sync(in_a_thread)
+
+    trio.run(main)

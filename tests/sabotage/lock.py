@@ -30,6 +30,14 @@ HOLDERS = "tests/lock/test_holders.py::"
 
 SABOTAGE: Table = [
     (
+        "without an event loop of asyncio nothing says so",
+        "words",
+        "lock/runtime.py",
+        "        if loop is None:\n",
+        "        if False:\n",
+        "tests/lock/test_runtime.py::test_without_an_event_loop_of_asyncio",
+    ),
+    (
         "a job's lock is taken away after a minute",
         "alone",
         "policies.py",
