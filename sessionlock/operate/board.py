@@ -85,6 +85,7 @@ class Board:
         self._share = 0.0
         self._followed: dict[str, _Followed] = {}
         self._keys = 0
+        self._full = self._passed_over = False
 
     async def look(self, within: float = 1.0) -> View:
         """What there is now. It searches for a part of ``within`` seconds, and goes on with that the next time.
@@ -103,7 +104,7 @@ class Board:
             self._note(digest, state, now)
         locks = tuple(state for state in states.values() if state.holder is not None or state.queue)
         return View(
-            LocksSeen(locks, self._share, self._keys),
+            LocksSeen(locks, self._share, self._keys, self._full or self._passed_over),
             tuple(self._hot(states)),
             tuple(waits_by_route(locks)),
         )
@@ -115,12 +116,16 @@ class Board:
             self._keys = await self._operator.keys()
         async for found in self._searching:
             for digest in found.digests:
-                if digest not in self._followed and len(self._followed) < self._most:
+                if digest in self._followed:
+                    continue
+                if len(self._followed) < self._most:
                     self._followed[digest] = _Followed(-1, 0.0, time.monotonic())
+                else:
+                    self._passed_over = True
             self._share = max(self._share, found.share)
             if time.monotonic() - began_at > within:
                 return
-        self._searching = None
+        self._searching, self._full, self._passed_over = None, self._passed_over, False
 
     def _note(self, digest: str, state: LockState, now: float) -> None:
         known = self._followed[digest]

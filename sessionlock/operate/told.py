@@ -77,7 +77,7 @@ class LockState:
 @dataclass(frozen=True, slots=True)
 class LocksSeen:
     """``share``: of the keys that were looked at, from 0 to 1; 1: all. ``keys``: how many there are in the database.
-    ``full``: it was given up because so many were found, not for the time.
+    ``full``: as many were found as were wanted; there are more, which were not looked at.
     """
 
     locks: tuple[LockState, ...]

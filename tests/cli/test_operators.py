@@ -100,6 +100,23 @@ async def test_who_waits_in_the_holders_process_is_counted(run: Run, guard: Sess
         assert {one["digest"]: one["waiting"] for one in told["locks"]} == {DIGEST: 28, session.digest: 2}
 
 
+async def test_more_locks_than_are_looked_at(run: Run, redis_url: str) -> None:
+    """Numbers of a part are not those of all, in an incident least of all."""
+    with connect(redis_url) as client:
+        client.mset({f"sl:{{{number:014}}}:lock": "t" for number in range(2_050)})
+    at = ("--url", redis_url)
+    out = (await run("locks", "--most", "5", *at))[1]
+    assert out.startswith("at least ")
+    assert "--most N looks at more" in out
+    assert (await run("locks", *at))[1].startswith("2,050 locks held")
+    assert json.loads((await run("locks", "--json", *at))[1])["full"] is False
+    out = (await run("top", "--once", *at))[1]
+    assert "at least 2,000 locks held" in out
+    assert "there are more locks than these" in out
+    looks = map(json.loads, (await run("top", "--looks", "3", "--every", "0.01", "--json", *at))[1].splitlines())
+    assert [look["full"] for look in looks] == [True] * 3
+
+
 async def test_json_of_every_command(run: Run, node: MakeGuard, redis_url: str) -> None:
     """One object with its schema's number; one a look of top."""
     session = await node().create({"cart": ["A"]})

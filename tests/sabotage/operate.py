@@ -129,6 +129,14 @@ SABOTAGE: Table = [
         "tests/integrations/django/test_command.py::test_doctor_looks_at_what_the_project_uses",
     ),
     (
+        "locks that top does not follow are not told of",
+        "operate",
+        "operate/board.py",
+        "                    self._passed_over = True\n",
+        "                    pass\n",
+        COMMANDS + "test_more_locks_than_are_looked_at",
+    ),
+    (
         "a key of somebody else passes for a session's",
         "operate",
         "operate/reading.py",

@@ -68,6 +68,8 @@ def add_commands(added: dict[str, argparse.ArgumentParser]) -> None:
     option = added["locks"].add_argument
     option("--queues", action="store_true", help="only those that somebody waits for, the longest queues first")
     option("--within", type=seconds, metavar="SECONDS", help="search no longer than that")
+    most = "end the search after so many sessions that are held or waited for (default: 10,000)"
+    option("--most", type=at_least(1), default=10_000, metavar="N", help=most)
     _add_limit(added["locks"], 20)
 
     option = added["sessions"].add_argument

@@ -17,12 +17,11 @@ from ..tables import Page, print_page
 from ..terminal import Progress, style_of
 from ..units import count, duration, share, size
 from .asking import answered_user, ask
-from .rows import as_json, locks_json, locks_table, looked_at, sessions_table
+from .rows import MORE, as_json, found, locks_json, locks_table, looked_at, sessions_table
 from .screen import screen
 
 __all__ = ["run_locks", "run_sessions"]
 
-MOST = 10_000  # locks that are listed
 LOOK = 1.0  # seconds
 
 
@@ -40,8 +39,8 @@ def run_locks(arguments: argparse.Namespace) -> int:
 async def _find(arguments: argparse.Namespace, operator: Operator) -> LocksSeen:
     """All locks. On a terminal what was found is seen after a second, and more of it after every further one."""
     if arguments.json or not style_of(sys.stdout).live:
-        return await operator.locks(within=arguments.within, most=MOST)
-    board, began_at = Board(operator, MOST), time.monotonic()
+        return await operator.locks(within=arguments.within, most=arguments.most)
+    board, began_at = Board(operator, arguments.most), time.monotonic()
     try:
         with ExitStack() as stack:
             put = None
@@ -57,12 +56,10 @@ async def _find(arguments: argparse.Namespace, operator: Operator) -> LocksSeen:
 
 def _locks_page(arguments: argparse.Namespace, seen: LocksSeen) -> tuple[Page, list[LockState]]:
     locks = seen.longest_queues if arguments.queues else seen.longest_held + seen.queues_of_nobody
-    held, waiting = len(seen.longest_held), seen.waiting
-    found = f"{count(held, 'lock')} held, {count(waiting, 'request')} waiting"
-    head = f"{found}; {looked_at(seen.share, seen.keys)} looked at"
+    head = f"{found(seen, len(seen.longest_held), seen.waiting)}; {looked_at(seen.share, seen.keys)} looked at"
     title = "longest queues" if arguments.queues else "longest held"
     shown = locks[: arguments.limit]
-    return Page([head], [locks_table(title, shown)], _more(len(locks) - len(shown))), locks
+    return Page([head], [locks_table(title, shown)], _more(len(locks) - len(shown), seen.full)), locks
 
 
 def run_sessions(arguments: argparse.Namespace) -> int:
@@ -118,8 +115,9 @@ def _searching() -> Iterator[Callable[[float], object]]:
         progress.clear()
 
 
-def _more(number: int) -> list[str]:
-    return [f"and {number:,} more; --limit shows them"] if number else []
+def _more(number: int, unseen: bool) -> list[str]:
+    lines = [f"and {number:,} more; --limit shows them"] if number else []
+    return [*lines, f"{MORE}; --most N looks at more"] if unseen else lines
 
 
 def _part(ordered: Sequence[float], part: float) -> float:

@@ -10,9 +10,10 @@ from ...operate import LockHolder, LocksSeen, LockState, SessionState
 from ..tables import Column, Table
 from ..units import count, duration, share, size
 
-__all__ = ["UNKNOWN_HOLDER", "as_json", "locks_table", "looked_at", "sessions_table", "who"]
+__all__ = ["MORE", "UNKNOWN_HOLDER", "as_json", "found", "locks_table", "looked_at", "sessions_table", "who"]
 
 UNKNOWN_HOLDER = "another client"
+MORE = "there are more locks than these, and they were not looked at"
 LOCKS = (
     Column("session"),
     Column("waiting", right=True),
@@ -80,6 +81,12 @@ def looked_at(part: float, keys: int) -> str:
     return count(keys, "key") if part >= 1 else f"{share(part)} of {count(keys, 'key')}"
 
 
+def found(seen: LocksSeen, held: int, waiting: int) -> str:
+    """How many hold and wait; where not all were looked at, it says so."""
+    least = "at least " if seen.full or seen.share < 1 else ""
+    return f"{least}{count(held, 'lock')} held, {least}{count(waiting, 'request')} waiting"
+
+
 def as_json(lock: LockState | SessionState) -> dict[str, Any]:
     return {**asdict(lock), "waiting": lock.waiting} if isinstance(lock, LockState) else asdict(lock)
 
@@ -88,6 +95,7 @@ def locks_json(seen: LocksSeen, locks: Iterable[LockState]) -> dict[str, Any]:
     return {
         "share": seen.share,
         "keys": seen.keys,
+        "full": seen.full,
         "held": sum(lock.holder is not None for lock in seen.locks),
         "waiting": seen.waiting,
         "locks": [as_json(lock) for lock in locks],

@@ -17,9 +17,9 @@ from ..failure import one_line
 from ..printed import print_json
 from ..tables import Column, Page, Table, print_page
 from ..terminal import style_of
-from ..units import count, duration
+from ..units import duration
 from .asking import ask
-from .rows import as_json, locks_table, looked_at
+from .rows import MORE, as_json, found, locks_table, looked_at
 from .screen import screen
 
 __all__ = ["page_of", "run_top"]
@@ -100,7 +100,7 @@ def page_of(view: View, where: str, limit: int) -> Page:
     locks = view.locks
     queues, held = locks.longest_queues[:limit], locks.longest_held[:limit]
     head = [
-        f"{count(view.held, 'lock')} held, {count(view.waiting, 'request')} waiting",
+        found(locks, view.held, view.waiting),
         f"{where}, {looked_at(view.share, locks.keys)} looked at, {time.strftime('%H:%M:%S')}",
     ]
     hot = [
@@ -125,6 +125,7 @@ def page_of(view: View, where: str, limit: int) -> Page:
             Table("hottest sessions", HOT, hot),
             Table("waits by route", ROUTES, routes),
         ],
+        [f"{MORE}; sessionlock locks --most N looks at more"] if locks.full else [],
     )
 
 
@@ -134,6 +135,7 @@ def as_lines(view: View, where: str) -> dict[str, Any]:
         "server": where,
         "share": locks.share,
         "keys": locks.keys,
+        "full": locks.full,
         "held": view.held,
         "waiting": view.waiting,
         "hottest": [asdict(one) for one in view.hot],
