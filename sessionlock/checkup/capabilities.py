@@ -15,7 +15,7 @@ from typing import TypeAlias
 from ..clock import monotonic
 from ..policies import Replicated
 from ..transport.clients import ClientKind
-from .findings import WRITES, Capabilities, Finding
+from .findings import OF_SCRIPTS, WRITES, Capabilities, Finding
 from .probe import Ask, Server, judge, probe
 from .settings import findings_among
 
@@ -144,7 +144,10 @@ def tell(seen: Mapping[str, Capabilities]) -> None:
         if _is_news(" ".join(seen), finding.code):
             about[finding] = list(seen)
     for finding, servers in about.items():
-        log.log(levels[finding.level], "%s: %s", ", ".join(servers), finding)
+        # Whoever takes no lock needs no script; a lock that is asked for is refused, and that is loud.
+        spared = finding.code in OF_SCRIPTS and all(seen[name].client in ("single", "sentinel") for name in servers)
+        level = levels["warn" if spared and finding.level == "refuse" else finding.level]
+        log.log(level, "%s: %s", ", ".join(servers), finding)
 
 
 def _is_news(server: str, code: str) -> bool:

@@ -11,7 +11,7 @@ from ..policies import Replicated
 from ..transport.clients import ClientKind
 from .services import Service
 
-__all__ = ["UNNAMED", "WRITES", "Capabilities", "Finding", "Level", "dotted", "without_locks"]
+__all__ = ["OF_SCRIPTS", "UNNAMED", "WRITES", "Capabilities", "Finding", "Level", "dotted", "without_locks"]
 
 Level = Literal["refuse", "warn", "info"]
 

@@ -353,7 +353,7 @@ def _identity(info: Mapping[str, str], hello: Mapping[str, str]) -> tuple[str, t
             return _OTHER_NAMES[fork], _version(info[f"{fork}_version"])
     greeted = hello.get("server", "")
     version = _version(info.get("redis_version") or hello.get("version", ""))
-    if "mvcc_depth" in info or "keydb" in info.get("executable", ""):
+    if "mvcc_depth" in info or "keydb" in info.get("executable", "").rpartition("/")[2]:
         return "KeyDB", version
     if greeted in ("", "redis"):
         return ("Redis" if greeted or version else UNNAMED), version

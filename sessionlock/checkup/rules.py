@@ -356,6 +356,8 @@ def _unknown(found: Capabilities) -> Iterator[Finding]:
     hidden = [(name, why) for field, name, why in WHAT_IF if getattr(found, field) is None and field not in idle]
     if found.service is not None and found.service.may_have_several_masters and not found.several_masters:
         hidden.append(("whether it is Active-Active", "several masters would grant one lock to several holders"))
+    if any(reason.startswith("CONFIG GET:") for reason in found.because) and not found.settings:
+        hidden.append(("timeouts and limits", "small ones cut off waiters, or requests with a large session"))
     if not hidden or found.server == "fakeredis" or found.loading:
         return
     yield Finding(

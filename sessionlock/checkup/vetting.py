@@ -7,10 +7,10 @@ from contextlib import suppress
 
 from redis.exceptions import RedisError
 
-from ..errors import RedisUnavailable
+from ..errors import RedisUnavailable, ScriptsForbidden
 from ..transport.advice import with_advice
 from ..transport.route import LOST, NotNow
-from ..transport.tasks import detached
+from ..transport.tasks import detached, within
 from .capabilities import Checkup
 from .findings import Capabilities
 
@@ -25,6 +25,7 @@ class Vetting:
     def __init__(self, checkup: Checkup) -> None:
         self.checkup = checkup
         self._looking: asyncio.Task[None] | None = None
+        self._is_fit = False
 
     def vet(self) -> bool:
         """Before a call. True: the server is known to be fit, so that nobody need ask again.
@@ -51,6 +52,27 @@ class Vetting:
     async def _look(self) -> None:
         with suppress(RedisError, NotNow, *LOST):  # no answer now; the next call tries again
             await self.checkup.run()
+
+    async def fit(self, timeout: float) -> None:
+        """As :meth:`vet`, and waits for a look, for so many seconds: who asks this has no request yet that a look might
+        delay. A server that runs no scripts is fit for an application that takes no lock. Once it was fit, nothing is
+        asked again.
+
+        Raises:
+            SessionLockError: the server is known to be unfit.
+        """
+        if self._is_fit:
+            return
+        found = self.checkup.known()
+        if found is None:
+            try:
+                found = await within(self.checkup.run(), timeout)
+            except (asyncio.TimeoutError, TimeoutError, RedisError, NotNow, *LOST):
+                return  # it answered a moment ago; what it is will be seen beside the calls
+        refusal = found.refusal()
+        if refusal is not None and not isinstance(refusal, ScriptsForbidden):
+            raise refusal
+        self._is_fit = True
 
     async def look(self) -> Capabilities:
         """Ask the server now.

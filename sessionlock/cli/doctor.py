@@ -87,6 +87,8 @@ async def _examine(url: str, masters: Sequence[str], prefix: str, mode: Mode = "
             stack.push_async_callback(close_all, client)
             await _probe_all(client, prefix, seen)
             await asyncio.gather(*(_probe_master(master, prefix, seen) for master in masters))
+            if masters and len(masters) % 2 == 0:
+                seen.also.append(_even(len(masters)))
         except TIMED_OUT as error:
             seen.fail(with_advice(str(error), error), unseen=True)
         except FAILED as error:
@@ -165,6 +167,11 @@ async def _ask_sentinels(pool: Any, seen: Examination) -> None:
             seen.also.append(_silent(name, answer, OF_SENTINELS))
     told = next((answer for answer in answers.values() if isinstance(answer, (dict, list))), None)
     seen.also.extend(findings_of_sentinels(pairs_of(told)))
+
+
+def _even(masters: int) -> Finding:
+    what, advice = f"the quorum has an even number of masters ({masters})", "Have three or five masters"
+    return Finding("info", "even-quorum", what, f"with {masters - 1} it would outlive as many failures", advice)
 
 
 async def _probe_master(url: str, prefix: str, seen: Examination) -> None:

@@ -64,6 +64,7 @@ class OneStore:
             self.client, self.executor, prefix=prefix, reply_within=reply_within, durability=durability
         )
         self.vetting: Vetting = Vetting(checkup)
+        self._checks = check
         if check:
             self.executor.vet_by(self.vetting.vet)
 
@@ -82,6 +83,10 @@ class OneStore:
             on_gap=on_gap,
             calls_go_to=lambda: route.link.leads_to,
         )
+
+    async def fit(self, timeout: float) -> None:
+        if self._checks:
+            await self.vetting.fit(timeout)
 
     async def capabilities(self) -> Capabilities:
         return await self.vetting.look()

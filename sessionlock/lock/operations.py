@@ -199,13 +199,17 @@ class GuardOperations:
 
         Asks Redis once, for ``timeout`` seconds at the most; in an outage that is known already it answers at once. Of
         a Cluster it is enough that one master answers; of a quorum a majority and the store must. Where Redis was never
-        reached in this process, a failure is logged at ERROR like the beginning of any outage, and its end is.
+        reached in this process, a failure is logged at ERROR like the beginning of any outage, and its end is. Until it
+        was seen it also looks at what the server is (``check``): a replica, or a user who may too little, is not ready.
+        A server that runs no scripts is, for the modes without a lock.
 
         Raises:
             RedisUnavailable: they cannot, and why.
         """
         check_seconds("timeout", timeout)
-        await self.runtime().executor.ready(timeout)
+        runtime = self.runtime()
+        await runtime.executor.ready(timeout)
+        await runtime.topology.fit(timeout)
         return True
 
     # --- a user's sessions

@@ -58,6 +58,11 @@ class Topology(Protocol):
     def listener(self, *, on_message: Callable[[bytes], None], on_gap: Callable[[], None]) -> Pushes:
         """Hears what the store pushes to this process; ``on_gap`` is called when messages may have been missed."""
 
+    async def fit(self, timeout: float) -> None:
+        """Raises :class:`~sessionlock.SessionLockError` where a look, which takes so many seconds at the most, shows
+        that the store's server is unfit; unless nobody is to look.
+        """
+
     async def capabilities(self) -> Capabilities:
         """Ask now what the server is. Raises :class:`~sessionlock.RedisUnavailable`."""
 

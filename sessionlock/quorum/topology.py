@@ -66,6 +66,9 @@ class QuorumTopology:
     def listener(self, *, on_message: Callable[[bytes], None], on_gap: Callable[[], None]) -> Pushes:
         return self._store.listener(on_message=on_message, on_gap=on_gap)
 
+    async def fit(self, timeout: float) -> None:
+        await self._store.fit(timeout)
+
     async def capabilities(self) -> Capabilities:
         return await self._store.capabilities()
 

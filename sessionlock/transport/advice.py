@@ -193,6 +193,11 @@ _ADVICE = (
         "this server is a replica: connect to the master, or by redis+sentinel:// or redis+cluster://, which find it",
     ),
     (
+        r"no master found for '[^']*'$",
+        "these sentinels answer, but hold no master of that name for up: check the service's name; where a failover is"
+        " under way it is over soon",
+    ),
+    (
         "no master found for",
         "none of these sentinels told of a master: check their hosts and ports, that they run, and the service's name",
     ),
@@ -300,7 +305,7 @@ _ADVICE = (
 _CUT_OFF = "reset by peer|closed by (?:the )?server|broken pipe|connection (?:was )?lost|incomplete"
 _WHILE_CONNECTING = (
     "if the server expects TLS at that port, use rediss://; else it may have reached its maxclients, or be in protected"
-    " mode (which a password ends): its log tells"
+    " mode (which a password ends): its log tells; a proxy may do so at commands that it does not know (twemproxy)"
 )
 
 

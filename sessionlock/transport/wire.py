@@ -318,6 +318,8 @@ class Wire(asyncio.Protocol):
         if self._probe is not None:
             self._probe.cancel()
         self._transport.abort()
+        if self._waiting and isinstance(self._kept, hiredis.ReplyError):
+            self.heard(self._kept)  # it says why the server hung up, and no reply to what was sent behind will come
         while self._waiting:
             _tell(self._waiting.popleft()[0], error)
         if self._on_close is not None:

@@ -329,7 +329,7 @@ async def test_findings_are_logged_once(caplog: pytest.LogCaptureFixture) -> Non
     for _ in range(2):
         await Checkup(ask, "a:1").run()
     assert [(record.levelname, record.name) for record in caplog.records] == [
-        ("ERROR", "sessionlock"),
+        ("WARNING", "sessionlock"),  # who takes no lock needs no script
         ("INFO", "sessionlock"),
         ("INFO", "sessionlock"),
     ]

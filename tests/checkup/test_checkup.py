@@ -89,6 +89,29 @@ async def test_warnings_are_logged_once(own_server: OwnServer, caplog: pytest.Lo
     assert "allkeys-lru" in caplog.messages[0]
 
 
+async def test_ready_is_who_may_all_that_is_needed(own_server: OwnServer) -> None:
+    """Told before the first request, whose handler would run in vain; once, for nothing is asked again."""
+    own = own_server()
+    if own.version < (7,):
+        pytest.skip("rules for channels, and how scripts obey them, as they are from 7.0 on")
+    url = own.unix_url.replace("unix://", "unix://app:p@")
+    with connect(own.unix_url) as raw:
+        for rule, fit in (("-del", False), ("+del", True)):  # a prefix is looked at anew
+            raw.execute_command("ACL", "SETUSER", "app", "on", ">p", "~*", "&*", "+@all", rule)
+            async with SessionGuard.from_url(url, check=True, prefix="fit" if fit else "unfit") as guard:
+                if fit:
+                    assert await guard.ready()
+                    with CommandCounter(own.unix_url) as ran:
+                        assert await guard.ready()
+                    assert ran["info"] == 0
+                else:
+                    with pytest.raises(RedisUnavailable, match="may not use DEL"):
+                        await guard.ready()
+        raw.execute_command("ACL", "SETUSER", "app", "-@scripting")
+        async with SessionGuard.from_url(url, check=True, prefix="third") as guard:
+            assert await guard.ready()  # for the modes without a lock
+
+
 @pytest.mark.slow
 async def test_an_unfit_server_is_refused_but_what_was_begun_ends(own_server: OwnServer) -> None:
     """All slots of a cluster on one node: it would even work, until the first resharding."""

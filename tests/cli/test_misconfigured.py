@@ -282,10 +282,11 @@ def test_masters_of_a_quorum(spare: FaultyServer, own_server: OwnServer, examine
 @pytest.mark.server
 def test_masters_that_are_one_server(spare: FaultyServer, own_server: OwnServer, examine: Examine) -> None:
     one, other = spare.tcp_url, spare.tcp_url.partition("/0")[0].replace("127.0.0.1", "localhost") + "/1"
-    masters = [one, other, own_server(tcp=True).tcp_url]
+    masters = [one, other, own_server(tcp=True).tcp_url, own_server(tcp=True).tcp_url]
     told = examine(spare.unix_url, *(word for url in masters for word in ("--master", url)))
     same = finding(told, "same-server", across=True)
     assert "are one server" in same["what"]
+    assert "outlive as many failures" in finding(told, "even-quorum", across=True)["why"]
     assert told["status"] == 1
 
 

@@ -242,4 +242,12 @@ SABOTAGE: Table = [
         "classic.words())",
         "tests/checkup/test_permissions.py::test_it_is_printed",
     ),
+    (
+        "a guard is ready where its user may not save",
+        "look",
+        "lock/operations.py",
+        "        await runtime.topology.fit(timeout)\n",
+        "",
+        "tests/checkup/test_checkup.py::test_ready_is_who_may_all_that_is_needed",
+    ),
 ]

@@ -500,6 +500,14 @@ SABOTAGE: Table = [
         "tests/session/test_durability.py::test_where_nobody_may_wait",
     ),
     (
+        "what a server said before it hung up is lost with the reply to what was sent behind",
+        "outages",
+        "transport/wire.py",
+        "        if self._waiting and isinstance(self._kept, hiredis.ReplyError):\n",
+        "        if False:\n",
+        "tests/faults/test_outages.py::test_not_let_in",
+    ),
+    (
         "what a proxy says of a moment is final",
         "outages",
         "transport/advice.py",
