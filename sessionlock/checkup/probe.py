@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 import hiredis
-from redis.exceptions import ResponseError
+from redis.exceptions import AskError, AuthenticationError, ResponseError
 
 from ..policies import Replicated
-from ..transport.advice import FORBIDDEN, KEY_FORBIDDEN, NO_LUA, SCRIPTS_CHECKED, UNKNOWN
+from ..transport.advice import FORBIDDEN, KEY_FORBIDDEN, NO_LUA, NOT_LET_IN, SCRIPTS_CHECKED, UNKNOWN
 from ..transport.clients import ClientKind
 from .findings import UNNAMED, WRITES, Capabilities
 from .rules import findings_about
@@ -127,7 +127,8 @@ async def probe(
     ``durability``: what the guard's saves wait for.
 
     Raises:
-        whatever ``ask`` raises for a lost connection.
+        redis.exceptions.AuthenticationError: the server wants to know who asks. Whatever ``ask`` raises for a lost
+            connection.
     """
     hello, info, slots, trial, waited, offset, *settings = await asyncio.gather(
         _answer(ask, "HELLO"),
@@ -138,6 +139,8 @@ async def probe(
         _clock_offset(ask),
         *(_answer(ask, "CONFIG", "GET", setting) for setting in SETTINGS),
     )
+    if NOT_LET_IN.search(_objection(info)):
+        raise AuthenticationError(_text(info))
     refused = {
         "INFO": info,
         "CONFIG GET": next((said for said in settings if isinstance(said, Exception)), None),
@@ -181,11 +184,14 @@ def glance(
         because=tuple(f"{name}: {_short(said)}" for name, said in refused.items() if isinstance(said, Exception)),
         client=client,
         slots=_parsed_info(slots),
-        written=None if _is_forbidden(written) else _objection(written),
+        written=None if _tells_nothing(written) else _objection(written),
     )
 
 
-def _is_forbidden(said: Any) -> bool:
+def _tells_nothing(said: Any) -> bool:
+    """Of a write that was tried: it is forbidden, or for another node of a Cluster."""
+    if isinstance(said, AskError):
+        return True
     text = _objection(said)
     return bool(FORBIDDEN.search(text) or KEY_FORBIDDEN.search(text) or UNKNOWN.search(text))
 

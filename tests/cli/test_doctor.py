@@ -20,6 +20,7 @@ from sessionlock.checkup.permissions import rule_for
 from sessionlock.checkup.probe import probe
 from sessionlock.cli import doctor, main
 from sessionlock.cli.examination import Examination
+from sessionlock.cli.nodes import close_all
 from tests.harness import import_path
 from tests.harness.cluster import Cluster
 from tests.harness.commands import CommandCounter, connect
@@ -358,7 +359,7 @@ async def test_every_master_of_a_cluster_is_examined(cluster: Cluster) -> None:
     try:
         await doctor._probe_all(client, "sl", seen)
     finally:
-        await client.aclose()
+        await close_all(client)
     assert len(seen.nodes) == len(cluster.masters)
     for found in seen.nodes.values():
         assert (found.cluster, found.scripts, found.refusal()) == (True, True, None)
