@@ -242,7 +242,8 @@ class CallRepeated(Event):
 @quickly_frozen
 class CallAnswered(Event):
     """A call is over, after ``seconds``. ``commands``: what was sent for it in one write; ``words``: of how many words
-    each; ``server``: host and port, or a path. ``error`` None: it was answered. Only for who asks for it.
+    each; ``server``: host and port, or a path; ``database``: its number there. ``error`` None: it was answered. Only
+    for who asks for it.
     """
 
     script: str
@@ -251,6 +252,7 @@ class CallAnswered(Event):
     server: str
     seconds: float
     error: BaseException | None
+    database: int = 0
 
 
 @quickly_frozen

@@ -63,7 +63,8 @@ def logs(
     def log(event: Event) -> None:
         level = _level(event, slow_wait, slow_hold)
         if to.isEnabledFor(level):
-            to.log(level, "%s", _sentence(event), extra=_fields(event))
+            # Collectors of errors group by what is not filled in yet.
+            to.log(level, f"{type(event).__name__} %s", _about(event), extra=_fields(event))
 
     return log
 
@@ -87,13 +88,13 @@ def _level_of(error: SessionLockError, *, found_gone: bool) -> int:
     return logging.WARNING
 
 
-def _sentence(event: Event) -> str:
-    """For people: the kind of event, whom it is about, and its facts."""
+def _about(event: Event) -> str:
+    """For people: whom an event is about, and its facts."""
     about = [event.label] if event.label else []
     about += [f"session {event.session}"] if event.session else []
     facts = {key: value for key, value in _facts(event).items() if key != "trace"}
     told = ", ".join(f"{key} {_short(value)}" for key, value in facts.items() if value not in (None, ""))
-    return f"{' '.join([type(event).__name__, *about])}{': ' if told else ''}{told}"
+    return ": ".join(part for part in (" ".join(about), told) if part)
 
 
 def _fields(event: Event) -> dict[str, Any]:

@@ -19,6 +19,7 @@ same. Needs ``sessionlock[opentelemetry]``: the API alone; what becomes of it is
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from time import time_ns
@@ -73,6 +74,13 @@ __all__ = ["SHORTEST", "Spans", "metrics", "spans", "telemetry"]
 # in all: what lasts less than this is only counted.
 SHORTEST = 0.005
 MOST_LABELS = 10_000
+# Of OpenTelemetry's conventions before they were stable, which redis-py's instrumentation has by default.
+OLD_NAMES = {
+    "db.system": "db.system.name",
+    "db.statement": "db.query.text",
+    "net.peer.name": "server.address",
+    "net.peer.port": "server.port",
+}
 
 
 def telemetry(
@@ -316,6 +324,8 @@ class Spans:
         }
         if calls:
             self.handlers[CallAnswered] = self._called
+            chosen = os.environ.get("OTEL_SEMCONV_STABILITY_OPT_IN", "").split(",")
+            self._tells_old = "database" not in map(str.strip, chosen)
         self.hears: Collection[type[Event]] = self.handlers.keys()
 
     def __call__(self, event: Event) -> None:
@@ -418,23 +428,27 @@ class Spans:
     # --- calls
 
     def _called(self, event: CallAnswered) -> None:
-        """As redis-py's instrumentations name it; its words are never told, for they have the session in them."""
+        """Its words are never told, for they have the session in them."""
         statement = "\n".join(
             " ".join([name, *"?" * (words - 1)]) for name, words in zip(event.commands, event.words, strict=True)
         )
         host, colon, port = event.server.rpartition(":")
+        is_tcp = bool(colon) and port.isdigit()
         about: dict[str, Any] = {
-            "db.system": "redis",
             "db.system.name": "redis",
-            "db.statement": statement,
-            "db.query.text": statement,
+            "db.namespace": str(event.database),
             "db.operation.name": " ".join(event.commands),
+            "db.query.text": statement,
             "db.stored_procedure.name": event.script,
-            "server.address": host if colon and port.isdigit() else event.server,
+            "server.address": host if is_tcp else event.server,
+            "network.transport": "tcp" if is_tcp else "unix",
             "sessionlock.session": event.session,
         }
-        if colon and port.isdigit():
+        if is_tcp:
             about["server.port"] = int(port)
+        if self._tells_old:
+            about |= {old: about[name] for old, name in OLD_NAMES.items() if name in about}
+            about |= {"db.redis.database_index": event.database, "net.transport": "ip_tcp" if is_tcp else "other"}
         ended = time_ns()
         span = self._tracer.start_span(
             " ".join(event.commands),

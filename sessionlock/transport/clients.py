@@ -42,6 +42,7 @@ __all__ = [
     "check_client",
     "client_kind",
     "close_client",
+    "database_of",
     "own_client",
     "place_of",
     "server_name",
@@ -108,8 +109,13 @@ def place_of(client: Any) -> str:
     """The same for two clients of the same data, as far as their settings tell."""
     if client_kind(client) == "single":
         return address_of(client)
+    return f"{server_name(client)}/{database_of(client)}"
+
+
+def database_of(client: Any) -> int:
+    """Its number; of a Cluster there is one only."""
     pool: Any = getattr(client, "connection_pool", None)
-    return f"{server_name(client)}/{getattr(pool, 'connection_kwargs', {}).get('db') or 0}"
+    return int(getattr(pool, "connection_kwargs", {}).get("db") or 0)
 
 
 def _with_driver(kwargs: dict[str, Any]) -> dict[str, Any]:

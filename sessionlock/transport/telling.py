@@ -10,6 +10,7 @@ from ..clock import monotonic
 from ..observe import CallAnswered, Observer
 from ..policies import Replication
 from ..protocol.calls import Call
+from .clients import database_of
 from .executor import RedisExecutor
 
 __all__ = ["TellingExecutor"]
@@ -23,6 +24,7 @@ class TellingExecutor(RedisExecutor):
     def __init__(self, client: Any, *, observer: Observer, **options: Any) -> None:
         super().__init__(client, observer=observer, **options)
         self._hears_calls = observer
+        self._database = database_of(client)
 
     async def run(self, call: Call[T], limit: float = math.inf) -> T:
         return await self._told(call, super().run(call, limit))
@@ -46,5 +48,5 @@ class TellingExecutor(RedisExecutor):
                 commands.append(str(behind[0]))
                 words.append(len(behind))
             where = self.route.where(call.keys.lock) or self.circuit.server.rpartition("@")[2]
-            about = (call.script, tuple(commands), tuple(words), where, monotonic() - began, error)
+            about = (call.script, tuple(commands), tuple(words), where, monotonic() - began, error, self._database)
             self._hears_calls(CallAnswered(call.keys.digest, "", *about))

@@ -225,7 +225,7 @@ async def test_nothing_is_kept(redis_url: str, traced: Traced, measured: Measure
 async def test_calls(tcp_url: str, traced: Traced) -> None:
     """Named as redis-py's instrumentation names what it sees; without a word of what was sent."""
     observer = telemetry(tracer_provider=traced.provider, meter_provider=MeterProvider(), calls=True)
-    async with SessionGuard.from_url(tcp_url, observer=observer) as guard:
+    async with SessionGuard.from_url(tcp_url.replace("/0", "/3"), observer=observer) as guard:
         with traced.tracer.start_as_current_span("request") as request:
             async with guard.session_lock("a secret") as session:
                 session["n"] = "another secret"
@@ -237,8 +237,28 @@ async def test_calls(tcp_url: str, traced: Traced) -> None:
     assert acquire.attributes["db.stored_procedure.name"] == "acquire"
     assert acquire.attributes["server.address"] == "127.0.0.1"
     assert f":{acquire.attributes['server.port']}/" in tcp_url
+    assert (acquire.attributes["db.namespace"], acquire.attributes["db.redis.database_index"]) == ("3", 3)
     assert set(acquire.attributes["db.query.text"].split()) == {acquire.name.split()[0], "HGETALL", "?"}
     assert "secret" not in str([span.to_json() for span in traced.spans])
+
+
+OLD = {"db.system", "db.statement", "db.redis.database_index", "net.peer.name", "net.peer.port", "net.transport"}
+STABLE = {"db.system.name", "db.query.text", "db.namespace", "server.address", "server.port", "network.transport"}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "names"), [("", OLD | STABLE), ("http,database/dup", OLD | STABLE), ("http, database", STABLE)]
+)
+async def test_names_of_a_call(
+    tcp_url: str, traced: Traced, monkeypatch: pytest.MonkeyPatch, chosen: str, names: set[str]
+) -> None:
+    """Those of redis-py's instrumentation by default, and the stable ones."""
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", chosen)
+    guard = SessionGuard.from_url(tcp_url, observer=spans(traced.tracer, calls=True))
+    async with guard, guard.session_lock("s"):
+        pass
+    calls = [span for span in traced.spans if span.kind is SpanKind.CLIENT]
+    assert [set(span.attributes) & (OLD | STABLE) for span in calls] == [names] * 2
 
 
 # --- metrics

@@ -225,7 +225,8 @@ def tell(error: SessionLockError, label: str) -> None:
     more = [f"{name}: {value}" for name, value in facts.items() if value and not _tells(told, value)]
     if more:
         told = f"{told} ({'; '.join(more)})"
-    log.warning("%s: %s: %s", label, type(error).__name__, told, extra={"route": label, **facts})
+    # Collectors of errors group by what is not filled in yet.
+    log.warning(f"%s: {type(error).__name__}: %s", label, told, extra={"route": label, **facts})
 
 
 def _tells(message: str, fact: str | tuple[str, ...]) -> bool:
