@@ -33,6 +33,7 @@ __all__ = ["MOST_MERGES", "LockBlock", "SessionLockBlock"]
 # How often in a row writers without a lock may be faster than a holder's save. More often than they give up themselves,
 # for the others who want the lock wait for this save.
 MOST_MERGES = 100
+NOTHING: frozenset[bytes] = frozenset()
 
 
 class LockBlock(Handle):
@@ -299,7 +300,7 @@ class SessionLockBlock(LockBlock, Actions):
             if self._saving is not None:
                 await self._saves_done()
             session.close("is being saved and released")
-            merged: frozenset[bytes] = frozenset()
+            merged = NOTHING
             for _ in range(MOST_MERGES):
                 changes = session.data.changes()
                 outcome = await self._give_up(session.data.in_time(changes), session.data.created)

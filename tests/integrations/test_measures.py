@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
-from sessionlock import ConfigurationError, RedisUnavailable, SessionGuard
+from sessionlock import ConfigurationError, Quorum, RedisUnavailable, SessionGuard
 from sessionlock.observe import LockAbandoned, LockGranted, LockQueued, LockRefused, LockReleased
 
 pytest.importorskip("opentelemetry.sdk", reason="the SDK is in the extra `test`")
@@ -147,6 +148,17 @@ async def test_an_outage_ends_with_the_guard_that_saw_it(measured: Measured) -> 
         assert measured.of("redis.down") == {(): 1.0}
     assert measured.of("redis.down") == {}
     assert measured.of("redis.outages") == {(): 1.0}
+
+
+async def test_an_outage_of_a_quorum_ends_with_its_guard(redis_url: str, measured: Measured) -> None:
+    quorum = Quorum({f"m{port}": Redis(host="127.0.0.1", port=port) for port in (1, 2, 3)}, reply_within=0.05)
+    guard = SessionGuard.from_url(redis_url, quorum=quorum, retry_for=0.05, check=False, observer=measured.observer)
+    async with guard:
+        with pytest.raises(RedisUnavailable):
+            async with guard.session_lock("s", wait=1):
+                pass
+        assert measured.of("redis.down") == {(): 1.0}
+    assert measured.of("redis.down") == {}
 
 
 def test_an_outage_ends_with_the_event_loop_that_saw_it(measured: Measured) -> None:
