@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TextIO
 
 from .failure import one_line
-from .terminal import Style, spelled, style_of, width_of
+from .terminal import Style, cells, shortened, spelled, style_of, width_of
 
 __all__ = ["Column", "Page", "Table", "lines_of", "print_page", "rich_page", "spelled_page"]
 
@@ -119,19 +119,19 @@ def _cut(columns: Sequence[Column], rows: list[list[str]], over: int) -> bool:
             for other in (one for one, column in enumerate(columns) if column.cut and one >= place):
                 limit = room if other == place else max(SHORTEST, len(columns[other].name))
                 for row in rows:
-                    row[other] = row[other] if len(row[other]) <= limit else f"{row[other][: limit - 2]}.."
+                    row[other] = shortened(row[other], limit)
             return True
     return False
 
 
 def _widths(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> list[int]:
-    return [max(len(cell) for cell in cells) for cells in zip([column.name for column in columns], *rows, strict=True)]
+    return [max(map(cells, column)) for column in zip([column.name for column in columns], *rows, strict=True)]
 
 
-def _line(cells: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> str:
+def _line(row: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> str:
     placed = (
-        cell.rjust(width) if column.right else cell.ljust(width)
-        for cell, column, width in zip(cells, columns, widths, strict=True)
+        " " * (width - cells(cell)) + cell if column.right else cell + " " * (width - cells(cell))
+        for cell, column, width in zip(row, columns, widths, strict=True)
     )
     return ("  " + (" " * GAP).join(placed)).rstrip()
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import unicodedata
 from dataclasses import dataclass
 from typing import TextIO
 
-__all__ = ["Progress", "Style", "columns_of", "spelled", "style_of", "width_of"]
+__all__ = ["Progress", "Style", "cells", "columns_of", "shortened", "spelled", "style_of", "width_of"]
 
 BAR = 28
 NARROWEST, WIDEST = 40, 100  # columns for text
@@ -62,6 +63,32 @@ def width_of(stream: TextIO) -> int | None:
     if stream.isatty() or os.environ.get("COLUMNS"):
         return max(NARROWEST, shutil.get_terminal_size().columns)
     return None
+
+
+def cells(text: str) -> int:
+    """How many columns of a terminal it takes: letters of East Asia and emoji two, combining marks none."""
+    if text.isascii():
+        return len(text)
+    return sum(_cells(char) for char in text)
+
+
+def _cells(char: str) -> int:
+    if unicodedata.combining(char) or unicodedata.category(char) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def shortened(text: str, columns: int) -> str:
+    """As much of it as goes into so many columns, with two dots where something is missing."""
+    if cells(text) <= columns:
+        return text
+    kept, left = "", columns - 2
+    for char in text:
+        left -= _cells(char)
+        if left < 0:
+            break
+        kept += char
+    return f"{kept}.."
 
 
 def spelled(text: str, stream: TextIO) -> str:

@@ -21,7 +21,7 @@ from sessionlock import LeaseLost, RedisUnavailable, SessionGuard
 from sessionlock.cli import main
 from sessionlock.cli.address import FILE_VARIABLE, URL_VARIABLE
 from sessionlock.cli.tables import Column, Page, Table, lines_of
-from sessionlock.cli.terminal import Style
+from sessionlock.cli.terminal import Style, cells
 from sessionlock.operate import Board, Operator, View
 from sessionlock.protocol.keys import keys_for, new_sid
 from tests.harness.commands import connect
@@ -357,6 +357,17 @@ async def test_colours_are_as_the_environment_wants(
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     assert ("\x1b[" in (await run("locks", "--url", redis_url))[1]) is coloured
+
+
+def test_wide_letters_and_combining_marks_leave_columns_where_they_are() -> None:
+    columns = Column("a", cut=True), Column("b", right=True)
+    rows = [("日本語のラベル", "1"), ("cafe\u0301 de la gare", "2"), ("👍 /likes", "3"), ("plain", "4")]
+    for width in (None, 40, 16):
+        lines = list(lines_of(Page(tables=[Table("t", columns, rows)]), width, Style()))[2:]
+        ends = [sum(cells(char) for char in line) for line in lines]
+        assert len(set(ends)) == 1, lines
+        assert width is None or ends[0] <= width
+        assert [line[-1] for line in lines] == [*"b1234"]
 
 
 def test_a_column_that_matters_less_goes_first() -> None:
