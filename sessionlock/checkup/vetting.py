@@ -27,8 +27,9 @@ class Vetting:
         self._looking: asyncio.Task[None] | None = None
         self._is_fit = False
 
-    def vet(self) -> bool:
-        """Before a call. True: the server is known to be fit, so that nobody need ask again.
+    def vet(self) -> bool | asyncio.Task[None]:
+        """Before a call. True: the server is known to be fit, so that nobody need ask again. A task: the look that is
+        under way here. False: it does not show soon.
 
         Raises:
             SessionLockError: the server is known to be unfit.
@@ -36,7 +37,8 @@ class Vetting:
         found = self.checkup.known()
         if found is None:
             self.look_soon()
-            return False
+            looking = self._looking
+            return False if looking is None or looking.done() else looking
         refusal = found.refusal()
         if refusal is not None:
             raise refusal

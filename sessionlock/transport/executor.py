@@ -41,6 +41,7 @@ __all__ = ["RedisExecutor"]
 T = TypeVar("T")
 CUTS_BY_A_LIMIT = 3  # connections in a row that are closed over one call, before that is taken for the call's doing
 BACK = "try again when Redis is back"
+LOOK_WITHIN = 1.0  # seconds for which a call waits for the first look at its server; it goes on beside it then
 MOST_PARKED = 2000  # calls that give something up and wait for the end of an outage to do so
 
 
@@ -83,7 +84,7 @@ class RedisExecutor:
         self._retry_for = retry_for
         self._cuts = retry_for > reply_within  # else one more try gets its time
         self._longest: float = retry_for if self._cuts else 4 * reply_within  # two tries, and connecting for each
-        self._vet: Callable[[], bool] | None = None
+        self._vet: Callable[[], bool | asyncio.Task[None]] | None = None
         self._closed = False
         self._retrying = while_lost(retry_for)
 
@@ -94,7 +95,7 @@ class RedisExecutor:
             asyncio.TimeoutError: the limit was reached. Otherwise as the class says.
         """
         if self._vet is not None:
-            self._vet_before(call)
+            limit -= await self._vetted(call, limit)
         if limit < self._at_once_within or call.numbered or self.circuit.troubles or self._closed:
             return await self._slowly(call, limit)
         began_at = monotonic()
@@ -122,14 +123,25 @@ class RedisExecutor:
     def _limited(self, work: Coroutine[Any, Any, T], limit: float) -> Awaitable[T]:
         return work if limit >= self._longest else within(work, limit)
 
-    def vet_by(self, vet: Callable[[], bool]) -> None:
-        """Ask ``vet`` before each call until it says that the server is fit. It raises when the server is unfit."""
+    def vet_by(self, vet: Callable[[], bool | asyncio.Task[None]]) -> None:
+        """Ask ``vet`` before each call until it says that the server is fit. It raises when the server is unfit; a look
+        that is under way is waited for.
+        """
         self._vet = vet
 
-    def _vet_before(self, call: Call[Any]) -> None:
+    async def _vetted(self, call: Call[Any], limit: float) -> float:
+        """Returns the seconds that it took. Else what the first requests of a process work out is lost at a server that
+        takes no saves, or worse, is acknowledged by one that will forget it.
+        """
         vet = self._vet
-        if vet is not None and not call.ends and not self.circuit.troubles:  # nobody to look at in an outage
-            self._vet = None if vet() else vet
+        if vet is None or call.ends or self.circuit.troubles:  # nobody to look at in an outage
+            return 0.0
+        began_at, fit = monotonic(), vet()
+        if isinstance(fit, asyncio.Task):
+            await asyncio.wait([fit], timeout=min(limit, LOOK_WITHIN))
+            fit = vet()
+        self._vet = None if fit is True else vet
+        return monotonic() - began_at
 
     async def ask(self, *words: Any) -> Any:
         """The reply to one plain command, of one server; once. For looking at what the server is.
@@ -145,7 +157,7 @@ class RedisExecutor:
         if durability is None:
             return await self.run(call), None
         if self._vet is not None:
-            self._vet_before(call)
+            await self._vetted(call, math.inf)
         if call.numbered:
             return await self._numbered(call, durability)
         reply, doubtful, reached = await self._sent(call, durability)

@@ -112,9 +112,31 @@ async def test_ready_is_who_may_all_that_is_needed(own_server: OwnServer) -> Non
             assert await guard.ready()  # for the modes without a lock
 
 
+async def test_the_first_requests_wait_for_the_look(own_server: OwnServer) -> None:
+    """What their handlers work out would be lost at the save."""
+    own = own_server()
+    if own.version < (6, 0):
+        pytest.skip("there are no users before 6.0")
+    with connect(own.unix_url) as client:
+        client.execute_command("ACL", "SETUSER", "app", "on", ">p", "~*", "+@all", "-del")
+
+    async def request(guard: SessionGuard, sid: str) -> None:
+        with pytest.raises(RedisUnavailable, match="may not use DEL"):
+            async with guard.session_lock(sid):
+                raise AssertionError("entered")
+
+    async with SessionGuard.from_url(own.unix_url.replace("unix://", "unix://app:p@"), check=True) as guard:
+        await asyncio.gather(*(request(guard, f"s{n}") for n in range(5)))
+
+
 @pytest.mark.slow
-async def test_an_unfit_server_is_refused_but_what_was_begun_ends(own_server: OwnServer) -> None:
-    """All slots of a cluster on one node: it would even work, until the first resharding."""
+async def test_an_unfit_server_is_refused_but_what_was_begun_ends(
+    own_server: OwnServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All slots of a cluster on one node: it would even work, until the first resharding. The look took too long for
+    the first request to wait for it.
+    """
+    monkeypatch.setattr("sessionlock.transport.executor.LOOK_WITHIN", 0.0)
     own = own_server(tcp=True, config={"cluster-enabled": "yes"})
     with connect(own.unix_url) as client:
         client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))

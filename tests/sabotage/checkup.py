@@ -11,6 +11,14 @@ DOCTORS = FLAVOURS + "test_doctor"
 
 SABOTAGE: Table = [
     (
+        "the first requests go past the look at the server",
+        "capabilities",
+        "transport/executor.py",
+        "            await asyncio.wait([fit], timeout=min(limit, LOOK_WITHIN))\n",
+        "            pass\n",
+        "tests/checkup/test_checkup.py::test_the_first_requests_wait_for_the_look",
+    ),
+    (
         "leases of several slots are renewed together, whatever a proxy says",
         "flavours",
         "transport/one_server.py",
