@@ -140,6 +140,7 @@ class Circuit:
         self._knock = knock
         self._complaints: dict[str, float] = {}
         self._closed = False
+        self._abandoned: list[Trouble] = []  # whose looks are to be ended
 
     def doubt(self, where: str | None, began_at: float) -> Trouble:
         """A call that began then is going to be repeated."""
@@ -263,18 +264,19 @@ class Circuit:
                 extra={"server": trouble.server, "reason": trouble.reason, "seconds": lasted, "refused": refused},
             )
 
-    def look_no_more(self) -> list[Trouble]:
-        """For servers that are down: who counts them counts them no longer. Returns what was known of them."""
+    def look_no_more(self) -> None:
+        """For servers that are down: who counts them counts them no longer."""
         self._closed = True
         troubles = list(self.troubles.values())
         self.troubles.clear()
         for trouble in troubles:
             if trouble.is_open and self._observer is not None:
                 self._observer(OutageAbandoned("", "", trouble.server, monotonic() - trouble.breaker.since))
-        return troubles
+        self._abandoned += troubles
 
     async def aclose(self) -> None:
-        troubles = self.look_no_more()
+        self.look_no_more()
+        troubles, self._abandoned = self._abandoned, []
         for trouble in troubles:
             trouble.stop()
         looks = [trouble.knocking for trouble in troubles if trouble.knocking is not None]
