@@ -111,4 +111,28 @@ SABOTAGE: Table = [
         "        if False:\n",
         "tests/admin/test_mounts.py::test_links_and_forms_lead_back",
     ),
+    (
+        "a selection on the page is lost when it brings itself up to date",
+        "admin",
+        "admin/html.py",
+        'if(s.rangeCount&&!s.isCollapsed&&s.getRangeAt(0).intersectsNode(live))return"waits while text is selected";\n',
+        "",
+        "tests/admin/test_browser.py::test_it_stays_up_to_date_and_disturbs_nobody",
+    ),
+    (
+        "the page's own refresh breaks its content policy",
+        "admin",
+        "admin/html.py",
+        '.replace(/<(style|script)[^]*?<\\\\/\\\\1>/g,"");\n',
+        ";\n",
+        "tests/admin/test_browser.py::test_it_stays_up_to_date_and_disturbs_nobody",
+    ),
+    (
+        "a refresh that fails is kept quiet",
+        "admin",
+        "admin/html.py",
+        'catch(e){say("late",',
+        'catch(e){say("at",',
+        "tests/admin/test_browser.py::test_it_stays_up_to_date_and_disturbs_nobody",
+    ),
 ]
