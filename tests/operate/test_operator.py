@@ -21,7 +21,7 @@ from sessionlock import (
 from sessionlock.codecs.base import default_codec
 from sessionlock.codecs.fernet import FernetCodec
 from sessionlock.operate import Board, Operator
-from sessionlock.protocol.keys import keys_for, new_sid, user_digest, user_key
+from sessionlock.protocol.keys import keys_for, keys_of_record, new_sid, user_digest, user_key
 from tests.harness.cluster import Cluster
 from tests.harness.commands import connect
 from tests.harness.deployments import MakeGuard
@@ -253,6 +253,31 @@ async def test_a_node_of_a_cluster_is_not_taken_for_all_of_it(cluster: Cluster, 
         for states in (operator.lock_states, operator.session_states):
             with pytest.raises(RedisUnavailable, match=r"use redis\+cluster://"):
                 await states([keys.digest])
+        for search in (operator.locks, operator.count):
+            with pytest.raises(RedisUnavailable, match=r"use redis\+cluster://"):
+                await search()
+
+
+async def test_whoever_can_be_logged_out_is(cluster: Cluster, node: MakeGuard) -> None:
+    """Where the slot of one is on its way, the others are not left alone for that; and what remains is said."""
+    guard, sids = node(cluster.url), [new_sid() for _ in range(5)]
+    for sid in sids:
+        await guard.create({"n": 1}, sid=sid)
+        await guard.bind(sid, "ada")
+    async with Operator.from_url(cluster.url, reply_within=1.0) as operator:
+        stuck = (await operator.sessions_of("ada"))[0]  # the first that is ended
+        keys = keys_of_record("sl", stuck.digest)
+        slot, source = cluster.raw_for(keys.session).cluster("KEYSLOT", keys.session), cluster.master_of(keys.session)
+        to = next(one for one in cluster.masters if one is not source)
+        source.raw.set(keys.lock, "somebody's", px=600_000)
+        await cluster.begin_migration(slot, to)
+        try:
+            source.ask("MIGRATE", "127.0.0.1", to.port, keys.session, 0, 5000)
+            with pytest.raises(RedisUnavailable, match=r"4 of 5 sessions were ended, 1 may live on: .*TRYAGAIN"):
+                await operator.destroy_all("ada")
+        finally:
+            await cluster.finish_migration(slot, source, to)
+        assert await operator.destroy_all("ada") == 1
 
 
 async def test_a_guard_that_nobody_else_keeps(redis_url: str) -> None:

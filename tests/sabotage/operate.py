@@ -25,6 +25,22 @@ SABOTAGE: Table = [
         LAYER + "test_a_node_of_a_cluster_is_not_taken_for_all_of_it",
     ),
     (
+        "a part of a cluster passes for all of it",
+        "operate",
+        "operate/operator.py",
+        "        await self._check_that_all_is_seen()\n",
+        "",
+        LAYER + "test_a_node_of_a_cluster_is_not_taken_for_all_of_it",
+    ),
+    (
+        "of a user's sessions the first that cannot be ended saves the others",
+        "operate",
+        "operate/operator.py",
+        "                failed.append(error)\n",
+        "                raise\n",
+        LAYER + "test_whoever_can_be_logged_out_is",
+    ),
+    (
         "a node that imports a slot is not asked as such",
         "operate",
         "operate/shards.py",
