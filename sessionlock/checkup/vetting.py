@@ -24,10 +24,10 @@ class Vetting:
 
     def __init__(self, checkup: Checkup) -> None:
         self.checkup = checkup
-        self._looking: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[bool] | None = None
         self._is_fit = False
 
-    def vet(self) -> bool | asyncio.Task[None]:
+    def vet(self) -> bool | asyncio.Task[bool]:
         """Before a call. True: the server is known to be fit, so that nobody need ask again. A task: the look that is
         under way here. False: it does not show soon.
 
@@ -51,9 +51,12 @@ class Vetting:
         if self.checkup.begin():
             self._looking = detached(self._look())
 
-    async def _look(self) -> None:
-        with suppress(RedisError, NotNow, *LOST):  # no answer now; the next call tries again
+    async def _look(self) -> bool:
+        """Whether there was an answer."""
+        with suppress(RedisError, NotNow, *LOST):  # none now; the next call tries again
             await self.checkup.run()
+            return True
+        return False
 
     async def fit(self, timeout: float) -> None:
         """As :meth:`vet`, and waits for a look, for so many seconds: who asks this has no request yet that a look might

@@ -78,8 +78,11 @@ def check_client(client: Any) -> None:
     Raises:
         ConfigurationError: it is not; with what to give.
     """
-    blocks = isinstance(client, (redis.Redis, redis.RedisCluster))
     pool = getattr(client, "connection_pool", None)
+    # valkey-py's are no subclasses of redis-py's, and work: those with asyncio, which alone have this method.
+    blocks = isinstance(client, (redis.Redis, redis.RedisCluster)) or (
+        hasattr(pool, "make_connection") and not hasattr(client, "aclose")
+    )
     if isinstance(client, RedisCluster) or (hasattr(pool, "make_connection") and not blocks):
         return
     told = type(client).__name__

@@ -84,7 +84,7 @@ class RedisExecutor:
         self._retry_for = retry_for
         self._cuts = retry_for > reply_within  # else one more try gets its time
         self._longest: float = retry_for if self._cuts else 4 * reply_within  # two tries, and connecting for each
-        self._vet: Callable[[], bool | asyncio.Task[None]] | None = None
+        self._vet: Callable[[], bool | asyncio.Task[bool]] | None = None
         self._closed = False
         self._retrying = while_lost(retry_for)
 
@@ -123,7 +123,7 @@ class RedisExecutor:
     def _limited(self, work: Coroutine[Any, Any, T], limit: float) -> Awaitable[T]:
         return work if limit >= self._longest else within(work, limit)
 
-    def vet_by(self, vet: Callable[[], bool | asyncio.Task[None]]) -> None:
+    def vet_by(self, vet: Callable[[], bool | asyncio.Task[bool]]) -> None:
         """Ask ``vet`` before each call until it says that the server is fit. It raises when the server is unfit; a look
         that is under way is waited for.
         """
@@ -139,7 +139,7 @@ class RedisExecutor:
         began_at, fit = monotonic(), vet()
         if isinstance(fit, asyncio.Task):
             await asyncio.wait([fit], timeout=min(limit, LOOK_WITHIN))
-            fit = vet()
+            fit = vet() if fit.done() and not fit.cancelled() and fit.result() else False
         self._vet = None if fit is True else vet
         return monotonic() - began_at
 

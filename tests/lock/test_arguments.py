@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -140,6 +141,7 @@ async def test_the_guard_of_a_decorated_view(guard: Any) -> None:
     ("make", "told"),
     [
         (redis.Redis, "redis.asyncio"),
+        (lambda: SimpleNamespace(connection_pool=redis.ConnectionPool()), "without asyncio"),  # as valkey-py has it
         (lambda: redis.sentinel.Sentinel([("h", 1)]).master_for("m"), "redis.asyncio"),  # type: ignore[no-untyped-call]
         (lambda: "redis://localhost", r"SessionGuard.from_url"),
         (lambda: b"redis://localhost", r"from_url"),

@@ -73,6 +73,14 @@ SABOTAGE: Table = [
         ARGUMENTS + "test_a_client_that_is_none",
     ),
     (
+        "only redis-py's own clients without asyncio are known",
+        "arguments",
+        "transport/clients.py",
+        '        hasattr(pool, "make_connection") and not hasattr(client, "aclose")\n',
+        "        False\n",
+        ARGUMENTS + "test_a_client_that_is_none",
+    ),
+    (
         "an earlier try of a refused acquire is forgotten",
         "abandon",
         "lock/acquire.py",
