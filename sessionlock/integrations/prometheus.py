@@ -37,7 +37,7 @@ def prometheus_metrics(registry: CollectorRegistry = REGISTRY) -> PrometheusMetr
 
 
 def series_name(measure: Measure) -> str:
-    """As OpenTelemetry's names become Prometheus': the same dashboards fit both. A counter's ``_total`` is added by
+    """As OpenTelemetry's names become Prometheus'; only the names of labels differ. A counter's ``_total`` is added by
     prometheus_client.
     """
     name = measure.name.replace(".", "_")
