@@ -49,7 +49,7 @@ class OneStore:
         self._given_client = client
         self._prefix = prefix
         self._reply_within = reply_within
-        self.client: Any = own_client(client)
+        self.client: Any = own_client(client, within=reply_within)
         hears_calls = observer is not None and CallAnswered in observer.hears
         open_executor: Any = TellingExecutor if hears_calls else RedisExecutor
         self.executor: RedisExecutor = open_executor(

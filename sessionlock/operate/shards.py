@@ -196,7 +196,7 @@ class Shards:
 
     def _only(self) -> Shard:
         if not self._open:
-            own = own_client(self._client)
+            own = own_client(self._client, within=self._reply_within)
             owned = own is not self._client  # fakeredis' are shared
             if owned:
                 _ask_plainly(own)
@@ -205,7 +205,7 @@ class Shards:
 
     async def _known_cluster(self) -> Any:
         if self._cluster is None:
-            cluster = own_client(self._client)
+            cluster = own_client(self._client, within=self._reply_within)
             with mapped(self.name):
                 await within(cluster.initialize(), self._reply_within)
             self._cluster = cluster

@@ -29,11 +29,8 @@ NOT_TAKEN = {"startup_nodes", "event_dispatcher"}  # of one client, and its even
 SENTINEL_WITHIN = 0.5  # seconds for one sentinel to answer; the others know it, too
 # How a sentinel is asked unless the application says otherwise. By default redis-py, from 6 on, tries a dead one for
 # seconds, longer than a connection may take: the next one would never be asked.
-ASKED_ONCE: Mapping[str, Any] = {
-    "socket_timeout": SENTINEL_WITHIN,
-    "socket_connect_timeout": SENTINEL_WITHIN,
-    "retry": Retry(NoBackoff(), 0),
-}
+SENTINEL_TIMES = ("socket_timeout", "socket_connect_timeout")
+ASKED_ONCE: Mapping[str, Any] = {**dict.fromkeys(SENTINEL_TIMES, SENTINEL_WITHIN), "retry": Retry(NoBackoff(), 0)}
 
 __all__ = [
     "ASKED_ONCE",
@@ -59,8 +56,10 @@ else:
     _TOLD = {"driver_info": DriverInfo()}
 
 
-def own_client(client: Any) -> Any:
-    """A client like this one with connections of its own; this very one when its kind is not known."""
+def own_client(client: Any, *, within: float) -> Any:
+    """A client like this one with connections of its own; this very one when its kind is not known. ``within``: seconds
+    that opening a connection may take, with all sentinels that are asked on the way.
+    """
     if isinstance(client, RedisCluster):
         return _own_cluster(client)
     pool = getattr(client, "connection_pool", None)
@@ -69,7 +68,7 @@ def own_client(client: Any) -> Any:
     if type(pool) in (ConnectionPool, BlockingConnectionPool):
         kwargs = _with_driver(pool.connection_kwargs)
         return Redis(connection_pool=ConnectionPool(connection_class=pool.connection_class, **kwargs))
-    return Redis(connection_pool=_own_pool(pool))
+    return Redis(connection_pool=_own_pool(pool, within))
 
 
 def check_client(client: Any) -> None:
@@ -137,7 +136,7 @@ async def close_client(client: Any) -> None:
         await close_client(asked)
 
 
-def _own_pool(pool: ConnectionPool) -> ConnectionPool:
+def _own_pool(pool: ConnectionPool, within: float) -> ConnectionPool:
     """A pool of an application's own class, or of Sentinel's: as it is, but empty."""
     own = copy.copy(pool)
     fresh = {name: type(value)() for name, value in vars(own).items() if isinstance(value, OF_A_LOOP)}
@@ -145,25 +144,28 @@ def _own_pool(pool: ConnectionPool) -> ConnectionPool:
     own.reset()  # type: ignore[no-untyped-call]
     kwargs = _with_driver(pool.connection_kwargs)
     if isinstance(own, SentinelConnectionPool):
-        vars(own)["sentinel_manager"] = _own_sentinel(own.sentinel_manager)
+        vars(own)["sentinel_manager"] = _own_sentinel(own.sentinel_manager, within)
         kwargs = {**kwargs, "connection_pool": weakref.proxy(own)}
     setattr(own, "connection_kwargs", kwargs)  # noqa: B010  # a property, from redis-py 8 on
     return own
 
 
-def _own_sentinel(manager: Sentinel) -> Sentinel:
+def _own_sentinel(manager: Sentinel, within: float) -> Sentinel:
     own = copy.copy(manager)
-    vars(own)["sentinels"] = [_own_sentinel_client(asked, manager.sentinel_kwargs) for asked in manager.sentinels]
+    # If all but one hang, there is still time for that one and for the master.
+    seconds = min(SENTINEL_WITHIN, within / (len(manager.sentinels) + 1))
+    usual = {**ASKED_ONCE, **dict.fromkeys(SENTINEL_TIMES, seconds)}
+    said = {name for name, value in manager.sentinel_kwargs.items() if ASKED_ONCE.get(name) is not value}
+    asked = {name: value for name, value in usual.items() if name not in said}
+    vars(own)["sentinels"] = [_own_sentinel_client(client, within, asked) for client in manager.sentinels]
     return own
 
 
-def _own_sentinel_client(client: Any, given: Mapping[str, Any]) -> Any:
-    """``given``: what the application said of the connections to sentinels."""
-    own = own_client(client)
+def _own_sentinel_client(client: Any, within: float, asked: Mapping[str, Any]) -> Any:
+    own = own_client(client, within=within)
     if own is not client:
         pool = own.connection_pool
-        usual = {name: value for name, value in ASKED_ONCE.items() if name not in given}
-        setattr(pool, "connection_kwargs", {**pool.connection_kwargs, **usual})  # noqa: B010  # as above
+        setattr(pool, "connection_kwargs", {**pool.connection_kwargs, **asked})  # noqa: B010  # as above
     return own
 
 

@@ -311,7 +311,7 @@ SABOTAGE: Table = [
         "a child goes on with the connections of its parent's client",
         21,
         "lock/one_store.py",
-        "self.client: Any = own_client(client)",
+        "self.client: Any = own_client(client, within=reply_within)",
         "self.client: Any = client",
         SCRIPTS + "test_a_fork_and_the_clients_own_connections",
     ),

@@ -148,7 +148,7 @@ def test_whatever_the_client_is(own_server: OwnServer, kind: str, engine: Any) -
 @pytest.mark.anyio
 async def test_a_copy_of_a_pool_waits_in_its_own_loop() -> None:
     given = NamingBlockingPool("shop", protocol=2)
-    own: Any = own_client(Redis(connection_pool=given)).connection_pool
+    own: Any = own_client(Redis(connection_pool=given), within=2.0).connection_pool
     assert (own.application, own.timeout, own.max_connections) == ("shop", given.timeout, given.max_connections)
     assert own._condition is not given._condition
     assert own.make_connection() is not given.make_connection()
@@ -163,7 +163,7 @@ async def test_a_copy_of_a_sentinel_has_all_that_it_has() -> None:
         sentinel_kwargs={"password": "watch", "socket_timeout": 0.5},
         password="data",
     )
-    pool: Any = own_client(sentinel.master_for("m", db=2)).connection_pool
+    pool: Any = own_client(sentinel.master_for("m", db=2), within=2.0).connection_pool
     manager = pool.sentinel_manager
     assert manager is not sentinel
     assert (manager._force_master_ip, manager.min_other_sentinels) == ("10.0.0.1", 3)
@@ -226,7 +226,7 @@ async def test_a_cluster_has_all_that_it_has() -> None:
     )
     client.connection_kwargs["ssl_ca_path"] = "/p"
     client.connection_kwargs["connection_class"] = Tunnel
-    own = own_client(client)
+    own = own_client(client, within=2.0)
     assert own.nodes_manager is not client.nodes_manager
     assert own.retry is retry
     assert (own.nodes_manager.require_full_coverage, own.reinitialize_steps) == (False, 9)

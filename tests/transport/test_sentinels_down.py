@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -26,15 +28,17 @@ def sentinels() -> Iterator[Sentinels]:
 def made(request: pytest.FixtureRequest, sentinels: Sentinels) -> Any:
     """A guard by an URL of these addresses, or by a client that the application's Sentinel made."""
 
-    def make(*ports: int) -> SessionGuard:
+    def make(*ports: int, reply_within: float = 2.0) -> SessionGuard:
         if request.param == "URL":
             where = ",".join(f"127.0.0.1:{port}" for port in ports)
             _, _, query = sentinels.url.partition("?")
-            return SessionGuard.from_url(f"redis+sentinel://{where}/{NAME}" + (f"?{query}" if query else ""))
+            return SessionGuard.from_url(
+                f"redis+sentinel://{where}/{NAME}" + (f"?{query}" if query else ""), reply_within=reply_within
+            )
         protocol = by_default(sentinels.master)
         asked = [("127.0.0.1", port) for port in ports]
         watched: Sentinel = Sentinel(asked, sentinel_kwargs=protocol)  # type: ignore[no-untyped-call]
-        return SessionGuard(watched.master_for(NAME, **protocol))
+        return SessionGuard(watched.master_for(NAME, **protocol), reply_within=reply_within)
 
     return make
 
@@ -65,6 +69,14 @@ async def test_one_hangs(sentinels: Sentinels, made: Any, hung: int) -> None:
         await works(made(*(sentinel.port for sentinel in sentinels.sentinels)))
     finally:
         one.resume()
+
+
+async def test_most_hang(sentinels: Sentinels, made: Any) -> None:
+    """However short the time for a connection is, there is enough of it for the one that answers."""
+    with ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        ports = [one.getsockname()[1] for one in silent]  # the kernel takes connections, and nobody answers
+        await works(made(*ports, sentinels.sentinels[0].port, reply_within=1.0))
 
 
 async def test_one_is_gone_since_it_was_asked(sentinels: Sentinels, made: Any) -> None:
