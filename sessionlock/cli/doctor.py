@@ -32,7 +32,7 @@ from ..urls import MemoryStoreWarning, client_from_url
 from .address import any_url
 from .examination import Examination, Tried, examination_json, examination_page, milliseconds
 from .failure import Failure, one_line, without_secrets
-from .nodes import ask_about, close_all, masters_of
+from .nodes import ask_about, close_all, masters_of, unverified
 from .printed import print_json
 from .terminal import columns_of, spelled, style_of
 
@@ -121,6 +121,7 @@ async def _probe_all(client: Any, prefix: str, seen: Examination) -> None:
     if hasattr(client, "set_retry"):
         client.set_retry(Retry(NoBackoff(), 0))  # the reason at once, not after ten tries
     seen.nodes[seen.url] = await _probe(client.execute_command, kind, prefix, urlsplit(seen.url).hostname or "")
+    seen.also.extend(unverified(client))
     if kind == "sentinel":
         await _ask_sentinels(client.connection_pool, seen)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import ssl
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-from redis.asyncio import RedisCluster
+from redis.asyncio import RedisCluster, SSLConnection
 
+from ..checkup.findings import Finding
 from ..transport.clients import close_client
 from ..transport.tasks import within
 
-__all__ = ["ask_about", "close_all", "masters_of"]
+__all__ = ["ask_about", "close_all", "masters_of", "unverified"]
 
 
 async def masters_of(cluster: RedisCluster, seconds: float) -> dict[str, Any]:
@@ -28,6 +30,20 @@ def ask_about(client: Any, key: bytes) -> Callable[..., Awaitable[Any]]:
     node: Any = client.get_node_from_key(key.decode()) if isinstance(client, RedisCluster) else client
     ask: Callable[..., Awaitable[Any]] = node.execute_command
     return ask
+
+
+def unverified(client: Any) -> Iterator[Finding]:
+    """Of a connection with TLS whose other end might be anybody."""
+    pool = client.connection_pool
+    asked = pool.connection_kwargs.get("ssl_cert_reqs", "required")
+    if issubclass(pool.connection_class, SSLConnection) and asked in ("none", ssl.CERT_NONE):
+        yield Finding(
+            "warn",
+            "unverified",
+            "the server's certificate is not looked at (ssl_cert_reqs=none)",
+            "whoever stands between can pass for the server, and read the password and all sessions",
+            "Take that option away, and name the authority that signed the certificate (?ssl_ca_certs=/path/to/ca.pem)",
+        )
 
 
 async def close_all(client: Any) -> None:

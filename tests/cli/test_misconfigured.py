@@ -14,6 +14,8 @@ import redis
 from sessionlock.checkup.probe import judge
 from sessionlock.checkup.settings import findings_among
 from sessionlock.cli import doctor, main
+from sessionlock.cli.nodes import unverified
+from sessionlock.urls import client_from_url
 from tests.harness.commands import connect
 from tests.harness.faulty import FaultyServer
 from tests.harness.flavours import Flavour, RestrictedServer
@@ -307,6 +309,13 @@ def test_few_connections(spare: FaultyServer, raw: redis.Redis, examine: Examine
     assert not push["ok"]
     assert push["why"].startswith("SUBSCRIBE failed: ")
     assert "maxclients" in push["advice"]
+
+
+@pytest.mark.parametrize(
+    ("url", "doubtful"), [("rediss://h?ssl_cert_reqs=none", True), ("rediss://h", False), ("redis://h", False)]
+)
+def test_a_certificate_that_nobody_looks_at(url: str, doubtful: bool) -> None:
+    assert [found.code for found in unverified(client_from_url(url))] == ["unverified"] * doubtful
 
 
 def test_clocks_of_masters_that_are_apart() -> None:
