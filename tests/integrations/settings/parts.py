@@ -100,7 +100,11 @@ PARTS = (
             ),
             "before_sleep": Field("function", "", "Called before each pause, as tenacity does"),
             "max_waiters": Field(
-                "int", "requests", "More than that in one queue are refused: `QueueFull`", "64; for a lock alone 10,000"
+                "int",
+                "requests",
+                "More than that are refused: `QueueFull`. Counted are those in the queue in Redis and, beside it, those"
+                " of the own process, up to half as many: over `p` processes up to 64 + 32 `p` may wait",
+                "64; for a lock alone 10,000",
             ),
         },
     ),
