@@ -251,7 +251,7 @@ def _report(found: list[Seen], seconds: float, rate: float) -> Report:
     return Report(
         "outage",
         f"Redis is gone for {seconds:g} s under {rate:g} requests/s.",
-        "Later: those that came after the first had failed. Meanwhile: those that came before. By HTTP, one worker.",
+        "Later: those that came after the first had failed. Meanwhile: those that came before. By HTTP, one worker",
         ["site", "first", "meanwhile", "median before", "later", "median", "99 %", "max", "back after", "log lines"],
         rows,
         claims,
