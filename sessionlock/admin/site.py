@@ -63,7 +63,7 @@ class PageRequest:
     forms_are_ours: bool = True
     marks: str = ""
     back: str = ""
-    users_are: str = "as the application names them where it calls guard.bind(sid, user)"
+    users_are: str = "as the application names them in guard.bind(sid, user)"
 
 
 class Done(NamedTuple):
@@ -169,7 +169,7 @@ class Site:
             raise _Refused(413, "That is more than a form of this page sends.")
         if asked.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             raise _Refused(403, ELSEWHERE)
-        if "sec-fetch-site" not in asked.headers and not _is_own(asked.headers):
+        if asked.forms_are_ours and "sec-fetch-site" not in asked.headers and not _is_own(asked.headers):
             raise _Refused(403, f"{ELSEWHERE} Or a proxy in front of the application does not pass on the host.")
         try:
             given = _form(asked).get("token", "")

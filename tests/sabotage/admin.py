@@ -51,7 +51,7 @@ SABOTAGE: Table = [
         "a form without Sec-Fetch-Site may come from another host",
         "admin",
         "admin/site.py",
-        '        if "sec-fetch-site" not in asked.headers and not _is_own(asked.headers):\n',
+        '        if asked.forms_are_ours and "sec-fetch-site" not in asked.headers and not _is_own(asked.headers):\n',
         "        if False:\n",
         SITE + "test_forms_of_other_sites",
     ),

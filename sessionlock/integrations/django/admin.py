@@ -90,7 +90,7 @@ def sessions_admin(site: Any, *, allow: Callable[[HttpRequest], Access] = _permi
             body=form.urlencode().encode(),
             secure=request.is_secure(),
             access=allow(request),
-            who=str(getattr(user, "pk", None) or ""),
+            who=str(getattr(user, "get_username", str)()),
             forms_are_ours=False,
             marks=f'<input type="hidden" name="csrfmiddlewaretoken" value="{get_token(request)}">',
             back=_index_of(site),

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
 
+import django
 from django.conf import global_settings, settings
 from django.contrib.sessions.backends.base import SessionBase
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
@@ -50,6 +51,7 @@ NEVER = frozenset({"sessionlock.E003", "sessionlock.E004", "sessionlock.E005", "
 OF_OTHER_ENGINES = {"SESSION_CACHE_ALIAS", "SESSION_FILE_PATH"}
 USUAL = SessionPolicy()
 WITHIN = 1.0  # seconds for the server to answer
+WORKS_FROM = (5, 1)  # though only what came later is tested
 CSRF = "django.middleware.csrf.CsrfViewMiddleware"
 CACHES = ("django.middleware.cache.UpdateCacheMiddleware", "django.middleware.cache.CacheMiddleware")
 
@@ -60,6 +62,8 @@ def refuse() -> None:
     Raises:
         django.core.exceptions.ImproperlyConfigured: MIDDLEWARE and SESSION_ENGINE can never work like this.
     """
+    if django.VERSION < WORKS_FROM:
+        raise ImproperlyConfigured(f"sessionlock needs Django 5.2 or later; this is {django.get_version()}")
     found = [message for message in _in_place(may_import=True) if message.id in NEVER]
     if found:
         raise ImproperlyConfigured(" ".join(map(_as_text, found)))

@@ -427,3 +427,14 @@ def test_a_hidden_mistake_is_told_once_and_keeps_no_lock(project: Project, chang
     assert said.count("ANSWERED 200") == 2, said
     assert "ANSWERED 200 4" in said
     assert "HOLDER None" in said
+
+
+def test_an_older_django_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    import django
+    from django.core.exceptions import ImproperlyConfigured
+
+    from sessionlock.integrations.django import checks
+
+    monkeypatch.setattr(django, "VERSION", (4, 2, 16, "final", 0))
+    with pytest.raises(ImproperlyConfigured, match=r"needs Django 5\.2 or later; this is 4\.2\.16"):
+        checks.refuse()
