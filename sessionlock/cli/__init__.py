@@ -18,6 +18,7 @@ from .failure import Failure
 from .numbers import between, seconds
 from .operators import arguments as operators
 from .place import Place
+from .quiet import quietly
 
 __all__ = ["main"]
 
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None, *, place: Place | None = None, progr
     arguments = _parser(program).parse_args(argv)
     vars(arguments)["place"] = place
     try:
-        with signals_end_it():
+        with signals_end_it(), quietly():
             status = _command(arguments.command)(arguments)
             sys.stdout.flush()
     except Failure as failure:

@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import sys
 import time
-import warnings
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any, Literal, TypeVar
@@ -28,9 +27,9 @@ from ..quorum.config import Quorum
 from ..transport.advice import advice_about, with_advice
 from ..transport.clients import ClientKind, client_kind, close_client
 from ..transport.tasks import within
-from ..urls import MemoryStoreWarning, client_from_url
+from ..urls import client_from_url
 from .address import any_url
-from .examination import Examination, Tried, examination_json, examination_page, milliseconds
+from .examination import OF_QUORUM, Examination, Tried, examination_json, examination_page, milliseconds
 from .failure import Failure, one_line, without_secrets
 from .nodes import ask_about, close_all, masters_of, unverified
 from .printed import print_json
@@ -61,9 +60,7 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     """Print what was found. 0 fine; 1 something weakens a promise, or is hidden that might; 2 sessionlock does not work
     there, or no answer.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", MemoryStoreWarning)  # the page says so itself
-        seen = asyncio.run(_examine(any_url(arguments), arguments.masters, arguments.prefix, arguments.mode))
+    seen = asyncio.run(_examine(any_url(arguments), arguments.masters, arguments.prefix, arguments.mode))
     if arguments.json:
         print_json("doctor", indent=2, **examination_json(seen))
     elif seen.verdict == "unreachable":
@@ -95,7 +92,7 @@ async def _examine(url: str, masters: Sequence[str], prefix: str, mode: Mode = "
             seen.fail(with_advice(one_line(error), error, connecting=True), unseen=True)
         if mode == "optimistic":
             seen.judge_without_locks()
-        if seen.verdict in ("unreachable", "refused") or any(one.code == "too-few-replicas" for one in seen.findings):
+        if seen.verdict in ("unreachable", "refused"):
             return seen  # nothing could be written
         try:
             sid = _sid_of(client, prefix, seen.nodes)
@@ -177,7 +174,7 @@ def _even(masters: int) -> Finding:
 
 async def _probe_master(url: str, prefix: str, seen: Examination) -> None:
     """Of a quorum. One that does not answer is done without, as long as most do."""
-    name, client = f"quorum master {without_secrets(url)}", client_from_url(url)
+    name, client = f"{OF_QUORUM}{without_secrets(url)}", client_from_url(url)
     client.set_retry(Retry(NoBackoff(), 0))
     host = urlsplit(without_secrets(url)).hostname or ""
     try:

@@ -14,8 +14,10 @@ from .failure import one_line
 from .terminal import Style
 from .units import size
 
-__all__ = ["Examination", "Tried", "examination_json", "examination_page", "milliseconds"]
+__all__ = ["OF_QUORUM", "Examination", "Tried", "examination_json", "examination_page", "milliseconds"]
 
+OF_QUORUM = "quorum master "  # how the names of such nodes begin
+NO_WRITES = "too-few-replicas"
 WIDTH = 17
 CONTROLS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -69,11 +71,17 @@ class Examination:
         return any(finding.code == "cluster-down" for finding in self.findings)
 
     @property
+    def takes_no_writes(self) -> bool:
+        """A server of the sessions lacks its replicas. Of a quorum's masters, one that does votes for nobody."""
+        lacking = {node for finding, nodes in self.findings.items() if finding.code == NO_WRITES for node in nodes}
+        return not all(node.startswith(OF_QUORUM) for node in lacking)
+
+    @property
     def verdict(self) -> str:
         levels = {finding.level for finding in self.findings}
         if not self.nodes:
             return "unreachable"
-        if self.failed or "refuse" in levels or self.is_down:
+        if self.failed or "refuse" in levels or self.is_down or self.takes_no_writes:
             return "refused"
         if "warn" in levels or not all(step.ok for step in self.steps):
             return "warnings"

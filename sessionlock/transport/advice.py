@@ -301,6 +301,8 @@ _ADVICE = (
         "something else than Redis listens there: check the port",
     ),
 )
+# How redis-py names a Sentinel that was asked in vain: by all settings of its client.
+_CLIENT = re.compile(r"<redis\.asyncio\.client\.(Redis)\(.*?\bhost=([^,)>]+),port=(\d+).*?\)>\)>\)>")
 # Of a connection that was never open: what else closes one is a server that ends.
 _CUT_OFF = "reset by peer|closed by (?:the )?server|broken pipe|connection (?:was )?lost|incomplete"
 _WHILE_CONNECTING = (
@@ -332,5 +334,6 @@ def advice_about(error: BaseException | str, *, connecting: bool = False) -> str
 
 def with_advice(said: str, error: BaseException | str, *, connecting: bool = False, otherwise: str = "") -> str:
     """What is said about an error, with what to do about it (or ``otherwise``)."""
+    said = _CLIENT.sub(r"\2:\3", said)
     advice = advice_about(error, connecting=connecting) or otherwise
     return f"{said}; {advice}" if advice else said

@@ -252,6 +252,12 @@ async def test_a_replica_is_refused_and_its_master_warned_of(own_server: OwnServ
         assert "too-few-replicas" in [finding.code for finding in found.of_level("warn")]
 
 
+def test_a_master_without_its_replicas_does_not_work(own_server: OwnServer, examine: Examine) -> None:
+    """It refuses every write: a warning of that alone would say that it works."""
+    status, told = examine(own_server(config={"min-replicas-to-write": "1"}).unix_url)
+    assert (status, told["verdict"], told["tried"]) == (2, "refused", [])
+
+
 def test_a_replica_by_doctor(own_server: OwnServer, examine: Examine) -> None:
     """Refused before anything is tried out there."""
     master = own_server(tcp=True)

@@ -406,6 +406,16 @@ def ends(*words: str, **streams: Any) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run([sys.executable, "-m", "sessionlock", *words], timeout=60, check=False, **streams)
 
 
+def test_nothing_is_said_beside_the_answer(own_server: Callable[..., FaultyServer]) -> None:
+    """No line of the library's log, no warning with the path of a file, no client of redis-py's with its settings."""
+    full = own_server(config={"maxmemory": "1mb", "maxmemory-policy": "noeviction"})
+    for words in (("doctor", full.unix_url), ("doctor", "--probe", "memory://")):
+        assert ends(*words, capture_output=True).stderr == b"", words
+    ran = ends("locks", "--url", "redis+sentinel://127.0.0.1:1,127.0.0.1:2/shop", capture_output=True)
+    assert b"127.0.0.1:1 - network" in ran.stderr
+    assert b"<redis" not in ran.stderr
+
+
 def test_closed_and_full_streams_end_no_command_by_a_traceback(redis_url: str) -> None:
     """What is closed is like /dev/null; what is full is told, and is not "no" (1)."""
     shell = f"{sys.executable} -m sessionlock"

@@ -100,8 +100,8 @@ SABOTAGE: Table = [
         "a signal leaves the terminal as top had it",
         "operate",
         "cli/__init__.py",
-        "        with signals_end_it():\n",
-        "        if True:\n",
+        "        with signals_end_it(), quietly():\n",
+        "        with quietly():\n",
         COMMANDS + "test_top_in_a_terminal_ends_with_a_signal[15-143]",
     ),
     (
@@ -151,6 +151,22 @@ SABOTAGE: Table = [
         "                    self._passed_over = True\n",
         "                    pass\n",
         COMMANDS + "test_more_locks_than_are_looked_at",
+    ),
+    (
+        "the library's log goes to the terminal of a command",
+        "operate",
+        "cli/quiet.py",
+        "    log.addHandler(quiet)",
+        "    pass",
+        COMMANDS + "test_nothing_is_said_beside_the_answer",
+    ),
+    (
+        "a master that refuses every write works, with a warning",
+        "operate",
+        "cli/examination.py",
+        " or self.takes_no_writes:",
+        ":",
+        "tests/cli/test_doctor.py::test_a_master_without_its_replicas_does_not_work",
     ),
     (
         "a key of somebody else passes for a session's",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -35,14 +34,10 @@ def ask(arguments: argparse.Namespace, work: Callable[[Operator], Awaitable[T]])
         async with _operator(arguments) as operator:
             return await work(operator)
 
-    quiet, log = logging.NullHandler(), logging.getLogger("sessionlock")
-    log.addHandler(quiet)  # an outage is one line here, and that is ours
     try:
         return asyncio.run(asking())
     except (SessionLockError, EmbeddedServerUnavailable) as error:
         raise Failure(str(error)) from None
-    finally:
-        log.removeHandler(quiet)
 
 
 @asynccontextmanager
