@@ -137,6 +137,8 @@ class Site:
 
     def __init__(self, name: str, redis_url: str, log: Path) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=512)
+        # Of a socket that uvicorn inherits it does not know that it is TCP: each answer would wait 40 ms for an ACK.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         fd = self._socket.fileno()
         bind = f"--fd={fd}" if name == "starlette" else f"--bind=fd://{fd}"
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
