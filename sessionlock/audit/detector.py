@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import fnmatch
-import re
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 from .commands import CALL_SCRIPTS, Act, acts_of
 from .habits import Habits
 from .judge import Judge
+from .keys import family_of, matching
 from .lines import SCRIPT, Line, parse, plain
 from .locks import SeenLocks, same_session
 from .units import Connections, Unit, together
-from .verdict import MOST_FAMILIES, Tally, Verdict, family_of
+from .verdict import MOST_FAMILIES, Tally, Verdict
 from .versions import NOT_HELD, Happening, History, Host, Who, host_of
 
 __all__ = ["Detector"]
@@ -23,21 +22,29 @@ MOST_BYTES = 64 * 1024 * 1024
 MOST_WAITING = 32  # of one key: what is looked at later is looked at knowing more
 MOST_HOSTS = 5_000
 REHEARSALS = (0.98, 0.8)  # of a base: how sure it must be to learn from it
+AT_THE_SAME_TIME = 1e-3  # seconds
 MOST_REHEARSED = 1 << 20  # bytes
 MOST_AT_ONCE = 4  # that waited, and are looked at while another comes: nobody waits for long
 
 
 class Detector:
-    """``match``: only keys like that (``session:*``). Fed by :meth:`feed`, asked by :meth:`finish`.
+    """``match``: only keys like that (``session:*``, as ``SCAN`` has it). ``database``: only that one. Fed by
+    :meth:`feed`, asked by :meth:`finish`.
 
     ``most_records``, ``most_bytes``: what is kept at a time; beyond that, the key that was used longest ago is judged
     by what was seen of it, and forgotten.
     """
 
     def __init__(
-        self, match: str | None = None, *, most_records: int = MOST_RECORDS, most_bytes: int = MOST_BYTES
+        self,
+        match: str | None = None,
+        *,
+        database: int | None = None,
+        most_records: int = MOST_RECORDS,
+        most_bytes: int = MOST_BYTES,
     ) -> None:
-        self._match = None if match is None else re.compile(fnmatch.translate(match), re.DOTALL)
+        self._match = None if match is None else matching(match)
+        self._database = None if database is None else b"%d" % database
         self._limits = (most_records, most_bytes)
         self._records: OrderedDict[tuple[bytes, bytes], History] = OrderedDict()
         self._size = 0
@@ -65,7 +72,7 @@ class Detector:
         if read is None or not read.words:
             self._clock.strange += line.strip() not in (b"", b"OK", b"+OK")
             return
-        if self._clock.tick(read.at):
+        if self._clock.tick(read.at, source):
             self._judge.begin(read.at)
         if read.who == SCRIPT:
             unit = self._connections.script(source)
@@ -76,6 +83,10 @@ class Detector:
         if ended is not None:
             self._happened_at_once(ended)
         self._said((source, read.who), read)
+
+    def hear_of_cluster(self) -> None:
+        """What is read is one server of several."""
+        self._clock.in_cluster = True
 
     def finish(self, stopped: str = "") -> Verdict:
         """Look at what is left and tell. ``stopped``: why the reading ended before its time."""
@@ -91,6 +102,9 @@ class Detector:
             locks_seen=self._locks.count,
             one_name=any(host.one_name for host in self._hosts.values()),
             tracking=clock.tracking,
+            in_cluster=clock.in_cluster,
+            backwards=clock.backwards,
+            unmatched=clock.unmatched,
             tally=self._tally,
             stopped=stopped,
         )
@@ -153,12 +167,15 @@ class Detector:
             self._record(unit.database, event)
 
     def _record(self, database: bytes, event: Happening) -> None:
+        if self._database not in (None, database):
+            return
         key = (database, event.act.key)
         record = self._records.get(key)
         if record is None:
             if event.act.what == "extend":
                 return
-            if self._match is not None and not self._match.match(plain(event.act.key).decode("latin-1")):
+            if self._match is not None and not self._match.fullmatch(plain(event.act.key)):
+                self._clock.unmatched += 1
                 return
             record = self._records[key] = History(event.act.key, self._habits_of(event.act.key))
             if len(self._records) > self._limits[0]:
@@ -240,12 +257,15 @@ _OF_ALL_KEYS = {b"FLUSHALL", b"FLUSHDB", b"SWAPDB"}
 class _Clock:
     def __init__(self) -> None:
         self.first = self.last = 0.0
-        self.commands = self.strange = 0
-        self.tracking = False
+        self.commands = self.strange = self.backwards = self.unmatched = 0
+        self.tracking = self.in_cluster = False
+        self._by_source: dict[int, float] = {}
 
-    def tick(self, at: float) -> bool:
+    def tick(self, at: float, source: int) -> bool:
         """Whether this was the first time."""
         self.commands += 1
+        self.backwards += at < self._by_source.get(source, 0.0) - AT_THE_SAME_TIME
+        self._by_source[source] = at
         self.last = max(self.last, at)
         if self.commands == 1:
             self.first = at

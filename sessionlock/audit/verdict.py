@@ -8,9 +8,10 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from .keys import family_of, tells_nobody
 from .lines import plain
 
-__all__ = ["Example", "Grade", "Locked", "OfField", "OfSession", "Tally", "Verdict", "digest_of", "family_of"]
+__all__ = ["Example", "Grade", "Locked", "OfField", "OfSession", "Tally", "Verdict", "digest_of"]
 
 Grade = Literal["sure", "likely"]
 
@@ -21,10 +22,12 @@ EXAMPLES = 5
 SHORTEST = 5.0  # seconds, from which so much an hour can be said
 SHOWN = 20
 MOST_UNCLEAR = 0.02  # of all saves, where none lost something that can be seen
-_FAMILY = re.compile(
-    r"(?::\d{1,3}:)?[A-Za-z][A-Za-z._-]{0,38}:|:\d{1,3}:django\.contrib\.sessions\.cache(?:d_db)?|PHPREDIS_SESSION:"
-)
-_SECRET = re.compile(r"(?=\D*\d)[A-Za-z0-9+/=-]{10,}")
+_SECRET = re.compile(r"(?=\D*\d)[A-Za-z0-9+/=-]{10,}|\S+@\S+|\d{4,}")
+_RUN = re.compile(r"[A-Za-z]{8,}")
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_NUMBER = re.compile(r"\d+$|\d{2,}")
+_VOWEL = re.compile(r"[aeiouyAEIOUY]")
+_LEAST_WORD = 3.5  # letters, on average, of names that people give
 
 
 def digest_of(key: bytes) -> str:
@@ -32,17 +35,21 @@ def digest_of(key: bytes) -> str:
     return hashlib.sha256(plain(key)).hexdigest()[:16]
 
 
-def family_of(key: bytes) -> str:
-    """What many keys of one application begin with, without anything of an id; "" where nothing can be said."""
-    match = _FAMILY.match(plain(key).decode(errors="replace"))
-    return "" if match is None else match[0]
-
-
 def shown_name(name: str) -> str:
-    """A field's name, as it may be printed: some applications put ids there."""
-    told = _SECRET.sub("…", name)
+    """A field's name, as it may be printed: some applications put ids there. Those that only differ by a number are
+    one.
+    """
+    told = _NUMBER.sub("#", _RUN.sub(_told, _SECRET.sub("…", name)))
     told = "".join(letter if letter.isprintable() else "?" for letter in told)
     return told if len(told) <= 40 else told[:39] + "…"
+
+
+def _told(match: re.Match[str]) -> str:
+    """Letters in a row: words, or some of an id's."""
+    run = match[0]
+    words = _WORD.findall(run)
+    spelled = len(run) / max(1, len(words)) >= _LEAST_WORD and len(_VOWEL.findall(run)) >= len(run) / 6
+    return run if spelled else "…"
 
 
 @dataclass(slots=True)
@@ -162,6 +169,19 @@ class Tally:
             name = ""
         return self.families.setdefault(name, [0, 0])
 
+    def shown_families(self) -> list[tuple[str, int, int]]:
+        """What keys begin with, how many of them were judged, how many updates lost; "" where that might be somebody's
+        name. Where most was lost first.
+        """
+        shown: dict[str, list[int]] = {}
+        for name, (judged, lost) in self.families.items():
+            counts = shown.setdefault(name if tells_nobody(name, judged) else "", [0, 0])
+            counts[0] += judged
+            counts[1] += lost
+        return sorted(
+            ((name, judged, lost) for name, (judged, lost) in shown.items()), key=lambda one: (-one[2], -one[1])
+        )
+
 
 def _one_more(of: OfField | OfSession, grade: Grade) -> None:
     if grade == "sure":
@@ -174,8 +194,9 @@ def _one_more(of: OfField | OfSession, grade: Grade) -> None:
 class Verdict:
     """All of it. Times in seconds, by the server's clock.
 
-    ``commands``: lines that were understood; ``strange``: those that were not. ``stopped``: why the reading ended
-    before its time. ``one_name``: connections cannot be told apart (a unix socket).
+    ``commands``: lines that were understood; ``strange``: those that were not; ``backwards``: that are older than the
+    one before; ``unmatched``: whose keys are not meant. ``stopped``: why the reading ended before its time.
+    ``one_name``: connections cannot be told apart (a unix socket). ``in_cluster``: one server of several was read.
     """
 
     seconds: float
@@ -186,6 +207,9 @@ class Verdict:
     tracking: bool
     tally: Tally
     stopped: str = ""
+    in_cluster: bool = False
+    backwards: int = 0
+    unmatched: int = 0
 
     @property
     def lost(self) -> int:
@@ -237,12 +261,17 @@ class Verdict:
             "contested": [{"name": name, "saves": count} for name, count in tally.contested.most_common(SHOWN)],
             "keys": [
                 {"prefix": name, "judged": judged, "lost": lost}
-                for name, (judged, lost) in sorted(tally.families.items(), key=lambda pair: -pair[1][1])[:SHOWN]
+                for name, judged, lost in tally.shown_families()[:SHOWN]
             ],
             "forms": dict(tally.forms.most_common(SHOWN)),
             "locks": {"seen": self.locks_seen, **asdict(tally.locked)},
-            "examples": [asdict(one) for one in tally.examples],
-            "doubts": {"one_name_for_all": self.one_name, "client_side_caching": self.tracking},
+            "examples": [{**asdict(one), "fields": one.fields[:SHOWN]} for one in tally.examples],
+            "doubts": {
+                "one_name_for_all": self.one_name,
+                "client_side_caching": self.tracking,
+                "part_of_a_cluster": self.in_cluster,
+                "out_of_order": self.backwards,
+            },
         }
 
 

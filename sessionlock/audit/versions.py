@@ -175,7 +175,9 @@ class Version:
         if self._facts is None:
             contents: dict[str | None, tuple[Stored, bytes]] = {}
             for part, escaped in (self.parts or {}).items():
-                content, raw = (_read_short if len(escaped) <= SHORT else _read)(escaped, part != WHOLE)
+                content, raw = (_read_short if part != WHOLE and len(escaped) <= SHORT else _read)(
+                    escaped, part != WHOLE
+                )
                 self.forms.add(content.form)
                 contents[name_of(part)] = (content, raw)
             self._facts = facts_of(contents)

@@ -49,6 +49,7 @@ COMMANDS = {
 DEMO_URL = (
     "a Redis of yours; the demo uses random names there and deletes them at its end (default: a private server process)"
 )
+AUDIT_SECONDS = "how long to read (default: 10; of a capture: all of it)"
 DEMO_REQUESTS = "requests to each of the three sessions in each run (default: 1000)"
 
 
@@ -149,7 +150,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     what = "a Redis (all masters of a Cluster), a capture, or - for standard input (default: a Redis, said as below)"
     option("source", nargs="?", metavar="URL|FILE", help=what)
     add_url(added["audit"])
-    option("--seconds", type=between(1, 3600), default=10, metavar="N", help="how long to read (default: 10)")
+    option("--seconds", type=between(1, 3600), default=None, metavar="N", help=AUDIT_SECONDS)
     option("--match", metavar="PATTERN", help="only keys like that: 'session:*' (default: all)")
     option("--yes", action="store_true", help="do not ask before MONITOR begins")
 

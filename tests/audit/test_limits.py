@@ -9,7 +9,9 @@ import pytest
 from sessionlock.audit.commands import Act
 from sessionlock.audit.detector import Detector
 from sessionlock.audit.facts import Facts
+from sessionlock.audit.keys import matching, tells_nobody
 from sessionlock.audit.units import MOST_BYTES, MOST_WATCHED, Connections
+from sessionlock.audit.verdict import shown_name
 from tests.audit.test_detector import BEGUN, KEY, OVERLAPPING, Said, counts, judged, stored
 from tests.audit.traffic import line
 
@@ -106,3 +108,46 @@ def test_long_sessions_are_compared_once(monkeypatch: pytest.MonkeyPatch) -> Non
     said = [("z", "SET", KEY, saves[0]), *OVERLAPPING, ("a", "SET", KEY, saves[1]), ("b", "SET", KEY, saves[2])]
     assert counts(judged(said))[1] == 1
     assert compared < 100
+
+
+# --- names
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("lastAccessedTime", "lastAccessedTime"),
+        ("_auth_user_hash", "_auth_user_hash"),
+        ("bob@example.com", "…"),
+        ("tok_ABCdefGHIjkl", "tok_…"),
+        ("eyJhbGciOi", "…"),
+        ("P000091", "P…"),
+        ("item12", "item#"),
+    ],
+)
+def test_names_of_fields_tell_nothing(name: str, told: str) -> None:
+    assert shown_name(name) == told
+
+
+def test_names_of_people_are_no_prefix() -> None:
+    """An application's word stands before many keys, or is a usual one."""
+    assert tells_nobody("session:", 1)
+    assert tells_nobody(":1:django.contrib.sessions.cache", 1)
+    assert tells_nobody("shop:", 10)
+    assert not tells_nobody("alice.smith:", 3)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "key", "fits"),
+    [
+        ("séance:*", "séance:1", True),
+        ("a\\*b:*", "a*b:1", True),
+        ("a\\*b:*", "axb:1", False),
+        ("[^s]*", "b:1", True),
+        ("[^s]*", "s:1", False),
+        ("h?[l-m]lo", "hello", True),
+        ("[", "[", True),
+    ],
+)
+def test_patterns_are_the_servers(pattern: str, key: str, fits: bool) -> None:
+    assert (matching(pattern).fullmatch(key.encode()) is not None) == fits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
 import json
 import sys
@@ -220,3 +221,53 @@ def test_the_document_names_every_key(capsys: pytest.CaptureFixture[str]) -> Non
     assert {name.strip(" `") for row in rows for name in row.split(",")} == found.keys()
     for inner in ("updates", "saves", "locks", "doubts"):
         assert all(f"`{name}`" in schema for name in found[inner])
+
+
+def test_a_packed_capture_and_its_first_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    packed = tmp_path / "php.monitor.gz"
+    packed.write_bytes(gzip.compress(Path(PHP).read_bytes()))
+    _, whole = told(capsys, PHP)
+    _, found = told(capsys, str(packed))
+    assert {**found, "source": PHP} == whole
+    packed.write_bytes(packed.read_bytes()[:-2000])
+    assert 0 < told(capsys, str(packed))[1]["commands"] < whole["commands"]
+    twice = tmp_path / "twice.monitor"
+    later = Path(PHP).read_bytes().replace(b"\n17", b"\n18")  # years
+    twice.write_bytes(Path(PHP).read_bytes() + later)
+    assert told(capsys, str(twice), "--seconds", "60")[1]["commands"] < 2 * whole["commands"] - 1
+
+
+def test_a_capture_that_is_out_of_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    twice = tmp_path / "twice.monitor"
+    twice.write_bytes(Path(PHP).read_bytes() * 2)
+    assert told(capsys, str(twice))[1]["doubts"]["out_of_order"] == 1
+    assert told(capsys, PHP)[1]["doubts"]["out_of_order"] == 0
+    main(["audit", str(twice)])
+    assert "older than the line before" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_pattern_that_fits_nothing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["audit", PHP, "--match", "nothing:*"])
+    assert "--match fits no key" in capsys.readouterr().out
+
+
+def test_a_server_that_does_not_tell_its_time(
+    own_server: Callable[..., FaultyServer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody would know how far behind this is."""
+    server = own_server(tcp=True)
+    if server.version < (6, 0):
+        pytest.skip("no users before Redis 6")
+    with connect(server.tcp_url) as client:
+        client.execute_command("ACL", "SETUSER", "app", "on", ">secret", "~*", "+@all", "-time")
+    assert main(["audit", server.tcp_url.replace("//", "//app:secret@"), "--seconds", "1"]) == 2
+    assert "+time" in capsys.readouterr().err
+
+
+def test_only_the_database_of_the_url() -> None:
+    urls = ("redis://h/3", "redis://h:1/3?x=1", "unix:///run/redis.sock?db=3", "redis://h", "unix:///run/redis.sock")
+    assert [reading.named_database(url) for url in urls] == [3, 3, 3, None, None]
+    detector = Detector(database=3)
+    for line in Path(PHP).read_bytes().splitlines():
+        detector.feed(line)
+    assert detector.finish().told == "unknown"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ...audit.verdict import OfSession, Verdict
 from ..terminal import Style
@@ -16,6 +16,7 @@ COST = (
 )
 LABEL = 13
 FIELDS = 8
+EXAMPLE_FIELDS = 5
 WORST = 3
 ALMOST_NOTHING = 20  # sessions
 
@@ -82,11 +83,11 @@ def _table(verdict: Verdict, columns: int) -> Iterator[str]:
 
 def _facts(verdict: Verdict) -> Iterator[tuple[str, str]]:
     tally = verdict.tally
-    families = sorted(tally.families.items(), key=lambda pair: (-pair[1][1], -pair[1][0]))
+    families = tally.shown_families()
     if families:
         told = (
             f"{name or '(others)'} {judged:,}" + (f", {lost:,} lost" if lost else "")
-            for name, (judged, lost) in families[:4]
+            for name, judged, lost in families[:4]
         )
         yield "keys", "; ".join(told)
     if tally.forms:
@@ -101,7 +102,7 @@ def _facts(verdict: Verdict) -> Iterator[tuple[str, str]]:
         read = "before the capture" if example.read is None else f"at {example.read:.4f} s"
         yield (
             "one of them",
-            f"{example.session}: read {read}; another saved {', '.join(example.fields)} at {example.lost:.4f} s;"
+            f"{example.session}: read {read}; another saved {_some(example.fields)} at {example.lost:.4f} s;"
             f" overwritten at {example.saved:.4f} s ({example.grade})",
         )
 
@@ -117,6 +118,11 @@ SAVES = {
     "early": "of a key that was not seen before",
     "unclear": "of one of several reads, and the values cannot be read",
 }
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - EXAMPLE_FIELDS
+    return ", ".join(names[:EXAMPLE_FIELDS]) + (f" and {more} more" if more > 0 else "")
 
 
 def _saves(verdict: Verdict) -> str:
@@ -146,6 +152,13 @@ def _notes(verdict: Verdict) -> Iterator[str]:
     tally = verdict.tally
     if verdict.stopped:
         yield f"stopped early: {verdict.stopped}"
+    if verdict.in_cluster:
+        yield "this is one server of a Cluster; what the others keep was not read: redis+cluster:// reads all"
+    if verdict.backwards:
+        yield (
+            f"{_times(verdict.backwards, 'line')} older than the line before: captures that were joined, or sorted? Who"
+            " read before whom is told by their order, so read one server's lines as they came"
+        )
     if tally.contested:
         names = ", ".join(name for name, _ in tally.contested.most_common(3))
         yield f"two requests each assigned something else, which is no loss where the last may decide: {names}"
@@ -167,6 +180,11 @@ def _notes(verdict: Verdict) -> Iterator[str]:
 
 
 def _next(verdict: Verdict) -> str:
+    capture = "redis-cli MONITOR > capture.monitor, and look at that"
+    if verdict.stopped and verdict.told in ("unknown", "none") and verdict.stopped != "interrupted":
+        return f"save what it says, where there is room for it: {capture}"
+    if verdict.told == "unknown" and verdict.unmatched and not verdict.tally.saves:
+        return f"--match fits no key; {_times(verdict.unmatched, 'command')} were about others. Mend the pattern"
     if verdict.told == "unknown" and not verdict.tally.judged:
         return (
             "is this the server and the hour? Sessions on another server or read from a replica are not seen here. Give"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
+import threading
 
 from ...audit.detector import Detector
 from ...audit.verdict import Verdict
@@ -13,10 +15,11 @@ from ..failure import without_secrets
 from ..printed import print_json
 from ..terminal import Progress, columns_of, spelled, style_of
 from .page import COST, page
-from .reading import read_capture, watch
+from .reading import named_database, read_capture, watch
 
 __all__ = ["run_audit"]
 
+SECONDS = 10.0  # of a server, where nothing else is said
 STATUS = {"loses": 1, "likely": 1, "none": 0, "unknown": 3}
 
 
@@ -26,20 +29,24 @@ def run_audit(arguments: argparse.Namespace) -> int:
     Raises:
         Failure: there is nothing to read.
     """
-    detector = Detector(arguments.match)
     source = chosen_url(arguments)
     live = "://" in source
+    detector = Detector(arguments.match, database=named_database(source) if live else None)
     stopped = ""
+    _end_as_interrupted()
     if live:
         if not _agreed(arguments.yes):
             print("sessionlock: nothing was read", file=sys.stderr)
             return 2
         try:
-            stopped = asyncio.run(_watch(source, arguments.seconds, detector))
+            stopped = asyncio.run(_watch(source, arguments.seconds or SECONDS, detector))
         except KeyboardInterrupt:
             stopped = "interrupted"  # what was read until then is told
     else:
-        read_capture(source, detector)
+        try:
+            read_capture(source, detector, arguments.seconds)
+        except KeyboardInterrupt:
+            stopped = "interrupted"
     verdict = detector.finish(stopped)
     where = without_secrets(source) if live else source
     if arguments.json:
@@ -47,6 +54,12 @@ def run_audit(arguments: argparse.Namespace) -> int:
     else:
         _print(verdict, where)
     return STATUS[verdict.told]
+
+
+def _end_as_interrupted() -> None:
+    """``timeout`` and the like end with a signal: what was read until then is told, too."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _agreed(yes: bool) -> bool:
