@@ -203,17 +203,17 @@ def test_doctor_without_a_password(own_server: OwnServer, capsys: pytest.Capture
 @pytest.mark.anyio
 @pytest.mark.parametrize("renamed", ["EVALSHA", "EVAL"])
 async def test_scripts_under_another_name(own_server: OwnServer, renamed: str) -> None:
-    """From the first call on, before the look at the server has come to its end; without scripts WATCH does it."""
+    """From the first call on, by the look at the server or without it; without scripts WATCH does it."""
     version = find_server().version
     if version < (6,):
         pytest.skip("this harness renames from 6.0 on")
     names = [renamed, *(["FCALL"] if version >= (7,) else [])]
     server = own_server(config={f"rename-command {name}": f"secret{name}" for name in names})
-    for check in (True, False):
+    for check, advice in ((True, "under these names"), (False, "do not rename these commands")):
         error = await met(server.unix_url, by_lock, check=check)
         assert type(error) is ScriptsForbidden
         assert error.refused
-        assert "do not rename these commands" in str(error)
+        assert advice in str(error)
     async with SessionGuard.from_url(server.unix_url) as guard:
         async with guard.session_lock("s", mode="optimistic") as session:
             session["n"] = 1
