@@ -253,9 +253,9 @@ async def test_a_replica_is_refused_and_its_master_warned_of(own_server: OwnServ
 
 
 def test_a_master_without_its_replicas_does_not_work(own_server: OwnServer, examine: Examine) -> None:
-    """It refuses every write: a warning of that alone would say that it works."""
+    """It refuses every write: a warning of that alone would say that it works. Nothing is tried in vain."""
     status, told = examine(own_server(config={"min-replicas-to-write": "1"}).unix_url)
-    assert (status, told["verdict"], told["tried"]) == (2, "refused", [])
+    assert (status, told["verdict"], told["tried"], told["failed"]) == (2, "refused", [], None)
 
 
 def test_a_replica_by_doctor(own_server: OwnServer, examine: Examine) -> None:

@@ -169,6 +169,14 @@ SABOTAGE: Table = [
         "tests/cli/test_doctor.py::test_a_master_without_its_replicas_does_not_work",
     ),
     (
+        "each letter takes one column",
+        "operate",
+        "cli/terminal.py",
+        "    if text.isascii():\n",
+        "    if True:\n",
+        COMMANDS + "test_wide_letters_and_combining_marks_leave_columns_where_they_are",
+    ),
+    (
         "a key of somebody else passes for a session's",
         "operate",
         "operate/reading.py",
