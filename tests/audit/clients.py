@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 
 from sessionlock import SessionGuard, SessionPolicy
 
-__all__ = ["CLIENTS", "Counted", "use", "use_guarded"]
+__all__ = ["CLIENTS", "Counted", "use", "use_guarded", "use_rolling"]
 
 Session = dict[str, Any]
 
@@ -165,6 +165,33 @@ async def use(
             counted.lost_visits += counted.visits - visits - session["visits"]
     for node in nodes:
         await node.aclose()
+    return counted
+
+
+async def use_rolling(
+    make: Callable[[str], Client], url: str, *, sessions: int = 3, browsers: int = 3, requests: int = 15, seed: int = 1
+) -> Counted:
+    """Browsers of one session each send one request after another, which put a product in and count, in 0 to 20 ms."""
+    dice, counted, node = random.Random(seed), Counted(), make(url)
+
+    async def browse(sid: str, name: str) -> None:
+        for number in range(requests):
+            async with node.session(sid) as session:
+                await asyncio.sleep(dice.random() * 0.02)
+                session["cart"].append(f"{name}-{number}")
+                session["visits"] += 1
+
+    async def one(sid: str) -> None:
+        async with node.session(sid) as session:
+            session.update({"cart": [], "visits": 0})
+        await asyncio.gather(*(browse(sid, f"b{browser}") for browser in range(browsers)))
+        async with node.session(sid, reading=True) as session:
+            counted.products += browsers * requests
+            counted.lost_products += browsers * requests - len(session["cart"])
+            counted.lost_visits += browsers * requests - session["visits"]
+
+    await asyncio.gather(*(one(f"{dice.getrandbits(160):040x}") for _ in range(sessions)))
+    await node.aclose()
     return counted
 
 

@@ -21,10 +21,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.audit.clients import CLIENTS, Counted, use, use_guarded
+from tests.audit.clients import CLIENTS, Counted, use, use_guarded, use_rolling
 from tests.harness.commands import connect
 from tests.harness.faulty import FaultyServer
-from tests.harness.sites import Site
+from tests.harness.sites import Site, Visitor
 
 CAPTURES = Path(__file__).parent / "captures"
 SITES = {
@@ -36,6 +36,7 @@ SITES = {
     "aiohttp-session": "aiohttp",
 }
 GUARDED = "guarded"
+ROLLING = {"django-rolling": "django", "express-rolling": "express"}  # as browsers do it: each waits for its answer
 AT_ONCE, BROWSERS = 6, 3
 
 
@@ -97,7 +98,29 @@ async def shop(site: str, url: str, folder: Path) -> dict[str, int]:
     return counted
 
 
+async def rolling_shop(site: str, url: str, folder: Path) -> dict[str, int]:
+    """Three browsers of each session, each with one request after another."""
+    counted = {"products": 0, "lost": 0}
+    with Site(site, url, folder, way="usual") as running:
+        for _ in range(BROWSERS):
+            async with running.visitor() as visitor:
+
+                async def browse(tab: int, visitor: Visitor = visitor) -> None:
+                    for number in range(3 * AT_ONCE):
+                        asked = await visitor.tabs[tab].post(f"/add?item={tab}-{number}")
+                        asked.raise_for_status()
+
+                await asyncio.gather(*(browse(tab) for tab in range(3)))
+                _, *cart = (await visitor.ask("GET", "/cart")).json()
+                counted["products"] += 9 * AT_ONCE
+                counted["lost"] += 9 * AT_ONCE - len(cart)
+        running.stop()
+    return counted
+
+
 async def used_by(name: str, url: str) -> Counted:
+    if name in ROLLING:
+        return await use_rolling(CLIENTS[ROLLING[name]], url)
     if name == GUARDED:
         return await use_guarded(url, tabs=4, rounds=2)
     few = name == "php-locking"  # whose waiting requests say a lot
@@ -108,9 +131,12 @@ def main(names: list[str]) -> None:
     CAPTURES.mkdir(exist_ok=True)
     told = CAPTURES / "counted.json"
     counted: dict[str, Any] = json.loads(told.read_text()) if told.exists() else {}
-    for name in names or (*SITES, *CLIENTS, GUARDED):
+    for name in names or (*SITES, *CLIENTS, GUARDED, *ROLLING):
         with recorded(name) as server, tempfile.TemporaryDirectory() as folder:
-            if name in CLIENTS or name == GUARDED:
+            if ROLLING.get(name) in SITES:
+                rolled = asyncio.run(rolling_shop(SITES[ROLLING[name]], server.tcp_url, Path(folder)))
+                counted[name] = {"cart": rolled["lost"]}
+            elif name in CLIENTS or name in (GUARDED, *ROLLING):
                 used = asyncio.run(used_by(name, server.tcp_url))
                 counted[name] = {"cart": used.lost_products, "visits": used.lost_visits}
             else:

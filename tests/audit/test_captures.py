@@ -17,7 +17,9 @@ FORMS = {
     "aiohttp-session": "JSON",
     "django": "pickle",
     "django-asgi": "pickle",
+    "django-rolling": "pickle",
     "express": "JSON",
+    "express-rolling": "JSON",
     "flask-session": "msgpack",
     "litestar": "JSON",
     "php": "PHP",
@@ -43,10 +45,11 @@ def test_found_is_what_was_counted(name: str) -> None:
     verdict = replayed(name)
     found = {field.rpartition(".")[2]: of.sure + of.likely - of.came_back for field, of in verdict.tally.fields.items()}
     # Of numbers that requests on one connection have counted, which one had read which is not always to be told.
-    near = 1 if name == "express" else 0
+    near = 1 if name.startswith("express") else 0
     assert found.keys() == COUNTED[name].keys()
     assert all(abs(found[field] - count) <= near * (field == "visits") for field, count in COUNTED[name].items()), found
-    assert verdict.told == "loses"
+    # Where one connection serves all requests, and a session is wanted all the time, nothing is sure.
+    assert verdict.told == ("likely" if name == "express-rolling" else "loses")
     assert (verdict.strange, verdict.locks_seen) == (0, 0)
     assert FORMS[name] in verdict.tally.forms
 

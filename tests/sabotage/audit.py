@@ -57,6 +57,14 @@ SABOTAGE: Table = [
         CASES + "test_what_was_read_seconds_ago_is_no_base",
     ),
     (
+        "what requests usually do is not learned",
+        "habits",
+        JUDGE,
+        "            _learn(record, event, version, base)\n",
+        "            pass\n",
+        CAPTURES + "test_found_is_what_was_counted[express-rolling]",
+    ),
+    (
         "a script that has read anything is taken for one that looks before it writes",
         "script",
         DETECTOR,
