@@ -168,6 +168,7 @@ class Detector:
 
     def _record(self, database: bytes, event: Happening) -> None:
         if self._database not in (None, database):
+            self._clock.unmatched += 1
             return
         key = (database, event.act.key)
         record = self._records.get(key)

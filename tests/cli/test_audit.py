@@ -248,7 +248,7 @@ def test_a_capture_that_is_out_of_order(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_a_pattern_that_fits_nothing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     main(["audit", PHP, "--match", "nothing:*"])
-    assert "--match fits no key" in capsys.readouterr().out
+    assert "fits --match" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_server_that_does_not_tell_its_time(

@@ -184,7 +184,8 @@ def _next(verdict: Verdict) -> str:
     if verdict.stopped and verdict.told in ("unknown", "none") and verdict.stopped != "interrupted":
         return f"save what it says, where there is room for it: {capture}"
     if verdict.told == "unknown" and verdict.unmatched and not verdict.tally.saves:
-        return f"--match fits no key; {_times(verdict.unmatched, 'command')} were about others. Mend the pattern"
+        others = _times(verdict.unmatched, "command")
+        return f"no key is of the URL's database and fits --match; {others} were about other keys: mend these two"
     if verdict.told == "unknown" and not verdict.tally.judged:
         return (
             "is this the server and the hour? Sessions on another server or read from a replica are not seen here. Give"
