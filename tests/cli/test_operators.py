@@ -385,6 +385,7 @@ def test_top_in_a_terminal_ends_with_a_signal(redis_url: str, number: int, statu
     """It shows a look, and leaves the terminal as it was."""
     ours, terminal = os.openpty()
     environment = {**os.environ, URL_VARIABLE: redis_url, "TERM": "xterm", "COLUMNS": "80"}
+    environment.pop("COVERAGE_PROCESS_START", None)  # which has a handler of its own for SIGTERM
     command = [sys.executable, "-m", "sessionlock", "top", "--every", "0.1"]
     with subprocess.Popen(command, stdin=terminal, stdout=terminal, env=environment, start_new_session=True) as process:
         os.close(terminal)
