@@ -10,9 +10,9 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .sockets import Look, Peer, is_on_this_host
 
@@ -110,7 +110,7 @@ def _tell(found: Found, question: _Asked, answer: bool) -> None:
 
 
 _looks = Looks()
-found_out = _looks.found_out
+found_out: Callable[[Peer, int, Callable[[], bool]], Coroutine[Any, Any, bool]] = _looks.found_out
 
 if hasattr(os, "register_at_fork"):
     # The child has none of its parent's threads.

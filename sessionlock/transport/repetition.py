@@ -34,7 +34,7 @@ class Repetition:
         first: Exception | None,
         on_again: Callable[[int], object],
     ) -> None:
-        self.sent = first is not None and not was_unsent(first)
+        self.sent: bool = first is not None and not was_unsent(first)
         self.lost: bool = first is not None and _is_lost(first)
         self.last = first
         self.cuts: int = was_cut(first)
