@@ -71,7 +71,7 @@ class RestrictedServer:
         assert self._listening is not None
         self._listening.close()
         await asyncio.sleep(0)  # who has just been let in begins, to be ended with the others
-        while tasks := list(self._tasks):
+        while tasks := [task for task in self._tasks if not task.done()]:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
