@@ -61,8 +61,8 @@ async def test_the_master_dies_while_it_is_held_and_waited_for(
     sentinels: Sentinels, node: MakeGuard, tell: Tell
 ) -> None:
     """What the replicas have got by then goes on there: the holder may save, the waiter comes next, nobody hangs."""
-    holder = node(sentinels.url, lease=LeasePolicy(ttl=10.0))
-    waiter = node(sentinels.url, wait=40.0)
+    holder = node(sentinels.url, retry_for=20.0, lease=LeasePolicy(ttl=10.0))
+    waiter = node(sentinels.url, retry_for=20.0, wait=40.0)
     async with held_and_waited_for(holder, waiter):
         await queued(sentinels, SID)
         replicated(sentinels)
