@@ -73,6 +73,8 @@ def base_of(record: History, event: Happening, version: Version) -> Base:
         choices.append(last)
     if not choices:
         return Base("early" if current.number == 0 and not record.reads_seen else "unread")
+    if len(choices) == 1:  # most often; then nothing need be read
+        return _chosen(choices[0], current, mine)
     choices = _not_too_many(choices, version)
     done = _Deeds([_version_of(one) for one in choices], record, event, version)
     if not done.known and any(_version_of(one) is not _version_of(choices[0]) for one in choices):
@@ -81,10 +83,7 @@ def base_of(record: History, event: Happening, version: Version) -> Base:
     best = min(choices, key=lambda one: (odd[id(one)], -_version_of(one).number))
     base = _version_of(best)
     other = min((odd[id(one)] for one in choices if _version_of(one) is not base), default=math.inf)
-    surety = _surety(odd[id(best)], other)
-    if isinstance(best, Version):
-        return Base("fresh" if best is current else "overlapping", best, surety=surety)
-    return _by(best, current, newest=mine, surety=surety)
+    return _chosen(best, current, mine, _surety(odd[id(best)], other))
 
 
 def latest(reads: list[Read], event: Happening) -> Read | None:
@@ -100,6 +99,12 @@ def _not_too_many(choices: list[_Choice], version: Version) -> list[_Choice]:
 
 def _version_of(choice: Read | Version) -> Version:
     return choice.version if isinstance(choice, Read) else choice
+
+
+def _chosen(best: Read | Version, current: Version, newest: Read | None, surety: float = 1.0) -> Base:
+    if isinstance(best, Version):
+        return Base("fresh" if best is current else "overlapping", best, surety=surety)
+    return _by(best, current, newest=newest, surety=surety)
 
 
 def _by(
