@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from ..transport.advice import FORBIDDEN, NO_LUA, SCRIPTS_CHECKED, UNKNOWN, advice_about
+from ..transport.advice import FORBIDDEN, NO_LUA, SCRIPTS_CHECKED, UNKNOWN, advised
 from ..transport.clients import ClientKind
 from .findings import UNNAMED, WRITES, Capabilities, Finding, dotted
 from .settings import SETTINGS_RULES
@@ -375,11 +375,10 @@ def _how_to_know(found: Capabilities) -> str:
         return f"See what {found.service.name} says about it"
     asked = [reason.partition(":")[0] for reason in found.because if not FORBIDDEN.search(reason)]
     if found.because and len(asked) == len(found.because) and "EVAL" in asked:
-        return advice_about(found.because[-1]).capitalize() or "Look again when it answers"
-    commands = [
-        name for name in ("INFO", "CONFIG GET", "CLUSTER INFO") if name != "CLUSTER INFO" or found.slots is None
-    ]
-    commands = commands if found.client == "cluster" else commands[:2]
+        return advised(found.because[-1], otherwise="look again when it answers")
+    commands = ["INFO", "CONFIG GET"]
+    if found.client == "cluster" and found.slots is None:
+        commands.append("CLUSTER INFO")
     rule = " ".join(f"+{name.lower().replace(' ', '|')}" for name in commands)
     return f"Permit {', '.join(commands)} (ACL SETUSER <user> {rule}), or ask whoever runs the server"
 

@@ -24,7 +24,7 @@ from ..guard import SessionGuard
 from ..policies import LeasePolicy, SessionPolicy, WaitPolicy
 from ..protocol.keys import check_prefix, keys_for, new_sid
 from ..quorum.config import Quorum
-from ..transport.advice import advice_about, with_advice
+from ..transport.advice import advised, with_advice
 from ..transport.clients import ClientKind, client_kind, close_client
 from ..transport.tasks import within
 from ..urls import client_from_url
@@ -143,7 +143,7 @@ def _tell_apart(answers: Mapping[str, Capabilities | BaseException], seen: Exami
 def _silent(name: str, error: BaseException, means: str) -> Finding:
     if not isinstance(error, (*FAILED, *TIMED_OUT)):
         raise error
-    advice = advice_about(error, connecting=True).capitalize() or "See whether it runs, and its log"
+    advice = advised(error, connecting=True, otherwise="see whether it runs, and its log")
     return Finding("warn", "silent", f"{name} does not answer: {one_line(error)}", means, advice)
 
 
@@ -315,7 +315,7 @@ async def _why_no_push(url: str, prefix: str) -> tuple[str, str]:
                 await within(subscribed.subscribe(f"{prefix}:push:probe"), ANSWERS_WITHIN)
                 await within(subscribed.get_message(timeout=ANSWERS_WITHIN), ANSWERS_WITHIN)
     except (*FAILED, *TIMED_OUT) as error:
-        return f"SUBSCRIBE failed: {one_line(error)}", advice_about(error, connecting=True).capitalize()
+        return f"SUBSCRIBE failed: {one_line(error)}", advised(error, connecting=True)
     finally:
         await close_client(client)
     return (

@@ -29,6 +29,7 @@ __all__ = [
     "SCRIPTS_CHECKED",
     "UNKNOWN",
     "advice_about",
+    "advised",
     "passes",
     "with_advice",
 ]
@@ -330,6 +331,12 @@ def advice_about(error: BaseException | str, *, connecting: bool = False) -> str
         if match is not None:
             return advice.format(*(group or "" for group in match.groups()))
     return _WHILE_CONNECTING if connecting and re.search(_CUT_OFF, said, re.IGNORECASE) else ""
+
+
+def advised(error: BaseException | str, *, connecting: bool = False, otherwise: str = "") -> str:
+    """As :func:`advice_about`, or ``otherwise``; as a sentence, without its stop."""
+    advice = advice_about(error, connecting=connecting) or otherwise
+    return advice[:1].upper() + advice[1:]
 
 
 def with_advice(said: str, error: BaseException | str, *, connecting: bool = False, otherwise: str = "") -> str:
