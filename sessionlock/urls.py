@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from .errors import ConfigurationError
 from .transport.clients import ASKED_ONCE
 
-__all__ = ["SCHEMES", "MemoryStoreWarning", "client_from_url"]
+__all__ = ["SCHEMES", "MemoryStoreWarning", "Url", "client_from_url", "parts_of"]
 
 SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
 CLUSTER_SCHEMES = ("redis+cluster", "rediss+cluster")
@@ -41,13 +41,16 @@ class MemoryStoreWarning(UserWarning):
     """``memory://`` keeps sessions in this process only: nothing is shared, nothing survives."""
 
 
-class _Url(NamedTuple):
-    scheme: str
+class Url(NamedTuple):
+    """The parts of one, as they are written."""
+
+    scheme: str  # in lower case
     credentials: str  # with their "@"; "" without
     hosts: str
     path: str
     query: tuple[tuple[str, str], ...]
     doubtful: bool  # nothing of it is to be shown
+    has_fragment: bool = False
 
     @property
     def base(self) -> str:
@@ -95,26 +98,33 @@ def client_from_url(url: str) -> Any:
         raise ConfigurationError(f"redis-py refuses an option of this Redis URL: {error}") from None
 
 
-def _split(url: str) -> _Url:
+def parts_of(url: str) -> Url | None:
+    """Of whatever scheme; None: it is no URL."""
     match = URL.fullmatch(url) if isinstance(url, str) else None
-    scheme = match[1].lower() if match is not None else ""
-    if match is None or scheme not in SCHEMES:
-        raise ConfigurationError(
-            f"a Redis URL begins with {', '.join(f'{known}://' for known in SCHEMES)}; this one does not"
-        )
+    if match is None:
+        return None
     credentials, at, hosts = match[2].rpartition("@")
-    if match[5] is not None:
-        raise _unreadable()
     query = tuple(parse_qsl((match[4] or "")[1:], keep_blank_values=True))
     # An "@" behind the hosts may be that of a password with a "/" or "?" in it, and what is before it is secret.
     doubtful = not at and "@" in match[3] + (match[4] or "")
-    return _Url(scheme, credentials + at, hosts, match[3], query, doubtful)
+    return Url(match[1].lower(), credentials + at, hosts, match[3], query, doubtful, match[5] is not None)
+
+
+def _split(url: str) -> Url:
+    given = parts_of(url)
+    if given is None or given.scheme not in SCHEMES:
+        raise ConfigurationError(
+            f"a Redis URL begins with {', '.join(f'{known}://' for known in SCHEMES)}; this one does not"
+        )
+    if given.has_fragment:
+        raise _unreadable()
+    return given
 
 
 # --- kinds of URL
 
 
-def _plain_client(given: _Url) -> Redis:
+def _plain_client(given: Url) -> Redis:
     kind = UnixDomainSocketConnection if given.scheme == "unix" else given.kind
     options = _options(given, _taken_by(kind, ConnectionPool))
     if given.scheme == "unix":
@@ -136,7 +146,7 @@ def _plain_client(given: _Url) -> Redis:
     return client
 
 
-def _sentinel_client(given: _Url) -> Redis:
+def _sentinel_client(given: Url) -> Redis:
     service, _, db = given.path.removeprefix("/").partition("/")
     if not service:
         raise ConfigurationError(
@@ -161,7 +171,7 @@ def _sentinel_client(given: _Url) -> Redis:
     return client
 
 
-def _cluster_client(given: _Url) -> RedisCluster:
+def _cluster_client(given: Url) -> RedisCluster:
     addresses = _addresses(given, REDIS_PORT)
     known, connections = _taken_by(RedisCluster), _taken_by(given.kind)
     options = _options(given, {**connections, **known})
@@ -183,7 +193,7 @@ def _cluster_client(given: _Url) -> RedisCluster:
 # --- parts of an URL
 
 
-def _addresses(given: _Url, port: int) -> list[tuple[str, int]]:
+def _addresses(given: Url, port: int) -> list[tuple[str, int]]:
     return [_address(host, port) for host in given.hosts.split(",")]
 
 
@@ -198,7 +208,7 @@ def _address(text: str, port: int, *, may_lack_host: bool = False) -> tuple[str,
     return unquote(host or ""), given or port
 
 
-def _credentials(given: _Url) -> dict[str, Any]:
+def _credentials(given: Url) -> dict[str, Any]:
     """User and password, as redis-py reads them."""
     said: Mapping[str, Any] = parse_url(f"redis://{given.credentials}placeholder")
     return {name: said[name] for name in ("username", "password") if name in said}
@@ -264,7 +274,7 @@ OF_SENTINELS: Mapping[str, Reads] = {
 }
 
 
-def _options(given: _Url, taken: Mapping[str, Reads]) -> dict[str, Any]:
+def _options(given: Url, taken: Mapping[str, Reads]) -> dict[str, Any]:
     """Those that are given.
 
     Raises:
@@ -286,7 +296,7 @@ def _options(given: _Url, taken: Mapping[str, Reads]) -> dict[str, Any]:
     return options
 
 
-def _unknown(given: _Url, name: str, taken: Mapping[str, Reads]) -> ConfigurationError:
+def _unknown(given: Url, name: str, taken: Mapping[str, Reads]) -> ConfigurationError:
     if given.doubtful or not name.isidentifier():
         return _unreadable()
     if name.startswith("ssl") and given.kind is not SSLConnection:
@@ -298,7 +308,7 @@ def _unknown(given: _Url, name: str, taken: Mapping[str, Reads]) -> Configuratio
     return ConfigurationError(f"a {given.scheme}:// URL has no option {name}; {advice}")
 
 
-def _no_options(given: _Url) -> None:
+def _no_options(given: Url) -> None:
     for name, _ in given.query:
         raise _unknown(given, name, {})
 
@@ -313,7 +323,7 @@ def _unreadable() -> ConfigurationError:
 _memory_servers: dict[str, Any] = {}
 
 
-def _memory_client(given: _Url) -> Any:
+def _memory_client(given: Url) -> Any:
     _no_options(given)
     try:
         from fakeredis import FakeAsyncRedis, FakeServer

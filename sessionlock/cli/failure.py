@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
+from ..urls import parts_of
+
 __all__ = ["Failure", "one_line", "without_secrets"]
 
 
-URL = re.compile(r"([^:/?#]+)://([^/?#]*)([^?#]*)(\?[^#]*)?", re.DOTALL)
 HOST = re.compile(r"(?:[\w.%-]*|\[[0-9a-fA-F:.%\w]*\])(?::\d*)?")
 
 
@@ -26,11 +27,9 @@ def one_line(text: object) -> str:
 
 def without_secrets(url: str) -> str:
     """The URL as it may be shown: all its hosts, without user, password and query."""
-    match = URL.fullmatch(url)
-    # An "@" behind the hosts may be that of a password with a "/" or "?" in it, and what is before it is secret.
-    if match is None or ("@" not in match[2] and "@" in match[3] + (match[4] or "")):
+    parts = parts_of(url)
+    if parts is None or parts.doubtful or parts.has_fragment:
         return "(an URL that cannot be read)"
-    hosts = match[2].rpartition("@")[2]
-    if not all(HOST.fullmatch(host) for host in hosts.split(",")):
+    if not all(HOST.fullmatch(host) for host in parts.hosts.split(",")):
         return "(an URL that cannot be read)"
-    return f"{match[1]}://{hosts}{match[3]}"
+    return f"{url.partition(':')[0]}://{parts.hosts}{parts.path}"

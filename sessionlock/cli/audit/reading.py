@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import parse_qs, urlsplit
 
 import hiredis
 from redis.exceptions import RedisClusterException, RedisError
@@ -23,7 +22,7 @@ from ...transport.advice import with_advice
 from ...transport.clients import client_kind
 from ...transport.tasks import within
 from ...transport.wire import Wire
-from ...urls import client_from_url
+from ...urls import client_from_url, parts_of
 from ..failure import Failure, one_line, without_secrets
 
 __all__ = ["named_database", "read_capture", "watch"]
@@ -44,9 +43,10 @@ ELSEWHERE = (
 
 def named_database(url: str) -> int | None:
     """The one that a URL names; None: it names none, and all are meant."""
-    parts = urlsplit(url)
-    path = parts.path.strip("/") if not parts.scheme.startswith("unix") else ""
-    named = parse_qs(parts.query).get("db", [path])[-1]
+    parts = parts_of(url)
+    if parts is None:
+        return None
+    named = dict(parts.query).get("db") or ("" if parts.scheme == "unix" else parts.path.strip("/"))
     return int(named) if named.isdigit() else None
 
 
