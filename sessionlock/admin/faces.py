@@ -13,7 +13,8 @@ from ..codecs.base import Codec
 from ..errors import ConfigurationError
 from ..operate import Operator
 from ..policies import SessionPolicy
-from .site import MOST_BODY, Access, Done, PageAnswer, PageRequest, Site
+from ..views.cookies import value_of
+from .site import COOKIE, MOST_BODY, Access, Done, PageAnswer, PageRequest, Site
 
 __all__ = ["Open", "asgi_admin", "check_blocking", "opener", "respond", "wsgi_admin"]
 
@@ -135,9 +136,9 @@ async def _body(receive: Callable[[], Awaitable[Any]]) -> bytes:
 
 
 def _cookies(header: str) -> dict[str, str]:
-    """As browsers send them: the host's other cookies are of any form, and none of them may hide ours."""
-    pairs = (part.partition("=") for part in header.split(";"))
-    return {name.strip(): value.strip() for name, equals, value in pairs if equals}
+    """Ours: the host's other cookies are of any form, and none of them may hide it."""
+    value = value_of(header, COOKIE)
+    return {} if value is None else {COOKIE: value}
 
 
 def check_blocking(allow: Callable[..., Any], place: str) -> None:
