@@ -16,7 +16,7 @@ from sessionlock.embedded import find_server
 from sessionlock.lock.one_store import OneStore
 from sessionlock.protocol.keys import keys_for
 from tests.harness.cluster import Cluster
-from tests.harness.commands import CommandCounter, connect
+from tests.harness.commands import CommandCounter, as_user, connect
 from tests.harness.faulty import FaultyServer
 from tests.harness.polling import eventually
 
@@ -117,15 +117,14 @@ async def test_the_first_requests_wait_for_the_look(own_server: OwnServer) -> No
     own = own_server()
     if own.version < (6, 0):
         pytest.skip("there are no users before 6.0")
-    with connect(own.unix_url) as client:
-        client.execute_command("ACL", "SETUSER", "app", "on", ">p", "~*", "+@all", "-del")
+    url = as_user(own.unix_url, "-del")
 
     async def request(guard: SessionGuard, sid: str) -> None:
         with pytest.raises(RedisUnavailable, match="may not use DEL"):
             async with guard.session_lock(sid):
                 raise AssertionError("entered")
 
-    async with SessionGuard.from_url(own.unix_url.replace("unix://", "unix://app:p@"), check=True) as guard:
+    async with SessionGuard.from_url(url, check=True) as guard:
         await asyncio.gather(*(request(guard, f"s{n}") for n in range(5)))
 
 
@@ -155,9 +154,7 @@ async def test_scripts_forbidden_leaves_the_modes_without_a_lock(own_server: Own
     own = own_server()
     if own.version < (6, 0):
         pytest.skip("there are no users before 6.0")
-    with connect(own.unix_url) as client:
-        client.execute_command("ACL", "SETUSER", "app", "on", ">p", "~*", "+@all", "-@scripting")
-    async with SessionGuard.from_url(own.unix_url.replace("unix://", "unix://app:p@"), check=True) as guard:
+    async with SessionGuard.from_url(as_user(own.unix_url, "-@scripting"), check=True) as guard:
         for _ in range(2):
             async with guard.session_lock("s", mode="optimistic") as session:
                 session["n"] = session.get("n", 0) + 1

@@ -23,7 +23,7 @@ from sessionlock.cli.examination import Examination
 from sessionlock.cli.nodes import close_all
 from tests.harness import import_path
 from tests.harness.cluster import Cluster
-from tests.harness.commands import CommandCounter, connect
+from tests.harness.commands import CommandCounter, as_user, connect
 from tests.harness.faulty import FaultyServer
 from tests.harness.polling import until
 from tests.harness.sentinels import Sentinels
@@ -340,9 +340,7 @@ async def test_without_scripts_it_says_what_works(own_server: OwnServer, capsys:
     own = own_server()
     if own.version < (6, 0):
         pytest.skip("there are no users before 6.0")
-    with connect(own.unix_url) as client:
-        client.execute_command("ACL", "SETUSER", "app", "on", ">p", "~*", "+@all", "-@scripting")
-    found = await probed(own.unix_url.replace("unix://", "unix://app:p@"))
+    found = await probed(as_user(own.unix_url, "-@scripting"))
     assert "mode='optimistic' works without" in str(found.refusal())
 
 

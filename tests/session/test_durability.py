@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sessionlock import ConfigurationError, NotDurable, RedisUnavailable, Replicated, SessionGuard
-from tests.harness.commands import CommandCounter, connect
+from tests.harness.commands import CommandCounter, as_user, connect
 from tests.harness.faulty import FaultyServer
 from tests.harness.polling import eventually
 from tests.harness.proxy import FaultyProxy
@@ -166,9 +166,7 @@ async def test_where_nobody_may_wait(own_server: OwnServer, required: bool, capl
     own = own_server()
     if own.version < (6, 2):
         pytest.skip("there are no users before 6.0, and no channels in rules before 6.2")
-    with connect(own.unix_url) as client:
-        client.execute_command("ACL", "SETUSER", "app", "on", ">p", "~*", "&*", "+@all", "-wait")
-    url = own.unix_url.replace("unix://", "unix://app:p@")
+    url = as_user(own.unix_url, "&*", "-wait")
 
     async def save(n: int) -> Any:
         async with guard.session_lock("s") as session:
@@ -215,9 +213,7 @@ async def test_it_is_known_from_the_look_at_the_server(own_server: OwnServer) ->
     server = own_server()
     if server.version < (6, 2):
         pytest.skip("users with channels are of Redis 6.2")
-    with connect(server.unix_url) as client:
-        client.execute_command("ACL", "SETUSER", "app", "on", ">p", "~*", "&*", "+@all", "-wait")
-    url = server.unix_url.replace("unix://", "unix://app:p@")
+    url = as_user(server.unix_url, "&*", "-wait")
     for durability, levels in ((Replicated(required=True), ["refuse"]), (Replicated(), ["warn"]), (None, [])):
         async with SessionGuard.from_url(url, durability=durability, check=True) as guard:
             found = await guard.capabilities()
